@@ -1,0 +1,126 @@
+"""The generated corpus: pictures and sounds made of independent attributes, with captions, from a seed.
+
+Every record is one combination of attribute values, rendered with a little jitter and described by one of several
+wordings that mention all or some of the attributes. Train, val and test hold different combinations (`split_hint`),
+so a model that is right on test has composed what it learned. `oracle.py` reads the attributes back from a file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+
+from .pictures import PICTURE_ATTRIBUTES, caption_picture, draw_picture
+from .sounds import SOUND_ATTRIBUTES, caption_sound, play_sound
+
+ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {"image": PICTURE_ATTRIBUTES, "audio": SOUND_ATTRIBUTES}
+"""Modality -> attribute -> its values, in the order that chance and the oracle use."""
+
+LICENSE = "CC0-1.0"
+MENTION = 0.9
+"""Probability that a caption mentions an attribute."""
+MIN_MENTIONED = 3
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One record of the corpus and its medium.
+
+    `medium` is uint8 [64, 64, 3] for a picture and float32 [16000] in (-1, 1) for a sound; the caller writes it to
+    `record["media"]["path"]` (.png, or 16-bit .wav at 16 kHz).
+    """
+
+    record: dict[str, Any]
+    medium: np.ndarray
+
+
+def generate_pictures(seed: int, n: int, *, val: float = 0.07, test: float = 0.2) -> list[Generated]:
+    """Return `n` pictures; `val` and `test` are shares both of the combinations and of the records."""
+    return _generate("image", seed, n, val, test)
+
+
+def generate_sounds(seed: int, n: int, *, val: float = 0.07, test: float = 0.2) -> list[Generated]:
+    """Return `n` sounds of one second; `val` and `test` are shares both of the combinations and of the records."""
+    return _generate("audio", seed, n, val, test)
+
+
+def split_combinations(modality: str, seed: int, *, val: float, test: float) -> dict[str, list[tuple[str, ...]]]:
+    """Deal all attribute combinations into train, val and test; every pair of values that can be is left in train.
+
+    A combination leaves train only while each pair of values in it stays in train at least once more, so a held-out
+    combination is new, but nothing in it is.
+    """
+    attributes = ATTRIBUTES[modality]
+    everything = list(product(*attributes.values()))
+    order = np.random.default_rng([seed, len(modality), 1]).permutation(len(everything))
+    wanted = {"test": round(test * len(everything)), "val": round(val * len(everything))}
+    seen: dict[tuple[int, str, int, str], int] = {}
+    for combination in everything:
+        for pair in _pairs(combination):
+            seen[pair] = seen.get(pair, 0) + 1
+    dealt: dict[str, list[tuple[str, ...]]] = {"train": [], "val": [], "test": []}
+    for index in order:
+        combination = everything[index]
+        target = next((name for name, count in wanted.items() if len(dealt[name]) < count), "train")
+        if target != "train" and min(seen[pair] for pair in _pairs(combination)) < 2:
+            target = "train"
+        if target != "train":
+            for pair in _pairs(combination):
+                seen[pair] -= 1
+        dealt[target].append(combination)
+    return dealt
+
+
+def _pairs(combination: Sequence[str]) -> list[tuple[int, str, int, str]]:
+    return [(i, combination[i], j, combination[j]) for i, j in combinations(range(len(combination)), 2)]
+
+
+def _generate(modality: str, seed: int, n: int, val: float, test: float) -> list[Generated]:
+    dealt = split_combinations(modality, seed, val=val, test=test)
+    n_val, n_test = round(val * n), round(test * n)
+    splits = ["test"] * n_test + ["val"] * n_val + ["train"] * (n - n_val - n_test)
+    deck = {name: _cycle(combos, np.random.default_rng([seed, len(modality), 2, len(name)])) for name, combos in dealt.items()}
+    return [_make(modality, seed, index, split, next(deck[split])) for index, split in enumerate(splits)]
+
+
+def _cycle(combos: Sequence[tuple[str, ...]], rng: np.random.Generator):
+    """Yield every combination once in each round, in a new order each round."""
+    while True:
+        for index in rng.permutation(len(combos)):
+            yield combos[index]
+
+
+def _make(modality: str, seed: int, index: int, split: str, combination: tuple[str, ...]) -> Generated:
+    """Render and describe one record; its randomness depends on (seed, modality, index) alone."""
+    rng = np.random.default_rng([seed, len(modality), 3, index])
+    attributes = dict(zip(ATTRIBUTES[modality], combination, strict=True))
+    mentioned = _mentioned(list(attributes), rng)
+    draw, caption, folder, suffix = (
+        (draw_picture, caption_picture, "pictures", "png") if modality == "image"
+        else (play_sound, caption_sound, "sounds", "wav")
+    )
+    name = f"{folder[:-1]}-{index:05d}"
+    record = {
+        "id": f"generated/{name}",
+        "modality": modality,
+        "media": {"root": "corpus", "path": f"media/{folder}/{name}.{suffix}"},
+        "caption": caption(attributes, mentioned, rng),
+        "source": "generated",
+        "group": f"{modality}:" + "/".join(combination),
+        "origin": f"generated/{name}",
+        "license": LICENSE,
+        "attributes": attributes,
+        "mentioned": mentioned,
+        "split_hint": split,
+    }
+    return Generated(record, draw(attributes, rng))
+
+
+def _mentioned(names: list[str], rng: np.random.Generator) -> list[str]:
+    """Choose the attributes that the caption names, in their own order; at least MIN_MENTIONED."""
+    keep = rng.random(len(names)) < MENTION
+    while keep.sum() < MIN_MENTIONED:
+        keep[rng.integers(len(names))] = True
+    return [name for name, kept in zip(names, keep, strict=True) if kept]

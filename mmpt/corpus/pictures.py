@@ -1,0 +1,77 @@
+"""Pictures of the generated corpus: one plain shape on a plain ground, 64 x 64, and the sentences that describe it."""
+
+import numpy as np
+
+PICTURE_SIZE = 64
+"""Pixels of a side."""
+
+PICTURE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "shape": ("circle", "square", "triangle", "cross"),
+    "colour": ("red", "green", "blue", "yellow", "purple"),
+    "size": ("small", "large"),
+    "place": ("left", "right", "top", "bottom", "middle"),
+    "background": ("black", "white", "grey"),
+}
+RGB: dict[str, tuple[int, int, int]] = {
+    "red": (215, 45, 45), "green": (45, 165, 70), "blue": (45, 85, 215), "yellow": (240, 205, 50),
+    "purple": (150, 55, 175), "black": (18, 18, 22), "white": (242, 242, 238), "grey": (128, 128, 130),
+}
+RADIUS = {"small": 8.0, "large": 15.0}
+CENTRE = {"left": (16, 32), "right": (48, 32), "top": (32, 16), "bottom": (32, 48), "middle": (32, 32)}
+"""Place -> (x, y) in pixels; all are multiples of 8, so that places share patches."""
+
+OVERSAMPLE = 4
+"""Samples a pixel side, for smooth edges."""
+
+
+def inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Say which points lie in the shape; `x`, `y` are distances from its centre in radii, y downwards."""
+    if shape == "circle":
+        return x**2 + y**2 <= 1
+    if shape == "square":
+        return np.maximum(abs(x), abs(y)) <= 0.9
+    if shape == "triangle":
+        return (y <= 0.85) & (y >= -1 + 1.85 * abs(x))
+    if shape == "cross":
+        return (np.minimum(abs(x), abs(y)) <= 0.33) & (np.maximum(abs(x), abs(y)) <= 1)
+    raise KeyError(shape)
+
+
+def coverage(shape: str, centre: tuple[float, float], radius: float) -> np.ndarray:
+    """Return float64 [64, 64]: the share of each pixel that the shape covers."""
+    steps = (np.arange(PICTURE_SIZE * OVERSAMPLE) + 0.5) / OVERSAMPLE
+    x = (steps - centre[0])[None, :] / radius
+    y = (steps - centre[1])[:, None] / radius
+    fine = inside(shape, x, y).astype(np.float64)
+    return fine.reshape(PICTURE_SIZE, OVERSAMPLE, PICTURE_SIZE, OVERSAMPLE).mean(axis=(1, 3))
+
+
+def draw_picture(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
+    """Return uint8 [64, 64, 3]; place, radius, colours and pixels carry a little jitter from `rng`."""
+    x, y = CENTRE[attributes["place"]]
+    centre = (x + rng.uniform(-0.7, 0.7), y + rng.uniform(-0.7, 0.7))
+    radius = RADIUS[attributes["size"]] + rng.uniform(-0.4, 0.4)
+    front = np.array(RGB[attributes["colour"]]) + rng.uniform(-8, 8, 3)
+    back = np.array(RGB[attributes["background"]]) + rng.uniform(-5, 5, 3)
+    mask = coverage(attributes["shape"], centre, radius)[..., None]
+    pixels = back + mask * (front - back) + rng.normal(0, 1.5, (PICTURE_SIZE, PICTURE_SIZE, 1))
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def caption_picture(attributes: dict[str, str], mentioned: list[str], rng: np.random.Generator) -> str:
+    """Describe the mentioned attributes in one of several wordings."""
+    said = {name: attributes[name] for name in mentioned}
+    thing = " ".join(word for word in (said.get("size"), said.get("colour"), said.get("shape", "shape")) if word)
+    place = said.get("place")
+    where = "" if not place else f"in the {place}" if place == "middle" else f"at the {place}"
+    ground = said.get("background")
+    wording = int(rng.integers(4))
+    if wording == 0:
+        parts = ["a", thing, where, f"on a {ground} background" if ground else ""]
+    elif wording == 1:
+        parts = [f"on {ground} ground" if ground else "here", "is a", thing, where]
+    elif wording == 2:
+        parts = ["there is a", thing, where, f"and the background is {ground}" if ground else ""]
+    else:
+        parts = [f"a {ground} picture with a" if ground else "a picture with a", thing, where]
+    return " ".join(part for part in parts if part) + "."

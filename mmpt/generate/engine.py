@@ -1,0 +1,224 @@
+"""The decoding engine: prompts and grammars in, token ids out. It knows nothing about tokenizers, codecs or tasks.
+
+One batch runs as one left-padded prefill and then one forward a position. At each position only the head rows the
+grammar allows are multiplied, so an id that does not belong there cannot come out. Where no row can end early the
+loop never waits for the device; where the end is learned it looks every `LOOK_EVERY` positions whether all are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mmpt.generate.cache import FixedCache
+from mmpt.ops import sample_range
+from mmpt.tokens.grammar import Grammar
+
+LOOK_EVERY = 8
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One output: `ids` int32 [n] is the payload without the end token.
+
+    `ended`: the model put the end token where the grammar left it a choice, or the length was exact from the start.
+    `legal_mass`: mean over the positions decoded of the probability which the softmax over the whole vocabulary
+    gives to the allowed ids (1.0 would mean the grammar had nothing to forbid).
+    """
+
+    ids: np.ndarray
+    ended: bool
+    legal_mass: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an id is drawn: temperature 0 is greedy; `guidance` g follows empty + g * (prompt - empty)."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+
+
+def generate(
+    model,
+    prompts: Sequence[np.ndarray],
+    grammars: Sequence[Grammar],
+    *,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seeds: Sequence[int] | None = None,
+    guidance: float = 1.0,
+    batch_size: int = 64,
+    empty_prompts: Sequence[np.ndarray] | None = None,
+) -> list[Generated]:
+    """Decodes every prompt (int ids [P_i], up to and including the start token) under its grammar, in input order.
+
+    A sample is a function of (model, prompt, grammar, its seed): items are grouped by length for speed, and neither
+    that nor `batch_size` changes what comes out, up to the rounding of a matrix product in another shape.
+    `guidance` other than 1 needs `empty_prompts` and runs both as one doubled batch.
+    Raises ValueError on lists of unlike length, and on NaN logits.
+    """
+    how = Sampling(temperature, top_k, top_p, guidance)
+    seeds = list(seeds) if seeds is not None else [0] * len(prompts)
+    _check_lists(prompts, grammars, seeds, empty_prompts, how)
+    order = sorted(range(len(prompts)), key=lambda i: (grammars[i].task, grammars[i].max_len, len(prompts[i]), i))
+    outputs: dict[int, Generated] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start:start + batch_size]
+        batch = [prompts[i] for i in chosen]
+        if guidance != 1.0:
+            batch += [empty_prompts[i] for i in chosen]
+        rows = _run_batch(model, batch, [grammars[i] for i in chosen], [seeds[i] for i in chosen], how)
+        outputs.update(zip(chosen, rows, strict=True))
+    return [outputs[i] for i in range(len(prompts))]
+
+
+def unconstrained(
+    model, prompts: Sequence[np.ndarray], grammars: Sequence[Grammar], *, vocab_size: int, **how
+) -> list[Generated]:
+    """Decodes with the whole vocabulary open at every position, for the rates that the grammar would hide.
+
+    Stops at the end token, else one position after the grammar's `max_len`. `legal_mass` is 1 by definition here;
+    whether the ids are valid is `mmpt.tokens.grammar.check`'s to say.
+    """
+    return generate(model, prompts, [_opened(grammar, vocab_size) for grammar in grammars], **how)
+
+
+def _opened(grammar: Grammar, vocab_size: int) -> Grammar:
+    steps = grammar.max_len + 1
+    return Grammar(
+        task=grammar.task, lo=np.zeros(steps, np.int64), hi=np.full(steps, vocab_size, np.int64),
+        end_allowed=np.zeros(steps, bool), end_id=grammar.end_id, min_len=0, max_len=steps,
+    )
+
+
+def _check_lists(prompts, grammars, seeds, empty_prompts, how: Sampling) -> None:
+    if not len(prompts) == len(grammars) == len(seeds):
+        raise ValueError(f"{len(prompts)} prompts, {len(grammars)} grammars and {len(seeds)} seeds: one of each an item")
+    if how.guidance != 1.0 and (empty_prompts is None or len(empty_prompts) != len(prompts)):
+        raise ValueError("guidance other than 1 needs one empty prompt an item")
+
+
+@torch.no_grad()
+def _run_batch(model, prompts, grammars, seeds, how: Sampling) -> list[Generated]:
+    device = model.head()[0].device
+    n, guided = len(grammars), how.guidance != 1.0
+    plan = _Plan.of(grammars, device)
+    ids, position_ids, mask = _left_padded(prompts, plan.steps, device)
+    width = ids.shape[1]
+    cache = FixedCache(model.config.num_hidden_layers, width + plan.steps - 1)
+    bias = _prefill_bias(mask, width, model.dtype)
+    column_bias = _as_bias(mask, model.dtype)[:, None, None, :]
+    seed = torch.tensor([s % 2**63 for s in seeds], dtype=torch.int64, device=device)
+    out = torch.empty(n, plan.steps, dtype=torch.int64, device=device)
+    mass = torch.zeros(n, dtype=torch.float64, device=device)
+    counted = torch.zeros(n, dtype=torch.float64, device=device)
+    done = torch.zeros(n, dtype=torch.bool, device=device)
+    next_position = position_ids[:, -1:]
+    for step in range(plan.steps):
+        hidden = model.hidden(ids, position_ids, attention_mask=bias, past_key_values=cache)[:, -1]
+        lo, hi, extra = plan.lo[:, step], plan.hi[:, step], plan.extra[:, step]
+        live = ~done & (plan.lengths > step)
+        mass += torch.where(live, allowed_mass(hidden[:n], model.head(), lo, hi, extra), 0.0)
+        counted += live
+        if guided:
+            # The head is linear: mixing the two hidden states is mixing the two rows of logits.
+            hidden = hidden[n:] + how.guidance * (hidden[:n] - hidden[n:])
+        drawn = sample_range(
+            hidden, *model.head(), lo, hi, extra_id=extra, temperature=how.temperature, top_k=how.top_k,
+            top_p=how.top_p, seed=seed, offset=torch.full_like(seed, step),
+        )
+        out[:, step] = drawn
+        done |= drawn == plan.end_ids
+        if plan.may_end and step % LOOK_EVERY == LOOK_EVERY - 1 and bool((done | (plan.lengths <= step + 1)).all()):
+            out[:, step + 1:] = plan.end_ids[:, None]
+            break
+        ids = (drawn.repeat(2) if guided else drawn)[:, None]
+        next_position = next_position + 1
+        position_ids = next_position
+        bias = column_bias[..., : width + step + 1]
+    return plan.collect(out.cpu().numpy(), (mass / counted.clamp(min=1)).tolist())
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The grammars of a batch as tensors `[B, steps]`; positions after a row's own length are never read."""
+
+    grammars: Sequence[Grammar]
+    steps: int
+    may_end: bool
+    lengths: torch.Tensor
+    end_ids: torch.Tensor
+    lo: torch.Tensor
+    hi: torch.Tensor
+    extra: torch.Tensor
+
+    @staticmethod
+    def of(grammars: Sequence[Grammar], device) -> _Plan:
+        steps = max(grammar.max_len for grammar in grammars)
+        lo, hi = np.zeros((len(grammars), steps), np.int64), np.ones((len(grammars), steps), np.int64)
+        extra = np.full((len(grammars), steps), -1, np.int64)
+        for row, grammar in enumerate(grammars):
+            lo[row, :grammar.max_len], hi[row, :grammar.max_len] = grammar.lo[:grammar.max_len], grammar.hi[:grammar.max_len]
+            extra[row, :grammar.max_len] = np.where(grammar.end_allowed[:grammar.max_len], grammar.end_id, -1)
+
+        def put(values) -> torch.Tensor:
+            return torch.as_tensor(np.asarray(values, np.int64), device=device)
+
+        return _Plan(
+            grammars, steps, any(grammar.min_len < grammar.max_len for grammar in grammars),
+            put([grammar.max_len for grammar in grammars]), put([grammar.end_id for grammar in grammars]),
+            put(lo), put(hi), put(extra),
+        )
+
+    def collect(self, out: np.ndarray, mass: list[float]) -> list[Generated]:
+        rows = []
+        for grammar, ids, share in zip(self.grammars, out, mass, strict=True):
+            ids = ids[:grammar.max_len]
+            ends = np.flatnonzero(ids == grammar.end_id)
+            ended = len(ends) > 0 or grammar.min_len == grammar.max_len
+            rows.append(Generated(ids[:ends[0] if len(ends) else None].astype(np.int32), ended, share))
+        return rows
+
+
+def allowed_mass(hidden, head, lo, hi, extra) -> torch.Tensor:
+    """Probability `[B]` (float64) inside `[lo, hi)` and `extra` (-1: none) under the softmax over all columns.
+
+    `hidden` [B, H]; `head` the pair (base rows [V0, H], new rows [T, H] or None).
+    """
+    logits = torch.cat([(hidden.to(w.dtype) @ w.T).float() for w in head if w is not None], dim=1)
+    column = torch.arange(logits.shape[1], device=logits.device)
+    allowed = (column >= lo[:, None]) & (column < hi[:, None]) | (column == extra[:, None])
+    inside = logits.masked_fill(~allowed, -torch.inf).logsumexp(1)
+    return (inside - logits.logsumexp(1)).double().exp()
+
+
+def _left_padded(prompts, steps: int, device):
+    """Ids and positions `[B, P]`, and which of all `P + steps` columns hold something real, bool."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = np.zeros((len(prompts), width), np.int64)
+    real = np.ones((len(prompts), width + steps), bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt):] = prompt
+        real[row, :width - len(prompt)] = False
+    positions = np.maximum(np.cumsum(real[:, :width], axis=1) - 1, 0)
+    return tuple(torch.as_tensor(array, device=device) for array in (ids, positions, real))
+
+
+def _as_bias(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """An additive attention mask: 0 where allowed, the smallest finite number elsewhere.
+
+    Finite, so that a padding query, which sees nothing, gives a uniform row instead of NaN that would spread.
+    """
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def _prefill_bias(real: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
+    causal = torch.ones(width, width, dtype=torch.bool, device=real.device).tril()
+    return _as_bias(causal & real[:, None, None, :width], dtype)

@@ -1,0 +1,5 @@
+"""Profiles: what a run is. Reading, inheriting, checking; the packaged ones lie in ``packaged/``. No torch."""
+
+from mmpt.profile.load import PACKAGED, Profile, load_profile
+
+__all__ = ["PACKAGED", "Profile", "load_profile"]

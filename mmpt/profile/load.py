@@ -1,0 +1,144 @@
+"""From a packaged name or a path to a checked profile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmpt.profile.rules import check_rules
+from mmpt.store.canonical import digest_json
+from mmpt.store.errors import UserError
+from mmpt.store.schema import nearest, validate
+
+PACKAGED = Path(__file__).resolve().parent / "packaged"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A checked profile.
+
+    Args:
+        data: every key with its value, inherited ones included; the schema is profile.schema.json.
+        path: the file it was read from; relative paths inside ``data`` were made absolute against its folder.
+    """
+
+    data: Mapping[str, Any]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run: its folder below artifacts/."""
+        return self.data["name"]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole profile."""
+        return digest_json(dict(self.data))
+
+    def media_roots(self) -> dict[str, Path]:
+        """Corpus source name -> absolute folder, for the sources that read from one."""
+        return {source["name"]: Path(source["path"]) for source in self.data["corpus"]["sources"] if "path" in source}
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """Read, inherit (``extends:``) and check a profile.
+
+    Raises:
+        UserError: no such profile (with the nearest name), bad YAML, every schema violation, a rule between keys broken.
+    """
+    path = _locate(name_or_path)
+    data = _inherit(path, ())
+    validate(data, "profile", where=path)
+    check_rules(data, path)
+    return Profile(data, path)
+
+
+def _locate(name_or_path: str) -> Path:
+    packaged = PACKAGED / f"{name_or_path}.yaml"
+    if packaged.is_file():
+        return packaged
+    path = Path(name_or_path)
+    if path.is_file():
+        return path.resolve()
+    if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
+        raise UserError("no such profile file", where=name_or_path)
+    names = sorted(one.stem for one in PACKAGED.glob("*.yaml"))
+    raise UserError("no such profile", where=f"profile={name_or_path}", expected="a path to a .yaml file or a packaged name",
+                    fix=nearest(name_or_path, names))
+
+
+def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's own keys over those of the profile it extends; mappings merge, everything else replaces."""
+    if path in seen:
+        raise UserError("profiles extend each other in a circle", where=path, found=" -> ".join(map(str, seen)))
+    data = _read(path)
+    for source in (data.get("corpus") or {}).get("sources") or [] if isinstance(data.get("corpus"), dict) else []:
+        _absolute(source, path)
+    for owner in _path_owners(data):
+        _absolute(owner, path)
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise UserError("bad value", where=f"{path}: extends", found=repr(parent), expected="a profile name or path")
+    beside = path.parent / parent
+    return _merge(_inherit(beside.resolve() if beside.is_file() else _locate(parent), (*seen, path)), data)
+
+
+def _path_owners(data: dict[str, Any]) -> list[dict[str, Any]]:
+    codecs = data.get("codecs") if isinstance(data.get("codecs"), dict) else {}
+    return [one for one in (codecs.get("audio"), codecs.get("image"), data.get("base")) if isinstance(one, dict)]
+
+
+def _absolute(owner: Any, file: Path) -> None:
+    """Make a ``path:`` that starts with . or names an existing neighbour absolute; a hub id stays as it is."""
+    if isinstance(owner, dict) and isinstance(owner.get("path"), str):
+        candidate = (file.parent / Path(owner["path"]).expanduser()).resolve()
+        if owner["path"].startswith((".", "~")) or candidate.exists() or "reader" in owner:
+            owner["path"] = str(candidate)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 2e-3 as a number (YAML 1.1 calls it a string) and refuses a key given twice."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9_]+(?:[eE][-+]?[0-9]+)?)$"),
+    list("-+0123456789."))
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+    keys = [loader.construct_object(key, deep=deep) for key, _ in node.value]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} given twice", node.start_mark)
+    return loader.construct_mapping(node, deep)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader: builds plain data only
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
+        raise UserError("not YAML", where=place, found=getattr(error, "problem", None) or error) from None
+    if not isinstance(data, dict):
+        raise UserError("not a profile", where=path, found=type(data).__name__, expected="a mapping of keys")
+    return data

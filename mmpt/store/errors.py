@@ -1,0 +1,55 @@
+"""The errors a user is meant to read: one clear line each, with its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+EXIT_GO, EXIT_BROKE, EXIT_USAGE, EXIT_NO_GO, EXIT_CANNOT_DECIDE = 0, 1, 2, 10, 20
+
+
+class UserError(Exception):
+    """Something the user gave is wrong. The command prints ``str(error)`` and exits with 2.
+
+    Args:
+        what: what is wrong, in one short clause.
+        where: the file, and the path or line in it.
+        found: the offending value.
+        expected: the rule it breaks.
+        fix: what to do about it.
+    """
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, what: str, *, where: object = "", found: object = "", expected: object = "", fix: str = ""):
+        self.what, self.where, self.found, self.expected, self.fix = what, where, found, expected, fix
+        parts = [f"{where}: {what}" if where != "" else what]
+        parts += [f"found {found}"] if found != "" else []
+        parts += [f"expected {expected}"] if expected != "" else []
+        parts += [fix] if fix else []
+        super().__init__("; ".join(str(part) for part in parts))
+
+    def __reduce__(self) -> tuple:
+        # Errors cross the process border between a stage and the build; keyword arguments need their own rebuild.
+        return (_rebuild, (type(self), self.__dict__, self.args))
+
+
+def _rebuild(kind: type[UserError], state: dict, args: tuple) -> UserError:
+    error = Exception.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class Blocked(Exception):
+    """A consumer was refused because gates it needs are not GO.
+
+    Args:
+        gates: identifiers of the gates that refuse, e.g. ``("S3", "K1")``.
+        reasons: one line a gate.
+    """
+
+    def __init__(self, gates: Sequence[str], reasons: Sequence[str] = ()):
+        self.gates, self.reasons = tuple(gates), tuple(reasons)
+        super().__init__(tuple(gates), tuple(reasons))
+
+    def __str__(self) -> str:
+        return f"blocked by {', '.join(self.gates)}" + (": " + "; ".join(self.reasons) if self.reasons else "")

@@ -1,0 +1,99 @@
+"""What a stage body is given: its slice of the profile, its inputs, where to write. It may touch nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class SliceView(Mapping[str, Any]):
+    """Read-only dotted access to the declared part of a profile.
+
+    ``view["train.steps"]`` works if the stage declared ``train``, ``train.steps`` or a longer path's parent; a key that
+    was not declared raises KeyError, because reading it would make the stage stale without the build noticing.
+    A declared key that the profile leaves out raises KeyError too; ``get`` gives the default.
+    """
+
+    def __init__(self, profile: Mapping[str, Any], keys: tuple[str, ...], stage: str = ""):
+        self._profile, self._keys, self._stage = profile, keys, stage
+
+    def __getitem__(self, dotted: str) -> Any:
+        if not any(dotted == key or dotted.startswith(key + ".") for key in self._keys):
+            raise KeyError(f"stage {self._stage!r} reads profile key {dotted!r} outside its slice {self._keys}")
+        value: Any = self._profile
+        for part in dotted.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise KeyError(dotted)
+            value = value[part]
+        return value
+
+    def get(self, dotted: str, default: Any = None) -> Any:
+        """The value, or ``default`` where the profile leaves the (declared) key out."""
+        declared = any(dotted == key or dotted.startswith(key + ".") for key in self._keys)
+        try:
+            return self[dotted]
+        except KeyError:
+            if not declared:
+                raise
+            return default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Declared key -> value (None where left out): what the fingerprint covers."""
+        return {key: self.get(key) for key in self._keys}
+
+
+def _silent(*_: Any) -> None:
+    return None
+
+
+@dataclass
+class StageContext:
+    """One attempt at one stage.
+
+    Args:
+        name: the stage.
+        profile: its slice.
+        inputs: input stage -> its published data folder.
+        external: media root -> absolute folder; "corpus" is the corpus stage's own data folder.
+        out: staging folder for outputs; published whole after the body returns and its schemas hold.
+        work: folder that survives a kill, keyed by the stage's fingerprint.
+        seed, threads, device, dtype: of the run.
+        on_progress, on_log: sinks set by the runner.
+        on_save: for train: called with (step, checkpoint folder) after each save; never part of the fingerprint.
+        run_info: numbers that differ from run to run (seconds, tokens/s); they go to the receipt's run part.
+    """
+
+    name: str
+    profile: SliceView
+    inputs: dict[str, Path]
+    out: Path
+    work: Path
+    external: dict[str, Path] = field(default_factory=dict)
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    dtype: str = "float32"
+    on_progress: Callable[[int, int, str], None] = _silent
+    on_log: Callable[[str], None] = _silent
+    on_save: Callable[[int, Path], None] | None = None
+    run_info: dict[str, Any] = field(default_factory=dict)
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Move the stage's bar to ``done`` of ``total``."""
+        self.on_progress(done, total, text)
+
+    def log(self, line: str) -> None:
+        """One line for the stage's log."""
+        self.on_log(line)
+
+    def info(self, **numbers: Any) -> None:
+        """Keep run-dependent numbers out of the outputs, in the receipt's run part."""
+        self.run_info.update(numbers)

@@ -1,0 +1,72 @@
+"""safetensors files with equal bytes for equal content: one metadata key, written atomically.
+
+safetensors writes its metadata from a hash map, so the order of several keys varies by process; one key whose value is
+canonical JSON does not.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmpt.store.atomic import atomic_write
+from mmpt.store.canonical import canonical_json
+from mmpt.store.errors import UserError
+
+KEY = "mmpt"
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, Any], meta: dict[str, Any], *, durable: bool = True) -> None:
+    """Write numpy arrays or torch tensors (one kind a file) with ``meta`` as canonical JSON."""
+    ordered = {name: tensors[name] for name in sorted(tensors)}
+    header = {KEY: canonical_json(meta).decode()}
+    if ordered and type(next(iter(ordered.values()))).__module__.startswith("torch"):
+        from safetensors.torch import save
+
+        ordered = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered.items()}
+    else:
+        import numpy
+        from safetensors.numpy import save
+
+        ordered = {name: numpy.ascontiguousarray(array) for name, array in ordered.items()}
+    atomic_write(path, save(ordered, metadata=header), durable=durable)
+
+
+def load_tensors(path: Path | str, framework: str = "numpy") -> dict[str, Any]:
+    """All tensors of a file, as "numpy" or "torch" ("pt").
+
+    Raises:
+        UserError: missing or not safetensors.
+    """
+    from safetensors import SafetensorError
+
+    if framework == "numpy":
+        from safetensors.numpy import load_file
+    else:
+        from safetensors.torch import load_file
+    try:
+        return load_file(str(path))
+    except FileNotFoundError:
+        raise UserError("no such file", where=path) from None
+    except SafetensorError as error:
+        raise UserError("not a safetensors file", where=path, found=error) from None
+
+
+def read_meta(path: Path | str) -> dict[str, Any]:
+    """The metadata that ``save_tensors`` wrote, without reading the tensors.
+
+    Raises:
+        UserError: missing, not safetensors, or without our key.
+    """
+    try:
+        with open(path, "rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+        return json.loads(header["__metadata__"][KEY])
+    except FileNotFoundError:
+        raise UserError("no such file", where=path) from None
+    except (struct.error, ValueError, KeyError, OverflowError, MemoryError) as error:
+        raise UserError("no readable metadata", where=path, found=repr(error), expected=f"safetensors with key {KEY!r}") from None

@@ -1,0 +1,348 @@
+"""The token space: one vocabulary for text, special, image and audio ids, laid end to end.
+
+    TEXT 0..  | SPECIAL (64 slots, 10 named) | IMAGE (one row a code) | AUDIO_CB0 | AUDIO_CB1 | ..
+
+It knows which id means which code and nothing else: no tokenizer, no codec, no model. Two spaces with the same
+`digest` give every id the same meaning; the digest therefore covers sizes, ranges, specials and the identities of
+tokenizer and codecs, and never paths, times or devices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mmpt.store.atomic import atomic_write
+from mmpt.store.canonical import digest_json, read_json, write_json
+from mmpt.store.errors import UserError
+from mmpt.tokens.layout import check_layout
+from mmpt.tokens.names import SPECIALS, Range
+
+VERSION = "mmpt_token_space_1"
+SERIALIZATION = "flatten_by_time_interleaved_codebooks"
+FILE_NAME = "token_space.json"
+SHA_NAME = "token_space.sha256"
+
+# What of a codec's description decides the meaning of an id. Everything else in it (local_path, device, fp16,
+# clip_seconds, resize ..) says where or how fast, or which part of a recording was taken.
+_MEANING = (
+    "name", "identity", "codebook_size", "n_codebooks", "tokens_per_image",
+    "sample_rate", "channels", "frame_rate", "serialization",
+)
+_REFERENCE_KEYS = {"name_or_path": "name", "target_sample_rate": "sample_rate"}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSpace:
+    """The vocabulary's layout. Built by `build_token_space` or `load`; both check it."""
+
+    version: str
+    base_text_model: str
+    text_vocab_size: int
+    special_tokens: Mapping[str, int]
+    ranges: Mapping[str, Range]
+    image_tokenizer: Mapping | None
+    audio_codec: Mapping | None
+    vocab_size_total: int
+    text_tokenizer: Mapping | None = None
+    read_from: Mapping = field(default_factory=dict, repr=False)  # a reference file's own content, as read
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what makes ids mean the same thing."""
+        return digest_json(
+            {
+                "text": _text_meaning(self.base_text_model, self.text_tokenizer),
+                "text_vocab_size": self.text_vocab_size,
+                "special_tokens": dict(self.special_tokens),
+                "ranges": {name: [r.start, r.end] for name, r in self.ranges.items()},
+                "image": _meaning(self.image_tokenizer),
+                "audio": _meaning(self.audio_codec),
+                "vocab_size_total": self.vocab_size_total,
+            }
+        )
+
+    @property
+    def new_start(self) -> int:
+        """First id that the base model has no row for."""
+        return self.text_vocab_size
+
+    @property
+    def n_new(self) -> int:
+        return self.vocab_size_total - self.text_vocab_size
+
+    @cached_property
+    def n_codebooks(self) -> int:
+        return len(self.audio_ranges)
+
+    @cached_property
+    def audio_ranges(self) -> tuple[Range, ...]:
+        """AUDIO_CB0.. in order; empty when the space has no audio."""
+        names = (f"AUDIO_CB{k}" for k in range(len(self.ranges)))
+        return tuple(self.ranges[n] for n in names if n in self.ranges)
+
+    @property
+    def image_range(self) -> Range | None:
+        return self.ranges.get("IMAGE")
+
+    def special(self, role: str) -> int:
+        """Id of a special by its role, e.g. "aud_start"."""
+        return self.special_tokens[f"<|{role}|>"]
+
+    # Id maps. Each checks all its input at once and names the first offender.
+
+    def image_to_global(self, codes) -> np.ndarray:
+        """Image codes int[N] -> ids int32[N]. A code outside the codebook is a UserError that names it."""
+        r = self._image()
+        codes = _ints(codes, "image codes")
+        _refuse(codes, (codes < 0) | (codes >= r.size), "image code", f"0..{r.size - 1}")
+        return (codes + r.start).astype(np.int32)
+
+    def image_from_global(self, ids) -> np.ndarray:
+        """Ids int[N] -> image codes int32[N]."""
+        r = self._image()
+        ids = _ints(ids, "image ids")
+        _refuse(ids, (ids < r.start) | (ids > r.end), "image id", f"{r.start}..{r.end} (IMAGE)")
+        return (ids - r.start).astype(np.int32)
+
+    def audio_to_global(self, codes) -> np.ndarray:
+        """Audio codes int[K, T] -> ids int32[T*K], frame by frame: cb0[0] cb1[0] .. cb0[1] cb1[1] .."""
+        starts, sizes = self._audio()
+        codes = _ints(codes, "audio codes")
+        if codes.ndim != 2 or codes.shape[0] != len(starts):
+            raise UserError(
+                "audio codes have the wrong shape", found=f"{list(codes.shape)}",
+                expected=f"[{len(starts)}, frames]: one row a codebook of the token space",
+            )
+        bad = (codes < 0) | (codes >= sizes[:, None])
+        if bad.any():
+            k, t = (int(i) for i in np.argwhere(bad)[0])
+            raise UserError(
+                f"audio code outside its codebook: {int(codes[k, t])} in codebook {k}, frame {t}",
+                found=str(int(codes[k, t])), expected=f"0..{int(sizes[k]) - 1} (AUDIO_CB{k})",
+                fix="the codec that made it isn't the one of this token space",
+            )
+        return np.ascontiguousarray((codes + starts[:, None]).T).reshape(-1).astype(np.int32)
+
+    def audio_from_global(self, ids) -> np.ndarray:
+        """Ids int[T*K], frame by frame -> audio codes int32[K, T]."""
+        starts, sizes = self._audio()
+        ids = _ints(ids, "audio ids")
+        n = len(starts)
+        if ids.ndim != 1 or len(ids) % n:
+            raise UserError(
+                "audio ids don't fill whole frames", found=f"shape {list(ids.shape)}",
+                expected=f"[frames * {n}], {n} ids a frame",
+            )
+        frames = ids.reshape(-1, n)
+        codes = frames - starts
+        bad = (codes < 0) | (codes >= sizes)
+        if bad.any():
+            t, k = (int(i) for i in np.argwhere(bad)[0])
+            lo = int(starts[k])
+            raise UserError(
+                f"audio id outside its codebook: {int(frames[t, k])} at position {t * n + k} "
+                f"(frame {t}, codebook {k})",
+                found=f"{int(frames[t, k])} ({self.segment(int(frames[t, k]))})",
+                expected=f"{lo}..{lo + int(sizes[k]) - 1} (AUDIO_CB{k})",
+            )
+        return np.ascontiguousarray(codes.T).astype(np.int32)
+
+    def check_text(self, ids) -> np.ndarray:
+        """Text ids int[N] -> int32[N], refused when one isn't in TEXT."""
+        ids = _ints(ids, "text ids")
+        _refuse(ids, (ids < 0) | (ids >= self.text_vocab_size), "text id", f"0..{self.text_vocab_size - 1} (TEXT)")
+        return ids.astype(np.int32)
+
+    def segment(self, token: int) -> str:
+        """Name of the segment an id lies in; "none" when it lies outside the vocabulary."""
+        return next((r.name for r in self.ranges.values() if r.start <= token <= r.end), "none")
+
+    def _image(self) -> Range:
+        if self.image_range is None:
+            raise UserError("this token space has no image segment", expected="a range IMAGE")
+        return self.image_range
+
+    def _audio(self) -> tuple[np.ndarray, np.ndarray]:
+        if not self.audio_ranges:
+            raise UserError("this token space has no audio segment", expected="ranges AUDIO_CB0, AUDIO_CB1 ..")
+        return (
+            np.array([r.start for r in self.audio_ranges], np.int64),
+            np.array([r.size for r in self.audio_ranges], np.int64),
+        )
+
+    def to_json(self) -> dict:
+        """The content of token_space.json. A space read from a reference file gives that file's content back."""
+        if self.read_from:
+            return dict(self.read_from)
+        return {
+            "version": self.version,
+            "base_text_model": self.base_text_model,
+            "text_tokenizer": None if self.text_tokenizer is None else dict(self.text_tokenizer),
+            "text_vocab_size": self.text_vocab_size,
+            "special_tokens": dict(self.special_tokens),
+            "ranges": {n: {"start": r.start, "end": r.end, "size": r.size} for n, r in self.ranges.items()},
+            "image_tokenizer": None if self.image_tokenizer is None else dict(self.image_tokenizer),
+            "audio_codec": None if self.audio_codec is None else dict(self.audio_codec),
+            "vocab_size_total": self.vocab_size_total,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Writes token_space.json and token_space.sha256 (hex and a newline) into `folder`."""
+        content = self.to_json()
+        write_json(Path(folder) / FILE_NAME, content)
+        atomic_write(Path(folder) / SHA_NAME, f"{stored_sha(content)}\n".encode())
+
+
+def build_token_space(
+    *,
+    base_text_model: str,
+    text_vocab_size: int,
+    n_special: int,
+    image_tokenizer: Mapping | None,
+    audio_codec: Mapping | None,
+    text_tokenizer: Mapping | None = None,
+) -> TokenSpace:
+    """Lays the segments out. `image_tokenizer` needs codebook_size, `audio_codec` n_codebooks and codebook_size."""
+    if n_special < len(SPECIALS):
+        raise UserError(
+            "token_space.n_special is too small", found=str(n_special),
+            expected=f"at least {len(SPECIALS)}, the named special tokens",
+        )
+    ranges: dict[str, Range] = {}
+    start = 0
+
+    def add(name: str, size: int) -> None:
+        nonlocal start
+        ranges[name] = Range(name, start, start + size - 1)
+        start += size
+
+    add("TEXT", text_vocab_size)
+    add("SPECIAL", n_special)
+    if image_tokenizer is not None:
+        add("IMAGE", int(image_tokenizer["codebook_size"]))
+    if audio_codec is not None:
+        for k in range(int(audio_codec["n_codebooks"])):
+            add(f"AUDIO_CB{k}", int(audio_codec["codebook_size"]))
+    space = TokenSpace(
+        version=VERSION, base_text_model=base_text_model, text_vocab_size=text_vocab_size,
+        special_tokens={f"<|{role}|>": text_vocab_size + i for i, role in enumerate(SPECIALS)},
+        ranges=ranges, image_tokenizer=image_tokenizer, audio_codec=audio_codec,
+        vocab_size_total=start, text_tokenizer=text_tokenizer,
+    )
+    check_layout(space, "token space")
+    return space
+
+
+def load(path: Path) -> TokenSpace:
+    """Reads token_space.json (or the folder it's in), ours or of the reference format.
+
+    Where token_space.sha256 lies beside it, it must agree by the rule of the file's own format; either way the
+    layout is checked. Raises UserError naming the file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    content = read_json(path)
+    space = from_json(content, where=path.name)
+    sidecar = path.with_name(SHA_NAME)
+    if sidecar.is_file():
+        written = sidecar.read_text().strip()
+        computed = stored_sha(content)
+        if written != computed:
+            raise UserError(
+                f"{SHA_NAME} doesn't belong to this {path.name}", where=str(path),
+                found=f"{written} in {SHA_NAME}", expected=f"{computed}, computed from the file",
+                fix="restore the pair from where it was made; an edited token space is another token space",
+            )
+    return space
+
+
+def from_json(content: Mapping, where: str = FILE_NAME) -> TokenSpace:
+    """A checked TokenSpace from the content of a token_space.json."""
+    needed = ("version", "base_text_model", "text_vocab_size", "special_tokens", "ranges", "vocab_size_total")
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise UserError(
+            f"{where} isn't a token space: keys missing", where=where, found=", ".join(sorted(content)) or "nothing",
+            expected=", ".join(missing),
+        )
+    ours = content["version"] == VERSION
+    space = TokenSpace(
+        version=content["version"], base_text_model=content["base_text_model"],
+        text_vocab_size=content["text_vocab_size"], special_tokens=dict(content["special_tokens"]),
+        ranges={n: Range(n, r["start"], r["end"]) for n, r in _by_start(content["ranges"])},
+        image_tokenizer=content.get("image_tokenizer"), audio_codec=content.get("audio_codec"),
+        vocab_size_total=content["vocab_size_total"], text_tokenizer=content.get("text_tokenizer"),
+        read_from={} if ours else dict(content),
+    )
+    for name, r in content["ranges"].items():
+        if r.get("size", space.ranges[name].size) != space.ranges[name].size:
+            raise UserError(
+                f"range {name} has the wrong size", where=where, found=str(r["size"]),
+                expected=f"{space.ranges[name].size} = end - start + 1 (end is included)",
+            )
+    check_layout(space, where)
+    return space
+
+
+def reference_sha(content: Mapping) -> str:
+    """The reference format's own digest: SHA-256 of json.dumps(content, sort_keys=True), creation time included."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def stored_sha(content: Mapping) -> str:
+    """What token_space.sha256 must say for this content: our digest, or the reference's for its format."""
+    return from_json(content).digest if content["version"] == VERSION else reference_sha(content)
+
+
+def _by_start(ranges: Mapping) -> list[tuple[str, Mapping]]:
+    return sorted(ranges.items(), key=lambda item: item[1]["start"])
+
+
+def _meaning(codec: Mapping | None) -> dict | None:
+    """The part of a codec's description that decides what its codes mean."""
+    if codec is None:
+        return None
+    renamed = {_REFERENCE_KEYS.get(key, key): value for key, value in codec.items()}
+    kept = {key: renamed[key] for key in _MEANING if key in renamed}
+    if "name" in kept:
+        kept["name"] = _without_place(str(kept["name"]))
+    return kept
+
+
+def _text_meaning(base: str, tokenizer: Mapping | None) -> dict:
+    """The tokenizer's own digest where it's known; the model's name where it isn't (reference files)."""
+    return {"identity": tokenizer["identity"]} if tokenizer else {"name": _without_place(base)}
+
+
+def _without_place(name: str) -> str:
+    """A hub id stays; of a path only the last component stays, so that a folder may move."""
+    is_path = name.startswith(("/", "./", "../", "~")) or bool(re.match(r"[A-Za-z]:[\\/]", name))
+    return re.split(r"[\\/]", name.rstrip("\\/"))[-1] if is_path else name
+
+
+def _ints(values, what: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.size == 0:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise UserError(f"{what} are not integers", found=str(array.dtype), expected="an integer dtype")
+    return array.astype(np.int64)
+
+
+def _refuse(values: np.ndarray, bad: np.ndarray, what: str, expected: str) -> None:
+    if values.ndim != 1:
+        raise UserError(f"{what}s have the wrong shape", found=str(list(values.shape)), expected="one dimension")
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise UserError(
+            f"{what} out of range: {int(values[at])} at position {at}", found=str(int(values[at])), expected=expected,
+        )

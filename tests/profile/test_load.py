@@ -1,0 +1,58 @@
+"""Profiles: inheritance, every violation named, rules between keys."""
+
+import pytest
+
+from mmpt.profile import PACKAGED, load_profile
+from mmpt.store.errors import UserError
+
+
+def write(folder, text):
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PACKAGED.glob("*.yaml") if path.stem != "captions"))
+def test_packaged_profiles_hold_their_schema(name):
+    assert load_profile(name).name == name
+
+
+def test_a_profile_inherits_and_overrides(tmp_path):
+    profile = load_profile(write(tmp_path, "extends: smoke\nname: mine\ntrain: {steps: 7, lr: {lora: 2e-3}}\n"))
+    assert profile.name == "mine" and profile.data["train"]["steps"] == 7
+    assert profile.data["train"]["lr"]["lora"] == 0.002
+    assert profile.data["train"]["clip"] == load_profile("smoke").data["train"]["clip"]
+
+
+@pytest.mark.parametrize("text, said", [
+    ("extends: smoke\nname: x\ntrian: {}\n", "unknown key 'trian'; did you mean 'train'"),
+    ("extends: smoke\nname: x\ntrain: {steps: many}\n", 'train.steps: found "many"; expected integer'),
+    ("extends: smoke\nname: x\nname: y\n", "key 'name' given twice"),
+    ("a: [", ":1:"),
+    ("- 1\n", "expected a mapping"),
+    ("extends: smok\n", "did you mean 'smoke'"),
+    ("extends: ./run.yaml\nname: x\n", "circle"),
+    ("extends: smoke\nname: x\nsplit: {val: 0.6, test: 0.4}\n", "nothing to train on"),
+    ("extends: smoke\nname: x\ntrain: {row_len: 16}\n", "packed row cannot hold"),
+    ("extends: smoke\nname: x\ncodecs: {image: {patch: 5}}\n", "no multiple of the patch"),
+    ("extends: smoke\nname: x\nmixture: {weights: {a2t: 0, i2t: 0, t2a: 0, t2i: 0}}\n", "weight 0"),
+    ("extends: smoke\nname: x\nbase: {kind: pretrained}\n", "missing key 'path'"),
+    ("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: nowhere}]}\n", "no such folder"),
+])
+def test_bad_profiles_say_what_is_wrong(tmp_path, text, said):
+    with pytest.raises(UserError) as caught:
+        load_profile(write(tmp_path, text))
+    assert said in str(caught.value)
+
+
+def test_unknown_name_offers_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'smoke'"):
+        load_profile("smokey")
+    with pytest.raises(UserError, match="no such profile file"):
+        load_profile("nowhere/run.yaml")
+
+
+def test_relative_media_folder_is_taken_from_the_profile_file(tmp_path):
+    (tmp_path / "media").mkdir()
+    text = "extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: media}]}\n"
+    assert load_profile(write(tmp_path, text)).media_roots() == {"a": tmp_path / "media"}
