@@ -1,7 +1,7 @@
-"""Reads the attributes of a generated picture or sound back from its pixels or samples, by rules, not by learning.
+"""Reads the attributes of a generated picture or sound back from pixels or samples, by rules, not by learning.
 
-It knows how the corpus draws and plays (`pictures.py`, `sounds.py`) and nothing of captions, codecs or models. Each
-attribute has a value for any input: garbage is read as something, right as often as chance.
+It knows how the corpus draws and plays (`pictures.py`, `sounds.py`) and nothing of captions, codecs or models.
+Each attribute has a value for any input: garbage is read as something, right as often as chance.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from scipy.ndimage import median_filter, uniform_filter1d
 
 from .generated import ATTRIBUTES
 from .pictures import CENTRE, PICTURE_SIZE, RADIUS, RGB, coverage
-from .sounds import PITCH_HZ, RMS, SOUND_RATE
+from .sounds import EVENT_SECONDS, PITCH_HZ, RMS, SOUND_RATE
 
 MODALITY = {name: modality for modality, attributes in ATTRIBUTES.items() for name in attributes}
 
@@ -27,11 +27,8 @@ def read(modality: str, medium: np.ndarray, rate: int = SOUND_RATE) -> dict[str,
     return read_picture(medium) if modality == "image" else read_sound(medium, rate)
 
 
-# ---------------------------------------------------------------------------------------------------------- pictures
-
-
 def read_picture(pixels: np.ndarray) -> dict[str, str]:
-    """Read uint8 [H, W, 3]; a picture of another size than 64 x 64 is sampled to it first."""
+    """Read uint8 [H, W, 3]; a picture of another size than 48 x 48 is sampled to it first."""
     picture = _to_size(pixels.astype(np.float64))
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     back = np.median(border, axis=0)
@@ -57,7 +54,7 @@ def _to_size(picture: np.ndarray) -> np.ndarray:
 
 
 def _front_colour(picture: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """The median colour of the pixels that differ most from the ground; at least a small shape's worth of them."""
+    """The median colour of the pixels that differ most from the ground; of all where they are too few."""
     chosen = distance > max(30.0, 0.75 * np.quantile(distance, 0.99))
     return np.median(picture[chosen] if chosen.sum() >= 12 else picture.reshape(-1, 3), axis=0)
 
@@ -68,7 +65,7 @@ def _nearest_colour(colour: np.ndarray, names: Sequence[str]) -> str:
 
 @cache
 def _templates() -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
-    """Every shape and size in the middle: their names, coverage [K, 64, 64] and its Fourier transform's conjugate."""
+    """Every shape and size in the middle: names, coverage [K, 48, 48], its Fourier transform's conjugate."""
     names = [(shape, size) for shape in ATTRIBUTES["image"]["shape"] for size in RADIUS]
     middle = (PICTURE_SIZE / 2, PICTURE_SIZE / 2)
     drawn = np.stack([coverage(shape, middle, RADIUS[size]) for shape, size in names])
@@ -76,7 +73,7 @@ def _templates() -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
 
 
 def _best_shape(cover: np.ndarray) -> tuple[str, str, tuple[float, float]]:
-    """Slide every template over `cover` [64, 64] (0 ground, 1 shape); return the closest and where its centre lies."""
+    """Slide every template over `cover` [48, 48] (0 ground, 1 shape); return the closest and its centre."""
     names, drawn, transform = _templates()
     overlap = np.fft.irfft2(np.fft.rfft2(cover)[None] * transform, s=cover.shape)
     misfit = (drawn**2).sum(axis=(1, 2))[:, None, None] - 2 * overlap
@@ -86,14 +83,12 @@ def _best_shape(cover: np.ndarray) -> tuple[str, str, tuple[float, float]]:
     return shape, size, (float((dx + half) % PICTURE_SIZE), float((dy + half) % PICTURE_SIZE))
 
 
-# ------------------------------------------------------------------------------------------------------------ sounds
-
 FRAME = 512
 HOP = 80
 """Samples of an analysis window (32 ms) and of a step (5 ms)."""
 STEPS_PER_OCTAVE = 24
-LOWEST_HZ = 90.0
-OCTAVES = 6.3
+LOWEST_HZ = 80.0
+OCTAVES = 6.5
 SHORTEST_EVENT = 0.06
 GAP_BELOW = 0.2
 """An event ends where the level falls below this share of the sound's loudest level."""
@@ -108,13 +103,13 @@ def read_sound(wave: np.ndarray, rate: int) -> dict[str, str]:
     power = _spectrum(mono)
     level = np.sqrt(power.sum(axis=1))
     events = _events(level)
-    features = [_describe(power[a:b]) for a, b in events]
-    pitch, slope, width, upper, decay = np.median(np.array(features), axis=0)
+    pitch, slope, width, upper = np.median([_describe(power[a:b]) for a, b in events], axis=0)
+    held = np.median([_held(level, a) for a, _ in events])
     loud = np.median([_event_rms(mono, a, b) for a, b in events])
     return {
-        "kind": _kind(width, upper, decay),
+        "kind": _kind(width, upper, held),
         "pitch": min(PITCH_HZ, key=lambda name: abs(pitch - np.log2(PITCH_HZ[name]))),
-        "contour": "rising" if slope > 0.4 else "falling" if slope < -0.4 else "steady",
+        "contour": "rising" if slope > 0.5 else "falling" if slope < -0.5 else "steady",
         "count": ATTRIBUTES["audio"]["count"][min(len(events), 3) - 1],
         "loudness": "loud" if loud > np.sqrt(RMS["quiet"] * RMS["loud"]) else "quiet",
     }
@@ -151,10 +146,10 @@ def _log_bins() -> np.ndarray:
 
 
 def _describe(power: np.ndarray) -> np.ndarray:
-    """Describe one event's power [frames, bins]: log2 of its pitch, glide in octaves, width, upper share, decay.
+    """Describe one event's power [frames, bins]: log2 of its pitch, glide in octaves, width, upper share.
 
-    Width: the spread in octaves of the power near the pitch. Upper share: power more than 0.6 octaves over it.
-    Decay: power of the first third over that of the last.
+    Width: the spread in octaves of the power near the pitch. Upper share: of the power, what lies more than 0.6
+    octaves over it.
     """
     bands = power @ _log_bins() + 1e-12
     weight = bands.sum(axis=1)
@@ -167,13 +162,11 @@ def _describe(power: np.ndarray) -> np.ndarray:
     spread = np.sqrt((near * (offset - mean[:, None]) ** 2).sum(axis=1) / near.sum(axis=1))
     upper = (bands * (offset > 0.6)).sum(axis=1) / weight
     pitch = track + mean
-    third = max(1, len(weight) // 3)
     return np.array([
         np.average(pitch, weights=np.sqrt(weight)),
         _glide(pitch, np.sqrt(weight)),
         np.average(spread, weights=weight),
         np.average(upper, weights=weight),
-        weight[:third].mean() / weight[-third:].mean(),
     ])
 
 
@@ -184,7 +177,12 @@ def _glide(pitch: np.ndarray, weight: np.ndarray) -> float:
     return float((weight * time * pitch).sum() / max(1e-9, (weight * time**2).sum()))
 
 
-def _kind(width: float, upper: float, decay: float) -> str:
-    return "bell" if decay > 4 else "hiss" if width > 0.2 else "buzz" if upper > 0.2 else "whistle"
+def _held(level: np.ndarray, start: int) -> float:
+    """Level of the second half of an event that begins at frame `start`, over that of its first half."""
+    half = round(EVENT_SECONDS / 2 * SOUND_RATE / HOP)
+    first, second = level[start : start + half], level[start + half : start + 2 * half]
+    return float(second.mean() / max(first.mean(), 1e-12)) if len(second) else 0.0
 
 
+def _kind(width: float, upper: float, held: float) -> str:
+    return "bell" if held < 0.55 else "hiss" if width > 0.2 else "buzz" if upper > 0.12 else "whistle"

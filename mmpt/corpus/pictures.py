@@ -1,23 +1,23 @@
-"""Pictures of the generated corpus: one plain shape on a plain ground, 64 x 64, and the sentences that describe it."""
+"""Pictures of the generated corpus: one plain shape on a plain ground, 48 x 48, and sentences that describe it."""
 
 import numpy as np
 
-PICTURE_SIZE = 64
+PICTURE_SIZE = 48
 """Pixels of a side."""
 
 PICTURE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "cross"),
-    "colour": ("red", "green", "blue", "yellow", "purple"),
+    "colour": ("red", "green", "blue", "yellow"),
     "size": ("small", "large"),
     "place": ("left", "right", "top", "bottom", "middle"),
     "background": ("black", "white", "grey"),
 }
 RGB: dict[str, tuple[int, int, int]] = {
     "red": (215, 45, 45), "green": (45, 165, 70), "blue": (45, 85, 215), "yellow": (240, 205, 50),
-    "purple": (150, 55, 175), "black": (18, 18, 22), "white": (242, 242, 238), "grey": (128, 128, 130),
+    "black": (18, 18, 22), "white": (242, 242, 238), "grey": (128, 128, 130),
 }
-RADIUS = {"small": 8.0, "large": 15.0}
-CENTRE = {"left": (16, 32), "right": (48, 32), "top": (32, 16), "bottom": (32, 48), "middle": (32, 32)}
+RADIUS = {"small": 7.5, "large": 12.5}
+CENTRE = {"left": (16, 24), "right": (32, 24), "top": (24, 16), "bottom": (24, 32), "middle": (24, 24)}
 """Place -> (x, y) in pixels; all are multiples of 8, so that places share patches."""
 
 OVERSAMPLE = 4
@@ -29,7 +29,7 @@ def inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if shape == "circle":
         return x**2 + y**2 <= 1
     if shape == "square":
-        return np.maximum(abs(x), abs(y)) <= 0.9
+        return np.maximum(abs(x), abs(y)) <= 0.97
     if shape == "triangle":
         return (y <= 0.85) & (y >= -1 + 1.85 * abs(x))
     if shape == "cross":
@@ -38,7 +38,7 @@ def inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def coverage(shape: str, centre: tuple[float, float], radius: float) -> np.ndarray:
-    """Return float64 [64, 64]: the share of each pixel that the shape covers."""
+    """Return float64 [48, 48]: the share of each pixel that the shape covers."""
     steps = (np.arange(PICTURE_SIZE * OVERSAMPLE) + 0.5) / OVERSAMPLE
     x = (steps - centre[0])[None, :] / radius
     y = (steps - centre[1])[:, None] / radius
@@ -47,12 +47,12 @@ def coverage(shape: str, centre: tuple[float, float], radius: float) -> np.ndarr
 
 
 def draw_picture(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
-    """Return uint8 [64, 64, 3]; place, radius, colours and pixels carry a little jitter from `rng`."""
+    """Return uint8 [48, 48, 3]; place, radius, colours and pixels carry a little jitter from `rng`."""
     x, y = CENTRE[attributes["place"]]
-    centre = (x + rng.uniform(-0.7, 0.7), y + rng.uniform(-0.7, 0.7))
-    radius = RADIUS[attributes["size"]] + rng.uniform(-0.4, 0.4)
-    front = np.array(RGB[attributes["colour"]]) + rng.uniform(-8, 8, 3)
-    back = np.array(RGB[attributes["background"]]) + rng.uniform(-5, 5, 3)
+    centre = (x + rng.uniform(-0.25, 0.25), y + rng.uniform(-0.25, 0.25))
+    radius = RADIUS[attributes["size"]] + rng.uniform(-0.2, 0.2)
+    front = np.array(RGB[attributes["colour"]]) + rng.uniform(-4, 4, 3)
+    back = np.array(RGB[attributes["background"]]) + rng.uniform(-3, 3, 3)
     mask = coverage(attributes["shape"], centre, radius)[..., None]
     pixels = back + mask * (front - back) + rng.normal(0, 1.5, (PICTURE_SIZE, PICTURE_SIZE, 1))
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
@@ -61,7 +61,8 @@ def draw_picture(attributes: dict[str, str], rng: np.random.Generator) -> np.nda
 def caption_picture(attributes: dict[str, str], mentioned: list[str], rng: np.random.Generator) -> str:
     """Describe the mentioned attributes in one of several wordings."""
     said = {name: attributes[name] for name in mentioned}
-    thing = " ".join(word for word in (said.get("size"), said.get("colour"), said.get("shape", "shape")) if word)
+    words = (said.get("size"), said.get("colour"), said.get("shape", "shape"))
+    thing = " ".join(word for word in words if word)
     place = said.get("place")
     where = "" if not place else f"in the {place}" if place == "middle" else f"at the {place}"
     ground = said.get("background")

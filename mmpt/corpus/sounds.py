@@ -1,4 +1,4 @@
-"""Sounds of the generated corpus: one to three short events in a second at 16 kHz, and sentences that describe them."""
+"""Sounds of the generated corpus: one to three short events in a second, and sentences that describe them."""
 
 import numpy as np
 
@@ -12,25 +12,29 @@ SOUND_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "count": ("one", "two", "three"),
     "loudness": ("quiet", "loud"),
 }
-PITCH_HZ = {"low": 250.0, "medium": 700.0, "high": 1960.0}
-GLIDE_OCTAVES = {"rising": 1.0, "falling": -1.0, "steady": 0.0}
+PITCH_HZ = {"low": 250.0, "medium": 650.0, "high": 1600.0}
+GLIDE_OCTAVES = {"rising": 1.4, "falling": -1.4, "steady": 0.0}
 COUNT = {"one": 1, "two": 2, "three": 3}
-RMS = {"quiet": 0.03, "loud": 0.2}
+RMS = {"quiet": 0.04, "loud": 0.25}
 """Root mean square within an event: 16 dB apart."""
 
 EVENT_SECONDS = 0.2
 ONSETS = (0.1, 0.4, 0.7)
 """Seconds at which the first, second and third event start."""
 
+BELL_SECONDS = 0.08
+"""A bell falls to a third in this time; the other kinds hold their level."""
 HISS_OCTAVES = 1.2
 HISS_PARTIALS = 60
+HISS_SEED = 5
+"""A hiss is always the same dense cluster of partials: noise drawn anew would fill the codebooks with detail."""
 
 
 def play_sound(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
     """Return float32 [16000] in (-1, 1); onset, pitch, level and phases carry a little jitter from `rng`."""
     wave = rng.normal(0, 2e-4, SOUND_SAMPLES)
-    hz = PITCH_HZ[attributes["pitch"]] * 2 ** rng.uniform(-0.06, 0.06)
-    level = RMS[attributes["loudness"]] * 10 ** (rng.uniform(-1, 1) / 20)
+    hz = PITCH_HZ[attributes["pitch"]] * 2 ** rng.uniform(-0.03, 0.03)
+    level = RMS[attributes["loudness"]] * 10 ** (rng.uniform(-0.5, 0.5) / 20)
     shift = rng.uniform(-0.004, 0.004)
     for onset in ONSETS[: COUNT[attributes["count"]]]:
         event = _event(attributes["kind"], hz, GLIDE_OCTAVES[attributes["contour"]], rng)
@@ -45,26 +49,27 @@ def _event(kind: str, hz: float, glide: float, rng: np.random.Generator) -> np.n
     time = np.arange(n) / SOUND_RATE
     pitch = hz * 2 ** (glide * (time / EVENT_SECONDS - 0.5))
     phase = 2 * np.pi * np.cumsum(pitch) / SOUND_RATE
-    ratios, weights = _partials(kind, hz * 2 ** (abs(glide) / 2), rng)
-    wave = np.sin(np.outer(ratios, phase) + rng.uniform(0, 2 * np.pi, len(ratios))[:, None]).T @ weights
+    ratios, weights, phases = _partials(kind, hz * 2 ** (abs(glide) / 2), rng)
+    wave = np.sin(np.outer(ratios, phase) + phases[:, None]).T @ weights
     ramp = np.minimum(1, np.minimum(time, time[::-1]) / 0.01)
-    wave *= ramp * (np.exp(-time / 0.06) if kind == "bell" else 1)
+    wave *= ramp * (np.exp(-time / BELL_SECONDS) if kind == "bell" else 1)
     return wave / np.sqrt(np.mean(wave**2))
 
 
-def _partials(kind: str, highest_hz: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return the frequency ratios and amplitudes [n] of a kind's partials, all below 7.5 kHz."""
-    if kind == "whistle":
-        return np.array([1.0]), np.array([1.0])
-    if kind == "bell":
-        return np.array([1.0, 2.76]), np.array([1.0, 0.4])
-    if kind == "buzz":
-        ratios = np.arange(1, max(2, int(7500 / highest_hz)) + 1, dtype=np.float64)
-        return ratios, ratios**-0.5
+def _partials(
+    kind: str, highest_hz: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return frequency ratios, amplitudes and phases [n] of a kind's partials, all below 7.5 kHz."""
     if kind == "hiss":
-        ratios = 2 ** rng.uniform(-HISS_OCTAVES / 2, HISS_OCTAVES / 2, HISS_PARTIALS)
-        return ratios, np.ones(HISS_PARTIALS)
-    raise KeyError(kind)
+        fixed = np.random.default_rng(HISS_SEED)
+        ratios = 2 ** fixed.uniform(-HISS_OCTAVES / 2, HISS_OCTAVES / 2, HISS_PARTIALS)
+        return ratios, np.ones(HISS_PARTIALS), fixed.uniform(0, 2 * np.pi, HISS_PARTIALS)
+    if kind == "buzz":
+        ratios = np.arange(1, max(4, int(7500 / highest_hz) + 1), 2, dtype=np.float64)
+        weights = ratios**-0.25
+    else:
+        ratios, weights = {"whistle": ([1.0], [1.0]), "bell": ([1.0, 2.76], [1.0, 0.4])}[kind]
+    return np.array(ratios), np.array(weights), rng.uniform(0, 2 * np.pi, len(ratios))
 
 
 def caption_sound(attributes: dict[str, str], mentioned: list[str], rng: np.random.Generator) -> str:

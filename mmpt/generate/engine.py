@@ -35,13 +35,26 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How an id is drawn: temperature 0 is greedy; `guidance` g follows empty + g * (prompt - empty)."""
+class _Items:
+    """What generate was asked, one entry an item; indexing by a list of places gives a batch of it."""
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 1.0
+    prompts: Sequence[np.ndarray]
+    empty_prompts: Sequence[np.ndarray]
+    grammars: Sequence[Grammar]
+    temperature: Sequence[float]
+    top_k: Sequence[int]
+    top_p: Sequence[float]
+    seeds: Sequence[int]
+
+    def take(self, places: Sequence[int]) -> _Items:
+        return _Items(*([column[i] for i in places] if len(column) else [] for column in vars(self).values()))
+
+    def check(self, guidance: float) -> None:
+        n = len(self.prompts)
+        for name, column in vars(self).items():
+            if len(column) != n and (name != "empty_prompts" or guidance != 1.0):
+                needed = " (guidance other than 1 needs one empty prompt an item)" if name == "empty_prompts" else ""
+                raise ValueError(f"{n} prompts, but {len(column)} {name}{needed}")
 
 
 def generate(
@@ -49,48 +62,54 @@ def generate(
     prompts: Sequence[np.ndarray],
     grammars: Sequence[Grammar],
     *,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    temperature: float | Sequence[float] = 0.0,
+    top_k: int | Sequence[int] = 0,
+    top_p: float | Sequence[float] = 1.0,
     seeds: Sequence[int] | None = None,
     guidance: float = 1.0,
     batch_size: int = 64,
-    empty_prompts: Sequence[np.ndarray] | None = None,
+    empty_prompts: Sequence[np.ndarray] = (),
+    measure_mass: bool = True,
 ) -> list[Generated]:
     """Decodes every prompt (int ids [P_i], up to and including the start token) under its grammar, in input order.
 
-    A sample is a function of (model, prompt, grammar, its seed): items are grouped by length for speed, and neither
-    that nor `batch_size` changes what comes out, up to the rounding of a matrix product in another shape.
-    `guidance` other than 1 needs `empty_prompts` and runs both as one doubled batch.
+    temperature (0: greedy), top_k, top_p: a number, or one an item. A sample is a function of (model, prompt, grammar,
+    temperature.., its seed): items are grouped by length for speed, and neither that nor `batch_size` changes what
+    comes out, up to the rounding of a matrix product in another shape.
+    guidance g follows empty + g * (prompt - empty); other than 1 it needs `empty_prompts` and doubles the batch.
+    measure_mass: multiply the whole head too, for `Generated.legal_mass`; else that is NaN.
     Raises ValueError on lists of unlike length, and on NaN logits.
     """
-    how = Sampling(temperature, top_k, top_p, guidance)
-    seeds = list(seeds) if seeds is not None else [0] * len(prompts)
-    _check_lists(prompts, grammars, seeds, empty_prompts, how)
-    order = sorted(range(len(prompts)), key=lambda i: (grammars[i].task, grammars[i].max_len, len(prompts[i]), i))
+    n = len(prompts)
+    items = _Items(
+        prompts, empty_prompts, grammars, _one_each(temperature, n), _one_each(top_k, n), _one_each(top_p, n),
+        [0] * n if seeds is None else seeds,
+    )
+    items.check(guidance)
+    order = sorted(range(n), key=lambda i: (grammars[i].max_len, len(prompts[i]), i))
     outputs: dict[int, Generated] = {}
-    for start in range(0, len(order), batch_size):
+    for start in range(0, n, batch_size):
         chosen = order[start:start + batch_size]
-        batch = [prompts[i] for i in chosen]
-        if guidance != 1.0:
-            batch += [empty_prompts[i] for i in chosen]
-        rows = _run_batch(model, batch, [grammars[i] for i in chosen], [seeds[i] for i in chosen], how)
-        outputs.update(zip(chosen, rows, strict=True))
-    return [outputs[i] for i in range(len(prompts))]
+        outputs.update(zip(chosen, _run_batch(model, items.take(chosen), guidance, measure_mass), strict=True))
+    return [outputs[i] for i in range(n)]
+
+
+def _one_each(value, n: int) -> Sequence:
+    return [value] * n if isinstance(value, int | float) else value
 
 
 def unconstrained(
     model, prompts: Sequence[np.ndarray], grammars: Sequence[Grammar], *, vocab_size: int, **how
 ) -> list[Generated]:
-    """Decodes with the whole vocabulary open at every position, for the rates that the grammar would hide.
+    """Decodes with the whole vocabulary open at every position, for the rates that the grammar would hide."""
+    return generate(model, prompts, [opened(grammar, vocab_size) for grammar in grammars], **how)
 
-    Stops at the end token, else one position after the grammar's `max_len`. `legal_mass` is 1 by definition here;
-    whether the ids are valid is `mmpt.tokens.grammar.check`'s to say.
+
+def opened(grammar: Grammar, vocab_size: int) -> Grammar:
+    """`grammar` without its rules: any id anywhere, up to the end token or one position after its `max_len`.
+
+    Whether what comes out is valid is `mmpt.tokens.check`'s to say; its legal mass is 1 by definition.
     """
-    return generate(model, prompts, [_opened(grammar, vocab_size) for grammar in grammars], **how)
-
-
-def _opened(grammar: Grammar, vocab_size: int) -> Grammar:
     steps = grammar.max_len + 1
     return Grammar(
         task=grammar.task, lo=np.zeros(steps, np.int64), hi=np.full(steps, vocab_size, np.int64),
@@ -98,52 +117,64 @@ def _opened(grammar: Grammar, vocab_size: int) -> Grammar:
     )
 
 
-def _check_lists(prompts, grammars, seeds, empty_prompts, how: Sampling) -> None:
-    if not len(prompts) == len(grammars) == len(seeds):
-        raise ValueError(f"{len(prompts)} prompts, {len(grammars)} grammars and {len(seeds)} seeds: one of each an item")
-    if how.guidance != 1.0 and (empty_prompts is None or len(empty_prompts) != len(prompts)):
-        raise ValueError("guidance other than 1 needs one empty prompt an item")
-
-
 @torch.no_grad()
-def _run_batch(model, prompts, grammars, seeds, how: Sampling) -> list[Generated]:
-    device = model.head()[0].device
-    n, guided = len(grammars), how.guidance != 1.0
-    plan = _Plan.of(grammars, device)
-    ids, position_ids, mask = _left_padded(prompts, plan.steps, device)
+def _run_batch(model, items: _Items, guidance: float, measure_mass: bool) -> list[Generated]:
+    n, guided, device = len(items.prompts), guidance != 1.0, model.head()[0].device
+    plan, draw = _Plan.of(items.grammars, device), _Draw.of(items, device)
+    prompts = [*items.prompts, *items.empty_prompts] if guided else items.prompts
+    ids, position_ids, real = _left_padded(prompts, plan.steps, device)
     width = ids.shape[1]
     cache = FixedCache(model.config.num_hidden_layers, width + plan.steps - 1)
-    bias = _prefill_bias(mask, width, model.dtype)
-    column_bias = _as_bias(mask, model.dtype)[:, None, None, :]
-    seed = torch.tensor([s % 2**63 for s in seeds], dtype=torch.int64, device=device)
+    bias, columns = _prefill_bias(real, width, model.dtype), _as_bias(real, model.dtype)[:, None, None, :]
     out = torch.empty(n, plan.steps, dtype=torch.int64, device=device)
-    mass = torch.zeros(n, dtype=torch.float64, device=device)
-    counted = torch.zeros(n, dtype=torch.float64, device=device)
+    mass, counted = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
     done = torch.zeros(n, dtype=torch.bool, device=device)
-    next_position = position_ids[:, -1:]
     for step in range(plan.steps):
         hidden = model.hidden(ids, position_ids, attention_mask=bias, past_key_values=cache)[:, -1]
-        lo, hi, extra = plan.lo[:, step], plan.hi[:, step], plan.extra[:, step]
-        live = ~done & (plan.lengths > step)
-        mass += torch.where(live, allowed_mass(hidden[:n], model.head(), lo, hi, extra), 0.0)
-        counted += live
+        bounds = plan.lo[:, step], plan.hi[:, step], plan.extra[:, step]
+        if measure_mass:
+            live = ~done & (plan.lengths > step)
+            mass += torch.where(live, allowed_mass(hidden[:n], model.head(), *bounds), 0.0)
+            counted += live
         if guided:
             # The head is linear: mixing the two hidden states is mixing the two rows of logits.
-            hidden = hidden[n:] + how.guidance * (hidden[:n] - hidden[n:])
-        drawn = sample_range(
-            hidden, *model.head(), lo, hi, extra_id=extra, temperature=how.temperature, top_k=how.top_k,
-            top_p=how.top_p, seed=seed, offset=torch.full_like(seed, step),
-        )
-        out[:, step] = drawn
+            hidden = hidden[n:] + guidance * (hidden[:n] - hidden[n:])
+        out[:, step] = drawn = draw(hidden, model.head(), bounds, step)
         done |= drawn == plan.end_ids
         if plan.may_end and step % LOOK_EVERY == LOOK_EVERY - 1 and bool((done | (plan.lengths <= step + 1)).all()):
             out[:, step + 1:] = plan.end_ids[:, None]
             break
         ids = (drawn.repeat(2) if guided else drawn)[:, None]
-        next_position = next_position + 1
-        position_ids = next_position
-        bias = column_bias[..., : width + step + 1]
-    return plan.collect(out.cpu().numpy(), (mass / counted.clamp(min=1)).tolist())
+        position_ids, bias = position_ids[:, -1:] + 1, columns[..., : width + step + 1]
+    shares = mass / counted if measure_mass else torch.full_like(mass, torch.nan)
+    return plan.collect(out.cpu().numpy(), shares.tolist())
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """One id a row; each row with its own temperature, filters and seed, all `[B]`."""
+
+    temperature: torch.Tensor
+    top_k: torch.Tensor
+    top_p: torch.Tensor
+    seed: torch.Tensor
+
+    @staticmethod
+    def of(items: _Items, device) -> _Draw:
+        def put(values, dtype) -> torch.Tensor:
+            return torch.tensor(list(values), dtype=dtype, device=device)
+
+        return _Draw(
+            put(items.temperature, torch.float64), put(items.top_k, torch.int64), put(items.top_p, torch.float64),
+            put((seed % 2**63 for seed in items.seeds), torch.int64),
+        )
+
+    def __call__(self, hidden: torch.Tensor, head, bounds, step: int) -> torch.Tensor:
+        lo, hi, extra = bounds
+        return sample_range(
+            hidden, *head, lo, hi, extra_id=extra, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
+            seed=self.seed, offset=step,
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,8 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise UserError("profiles extend each other in a circle", where=path, found=" -> ".join(map(str, seen)))
     data = _read(path)
-    for source in (data.get("corpus") or {}).get("sources") or [] if isinstance(data.get("corpus"), dict) else []:
-        _absolute(source, path)
-    for owner in _path_owners(data):
-        _absolute(owner, path)
+    for owner, key in _path_owners(data):
+        _absolute(owner, key, path)
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -90,17 +88,22 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return _merge(_inherit(beside.resolve() if beside.is_file() else _locate(parent), (*seen, path)), data)
 
 
-def _path_owners(data: dict[str, Any]) -> list[dict[str, Any]]:
-    codecs = data.get("codecs") if isinstance(data.get("codecs"), dict) else {}
-    return [one for one in (codecs.get("audio"), codecs.get("image"), data.get("base")) if isinstance(one, dict)]
+def _path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every (mapping, key) of a profile that may name a file or folder, well-formed ones only: the schema comes later."""
+    corpus, codecs = data.get("corpus"), data.get("codecs")
+    sources = corpus.get("sources") if isinstance(corpus, dict) else None
+    owners = [(one, "path") for one in sources] if isinstance(sources, list) else []
+    owners += [(one, "path") for one in codecs.values()] if isinstance(codecs, dict) else []
+    owners += [(data.get("base"), "path"), (data.get("text"), "replay_file"), (data.get("text"), "heldout_file"),
+               (data.get("token_space"), "reference")]
+    yield from ((one, key) for one, key in owners if isinstance(one, dict) and isinstance(one.get(key), str))
 
 
-def _absolute(owner: Any, file: Path) -> None:
-    """Make a ``path:`` that starts with . or names an existing neighbour absolute; a hub id stays as it is."""
-    if isinstance(owner, dict) and isinstance(owner.get("path"), str):
-        candidate = (file.parent / Path(owner["path"]).expanduser()).resolve()
-        if owner["path"].startswith((".", "~")) or candidate.exists() or "reader" in owner:
-            owner["path"] = str(candidate)
+def _absolute(owner: dict[str, Any], key: str, file: Path) -> None:
+    """Make a path that starts with . or ~, exists, or names a corpus folder or text absolute; a hub id stays as it is."""
+    candidate = (file.parent / Path(owner[key]).expanduser()).resolve()
+    if owner[key].startswith((".", "~")) or candidate.exists() or "reader" in owner or key != "path":
+        owner[key] = str(candidate)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

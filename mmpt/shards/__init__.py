@@ -1,1 +1,1 @@
-"""Tokenised shards, the examples built from them, golden selection, mixture, packing and the batch loader. No torch."""
+"""Tokenised shards, their examples, golden selection, mixture, packing and the batch loader. No torch."""

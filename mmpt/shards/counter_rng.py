@@ -1,7 +1,8 @@
-"""Random numbers that are a function of (key, counter): no state, so any of them can be asked for in any order.
+"""Random numbers that are a function of (key, counter): no state, so they can be asked for in any order.
 
-A key is the SHA-256 of what the numbers are for; counters go through splitmix64's finaliser (Steele, Lea, Flood 2014)
-twice. Shuffles and dropout decisions therefore survive a resume, another worker count and a numpy upgrade unchanged.
+A key is the SHA-256 of what the numbers are for; counters go through splitmix64's finaliser (Steele, Lea,
+Flood 2014) twice. Shuffles and dropout decisions therefore survive a resume, another worker count and a numpy
+upgrade unchanged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The task mixture: how many examples of each task a step holds, as a pure function of the global step.
 
-A weight is a task's share of the *examples* (not of the tokens) of a step. Fractional shares are apportioned by
-systematic sampling along a golden-ratio sequence: each count is its quota rounded up or down, a step's total too, and
-over steps the error of a task's running count stays of the order of one example instead of accumulating.
+A weight is a task's share of the *examples* (not of the tokens) of a step. Fractional shares are apportioned
+by systematic sampling along a golden-ratio sequence: each count is its quota rounded up or down, a step's
+total too, and over steps the error of a task's running count stays of the order of one example instead of
+accumulating.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ class Mixture:
     """Weights, ramp and step size.
 
     Args:
-        weights: share of the examples by kind (tasks and "text"), any positive scale; a kind left out has none.
+        weights: share of the examples by kind (tasks and "text"), any scale; a kind left out has none.
         mean_lengths: mean tokens of an example by kind, for kinds with a weight.
-        tokens_per_step: tokens that a step's examples should hold together, in the mean.
+        tokens_per_step: tokens that a step's examples should hold together, in the mean; padding is not
+            counted, and dropped prompts leave a step a little under it.
         ramp_start: before this step emit tasks (t2a, t2i) have no share; their share goes to the read tasks.
-        ramp_steps: steps over which the shares then move linearly to ``weights``, reached at ramp_start + ramp_steps.
+        ramp_steps: steps over which the shares then move linearly to ``weights``, reached at ramp_start +
+            ramp_steps.
         seed: shifts the apportioning sequence.
     """
 
@@ -52,8 +55,12 @@ class Mixture:
         if self.ramp_start + self.ramp_steps > 0:
             tasks = np.array([kind in READ_TASKS for kind in KINDS])
             if not (target * tasks).sum() > 0:
-                raise UserError("the ramp starts with the read tasks, but they have no weight", where="mixture.ramp",
-                                found="mixture.weights.a2t and .i2t of 0", fix="set mixture.ramp to 0")
+                raise UserError(
+                    "the ramp starts with the read tasks, but they have no weight",
+                    where="mixture.ramp",
+                    found="mixture.weights.a2t and .i2t of 0",
+                    fix="set mixture.ramp to 0",
+                )
             emitted = target[~read].sum()
             start = np.where(tasks, target * (1 + emitted / (target * tasks).sum()), start)
         object.__setattr__(self, "_target", target)
@@ -61,20 +68,39 @@ class Mixture:
 
     def _normalised(self) -> np.ndarray:
         if unknown := sorted(set(self.weights) - set(KINDS)):
-            raise UserError(f"unknown task {unknown[0]!r}", where="mixture.weights", expected=f"some of {', '.join(KINDS)}")
+            raise UserError(
+                f"unknown task {unknown[0]!r}",
+                where="mixture.weights",
+                expected=f"some of {', '.join(KINDS)}",
+            )
         weights = np.array([float(self.weights.get(kind, 0.0)) for kind in KINDS])
         if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
-            raise UserError("weights must be finite, none negative, not all 0", where="mixture.weights", found=dict(self.weights))
+            raise UserError(
+                "weights must be finite, none negative, not all 0",
+                where="mixture.weights",
+                found=dict(self.weights),
+            )
         for kind, weight in zip(KINDS, weights):
             if weight > 0 and not self.mean_lengths.get(kind, 0) > 0:
-                raise UserError(f"{kind} has a weight but no examples", where=f"mixture.weights.{kind}", found=weight,
-                                fix=f"set mixture.weights.{kind} to 0" if kind != "text" else "set mixture.text_replay to 0")
+                raise UserError(
+                    f"{kind} has a weight but no examples",
+                    where=f"mixture.weights.{kind}",
+                    found=weight,
+                    fix=f"set mixture.weights.{kind} to 0"
+                    if kind != "text"
+                    else "set mixture.text_replay to 0",
+                )
         if self.tokens_per_step < 1:
-            raise UserError("a step needs tokens", where="tokens_per_step", found=self.tokens_per_step, expected="at least 1")
+            raise UserError(
+                "a step needs tokens",
+                where="tokens_per_step",
+                found=self.tokens_per_step,
+                expected="at least 1",
+            )
         return weights / weights.sum()
 
     def shares(self, steps: np.ndarray | int) -> np.ndarray:
-        """float64 [..., len(KINDS)]: share of the examples by kind at each step; sums to 1."""
+        """float64 [.., len(KINDS)]: share of the examples by kind at each step; sums to 1."""
         steps = np.asarray(steps, dtype=np.float64)[..., None]
         if self.ramp_steps > 0:
             moved = np.clip((steps - self.ramp_start) / self.ramp_steps, 0.0, 1.0)
@@ -83,7 +109,7 @@ class Mixture:
         return (1 - moved) * self._start + moved * self._target
 
     def quotas(self, steps: np.ndarray | int) -> np.ndarray:
-        """float64 [..., len(KINDS)]: expected examples by kind; together tokens_per_step tokens, at least one example."""
+        """float64 [.., len(KINDS)]: examples expected by kind, one or more; together tokens_per_step tokens."""
         shares = self.shares(steps)
         mean = shares @ np.array([float(self.mean_lengths.get(kind, 0.0)) for kind in KINDS])
         return shares * np.maximum(self.tokens_per_step / mean, 1.0)[..., None]
@@ -94,7 +120,7 @@ class Mixture:
 
     def count_table(self, steps: np.ndarray) -> np.ndarray:
         """int64 [S, len(KINDS)]: ``counts`` for many steps; row by row independent of what else is asked."""
-        offset = (self.seed * _PHI + (np.asarray(steps, dtype=np.float64) + 1) * _PHI) % 1.0
+        offset = ((np.asarray(steps, dtype=np.float64) + 1 + self.seed % 65536) * _PHI) % 1.0
         # Rounded, so that quotas that add up to a whole number do so in floating point too.
         ends = np.round(np.cumsum(self.quotas(steps), axis=-1), 9)
         reached = np.floor(ends + offset[:, None])

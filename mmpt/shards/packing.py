@@ -1,7 +1,7 @@
 """Packing: which sequences share a row. Best fit, longest first, so that little of a row is padding.
 
-Packed sequences stay separate: positions restart at 0 in each, and no label reaches over a border, because the first
-token of a sequence is never a target.
+Packed sequences stay separate: positions restart at 0 in each, and no label reaches over a border, because
+the first token of a sequence is never a target.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ def pack(lengths: Sequence[int], row_len: int) -> list[list[int]]:
         lengths: tokens of each sequence.
 
     Returns:
-        One list of indices into ``lengths`` a row, in the order in which they lie in it. Every index occurs once and
-        no row is over-full. Best fit decreasing needs at most 11/9 of the optimal number of rows, plus one.
+        One list of indices into ``lengths`` a row, in the order in which they lie in it. Every index occurs
+        once and no row is over-full. Best fit decreasing needs at most 11/9 of the optimal number of rows,
+        plus one.
 
     Raises:
         UserError: a sequence is longer than a row.
     """
-    if len(lengths) and max(lengths) > row_len:
-        raise UserError("a sequence does not fit into a packed row", found=f"{max(lengths)} tokens",
-                        expected=f"at most train.row_len = {row_len}", fix=f"set train.row_len to {max(lengths)} or more")
+    require_fit(max(lengths, default=0), row_len)
     rows: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # (tokens left, row), sorted: bisect finds the tightest row that still fits
+    free: list[
+        tuple[int, int]
+    ] = []  # (tokens left, row), sorted: bisect finds the tightest row that still fits
     for index in sorted(range(len(lengths)), key=lambda one: (-int(lengths[one]), one)):
         length = int(lengths[index])
         place = bisect_left(free, (length, -1))
@@ -41,3 +42,18 @@ def pack(lengths: Sequence[int], row_len: int) -> list[list[int]]:
         rows[row].append(index)
         insort(free, (left - length, row))
     return rows
+
+
+def require_fit(longest: int, row_len: int) -> None:
+    """Refuse a row that the longest sequence does not fit into.
+
+    Raises:
+        UserError: with the smallest row length that works.
+    """
+    if longest > row_len:
+        raise UserError(
+            "a sequence does not fit into a packed row",
+            found=f"{longest} tokens",
+            expected=f"at most train.row_len = {row_len}",
+            fix=f"set train.row_len to {longest} or more",
+        )

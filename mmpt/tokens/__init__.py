@@ -1,10 +1,22 @@
 """Token ids: the shared vocabulary, the four sequence formats and the decode grammar. numpy only."""
 
-from mmpt.tokens.formats import TASKS, Example, SLOTS, build, build_text, prompt
+from mmpt.tokens.formats import SLOTS, TASKS, Example, build, build_text, prompt
 from mmpt.tokens.grammar import Grammar, check, grammar
 from mmpt.tokens.space import Range, TokenSpace, build_token_space, load, reference_sha
 
 __all__ = [
-    "TASKS", "SLOTS", "Example", "Grammar", "Range", "TokenSpace",
-    "build", "build_text", "build_token_space", "check", "grammar", "load", "prompt", "reference_sha",
+    "TASKS",
+    "SLOTS",
+    "Example",
+    "Grammar",
+    "Range",
+    "TokenSpace",
+    "build",
+    "build_text",
+    "build_token_space",
+    "check",
+    "grammar",
+    "load",
+    "prompt",
+    "reference_sha",
 ]

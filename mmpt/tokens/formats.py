@@ -75,7 +75,8 @@ def prompt(space: TokenSpace, task: str, source_ids) -> np.ndarray:
 
 
 def build(space: TokenSpace, task: str, text_ids, payload_ids) -> Example:
-    """The sequence of one record. `text_ids` is the caption, `payload_ids` the image or audio ids, both global.
+    """The sequence of one record. `text_ids` is the caption, `payload_ids` the image or audio ids, both
+    global.
 
     Raises UserError for an id outside its segment and for a target without tokens.
     """
@@ -86,7 +87,9 @@ def build(space: TokenSpace, task: str, text_ids, payload_ids) -> Example:
     answer = _segment(space, layout.target, target)
     if not len(answer):
         raise UserError(
-            f"{task}: nothing to supervise", found=f"an empty {layout.target} target", expected="at least one token",
+            f"{task}: nothing to supervise",
+            found=f"an empty {layout.target} target",
+            expected="at least one token",
         )
     supervised = np.append(answer, np.int32(space.special(layout.end)))
     return Example(
@@ -97,7 +100,9 @@ def build(space: TokenSpace, task: str, text_ids, payload_ids) -> Example:
 
 
 def build_text(space: TokenSpace, ids) -> Example:
-    """Plain text for replay: a language-model sequence without specials, every token but the first supervised."""
+    """Plain text for replay: a language-model sequence without specials, every token but the first
+    supervised.
+    """
     ids = space.check_text(ids)
     if len(ids) < 2:
         raise UserError("text is too short to supervise", found=f"{len(ids)} tokens", expected="at least 2")

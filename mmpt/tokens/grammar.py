@@ -1,7 +1,7 @@
 """The decode grammar as data: which ids may come at each position of a payload, and where it may end.
 
-A grammar is four arrays and two bounds. It knows nothing of a model, of sampling or of batches; whoever decodes
-multiplies only the rows [lo, hi) of the head, so that an id outside them cannot come out.
+A grammar is four arrays and two bounds. It knows nothing of a model, of sampling or of batches; whoever
+decodes multiplies only the rows [lo, hi) of the head, so that an id outside them cannot come out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from mmpt.tokens.space import TokenSpace
 class Grammar:
     """What may stand at position p of the payload, p < P = max_len.
 
-    lo, hi: int64 [P], an id in [lo[p], hi[p]) is allowed. end_allowed: bool [P], there the end token is allowed too.
-    At position P only `end_id` is. `min_len`, `max_len`: bounds of the payload's length, end token not counted.
+    lo, hi: int64 [P], an id in [lo[p], hi[p]) is allowed. end_allowed: bool [P], there the end token is
+    allowed too. At position P only `end_id` is. `min_len`, `max_len`: bounds of the payload's length, end
+    token not counted.
     """
 
     task: str
@@ -32,7 +33,9 @@ class Grammar:
     max_len: int
 
     def at(self, position: int) -> tuple[int, int, int]:
-        """(lo, hi, extra): ids allowed at a position are [lo, hi) and `extra`; extra is -1 when there is none."""
+        """(lo, hi, extra): ids allowed at a position are [lo, hi) and `extra`; extra is -1 when there is
+        none.
+        """
         if position >= self.max_len:
             return self.end_id, self.end_id + 1, -1
         extra = self.end_id if self.end_allowed[position] else -1
@@ -53,15 +56,17 @@ def grammar(
 ) -> Grammar:
     """The grammar of a task's target.
 
-    t2a needs `frames`: a number (exact length) or (least, most): then the end is allowed on frame boundaries from
-    the least on. t2i needs `tokens_per_image`. a2t and i2t need `text`: (least, most) tokens.
+    t2a needs `frames`: a number (exact length) or (least, most): then the end is allowed on frame boundaries
+    from the least on. t2i needs `tokens_per_image`. a2t and i2t need `text`: (least, most) tokens.
     """
     if task not in TASKS:
         raise UserError("unknown task", found=repr(task), expected=" ".join(TASKS))
     target = LAYOUTS[task].target
     end_id = space.special(LAYOUTS[task].end)
     if target == "audio":
-        least, most = (frames, frames) if isinstance(frames, (int, np.integer)) else _bounds(task, "frames", frames)
+        least, most = (
+            (frames, frames) if isinstance(frames, (int, np.integer)) else _bounds(task, "frames", frames)
+        )
         _ordered(task, "frames", least, most)
         segments, step = space.audio_ranges, space.n_codebooks
     elif target == "image":
@@ -72,22 +77,28 @@ def grammar(
         _ordered(task, "text", least, most)
         segments, step = (space.ranges["TEXT"],), 1
     if not segments or segments[0] is None:
-        raise UserError(f"{task}: this token space has no {target} segment", expected=f"a space built with {target}")
+        raise UserError(
+            f"{task}: this token space has no {target} segment", expected=f"a space built with {target}"
+        )
     p = np.arange(most * step)
     starts = np.array([s.start for s in segments], np.int64)
     stops = np.array([s.stop for s in segments], np.int64)
     return Grammar(
-        task=task, lo=starts[p % step], hi=stops[p % step],
+        task=task,
+        lo=starts[p % step],
+        hi=stops[p % step],
         end_allowed=(p % step == 0) & (p >= least * step),
-        end_id=end_id, min_len=least * step, max_len=most * step,
+        end_id=end_id,
+        min_len=least * step,
+        max_len=most * step,
     )
 
 
 def check(g: Grammar, ids, complete: bool = True) -> None:
     """Refuses a payload that the grammar does not allow.
 
-    `ids` int[n] is the payload, with or without the end token behind it. `complete=False` takes any prefix of a
-    legal payload. Raises UserError naming the first offending id and position.
+    `ids` int[n] is the payload, with or without the end token behind it. `complete=False` takes any prefix of
+    a legal payload. Raises UserError naming the first offending id and position.
     """
     ids = np.asarray(ids, np.int64)
     ended = len(ids) > 0 and ids[-1] == g.end_id
@@ -98,17 +109,21 @@ def check(g: Grammar, ids, complete: bool = True) -> None:
         p = int(np.argmax(bad))
         raise UserError(
             f"{g.task}: id {int(inside[p])} is not allowed at position {p} of the payload",
-            found=str(int(inside[p])), expected=f"{int(g.lo[p])}..{int(g.hi[p]) - 1}",
+            found=str(int(inside[p])),
+            expected=f"{int(g.lo[p])}..{int(g.hi[p]) - 1}",
         )
     if len(body) > g.max_len:
         raise UserError(
             f"{g.task}: the payload is too long: id {int(body[g.max_len])} at position {g.max_len}",
-            found=f"{len(body)} tokens", expected=f"at most {g.max_len}",
+            found=f"{len(body)} tokens",
+            expected=f"at most {g.max_len}",
         )
     if (complete or ended) and not g.may_stop(len(body)):
         raise UserError(
-            f"{g.task}: the payload may not end at position {len(body)}", found=f"{len(body)} tokens",
-            expected=f"{g.min_len}..{g.max_len}, on a frame boundary" if g.task == "t2a"
+            f"{g.task}: the payload may not end at position {len(body)}",
+            found=f"{len(body)} tokens",
+            expected=f"{g.min_len}..{g.max_len}, on a frame boundary"
+            if g.task == "t2a"
             else f"{g.min_len}..{g.max_len}",
         )
 
@@ -128,5 +143,7 @@ def _bounds(task: str, name: str, value: tuple[int, int] | None) -> tuple[int, i
 def _ordered(task: str, name: str, least: int, most: int) -> None:
     if not 0 <= least <= most or most < 1:
         raise UserError(
-            f"{task}: {name} bounds are out of order", found=f"({least}, {most})", expected="0 <= least <= most, most >= 1",
+            f"{task}: {name} bounds are out of order",
+            found=f"({least}, {most})",
+            expected="0 <= least <= most, most >= 1",
         )

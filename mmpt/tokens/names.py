@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SPECIALS = (
-    "text_start", "text_end", "img_start", "img_end", "aud_start", "aud_end",
-    "gen_text", "gen_img", "gen_aud", "pad_mm",
+    "text_start",
+    "text_end",
+    "img_start",
+    "img_end",
+    "aud_start",
+    "aud_end",
+    "gen_text",
+    "gen_img",
+    "gen_aud",
+    "pad_mm",
 )
 
 

@@ -2,9 +2,9 @@
 
     TEXT 0..  | SPECIAL (64 slots, 10 named) | IMAGE (one row a code) | AUDIO_CB0 | AUDIO_CB1 | ..
 
-It knows which id means which code and nothing else: no tokenizer, no codec, no model. Two spaces with the same
-`digest` give every id the same meaning; the digest therefore covers sizes, ranges, specials and the identities of
-tokenizer and codecs, and never paths, times or devices.
+It knows which id means which code and nothing else: no tokenizer, no codec, no model. Two spaces with the
+same `digest` give every id the same meaning; the digest therefore covers sizes, ranges, specials and the
+identities of tokenizer and codecs, and never paths, times or devices.
 """
 
 from __future__ import annotations
@@ -33,8 +33,15 @@ SHA_NAME = "token_space.sha256"
 # What of a codec's description decides the meaning of an id. Everything else in it (local_path, device, fp16,
 # clip_seconds, resize ..) says where or how fast, or which part of a recording was taken.
 _MEANING = (
-    "name", "identity", "codebook_size", "n_codebooks", "tokens_per_image",
-    "sample_rate", "channels", "frame_rate", "serialization",
+    "name",
+    "identity",
+    "codebook_size",
+    "n_codebooks",
+    "tokens_per_image",
+    "sample_rate",
+    "channels",
+    "frame_rate",
+    "serialization",
 )
 _REFERENCE_KEYS = {"name_or_path": "name", "target_sample_rate": "sample_rate"}
 
@@ -118,7 +125,8 @@ class TokenSpace:
         codes = _ints(codes, "audio codes")
         if codes.ndim != 2 or codes.shape[0] != len(starts):
             raise UserError(
-                "audio codes have the wrong shape", found=f"{list(codes.shape)}",
+                "audio codes have the wrong shape",
+                found=f"{list(codes.shape)}",
                 expected=f"[{len(starts)}, frames]: one row a codebook of the token space",
             )
         bad = (codes < 0) | (codes >= sizes[:, None])
@@ -126,7 +134,8 @@ class TokenSpace:
             k, t = (int(i) for i in np.argwhere(bad)[0])
             raise UserError(
                 f"audio code outside its codebook: {int(codes[k, t])} in codebook {k}, frame {t}",
-                found=str(int(codes[k, t])), expected=f"0..{int(sizes[k]) - 1} (AUDIO_CB{k})",
+                found=str(int(codes[k, t])),
+                expected=f"0..{int(sizes[k]) - 1} (AUDIO_CB{k})",
                 fix="the codec that made it isn't the one of this token space",
             )
         return np.ascontiguousarray((codes + starts[:, None]).T).reshape(-1).astype(np.int32)
@@ -138,7 +147,8 @@ class TokenSpace:
         n = len(starts)
         if ids.ndim != 1 or len(ids) % n:
             raise UserError(
-                "audio ids don't fill whole frames", found=f"shape {list(ids.shape)}",
+                "audio ids don't fill whole frames",
+                found=f"shape {list(ids.shape)}",
                 expected=f"[frames * {n}], {n} ids a frame",
             )
         frames = ids.reshape(-1, n)
@@ -158,7 +168,9 @@ class TokenSpace:
     def check_text(self, ids) -> np.ndarray:
         """Text ids int[N] -> int32[N], refused when one isn't in TEXT."""
         ids = _ints(ids, "text ids")
-        _refuse(ids, (ids < 0) | (ids >= self.text_vocab_size), "text id", f"0..{self.text_vocab_size - 1} (TEXT)")
+        _refuse(
+            ids, (ids < 0) | (ids >= self.text_vocab_size), "text id", f"0..{self.text_vocab_size - 1} (TEXT)"
+        )
         return ids.astype(np.int32)
 
     def segment(self, token: int) -> str:
@@ -172,7 +184,9 @@ class TokenSpace:
 
     def _audio(self) -> tuple[np.ndarray, np.ndarray]:
         if not self.audio_ranges:
-            raise UserError("this token space has no audio segment", expected="ranges AUDIO_CB0, AUDIO_CB1 ..")
+            raise UserError(
+                "this token space has no audio segment", expected="ranges AUDIO_CB0, AUDIO_CB1 .."
+            )
         return (
             np.array([r.start for r in self.audio_ranges], np.int64),
             np.array([r.size for r in self.audio_ranges], np.int64),
@@ -210,10 +224,13 @@ def build_token_space(
     audio_codec: Mapping | None,
     text_tokenizer: Mapping | None = None,
 ) -> TokenSpace:
-    """Lays the segments out. `image_tokenizer` needs codebook_size, `audio_codec` n_codebooks and codebook_size."""
+    """Lays the segments out. `image_tokenizer` needs codebook_size, `audio_codec` n_codebooks and
+    codebook_size.
+    """
     if n_special < len(SPECIALS):
         raise UserError(
-            "token_space.n_special is too small", found=str(n_special),
+            "token_space.n_special is too small",
+            found=str(n_special),
             expected=f"at least {len(SPECIALS)}, the named special tokens",
         )
     ranges: dict[str, Range] = {}
@@ -232,10 +249,15 @@ def build_token_space(
         for k in range(int(audio_codec["n_codebooks"])):
             add(f"AUDIO_CB{k}", int(audio_codec["codebook_size"]))
     space = TokenSpace(
-        version=VERSION, base_text_model=base_text_model, text_vocab_size=text_vocab_size,
+        version=VERSION,
+        base_text_model=base_text_model,
+        text_vocab_size=text_vocab_size,
         special_tokens={f"<|{role}|>": text_vocab_size + i for i, role in enumerate(SPECIALS)},
-        ranges=ranges, image_tokenizer=image_tokenizer, audio_codec=audio_codec,
-        vocab_size_total=start, text_tokenizer=text_tokenizer,
+        ranges=ranges,
+        image_tokenizer=image_tokenizer,
+        audio_codec=audio_codec,
+        vocab_size_total=start,
+        text_tokenizer=text_tokenizer,
     )
     check_layout(space, "token space")
     return space
@@ -244,8 +266,8 @@ def build_token_space(
 def load(path: Path) -> TokenSpace:
     """Reads token_space.json (or the folder it's in), ours or of the reference format.
 
-    Where token_space.sha256 lies beside it, it must agree by the rule of the file's own format; either way the
-    layout is checked. Raises UserError naming the file.
+    Where token_space.sha256 lies beside it, it must agree by the rule of the file's own format; either way
+    the layout is checked. Raises UserError naming the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -258,8 +280,10 @@ def load(path: Path) -> TokenSpace:
         computed = stored_sha(content)
         if written != computed:
             raise UserError(
-                f"{SHA_NAME} doesn't belong to this {path.name}", where=str(path),
-                found=f"{written} in {SHA_NAME}", expected=f"{computed}, computed from the file",
+                f"{SHA_NAME} doesn't belong to this {path.name}",
+                where=str(path),
+                found=f"{written} in {SHA_NAME}",
+                expected=f"{computed}, computed from the file",
                 fix="restore the pair from where it was made; an edited token space is another token space",
             )
     return space
@@ -271,22 +295,30 @@ def from_json(content: Mapping, where: str = FILE_NAME) -> TokenSpace:
     missing = [key for key in needed if key not in content]
     if missing:
         raise UserError(
-            f"{where} isn't a token space: keys missing", where=where, found=", ".join(sorted(content)) or "nothing",
+            f"{where} isn't a token space: keys missing",
+            where=where,
+            found=", ".join(sorted(content)) or "nothing",
             expected=", ".join(missing),
         )
     ours = content["version"] == VERSION
     space = TokenSpace(
-        version=content["version"], base_text_model=content["base_text_model"],
-        text_vocab_size=content["text_vocab_size"], special_tokens=dict(content["special_tokens"]),
+        version=content["version"],
+        base_text_model=content["base_text_model"],
+        text_vocab_size=content["text_vocab_size"],
+        special_tokens=dict(content["special_tokens"]),
         ranges={n: Range(n, r["start"], r["end"]) for n, r in _by_start(content["ranges"])},
-        image_tokenizer=content.get("image_tokenizer"), audio_codec=content.get("audio_codec"),
-        vocab_size_total=content["vocab_size_total"], text_tokenizer=content.get("text_tokenizer"),
+        image_tokenizer=content.get("image_tokenizer"),
+        audio_codec=content.get("audio_codec"),
+        vocab_size_total=content["vocab_size_total"],
+        text_tokenizer=content.get("text_tokenizer"),
         read_from={} if ours else dict(content),
     )
     for name, r in content["ranges"].items():
         if r.get("size", space.ranges[name].size) != space.ranges[name].size:
             raise UserError(
-                f"range {name} has the wrong size", where=where, found=str(r["size"]),
+                f"range {name} has the wrong size",
+                where=where,
+                found=str(r["size"]),
                 expected=f"{space.ranges[name].size} = end - start + 1 (end is included)",
             )
     check_layout(space, where)
@@ -294,7 +326,9 @@ def from_json(content: Mapping, where: str = FILE_NAME) -> TokenSpace:
 
 
 def reference_sha(content: Mapping) -> str:
-    """The reference format's own digest: SHA-256 of json.dumps(content, sort_keys=True), creation time included."""
+    """The reference format's own digest: SHA-256 of json.dumps(content, sort_keys=True), creation time
+    included.
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -340,9 +374,13 @@ def _ints(values, what: str) -> np.ndarray:
 
 def _refuse(values: np.ndarray, bad: np.ndarray, what: str, expected: str) -> None:
     if values.ndim != 1:
-        raise UserError(f"{what}s have the wrong shape", found=str(list(values.shape)), expected="one dimension")
+        raise UserError(
+            f"{what}s have the wrong shape", found=str(list(values.shape)), expected="one dimension"
+        )
     if bad.any():
         at = int(np.argmax(bad))
         raise UserError(
-            f"{what} out of range: {int(values[at])} at position {at}", found=str(int(values[at])), expected=expected,
+            f"{what} out of range: {int(values[at])} at position {at}",
+            found=str(int(values[at])),
+            expected=expected,
         )

@@ -1,0 +1,189 @@
+"""The process that a stage runs in: set up the machine, re-check its gates, call the body, say how it ended.
+
+It reports to the build through one pipe, a JSON object a message: {"progress": [done, total, text]}, and last
+{"end": status, "text": one line, "info": numbers}. Everything printed goes to the stage's log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from mmpt.store.errors import Blocked, UserError
+from mmpt.store.stage import SliceView, StageContext
+
+PR_SET_PDEATHSIG = 1
+# EFBIG: a file size limit (ulimit -f) stops a write as a full disk does.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PROGRESS_EVERY = 0.1  # seconds between two progress messages
+
+
+@dataclass(frozen=True)
+class JobHook:
+    """A stage's on_save: its factory, and the slice, inputs and further folders of the context it is called with."""
+
+    factory: str
+    stage: str
+    slice: tuple[str, ...]
+    inputs: dict[str, Path]
+    external: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt, as it crosses the process border."""
+
+    name: str
+    body: str
+    profile: dict[str, Any]
+    slice: tuple[str, ...]
+    inputs: dict[str, Path]
+    external: dict[str, Path]
+    out: Path
+    work: Path
+    root: Path
+    policy: Path
+    needs: tuple[str, ...]
+    log: Path
+    seed: int
+    threads: int
+    device: str
+    dtype: str
+    torch: bool
+    parent: int
+    hook: JobHook | None = None
+
+
+def run_job(job: Job, pipe: Connection) -> None:
+    """Entry point of the child process."""
+    _die_with_parent(job)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A group of its own: the build can end everything that the body started, and Ctrl-C reaches it once, forwarded.
+    os.setpgid(0, 0)
+    _log_to(job.log)
+    started = time.monotonic()
+    context = _context(job, pipe)
+    status, text = _attempt(job, context)
+    _flush()
+    info = {**context.run_info, "seconds": round(time.monotonic() - started, 3), "peak_memory_mib": peak_memory_mib()}
+    pipe.send_bytes(json.dumps({"end": status, "text": text, "info": info}, default=float).encode())
+    pipe.close()
+
+
+def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
+    """Run the body; how it ended: "ok", "blocked", "refused" (the user's input), "full" (the disk) or "broke"."""
+    try:
+        if job.needs:
+            from mmpt.gating import load_policy, require
+
+            require(job.root, job.needs, load_policy(job.policy, job.profile))
+        if job.torch:
+            _set_up_torch(job.threads)
+        if job.hook is not None:
+            context.on_save = _resolve(job.hook.factory)(_hook_context(job, job.hook, context))
+        _resolve(job.body)(context)
+    except Blocked as error:
+        return "blocked", str(error)
+    except UserError as error:
+        return "refused", str(error)
+    except BaseException as error:  # the border: whatever a body raises is told to the build, with its traceback in the log
+        with contextlib.suppress(OSError):  # a full disk has no room for the traceback either
+            traceback.print_exc()
+        if disk_full(error):
+            return "full", f"the disk is full: {error}"
+        return "broke", f"{type(error).__name__}: {error}"
+    return "ok", ""
+
+
+def _flush() -> None:
+    """Get the log's last bytes out; a disk too full for them does not fail a result that is whole."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is what an exception comes from; libraries wrap the errno in exceptions of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def peak_memory_mib() -> float:
+    """Peak resident memory of this process, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+
+
+def _context(job: Job, pipe: Connection) -> StageContext:
+    return StageContext(
+        name=job.name, profile=SliceView(job.profile, job.slice, job.name), inputs=job.inputs, external=job.external, out=job.out,
+        work=job.work, seed=job.seed, threads=job.threads, device=job.device, dtype=job.dtype, on_progress=_progress(pipe),
+        on_log=lambda line: print(line, flush=True))
+
+
+def _hook_context(job: Job, hook: JobHook, context: StageContext) -> StageContext:
+    return replace(context, name=hook.stage, profile=SliceView(job.profile, hook.slice, hook.stage), inputs=hook.inputs,
+                   external=hook.external, on_progress=lambda done, total, text: None)
+
+
+def _progress(pipe: Connection) -> Callable[[int, int, str], None]:
+    last = 0.0
+
+    def tell(done: int, total: int, text: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done >= total or now - last >= PROGRESS_EVERY:
+            last = now
+            pipe.send_bytes(json.dumps({"progress": [int(done), int(total), text]}).encode())
+
+    return tell
+
+
+def _resolve(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _die_with_parent(job: Job) -> None:
+    """Ask the kernel to kill this process with the one that started it: doit, or the process that has torch loaded,
+    which itself ends when doit's end of a pipe closes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not job.torch and os.getppid() != job.parent:
+        os._exit(1)  # doit died before the kernel was asked
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(log)
+    os.close(nothing)
+
+
+def _set_up_torch(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

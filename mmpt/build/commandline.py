@@ -1,0 +1,140 @@
+"""What every command does with its words: parse them itself, refuse what it does not know, turn errors into exit codes.
+
+doit's own parser drops options after a positional word, makes a variable of any word with "=" in it, and accepts any
+variable; so our commands read the command line as it was typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from doit.cmd_base import Command
+
+from mmpt.build.child import disk_full
+from mmpt.build.project import Project
+from mmpt.build.tasks import DEFAULT_PROFILE
+from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, UserError
+from mmpt.store.schema import nearest
+
+VARIABLES = ("profile",)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are UserErrors. Words may stand before, between and after options."""
+
+    def __init__(self, name: str, doc: str, words: str):
+        usage = " ".join(part for part in (f"doit {name}", words, "[profile=NAME] [options]") if part)
+        super().__init__(prog=f"doit {name}", usage=usage, description=doc, allow_abbrev=False)
+        self.add_argument("words", nargs="*", metavar="profile=NAME", help=f"packaged profile or path; default {DEFAULT_PROFILE}")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, where=self.prog, fix=f"see `{self.prog} --help`")
+
+    def read(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str], str]:
+        """Options, words that are no variables, and the profile.
+
+        Raises:
+            UserError: an option or a variable that does not exist; names the nearest.
+        """
+        options, unknown = self.parse_known_intermixed_args(words)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            raise UserError("unknown option", where=self.prog, found=unknown[0], fix=nearest(unknown[0].split("=")[0], known))
+        positional = [word for word in options.words if "=" not in word]
+        profile = DEFAULT_PROFILE
+        for word in options.words:
+            key, given, value = word.partition("=")
+            if not given:
+                continue
+            if key not in VARIABLES or not value:
+                raise UserError("unknown variable" if value else "a variable without a value", where=self.prog, found=word,
+                                expected="profile=NAME", fix=nearest(key, VARIABLES))
+            profile = value
+        return options, positional, profile
+
+
+class OurCommand(Command):
+    """A command of this project.
+
+    Subclasses set ``name`` and ``doc_purpose``, may take words, and define ``main``.
+    """
+
+    takes: tuple[int, int] = (0, 0)  # how many words that are no variables
+    words_doc = ""  # what they are, as in a usage line
+
+    def parser(self) -> Parser:
+        """The command's options."""
+        return Parser(self.name, self.doc_purpose, self.words_doc)
+
+    def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
+        """Do it; returns the exit code."""
+        raise NotImplementedError
+
+    def parse_execute(self, in_args: list[str]) -> int:
+        """doit's entry point. ``in_args`` lacks what doit took for variables, so the words as typed are read instead."""
+        return guarded(lambda: self._main(typed_words(self.name)))
+
+    def _main(self, words: list[str]) -> int:
+        try:
+            options, positional, profile = self.parser().read(words)
+        except SystemExit as finished:  # --help
+            return finished.code if isinstance(finished.code, int) else EXIT_GO
+        least, most = self.takes
+        if not least <= len(positional) <= most:
+            found = ", ".join(positional) or "nothing"
+            raise UserError("wrong number of words", where=f"doit {self.name}", found=found, expected=self.words_doc or "none")
+        return self.main(load(profile), options, positional)
+
+    def help(self) -> str:
+        """What `doit help COMMAND` prints."""
+        return self.parser().format_help()
+
+
+def typed_words(name: str) -> list[str]:
+    """The command line without the command's own name, which is the first word that is no variable."""
+    words = sys.argv[1:]
+    for at, word in enumerate(words):
+        if word.startswith("-") or "=" not in word:
+            return words[:at] + words[at + 1:] if word == name else words
+    return words
+
+
+def load(profile: str) -> Project:
+    """The project that the dodo.py of this folder declares, for one profile.
+
+    Raises:
+        UserError: no dodo.py here, or a bad profile.
+    """
+    if not os.path.exists("dodo.py"):
+        raise UserError("no dodo.py in this folder", found=os.getcwd(), fix="run doit in the clone")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return importlib.import_module("dodo").project(profile)
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Run a command; its exit code, also when it fails: 2 with one line for what the user can mend, 1 for the rest."""
+    try:
+        return action()
+    except UserError as error:
+        print(f"doit: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt as stop:
+        print(f"doit: interrupted{f' by {stop}' if str(stop) else ''}; finished stages are kept, `doit` goes on from here",
+              file=sys.stderr)
+        return EXIT_BROKE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `doit list | head` is no error
+        return EXIT_GO
+    except Exception as error:  # the border: doit would answer 3
+        if disk_full(error):
+            print(f"doit: the disk is full: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        traceback.print_exc()
+        return EXIT_BROKE

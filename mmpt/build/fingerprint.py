@@ -1,0 +1,110 @@
+"""The definition of a stage's result: everything that may change its bytes. Its digest is the fingerprint."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mmpt.build.code import CodeIndex
+from mmpt.build.project import Project
+from mmpt.build.stages import Stage
+from mmpt.store.canonical import digest_json
+from mmpt.store.digests import Manifest, sha256_bytes
+from mmpt.store.stage import SliceView
+
+# Import names whose distribution is called otherwise.
+DISTRIBUTIONS = {"yaml": "PyYAML", "PIL": "pillow"}
+ABSENT = "absent"
+COVERED = "<by content>"
+CODEC_GROUP = "mmpt.codecs"
+
+Definition = dict[str, Any]
+
+
+def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Definition:
+    """What the result of ``stage`` depends on, now.
+
+    Returns:
+        {"stage", "body", "slice": {key: value}, "inputs": {stage: manifest digest, "absent" where not built},
+        "external": {key: digest}, "code": {unit: digest}, "packages": {name: version}, "runtime": {..}}.
+    """
+    units, others = (code or project.code).closure(stage.body)
+    return {
+        "stage": stage.name,
+        "body": stage.body,
+        "slice": _slice(project, stage),
+        "inputs": {name: manifest_digest(project, name) for name in stage.inputs},
+        "external": {name: _content(project, path) for name, path in external(project, stage).items()},
+        "code": units,
+        "packages": _packages(others, units),
+        "runtime": {"seed": project.profile.data["seed"], **{key: project.runtime(key) for key in ("dtype", "device", "threads")},
+                    "python": f"{sys.version_info.major}.{sys.version_info.minor}"},
+    }
+
+
+def fingerprint(definition: Definition) -> str:
+    """SHA-256 of a definition's canonical JSON."""
+    return digest_json(definition)
+
+
+def manifest_digest(project: Project, name: str) -> str:
+    """Digest of a stage's published MANIFEST.sha256, or "absent"."""
+    try:
+        return sha256_bytes((project.root / name / "MANIFEST.sha256").read_bytes())
+    except FileNotFoundError:
+        return ABSENT
+
+
+def external(project: Project, stage: Stage) -> dict[str, Path]:
+    """Files outside artifacts/ that a stage reads: "<key>" or "corpus.sources.<name>" -> existing path.
+
+    A value that is no file here (a hub id) counts by its name alone, through the slice.
+    """
+    found: dict[str, Path] = {}
+    for key in stage.external:
+        if key == "corpus.sources":
+            found |= {f"{key}.{name}": path for name, path in project.profile.media_roots().items()}
+            continue
+        value = SliceView(project.profile.data, (key,), stage.name).get(key)
+        if isinstance(value, str) and Path(value).exists():
+            found[key] = Path(value)
+    return found
+
+
+def _content(project: Project, path: Path) -> str:
+    if not path.exists():
+        return ABSENT
+    return Manifest.of(path, project.stat_cache).digest if path.is_dir() else project.stat_cache.digest(path)
+
+
+def _slice(project: Project, stage: Stage) -> dict[str, Any]:
+    """The declared keys; a path whose content is fingerprinted does not count itself, so media may move."""
+    return {key: _without_paths(value) for key, value in SliceView(project.profile.data, stage.slice, stage.name).as_dict().items()}
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        moved = isinstance(value.get("path"), str) and Path(value["path"]).exists()
+        return {key: COVERED if key == "path" and moved else _without_paths(one) for key, one in value.items()}
+    return [_without_paths(one) for one in value] if isinstance(value, list) else value
+
+
+def _packages(names: Iterable[str], units: dict[str, str]) -> dict[str, str]:
+    versions = {name: version(name) for name in names if name not in sys.stdlib_module_names and name != "__future__"}
+    if any(name.startswith(CODEC_GROUP + ".registry") for name in units):
+        for point in metadata.entry_points(group=CODEC_GROUP):
+            versions[f"codec {point.name}"] = f"{point.value} {point.dist.version if point.dist else ''}".strip()
+    return dict(sorted(versions.items()))
+
+
+@functools.lru_cache(maxsize=None)
+def version(name: str) -> str:
+    """Version of the distribution behind an import name, or "absent"."""
+    try:
+        return metadata.version(DISTRIBUTIONS.get(name, name))
+    except metadata.PackageNotFoundError:
+        return ABSENT

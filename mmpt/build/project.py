@@ -1,0 +1,94 @@
+"""One profile's build: the table, the profile, the artifact folder, and the caches that make looking at them quick."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmpt.build.code import CodeIndex
+from mmpt.build.stages import Stage, by_name
+from mmpt.profile import Profile
+from mmpt.store.digests import StatCache
+from mmpt.store.errors import UserError
+from mmpt.store.schema import nearest
+
+
+@dataclass(frozen=True, eq=False)
+class Project:
+    """Everything that the build of one profile needs to know.
+
+    Args:
+        stages: the table, inputs before users.
+        profile: what to build.
+        repo: the clone: dodo.py, gates/ and csrc/ lie there.
+        packages: names of the packages whose source counts as code.
+    """
+
+    stages: tuple[Stage, ...]
+    profile: Profile
+    repo: Path
+    packages: tuple[str, ...] = ("mmpt",)
+
+    @property
+    def root(self) -> Path:
+        """artifacts/<profile>."""
+        return self.repo / "artifacts" / self.profile.name
+
+    @property
+    def state(self) -> Path:
+        """Caches and the lock; may be deleted at any time."""
+        return self.root / ".state"
+
+    @property
+    def staging(self) -> Path:
+        """Where stages write until they are published; on the file system of ``root``."""
+        return self.root / ".staging"
+
+    @functools.cached_property
+    def names(self) -> dict[str, Stage]:
+        """Stage name -> stage."""
+        return by_name(self.stages)
+
+    @functools.cached_property
+    def stat_cache(self) -> StatCache:
+        """Digests of artifacts and media by stat."""
+        return StatCache(self.state / "stat.json")
+
+    @functools.cached_property
+    def code(self) -> CodeIndex:
+        """The source as it was when this process first looked."""
+        return self.read_code()
+
+    def read_code(self) -> CodeIndex:
+        """The source as it is now."""
+        folders = {name: _folder(name) for name in self.packages}
+        return CodeIndex(folders, self.repo / "csrc", self.state / "code.json")
+
+    def stage(self, name: str) -> Stage:
+        """The stage called ``name``.
+
+        Raises:
+            UserError: there is none; names the nearest.
+        """
+        if name not in self.names:
+            raise UserError("no such stage", found=name, fix=nearest(name, self.names))
+        return self.names[name]
+
+    def runtime(self, key: str) -> Any:
+        """One of the profile's runtime settings: device, dtype or threads."""
+        return self.profile.data["runtime"][key]
+
+    def save_caches(self) -> None:
+        """Keep what was learned for the next process."""
+        self.stat_cache.save()
+        self.code.save()
+
+
+def _folder(package: str) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise UserError("no such package", found=package)
+    return Path(found.origin).parent

@@ -1,0 +1,166 @@
+"""Receipts: what was built from what, beside what was built. A stage is as fresh as its receipt says, or not at all.
+
+    artifacts/<profile>/<stage>/MANIFEST.sha256   sha256sum text of data/; its digest stands for the stage's output
+                                receipt.json      an in-toto Statement about that manifest, with a digest of itself
+                                data/
+
+All three arrive together: they are made in a staging folder, the receipt last, and the folder is renamed into place.
+A killed publish therefore leaves the old version, or none and a complete staging folder that the next run adopts.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmpt.build.fingerprint import Definition, fingerprint
+from mmpt.build.project import Project
+from mmpt.build.stages import Stage
+from mmpt.store.atomic import atomic_write, publish_folder
+from mmpt.store.canonical import digest_json, read_json, write_json
+from mmpt.store.digests import Manifest
+from mmpt.store.errors import UserError
+from mmpt.store.schema import validate, validate_file
+
+MANIFEST, RECEIPT, DATA = "MANIFEST.sha256", "receipt.json", "data"
+STATEMENT, PREDICATE, BUILD_TYPE = "https://in-toto.io/Statement/v1", "urn:mmpt:receipt:1", "urn:mmpt:stage:1"
+HEX = re.compile("[0-9a-f]{64}")
+# definition key -> prefix of its resolved dependencies
+DEPENDENCIES = {"inputs": "artifact", "external": "external", "code": "code", "packages": "package"}
+
+
+def make_receipt(definition: Definition, manifest: Manifest, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The receipt of one attempt: a deterministic part (subject, buildDefinition, fingerprint) and ``run``."""
+    dependencies = [_descriptor(f"{prefix}:{name}", value)
+                    for key, prefix in DEPENDENCIES.items() for name, value in sorted(definition[key].items())]
+    statement = {
+        "_type": STATEMENT,
+        "subject": [{"name": MANIFEST, "digest": {"sha256": manifest.digest}}],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {key: definition[key] for key in ("stage", "body", "slice")},
+                "internalParameters": definition["runtime"],
+                "resolvedDependencies": dependencies,
+            },
+            "fingerprint": fingerprint(definition),
+            "runDetails": dict(run),
+        },
+    }
+    return {**statement, "digest": {"sha256": digest_json(statement)}}
+
+
+def definition_of(receipt: Mapping[str, Any]) -> Definition:
+    """The definition that ``make_receipt`` was given: ``definition_of(make_receipt(d, m, r)) == d``."""
+    build = receipt["predicate"]["buildDefinition"]
+    definition = {**build["externalParameters"], "runtime": build["internalParameters"]}
+    definition |= {key: {} for key in DEPENDENCIES}
+    keys = {prefix: key for key, prefix in DEPENDENCIES.items()}
+    for one in build["resolvedDependencies"]:
+        prefix, _, name = one["name"].partition(":")
+        definition[keys[prefix]][name] = one["digest"]["sha256"] if "digest" in one else one["annotations"]["value"]
+    return definition
+
+
+def _descriptor(name: str, value: str) -> dict[str, Any]:
+    return {"name": name, "digest": {"sha256": value}} if HEX.fullmatch(value) else {"name": name, "annotations": {"value": value}}
+
+
+def read_receipt(path: Path) -> dict[str, Any]:
+    """Read a receipt that is whole.
+
+    Raises:
+        UserError: missing, not JSON, not a receipt, or its own digest does not hold.
+    """
+    receipt = read_json(path)
+    validate(receipt, "receipt", where=path)
+    statement = {key: value for key, value in receipt.items() if key != "digest"}
+    if receipt["digest"]["sha256"] != digest_json(statement):
+        raise UserError("the receipt was edited", where=path, expected="the digest that it carries of itself")
+    if receipt["predicate"]["fingerprint"] != fingerprint(definition_of(receipt)):
+        raise UserError("the receipt's fingerprint is not that of its definition", where=path)
+    return receipt
+
+
+def subject_digest(receipt: Mapping[str, Any]) -> str:
+    """Digest of the manifest that a receipt vouches for."""
+    return receipt["subject"][0]["digest"]["sha256"]
+
+
+def check_outputs(stage: Stage, data: Path) -> None:
+    """Every declared output is there and holds its schema, and every measured gate has its evidence.
+
+    Raises:
+        UserError: the first output that is missing; SchemaError: all violations of a file.
+    """
+    for output in stage.outputs:
+        files = sorted(path for path in data.glob(output.glob) if path.is_file())
+        if not files and not output.optional:
+            raise UserError("the stage did not write an output it declares", where=f"stage {stage.name}", expected=output.glob)
+        for path in files if output.schema else ():
+            validate_file(path, output.schema)
+    for gate in stage.measures:
+        path = data / "evidence" / f"{gate}.json"
+        if not path.is_file():
+            raise UserError("the stage did not write the evidence of a gate it measures", where=f"stage {stage.name}",
+                            expected=f"evidence/{gate}.json")
+        validate_file(path, "evidence")
+
+
+def publish(project: Project, stage: Stage, attempt: Path, definition: Definition, run: Mapping[str, Any]) -> str:
+    """Give ``attempt`` (a staging folder that holds data/) its manifest and receipt, and move it into place.
+
+    Returns:
+        The manifest's digest.
+
+    Raises:
+        UserError, SchemaError: outputs that are not what the table says; nothing is then published.
+    """
+    check_outputs(stage, attempt / DATA)
+    manifest = Manifest.of(attempt / DATA)
+    atomic_write(attempt / MANIFEST, str(manifest).encode())
+    write_json(attempt / RECEIPT, make_receipt(definition, manifest, run))
+    publish_folder(attempt, project.root / stage.name)
+    return manifest.digest
+
+
+def adopt(project: Project, stage: Stage, definition: Definition) -> bool:
+    """Publish a complete attempt that a kill left in staging, if it is of this very definition."""
+    for attempt in sorted(project.staging.glob(f"out-{stage.name}-*")):
+        try:
+            receipt = read_receipt(attempt / RECEIPT)
+            manifest = Manifest.parse((attempt / MANIFEST).read_text())
+        except (UserError, FileNotFoundError):
+            continue
+        whole = manifest.digest == subject_digest(receipt) and not manifest.verify(attempt / DATA)
+        if whole and receipt["predicate"]["fingerprint"] == fingerprint(definition):
+            publish_folder(attempt, project.root / stage.name)
+            return True
+    return False
+
+
+def sweep(project: Project, stage: str) -> None:
+    """Remove what earlier attempts at a stage left in staging; called once its result is published."""
+    for pattern in (f"out-{stage}-*", f"work-{stage}-*"):
+        for folder in project.staging.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def machine() -> dict[str, str]:
+    """What a byte-for-byte comparison between machines has to look at first."""
+    return {"host": platform.node(), "system": f"{platform.system()} {platform.machine()}", "cpus": str(os.cpu_count()),
+            "instruction_set": _instruction_set()}
+
+
+def _instruction_set() -> str:
+    try:
+        flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
+    except (OSError, TypeError):
+        return platform.processor() or "unknown"
+    return " ".join(flag for flag in ("avx512f", "avx512_bf16", "amx_tile", "avx2", "avx", "sse4_2") if flag in flags)

@@ -1,0 +1,291 @@
+"""One attempt at one stage: a process of its own, its staging folder, its publication.
+
+Stages without torch get a fresh interpreter. Stages with torch are forked from one process that imported torch,
+transformers and peft once (5 s), which is multiprocessing's forkserver. Either way the child runs with its thread
+counts and hash seed set before anything could read them, and dies with the build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mmpt
+from mmpt.build.child import Job, JobHook, disk_full, run_job
+from mmpt.build.fingerprint import Definition, define, external, fingerprint, manifest_digest
+from mmpt.build.project import Project
+from mmpt.build.receipts import DATA, adopt, machine, publish, sweep
+from mmpt.build.stages import Stage
+from mmpt.build.staleness import EDITED_WHILE_RUNNING
+from mmpt.store.digests import sha256_file
+from mmpt.store.errors import UserError
+
+PRELOADED = ["torch", "transformers", "transformers.models.qwen3.modeling_qwen3", "peft"]
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
+LAST_LINES = 12  # of the log, shown when a stage breaks
+GRACE = 5.0  # seconds between asking a stage to end and ending it
+
+
+class StageError(Exception):
+    """A stage did not come to a result.
+
+    Args:
+        status: "blocked", "refused", "full" or "broke".
+        text: what to print: one line, or for "broke" the log's path and last lines too.
+    """
+
+    def __init__(self, status: str, text: str):
+        self.status = status
+        super().__init__(text)
+
+
+@dataclass(frozen=True)
+class Built:
+    """How an attempt ended well.
+
+    Args:
+        manifest: digest of the published manifest.
+        changed: whether it differs from what was there before.
+        adopted: it was found complete in staging; the body did not run.
+        warning: something to tell, or "".
+    """
+
+    manifest: str
+    changed: bool
+    seconds: float
+    adopted: bool = False
+    warning: str = ""
+
+
+OnProgress = Callable[[int, int, str], None]
+
+
+def build(project: Project, stage: Stage, on_progress: OnProgress) -> Built:
+    """Run ``stage`` and publish its result.
+
+    Raises:
+        StageError: refused, blocked, broken, or no room on the disk. What was published before stays.
+    """
+    started = time.monotonic()
+    try:
+        return _build(project, stage, on_progress, started)
+    except UserError as error:
+        raise StageError("refused", str(error)) from None
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise StageError("full", f"the disk is full: {error}") from None
+
+
+def _build(project: Project, stage: Stage, on_progress: OnProgress, started: float) -> Built:
+    for name in stage.inputs:
+        if not (project.root / name / DATA).is_dir():
+            raise StageError("refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s")
+    before, definition = manifest_digest(project, stage.name), define(project, stage)
+    if adopt(project, stage, definition):
+        sweep(project, stage.name)
+        after = manifest_digest(project, stage.name)
+        return Built(after, after != before, time.monotonic() - started, adopted=True)
+    attempt = project.staging / f"out-{stage.name}-{os.getpid()}"
+    shutil.rmtree(attempt, ignore_errors=True)
+    job = _job(project, stage, attempt, fingerprint(definition))
+    run_id, start = uuid.uuid4().hex, _now()
+    try:
+        info = _run(job, on_progress)
+        final, warning = _settled(project, stage, definition)
+        details = _details(run_id, start, job.log, info)
+        manifest = publish(project, stage, attempt, final, details)
+    finally:
+        shutil.rmtree(attempt, ignore_errors=True)
+    sweep(project, stage.name)
+    return Built(manifest, manifest != before, time.monotonic() - started, warning=warning)
+
+
+def _job(project: Project, stage: Stage, attempt: Path, identity: str) -> Job:
+    work = project.staging / f"work-{stage.name}-{identity[:12]}"
+    (attempt / DATA).mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
+    return Job(
+        name=stage.name, body=stage.body, profile=dict(project.profile.data), slice=stage.slice, inputs=_inputs(project, stage),
+        external=_folders(project, stage), out=attempt / DATA, work=work,
+        root=project.root, policy=project.repo / "gates" / "policy.yaml", needs=stage.needs,
+        log=project.root / "logs" / f"{stage.name}.log", seed=project.profile.data["seed"], threads=project.runtime("threads"),
+        device=project.runtime("device"), dtype=project.runtime("dtype"), torch=stage.torch, parent=os.getpid(),
+        hook=_hook(project, stage))
+
+
+def _hook(project: Project, stage: Stage) -> JobHook | None:
+    if stage.on_save is None:
+        return None
+    seen_as = project.stage(stage.on_save.stage)
+    return JobHook(stage.on_save.factory, seen_as.name, seen_as.slice, _inputs(project, seen_as), _folders(project, seen_as))
+
+
+def _inputs(project: Project, stage: Stage) -> dict[str, Path]:
+    folders = {name: project.root / name / DATA for name in stage.inputs}
+    return {name: folder for name, folder in folders.items() if folder.is_dir()}
+
+
+def _folders(project: Project, stage: Stage) -> dict[str, Path]:
+    """ctx.external: media roots by source, "corpus" where it is an input, "evaluations" for a hook and its stage."""
+    sources = "corpus.sources."
+    folders = {key.removeprefix(sources): path for key, path in external(project, stage).items() if key.startswith(sources)}
+    if "corpus" in stage.inputs:
+        folders["corpus"] = project.root / "corpus" / DATA
+    if any(one.on_save is not None and one.on_save.stage == stage.name for one in project.stages):
+        folders["evaluations"] = project.staging / f"work-{stage.name}-evaluations"
+        folders["evaluations"].mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def _settled(project: Project, stage: Stage, before: Definition) -> tuple[Definition, str]:
+    """The definition to publish under, after the body ran.
+
+    Inputs, media or profile that changed meanwhile void the attempt. Code that changed does not: nobody wants to lose a
+    night's training to an edit; but it is not known which version ran, so its units are marked and the next run rebuilds.
+    """
+    code = project.read_code()
+    after = define(project, stage, code)
+    code.save()
+    moved = [f"{part} {name}" for part in ("inputs", "external", "packages") for name in after[part]
+             if after[part][name] != before[part].get(name)]
+    if moved:
+        raise UserError("changed while the stage ran, so its result was dropped", where=f"stage {stage.name}", found=", ".join(moved),
+                        fix="run doit again")
+    edited = {name for name in {*before["code"], *after["code"]} if before["code"].get(name) != after["code"].get(name)}
+    if not edited:
+        return before, ""
+    marked = {name: EDITED_WHILE_RUNNING if name in edited else value for name, value in before["code"].items()}
+    return {**before, "code": marked}, f"{', '.join(sorted(edited))} {EDITED_WHILE_RUNNING}; the next run builds it again"
+
+
+def _details(run_id: str, start: str, log: Path, info: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "builder": {"id": "mmpt", "version": mmpt.__version__},
+        "metadata": {"invocationId": run_id, "startedOn": start, "finishedOn": _now()},
+        "machine": machine(),
+        "byproducts": [{"name": f"logs/{log.name}", "digest": {"sha256": sha256_file(log)}}],
+        "info": info,
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _context(torch: bool) -> BaseContext:
+    if torch:
+        multiprocessing.set_forkserver_preload(PRELOADED)
+    return multiprocessing.get_context("forkserver" if torch else "spawn")
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Set before a child starts, because libraries read them at import. Sets iterate by hash, hence the fixed seed."""
+    return {**{name: str(threads) for name in THREAD_VARIABLES}, "PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _run(job: Job, on_progress: OnProgress) -> dict[str, Any]:
+    """Start the child, follow it to its end, return its run-dependent numbers."""
+    os.environ.update(_environment(job.threads))
+    context = _context(job.torch)
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=run_job, args=(job, theirs), name=job.name)
+    with _no_main():
+        child.start()
+    theirs.close()
+    try:
+        end = _follow(child, ours, on_progress)
+        child.join()
+    except BaseException:
+        _stop(child)
+        raise
+    finally:
+        _kill_group(child.pid)  # a body may have left processes of its own
+        ours.close()
+    return _conclude(job, end, child.exitcode)
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """multiprocessing imports the parent's main module in every child; doit's is of no use there and costs 0.15 s."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _follow(child: multiprocessing.process.BaseProcess, pipe: Connection, on_progress: OnProgress) -> dict[str, Any] | None:
+    """Messages until the last one; None if the child ended without it."""
+    while True:
+        if pipe not in wait([pipe, child.sentinel]) and not pipe.poll():
+            return None
+        try:
+            message = json.loads(pipe.recv_bytes())
+        except EOFError:
+            return None
+        if "end" in message:
+            return message
+        on_progress(*message["progress"])
+
+
+def _conclude(job: Job, end: dict[str, Any] | None, exit_code: int | None) -> dict[str, Any]:
+    if end is not None and end["end"] == "ok":
+        return end["info"]
+    if end is not None and end["end"] != "broke":
+        raise StageError(end["end"], end["text"])
+    if end is not None:
+        what = end["text"]
+    elif exit_code is not None and exit_code < 0:
+        hint = " (out of memory?)" if -exit_code == signal.SIGKILL else ""
+        what = f"killed by {signal.Signals(-exit_code).name}{hint}"
+    else:
+        what = f"ended with code {exit_code} before its body returned"
+    raise StageError("broke", f"{what}\n  log: {job.log}\n{_tail(job.log)}")
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:] if log.exists() else []
+    return "\n".join(f"  | {line}" for line in lines)
+
+
+def _stop(child: multiprocessing.process.BaseProcess) -> None:
+    """End a child that the build gives up on: ask, wait, insist."""
+    if child.pid is None:
+        return
+    for signum, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+        if child.is_alive():
+            os.kill(child.pid, signum)
+            _kill_group(child.pid, signum)
+            child.join(patience)
+
+
+def _kill_group(pid: int, signum: int = signal.SIGKILL) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signum)
+
+
+def warm_up(threads: int) -> None:
+    """Let the process that torch stages are forked from import torch while stages without torch still run."""
+    os.environ.update(_environment(threads))
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    with _no_main():
+        forkserver.ensure_running()

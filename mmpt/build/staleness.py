@@ -1,0 +1,159 @@
+"""Why a stage is not fresh: a closed set of reasons that say themselves, and the plan that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmpt.build.fingerprint import Definition, define
+from mmpt.build.project import Project
+from mmpt.build.receipts import DATA, MANIFEST, RECEIPT, definition_of, read_receipt, subject_digest
+from mmpt.build.stages import Stage
+from mmpt.store.canonical import canonical_json
+from mmpt.store.digests import Manifest, sha256_bytes
+from mmpt.store.errors import UserError
+
+Kind = Literal["never built", "receipt", "manifest", "output", "slice", "input", "external", "code", "package", "runtime", "body"]
+# definition key -> kind of reason, in the order in which they are told
+PARTS: dict[str, Kind] = {"slice": "slice", "inputs": "input", "external": "external", "code": "code", "packages": "package",
+                          "runtime": "runtime"}
+EDITED_WHILE_RUNNING = "edited while the stage ran"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One reason why a stage is stale.
+
+    Args:
+        kind: which of the closed set.
+        name: the profile key, input stage, file, module or package concerned.
+        old: what the receipt says; new: what is now. Empty where one side has nothing to say.
+    """
+
+    kind: Kind
+    name: str = ""
+    old: str = ""
+    new: str = ""
+
+    @property
+    def tampered(self) -> bool:
+        """Published files are not what was published: said loudly, and never trusted."""
+        return self.kind in ("receipt", "manifest", "output")
+
+    def __str__(self) -> str:
+        if self.kind == "never built":
+            return self.kind
+        if self.kind in ("receipt", "manifest", "output"):
+            return f"{self.name} {self.new}"
+        if self.old == EDITED_WHILE_RUNNING:
+            return f"{self.kind} {self.name}: {self.old}"
+        label = {"slice": "profile key", "input": "input", "external": "media or weights", "body": "body"}.get(self.kind, self.kind)
+        return f"{label} {self.name}: {self.old or '(none)'} -> {self.new or '(none)'}"
+
+
+def reasons(project: Project, stage: Stage) -> list[Reason]:
+    """Why ``stage`` must run, all of it; empty when it is fresh."""
+    folder = project.root / stage.name
+    if not folder.exists():
+        return [Reason("never built")]
+    try:
+        receipt = read_receipt(folder / RECEIPT)
+    except UserError as error:
+        return [Reason("receipt", f"{stage.name}/{RECEIPT}", new=f"is damaged: {error.what}")]
+    return _integrity(project, stage, subject_digest(receipt)) + differences(definition_of(receipt), define(project, stage))
+
+
+def _integrity(project: Project, stage: Stage, recorded: str) -> list[Reason]:
+    """Published files against the manifest, and the manifest against the receipt."""
+    folder = project.root / stage.name
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        manifest = Manifest.parse(text.decode(), folder / MANIFEST)
+    except (FileNotFoundError, UnicodeDecodeError, UserError):
+        return [Reason("manifest", f"{stage.name}/{MANIFEST}", new="is missing or damaged")]
+    if sha256_bytes(text) != recorded:
+        return [Reason("manifest", f"{stage.name}/{MANIFEST}", recorded, f"was edited: its receipt names {recorded[:12]}")]
+    return [Reason("output", f"{stage.name}/{DATA}/{one.path}", one.expected, _change(one.kind, one.expected, one.found))
+            for one in manifest.verify(folder / DATA, project.stat_cache)]
+
+
+def _change(kind: str, expected: str, found: str) -> str:
+    return {"edited": f"was edited: {expected[:12]} -> {found[:12]}", "missing": "is missing",
+            "extra": "was not published by the stage"}[kind]
+
+
+def differences(old: Definition, new: Definition) -> list[Reason]:
+    """What changed between two definitions of one stage, as reasons."""
+    found = [Reason("body", "", old["body"], new["body"])] if old["body"] != new["body"] else []
+    for part, kind in PARTS.items():
+        for name in sorted(set(old[part]) | set(new[part])):
+            before, after = old[part].get(name), new[part].get(name)
+            if before != after or (name in old[part]) != (name in new[part]):
+                found += [Reason(kind, *change) for change in _keys(name, before, after)]
+    return found
+
+
+def _keys(name: str, before: Any, after: Any) -> list[tuple[str, str, str]]:
+    """Mappings are followed down to the keys that differ: (dotted key, old, new)."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [one for key in sorted(set(before) | set(after)) if before.get(key) != after.get(key)
+                for one in _keys(f"{name}.{key}", before.get(key), after.get(key))]
+    return [(name, _short(before), _short(after))]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value[:12] if len(value) == 64 else value
+    text = canonical_json(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def told(found: Sequence[Reason], most: int = 3) -> str:
+    """The first reasons in one line."""
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return "; ".join(map(str, found[:most])) + more or "asked for"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the next run would do with a stage.
+
+    Args:
+        state: "fresh"; "runs"; "may run" if an input that runs comes out different.
+        reasons: its own, for "runs"; inputs that run, for both.
+    """
+
+    stage: Stage
+    state: Literal["fresh", "runs", "may run"]
+    reasons: tuple[Reason, ...]
+    waits_for: tuple[str, ...]
+
+
+def plan(project: Project) -> list[Planned]:
+    """Every stage in table order. An output that comes out unchanged leaves its users fresh, hence "may run"."""
+    states: dict[str, str] = {}
+    planned = []
+    for stage in project.stages:
+        own = tuple(reasons(project, stage))
+        upstream = tuple(name for name in stage.inputs if states[name] != "fresh")
+        states[stage.name] = "runs" if own else "may run" if upstream else "fresh"
+        planned.append(Planned(stage, states[stage.name], own, upstream))
+    return planned
+
+
+class Freshness:
+    """doit's ``uptodate`` question for one stage; prints as its answer, which is what `doit info` shows."""
+
+    def __init__(self, project: Project, stage: Stage, *, forced: bool = False):
+        self.project, self.stage, self.forced = project, stage, forced
+
+    def __call__(self) -> bool:
+        self.found = reasons(self.project, self.stage)
+        return not self.found and not self.forced
+
+    def __repr__(self) -> str:
+        found = getattr(self, "found", None)
+        return "not looked at" if found is None else "; ".join(map(str, found)) or "fresh"

@@ -1,0 +1,197 @@
+"""The face of the build towards doit: the table as tasks, and the pieces of doit that are replaced.
+
+    <stage>     runs if its receipt says that it is stale; after its inputs, and after the gates it needs
+    gate:<ID>   decided at every run, in this process, after the stage that measures it; fails where it is not GO
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from doit.cmd_base import DodoTaskLoader
+from doit.doit_cmd import DoitMain, reset_vars, set_var
+from doit.exceptions import TaskFailed, UnmetDependency
+from doit.reporter import ZeroReporter
+
+from mmpt.build import runner
+from mmpt.build.display import Display
+from mmpt.build.project import Project
+from mmpt.build.stages import Stage, check_table, measured_by
+from mmpt.build.staleness import Freshness, reasons, told
+from mmpt.gating import Policy, evaluate_gate, load_policy
+from mmpt.profile import Profile, load_profile
+from mmpt.store.errors import EXIT_BROKE, EXIT_USAGE
+
+DEFAULT_PROFILE = "smoke"
+
+
+@dataclass
+class Run:
+    """What happened so far in one run of a project.
+
+    Args:
+        fresh, built: stages, in the order in which they were done.
+        failed: stage -> how it failed: "refused", "full", "blocked" or "broke".
+        waiting: stages and gates that could not run, and for which tasks they wait.
+        always: stages to build even if they are fresh.
+    """
+
+    display: Display = field(default_factory=Display)
+    fresh: list[str] = field(default_factory=list)
+    built: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, str] = field(default_factory=dict)
+    always: tuple[str, ...] = ()
+    warm: bool = False
+
+    @property
+    def exit_code(self) -> int | None:
+        """1 if something broke, 2 if the user's input or a full disk stopped a stage; None if the gates have the word."""
+        states = set(self.failed.values())
+        return EXIT_BROKE if "broke" in states else EXIT_USAGE if states & {"refused", "full"} else None
+
+
+@functools.lru_cache(maxsize=None)
+def open_project(name: str, stages: tuple[Stage, ...], repo: Path, packages: tuple[str, ...] = ("mmpt",),
+                 read: Callable[[str], Profile] = load_profile) -> Project:
+    """The project of a profile, made once a process.
+
+    Raises:
+        UserError: no such profile or a bad one, a table that cannot be built.
+    """
+    check_table(stages)
+    return Project(stages, read(name), repo, packages)
+
+
+@functools.lru_cache(maxsize=None)
+def policy_of(project: Project, strict: bool = False) -> Policy:
+    """The policy as it holds for a project's profile, read once a process."""
+    return load_policy(project.repo / "gates" / "policy.yaml", project.profile.data, strict=strict)
+
+
+RUN = Run()  # one process is one run; doit hands nothing from a command to its tasks
+
+
+def stage_tasks(project: Project, run: Run = RUN) -> Iterator[dict[str, Any]]:
+    """One task a stage."""
+    for stage in project.stages:
+        yield {
+            "basename": stage.name, "doc": stage.doc, "io": {"capture": False},
+            "actions": [(_build, [project, stage, run])],
+            "uptodate": [Freshness(project, stage, forced=stage.name in run.always)],
+            "task_dep": [*stage.inputs, *(f"gate:{gate}" for gate in stage.needs)],
+        }
+
+
+def gate_tasks(project: Project, run: Run = RUN) -> Iterator[dict[str, Any]]:
+    """One task a gate. A gate that is not GO fails its task, and so holds back exactly those who need it."""
+    for gate, stage in measured_by(project.stages).items():
+        yield {
+            "basename": "gate", "name": gate, "doc": f"decide {gate} on the evidence of {stage}", "io": {"capture": False},
+            "actions": [(_decide, [project, gate, run])], "uptodate": [False], "task_dep": [stage],
+        }
+
+
+def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
+    found = reasons(project, stage)
+    for reason in found:
+        if reason.tampered:
+            run.display.loud(f"{reason}; {stage.name} is built again")
+    run.display.line(stage.name, f"runs: {told(found)}")
+    if not run.warm and any(one.torch and reasons(project, one) for one in project.stages):
+        runner.warm_up(project.runtime("threads"))
+    run.warm = True
+    run.display.start(stage.name)
+    try:
+        built = runner.build(project, stage, run.display.progress)
+    except runner.StageError as error:
+        run.failed[stage.name] = error.status
+        run.display.line(stage.name, f"{error.status.upper()}: {error}")
+        return TaskFailed(str(error), report=False)
+    finally:
+        run.display.close()
+        project.save_caches()
+    run.built.append(stage.name)
+    how = "taken from an attempt that was complete" if built.adopted else f"built in {built.seconds:.1f} s"
+    run.display.line(stage.name, how + ("" if built.changed else ", output unchanged"))
+    if built.warning:
+        run.display.loud(f"{stage.name}: {built.warning}")
+    return None
+
+
+def _decide(project: Project, gate: str, run: Run) -> TaskFailed | None:
+    # Not written yet: the conclusion decides all gates once more and writes what changed.
+    verdict = evaluate_gate(gate, project.root, policy_of(project), write=False)
+    if verdict.good:
+        return None
+    if any(gate in stage.needs and stage.name != "release" for stage in project.stages):
+        run.display.line(f"gate {gate}", f"{verdict.verdict}: {verdict.reason}")
+    return TaskFailed(f"{gate} is {verdict.verdict}", report=False)
+
+
+class Reporter(ZeroReporter):
+    """doit's events as entries of a Run; nothing of doit's own text."""
+
+    def __init__(self, run: Run):
+        super().__init__(run.display.stream, {})
+        self.run = run
+
+    def skip_uptodate(self, task: Any) -> None:
+        self.run.fresh.append(task.name)
+
+    def add_failure(self, task: Any, fail: Any) -> None:
+        if isinstance(fail, UnmetDependency):
+            self.run.waiting[task.name] = fail.message
+        elif not isinstance(fail, TaskFailed):
+            self.run.failed[task.name] = "broke"
+            self.run.display.line(task.name, fail.get_msg())
+
+
+class MemoryDB:
+    """A doit backend that keeps nothing. The receipts hold the truth, so a kill loses none of it, two runs do not clash
+    over it, and no command can mark a gate or a stage as done."""
+
+    desc = "in memory: receipts are what counts"
+
+    def __init__(self, name: str, codec: Any, *, module_name: str | None = None):
+        self.name = name
+        self._values: dict[str, dict[str, Any]] = {}
+
+    def dump(self) -> None:
+        """Nothing to write."""
+
+    def set(self, task_id: str, dependency: str, value: Any) -> None:
+        self._values.setdefault(task_id, {})[dependency] = value
+
+    def get(self, task_id: str, dependency: str) -> Any:
+        return self._values.get(task_id, {}).get(dependency)
+
+    def in_(self, task_id: str) -> bool:
+        return task_id in self._values
+
+    def remove(self, task_id: str) -> None:
+        self._values.pop(task_id, None)
+
+    def remove_all(self) -> None:
+        self._values.clear()
+
+
+class Loader(DodoTaskLoader):
+    """dodo.py, as ever. Named in pyproject.toml because doit imports its loader before it looks at the command line,
+    which is the moment to mend that look."""
+
+
+def _process_args(self: DoitMain, words: list[str]) -> list[str]:
+    """doit 0.37 asks for word[0] and so dies on an empty word, as in `doit sample --prompt ""`."""
+    reset_vars()
+    for word in words:
+        if "=" in word and not word.startswith("-"):
+            set_var(*word.split("=", 1))
+    return [word for word in words if "=" not in word or word.startswith("-")]
+
+
+DoitMain.process_args = _process_args

@@ -1,0 +1,352 @@
+"""EnCodec, 24 kHz and 48 kHz, through transformers' EncodecModel. The only codec file that needs torch.
+
+24 kHz: mono, one stretch of frames, no gain. 48 kHz: stereo, chunks of 1 s that overlap by 1 %, each divided
+by its loudness; the chunk gains ("scales") and frame counts are stored with the codes, so that they decode as
+they were encoded. transformers pads the last chunk's codes to a whole chunk; those padding frames are cut off
+here and never become training data. Codes that a model made have no gains: they get the median of the
+training clips' gains.
+
+Files: the published folder layout, config.json and model.safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmpt.codecs.encodec_weights import model_folder, open_model
+from mmpt.codecs.protocol import AudioCodes
+from mmpt.store.canonical import canonical_json, read_json, write_json
+from mmpt.store.errors import UserError
+from mmpt.store.schema import nearest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import EncodecModel
+
+modality = "audio"
+
+OPTIONS = ("path", "n_codebooks", "codebook_size")
+SILENCE = 1e-4  # chunk gains below it are silence, 80 dB under full scale; they don't count for the median
+# What of config.json decides which codes a wave becomes.
+_GEOMETRY = (
+    "sampling_rate",
+    "audio_channels",
+    "normalize",
+    "chunk_length_s",
+    "overlap",
+    "hidden_size",
+    "num_filters",
+    "num_residual_layers",
+    "upsampling_ratios",
+    "norm_type",
+    "kernel_size",
+    "last_kernel_size",
+    "residual_kernel_size",
+    "dilation_growth_rate",
+    "use_causal_conv",
+    "pad_mode",
+    "compress",
+    "num_lstm_layers",
+    "trim_right_ratio",
+    "codebook_size",
+    "codebook_dim",
+    "use_conv_shortcut",
+)
+
+
+class Encodec:
+    """An EncodecModel cut to its first `n_codebooks` codebooks; `median_scale` is None for models without
+    gains.
+    """
+
+    name = "encodec"
+    quality_metric = "si_sdr_db"
+    quality_floor = (
+        0.0  # dB over the mean of the items; 24 kHz at 3 kbps gives a few dB on ordinary recordings
+    )
+
+    def __init__(self, model: EncodecModel, n_codebooks: int, median_scale: float | None = None):
+        self._model = model.eval()
+        self.config = model.config
+        self.n_codebooks = n_codebooks
+        self.median_scale = median_scale
+        self._bandwidth = _bandwidth(self.config, n_codebooks)
+
+    @property
+    def sample_rate(self) -> int:
+        return int(self.config.sampling_rate)
+
+    @property
+    def channels(self) -> int:
+        return int(self.config.audio_channels)
+
+    @property
+    def codebook_size(self) -> int:
+        return int(self.config.codebook_size)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second within a chunk: 75 at 24 kHz, 150 at 48 kHz. Overlaps add about 1 % to the latter."""
+        return self.sample_rate / self.config.hop_length
+
+    def frames(self, samples: int) -> int:
+        """Frames of a wave of so many samples, over all its chunks."""
+        return sum(self.chunk_frames(samples))
+
+    def chunk_frames(self, samples: int) -> list[int]:
+        """Frames of each chunk; one entry for a model without chunks."""
+        hop, chunk, stride = self.config.hop_length, self.config.chunk_length, self.config.chunk_stride
+        if chunk is None:
+            return [max(1, -(-samples // hop))]
+        return [-(-min(chunk, samples - start) // hop) for start in range(0, max(1, samples), stride)]
+
+    def to(self, device: str) -> Encodec:
+        """Moves the weights."""
+        self._model.to(device)
+        return self
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[AudioCodes]:
+        """Codes of float32 [channels, T] waves, one at a time: in a batch, codes would depend on the
+        neighbours.
+
+        meta["chunk_frames"]: real frames of each chunk; scales: a gain for each, or None. Raises UserError
+        for a wave that is empty, not finite or has the wrong channels.
+        """
+        import torch
+
+        with torch.inference_mode():
+            return [self._encode(_checked(wave, self.channels)) for wave in waves]
+
+    def _encode(self, wave: np.ndarray) -> AudioCodes:
+        import torch
+
+        samples = wave.shape[1]
+        batch = torch.from_numpy(np.ascontiguousarray(wave, np.float32))[None].to(self._model.device)
+        coded = self._model.encode(batch, bandwidth=self._bandwidth)
+        chunks = (
+            coded.audio_codes[:, 0, : self.n_codebooks].cpu().numpy()
+        )  # [chunks, K, frames of a whole chunk]
+        lengths = [chunks.shape[2]] * (len(chunks) - 1) + [
+            chunks.shape[2] - int(coded.last_frame_pad_length or 0)
+        ]
+        codes = np.concatenate([chunk[:, :n] for chunk, n in zip(chunks, lengths, strict=True)], axis=1)
+        scales = [float(s.item()) for s in coded.audio_scales] if self.config.normalize else None
+        meta = {"chunk_frames": lengths, "last_frame_pad_length": int(coded.last_frame_pad_length or 0)}
+        return AudioCodes(codes.astype(np.int32), scales, samples, meta)
+
+    def decode(self, codes: Sequence[AudioCodes]) -> list[np.ndarray]:
+        """float32 [channels, samples] each, one at a time.
+
+        Chunking comes from meta["chunk_frames"], else from `samples`, else whole chunks are assumed. Raises
+        UserError for a code outside its codebook and for frames, chunks and samples that don't belong
+        together.
+        """
+        import torch
+
+        with torch.inference_mode():
+            return [self._decode(item) for item in codes]
+
+    def _decode(self, item: AudioCodes) -> np.ndarray:
+        import torch
+
+        codes = self._legal(np.asarray(item.codes))
+        lengths = self._lengths(item, codes.shape[1])
+        whole = max(lengths)
+        padded = np.zeros((len(lengths), 1, self.n_codebooks, whole), np.int64)
+        at = 0
+        for i, n in enumerate(lengths):
+            padded[i, 0, :, :n] = codes[:, at : at + n]
+            at += n
+        device = self._model.device
+        decoded = self._model.decode(
+            torch.from_numpy(padded).to(device),
+            self._gains(item, len(lengths), device),
+            last_frame_pad_length=whole - lengths[-1],
+        )
+        wave = decoded.audio_values[0].float().cpu().numpy()
+        if item.samples > wave.shape[1]:
+            raise UserError(
+                "fewer frames than the recording's length needs",
+                found=f"{codes.shape[1]} frames",
+                expected=f"{self.frames(item.samples)} for {item.samples} samples",
+            )
+        return np.ascontiguousarray(wave[:, : item.samples] if item.samples else wave)
+
+    def _lengths(self, item: AudioCodes, frames: int) -> list[int]:
+        if "chunk_frames" in item.meta:
+            lengths = [int(n) for n in item.meta["chunk_frames"]]
+        elif item.samples:
+            lengths = self.chunk_frames(item.samples)
+        elif self.config.chunk_length is None:
+            lengths = [frames]
+        else:
+            whole = -(-self.config.chunk_length // self.config.hop_length)
+            lengths = [min(whole, frames - at) for at in range(0, frames, whole)]
+        if sum(lengths) != frames:
+            raise UserError(
+                "codes don't fill the chunks they're said to have",
+                found=f"{frames} frames",
+                expected=f"{sum(lengths)} = {' + '.join(map(str, lengths))}",
+            )
+        return lengths
+
+    def _gains(self, item: AudioCodes, chunks: int, device: torch.device) -> list[torch.Tensor | None]:
+        import torch
+
+        if not self.config.normalize:
+            return [None] * chunks
+        scales = [self.median_scale] * chunks if item.scales is None else list(item.scales)
+        if scales[0] is None:
+            raise UserError(
+                "generated codes need the corpus' median gain, and this codec was made without one",
+                expected="a codec made by stage codecs from the train split",
+            )
+        if len(scales) != chunks:
+            raise UserError("one gain a chunk is needed", found=f"{len(scales)} scales", expected=f"{chunks}")
+        return [torch.tensor([[scale]], dtype=torch.float32, device=device) for scale in scales]
+
+    def _legal(self, codes: np.ndarray) -> np.ndarray:
+        if codes.ndim != 2 or codes.shape[0] != self.n_codebooks or not codes.shape[1]:
+            raise UserError(
+                "audio codes have the wrong shape",
+                found=str(list(codes.shape)),
+                expected=f"[{self.n_codebooks}, frames]",
+            )
+        outside = np.argwhere((codes < 0) | (codes >= self.codebook_size))
+        if len(outside):
+            k, t = (int(i) for i in outside[0])
+            raise UserError(
+                f"audio code outside codebook {k} at frame {t}",
+                found=str(int(codes[k, t])),
+                expected=f"0..{self.codebook_size - 1}",
+            )
+        return codes
+
+    def fit_gain(self, waves: Sequence[np.ndarray]) -> None:
+        """Sets `median_scale` to the median gain over all chunks of the waves that are not silence."""
+        gains = [gain for wave in waves for gain in self.gains(wave) if gain > SILENCE]
+        self.median_scale = float(np.median(gains)) if gains else 1.0
+
+    def gains(self, wave: np.ndarray) -> list[float]:
+        """What the model divides each chunk of a float32 [channels, T] wave by: RMS of its mono mix, plus
+        1e-8.
+        """
+        chunk, stride = self.config.chunk_length or wave.shape[1], self.config.chunk_stride or wave.shape[1]
+        mono = wave.mean(axis=0, dtype=np.float64)
+        pieces = [mono[start : start + chunk] for start in range(0, len(mono), stride)]
+        return [float(np.sqrt(np.mean(piece**2))) + 1e-8 for piece in pieces]
+
+    @cached_property
+    def _digest(self) -> str:
+        about = {key: _plain(getattr(self.config, key)) for key in _GEOMETRY}
+        digest = hashlib.sha256(canonical_json({"name": self.name, "n_codebooks": self.n_codebooks, **about}))
+        for name, tensor in sorted(self._model.state_dict().items()):
+            array = tensor.detach().cpu().numpy()
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def identity(self) -> str:
+        """SHA-256 (hex) of weights, geometry and number of codebooks."""
+        return self._digest
+
+    def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
+        """si_sdr_db: scale-invariant signal-to-distortion ratio of two float32 [channels, T] waves, -100..100
+        dB.
+        """
+        length = min(reference.shape[1], output.shape[1])
+        clean, heard = (wave[:, :length].astype(np.float64).ravel() for wave in (reference, output))
+        target = clean * (heard @ clean) / max(float(clean @ clean), 1e-12)
+        ratio = float(target @ target) / max(float(((heard - target) ** 2).sum()), 1e-12)
+        return {"si_sdr_db": float(np.clip(10 * np.log10(max(ratio, 1e-12)), -100, 100))}
+
+    def save(self, folder: Path) -> None:
+        """config.json and model.safetensors as published, and codec.json."""
+        self._model.save_pretrained(folder)
+        write_json(
+            Path(folder) / "codec.json",
+            {
+                "name": self.name,
+                "kind": "audio",
+                "identity": self.identity(),
+                "options": {"n_codebooks": self.n_codebooks},
+                "median_scale": self.median_scale,
+            },
+        )
+
+
+def fit_format(options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Training waves are wanted only for the median gain, by models that have gains."""
+    from transformers import EncodecConfig
+
+    config = EncodecConfig.from_pretrained(model_folder(options))
+    return (int(config.sampling_rate), int(config.audio_channels)) if config.normalize else None
+
+
+def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = None) -> Encodec:
+    """The codec of a local folder or a hub id (`path`), cut to `n_codebooks` (default 4)."""
+    for key in options:
+        if key not in OPTIONS:
+            raise UserError(
+                "unknown codec option",
+                where=f"codecs.audio.{key}",
+                found=key,
+                expected=", ".join(OPTIONS),
+                fix=nearest(key, OPTIONS),
+            )
+    model = open_model(model_folder(options))
+    size = options.get("codebook_size", model.config.codebook_size)
+    if size != model.config.codebook_size:
+        raise UserError(
+            "EnCodec's codebook size is fixed by its weights",
+            where="codecs.audio.codebook_size",
+            found=size,
+            expected=model.config.codebook_size,
+        )
+    codec = Encodec(model, options.get("n_codebooks", 4))
+    if codec.config.normalize and fit_data:
+        codec.fit_gain(fit_data)
+    return codec
+
+
+def load(folder: Path) -> Encodec:
+    """What `Encodec.save` wrote."""
+    about = read_json(Path(folder) / "codec.json")
+    return Encodec(open_model(Path(folder)), about["options"]["n_codebooks"], about["median_scale"])
+
+
+def _bandwidth(config: Any, n_codebooks: int) -> float:
+    """The least bandwidth (kbps) of the model that has at least so many codebooks; residual ones only add
+    detail.
+    """
+    each = config.frame_rate * config.codebook_nbits / 1000
+    for bandwidth in sorted(config.target_bandwidths):
+        if int(bandwidth / each + 1e-6) >= n_codebooks >= 1:
+            return bandwidth
+    most = int(max(config.target_bandwidths) / each + 1e-6)
+    raise UserError(
+        "EnCodec doesn't have so many codebooks",
+        where="codecs.audio.n_codebooks",
+        found=n_codebooks,
+        expected=f"1..{most}",
+    )
+
+
+def _checked(wave: np.ndarray, channels: int) -> np.ndarray:
+    if wave.ndim != 2 or wave.shape[0] != channels or not wave.shape[1] or not np.isfinite(wave).all():
+        raise UserError(
+            "a wave is empty, not finite or has the wrong channels",
+            found=f"shape {list(wave.shape)}",
+            expected=f"[{channels}, samples]",
+        )
+    return wave
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

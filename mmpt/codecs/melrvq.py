@@ -1,0 +1,284 @@
+"""The built-in audio codec: residual vector quantisation of stacked log-mel frames, phase by fast Griffin-Lim.
+
+A token frame is `stack` successive mel frames as one vector; codebook 0 is k-means over those vectors, each next
+one over what the earlier ones leave. Decoding sums the centres, spreads mel bands over linear bins and finds a
+phase that fits. Fitted in seconds on the train split, without weights from elsewhere; real runs bring EnCodec.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from scipy import fft
+
+from mmpt.codecs.kmeans import kmeans, nearest
+from mmpt.codecs.protocol import AudioCodes
+from mmpt.store.canonical import canonical_json, read_json, write_json
+from mmpt.store.errors import UserError
+from mmpt.store.tensors import load_tensors, save_tensors
+
+FLOOR = 3e-4
+"""Mel amplitude that counts as silence: 70 dB under full scale."""
+FIT_FRAMES = 20_480
+PHASE_STEPS = 16
+MOMENTUM = 0.99
+"""Fast Griffin-Lim (Perraudin, Balazs, Sondergaard 2013): iterations and their acceleration."""
+UNMIX_STEPS = 12
+
+
+@dataclass(frozen=True)
+class MelRvqOptions:
+    """What makes two mel codecs alike, their weights apart."""
+
+    n_codebooks: int = 4
+    codebook_size: int = 256
+    sample_rate: int = 16_000
+    n_mels: int = 64
+    hop: int = 200
+    """Samples between mel frames (12.5 ms at 16 kHz)."""
+    window: int = 800
+    """Samples of an analysis window; a multiple of `hop`."""
+    stack: int = 4
+    """Mel frames in a token frame: frame rate = sample_rate / (hop * stack), 20 a second."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.n_codebooks, self.codebook_size, self.n_mels, self.hop, self.stack, self.sample_rate) < 1:
+            raise UserError("codec options must be positive", where="codecs.audio", found=asdict(self))
+        if self.window % self.hop or self.window < 2 * self.hop:
+            raise UserError("window must be a multiple of hop, twice or more", where="codecs.audio.window",
+                            found=self.window, expected=f"a multiple of {self.hop}")
+
+
+@dataclass(frozen=True, eq=False)
+class MelRvq:
+    """Audio codec `melrvq`.
+
+    `codebooks` is float32 [K, codebook_size, stack * n_mels] and `mean` [stack * n_mels], both in natural logarithms
+    of mel amplitude.
+    """
+
+    options: MelRvqOptions
+    codebooks: np.ndarray
+    mean: np.ndarray
+
+    name = "melrvq"
+    kind = "audio"
+    channels = 1
+    quality_metric = "log_mel_snr"
+    quality_floor = 3.0
+    """dB; measured: see tests/codecs/test_melrvq.py."""
+
+    @classmethod
+    def fit(cls, waves: Sequence[np.ndarray], options: MelRvqOptions) -> "MelRvq":
+        """Fit on float32 [C, T] waves of any lengths at the codec's rate; raises UserError without any."""
+        if not len(waves):
+            raise UserError("no sounds to fit the codebooks on", where="codecs.audio")
+        frames = np.concatenate([_frames(_mono(wave), options) for wave in waves])
+        rng = np.random.default_rng([options.seed, len(frames)])
+        frames = frames[np.sort(rng.permutation(len(frames))[:FIT_FRAMES])]
+        mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
+        rest, codebooks = frames - mean, []
+        for index in range(options.n_codebooks):
+            codebooks.append(kmeans(rest, options.codebook_size, seed=options.seed + index))
+            rest = rest - codebooks[-1][nearest(rest, codebooks[-1])]
+        return cls(options, np.stack(codebooks), mean)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.options.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        return self.options.sample_rate / self.samples_per_frame
+
+    @property
+    def samples_per_frame(self) -> int:
+        return self.options.hop * self.options.stack
+
+    @property
+    def n_codebooks(self) -> int:
+        return self.options.n_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        return self.options.codebook_size
+
+    def frames(self, samples: int) -> int:
+        """Token frames of a wave of `samples` samples: at least one."""
+        return max(1, -(-samples // self.samples_per_frame))
+
+    def samples(self, frames: int) -> int:
+        """Samples that decoding `frames` token frames gives."""
+        return frames * self.samples_per_frame
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[AudioCodes]:
+        """Return codes int32 [K, frames] of each float32 [C, T] wave; channels are averaged.
+
+        A wave's codes do not depend on its batch. Raises UserError for an empty or non-finite wave.
+        """
+        return [self._encode_one(np.asarray(wave)) for wave in waves]
+
+    def _encode_one(self, wave: np.ndarray) -> AudioCodes:
+        mono = _mono(wave)
+        if mono.size == 0 or not np.isfinite(mono).all():
+            raise UserError("a wave is empty or not finite", found=f"shape {wave.shape}")
+        rest, codes = _frames(mono, self.options) - self.mean, []
+        for codebook in self.codebooks:
+            codes.append(nearest(rest, codebook))
+            rest = rest - codebook[codes[-1]]
+        return AudioCodes(codes=np.stack(codes).astype(np.int32), samples=mono.size)
+
+    def decode(self, items: Sequence[AudioCodes]) -> list[np.ndarray]:
+        """Return float32 [1, samples] of each; without `samples`, of all its frames.
+
+        Raises:
+            UserError: wrong number of codebooks, or a code outside its codebook, with codebook and frame.
+        """
+        return [self._decode_one(item) for item in items]
+
+    def _decode_one(self, item: AudioCodes) -> np.ndarray:
+        codes = np.asarray(item.codes)
+        self._check(codes)
+        vectors = self.mean + sum(book[row] for book, row in zip(self.codebooks, codes, strict=True))
+        mel = np.exp(vectors.reshape(-1, self.options.n_mels)) - FLOOR
+        wave = _phase(_unmix(np.maximum(mel, 0), self.options), self.options)
+        samples = item.samples or self.samples(codes.shape[1])
+        return np.pad(wave, (0, max(0, samples - len(wave))))[None, :samples]
+
+    def _check(self, codes: np.ndarray) -> None:
+        if codes.ndim != 2 or codes.shape[0] != self.n_codebooks or codes.shape[1] < 1:
+            raise UserError("wrong shape of audio codes", found=codes.shape,
+                            expected=f"[{self.n_codebooks}, frames]")
+        outside = np.argwhere((codes < 0) | (codes >= self.codebook_size))
+        if len(outside):
+            book, frame = (int(i) for i in outside[0])
+            raise UserError(f"audio code outside codebook {book} at frame {frame}",
+                            found=int(codes[book, frame]), expected=f"0..{self.codebook_size - 1}")
+
+    def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
+        """Compare log mel amplitudes (natural log) of two float32 [C, T] waves of one length.
+
+        `log_mel_l1`: mean absolute difference. `log_mel_snr`: variance of the reference over the mean squared
+        difference in dB; a silent reference counts as one of variance 0.01.
+        """
+        told, heard = (_frames(_mono(wave), self.options).astype(np.float64) for wave in (reference, output))
+        error = max(float(np.mean((told - heard) ** 2)), 1e-9)
+        snr = 10 * np.log10(max(float(told.var()), 0.01) / error)
+        return {"log_mel_snr": float(snr), "log_mel_l1": float(np.mean(abs(told - heard)))}
+
+    @cached_property
+    def _digest(self) -> str:
+        state = hashlib.sha256(canonical_json({"name": self.name, **asdict(self.options)}))
+        for array in (self.codebooks, self.mean):
+            state.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+        return state.hexdigest()
+
+    def identity(self) -> str:
+        """Hex SHA-256 of options and codebooks: equal digests, equal codes."""
+        return self._digest
+
+    def save(self, folder: Path) -> None:
+        """Write codec.json and codec.safetensors."""
+        about = {"name": self.name, "kind": self.kind, "identity": self.identity(),
+                 "options": asdict(self.options)}
+        tensors = {"codebooks": self.codebooks, "mean": self.mean}
+        save_tensors(Path(folder) / "codec.safetensors", tensors, {"identity": self.identity()})
+        write_json(Path(folder) / "codec.json", about)
+
+    @classmethod
+    def load(cls, folder: Path) -> "MelRvq":
+        """Read what `save` wrote; raises UserError where weights and codec.json do not belong together."""
+        about = read_json(Path(folder) / "codec.json")
+        weights = load_tensors(Path(folder) / "codec.safetensors")
+        codec = cls(MelRvqOptions(**about["options"]), weights["codebooks"], weights["mean"])
+        if codec.identity() != about["identity"]:
+            raise UserError("codec weights do not match codec.json", where=Path(folder),
+                            found=codec.identity(), expected=about["identity"])
+        return codec
+
+
+def _mono(wave: np.ndarray) -> np.ndarray:
+    return np.atleast_2d(wave).mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _hann(options: MelRvqOptions) -> np.ndarray:
+    """The periodic window, float32 [window]."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(options.window) / options.window)).astype(np.float32)
+
+
+def _mel_bank(options: MelRvqOptions) -> np.ndarray:
+    """Triangles, float32 [window // 2 + 1, n_mels], equally wide in mel, each of sum 1, none without a bin."""
+    bins = options.window // 2 + 1
+    top = 2595 * np.log10(1 + options.sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, options.n_mels + 2) / 2595) - 1)
+    hz = np.linspace(0, options.sample_rate / 2, bins)[:, None]
+    step = options.sample_rate / options.window
+    low = np.minimum(edges[:-2], edges[1:-1] - step)
+    high = np.maximum(edges[2:], edges[1:-1] + step)
+    rise, fall = (hz - low) / (edges[1:-1] - low), (high - hz) / (high - edges[1:-1])
+    bank = np.maximum(0, np.minimum(rise, fall))
+    return (bank / bank.sum(axis=0)).astype(np.float32)
+
+
+def _stft(wave: np.ndarray, options: MelRvqOptions) -> np.ndarray:
+    """Return complex64 [samples / hop, window // 2 + 1]; frame i is centred on sample (i + 0.5) * hop."""
+    edge = (options.window - options.hop) // 2
+    padded = np.pad(wave, (edge, options.window - options.hop - edge))
+    views = np.lib.stride_tricks.sliding_window_view(padded, options.window)[:: options.hop]
+    return fft.rfft(views * _hann(options), axis=1)
+
+
+def _istft(spectrum: np.ndarray, options: MelRvqOptions) -> np.ndarray:
+    """Overlap-add with the analysis window, divided by the summed squares: float32 [n * hop]."""
+    window, hop, n = _hann(options), options.hop, len(spectrum)
+    pieces = fft.irfft(spectrum, n=options.window, axis=1) * window
+    parts = options.window // hop
+    wave = np.zeros((n + parts - 1, hop), dtype=np.float32)
+    weight = np.zeros((n + parts - 1, hop), dtype=np.float32)
+    for part in range(parts):
+        span = slice(part * hop, (part + 1) * hop)
+        wave[part : part + n] += pieces[:, span]
+        weight[part : part + n] += window[span] ** 2
+    edge = (options.window - hop) // 2
+    return (wave.ravel() / np.maximum(weight.ravel(), 1e-3))[edge : edge + n * hop]
+
+
+def _frames(wave: np.ndarray, options: MelRvqOptions) -> np.ndarray:
+    """Return float32 [frames, stack * n_mels]: log mel amplitudes of the wave, silence filling its last frame."""
+    whole = options.hop * options.stack
+    padded = np.pad(wave, (0, max(1, -(-len(wave) // whole)) * whole - len(wave)))
+    # A full-scale sine has amplitude 1: a Hann window sums to half its length, a sine has two lines.
+    amplitude = abs(_stft(padded, options)) * np.float32(4 / options.window)
+    mel = np.log(amplitude @ _mel_bank(options) + np.float32(FLOOR))
+    return mel.reshape(-1, options.stack * options.n_mels)
+
+
+def _unmix(mel: np.ndarray, options: MelRvqOptions) -> np.ndarray:
+    """Spread mel amplitudes [n, n_mels] over linear bins [n, bins] so that the bank gathers them again.
+
+    Multiplicative updates keep the amplitudes positive and make them nearly as narrow as the bands allow.
+    """
+    bank = _mel_bank(options)
+    amplitude = np.maximum(mel @ bank.T, 1e-8)
+    gram = bank @ bank.T
+    target = mel @ bank.T
+    for _ in range(UNMIX_STEPS):
+        amplitude = amplitude * target / np.maximum(amplitude @ gram, 1e-8)
+    return amplitude * np.float32(options.window / 4)
+
+
+def _phase(amplitude: np.ndarray, options: MelRvqOptions) -> np.ndarray:
+    """Fast Griffin-Lim from one fixed draw of phases: float32 [n * hop] of amplitudes [n, bins]."""
+    turns = np.random.default_rng(options.seed).random(amplitude.shape, dtype=np.float32)
+    spectrum = amplitude * np.exp(2j * np.pi * turns).astype(np.complex64)
+    previous = np.zeros_like(spectrum)
+    for _ in range(PHASE_STEPS):
+        fitting = _stft(_istft(spectrum, options), options)
+        ahead = fitting + np.float32(MOMENTUM) * (fitting - previous)
+        spectrum = amplitude * ahead / np.maximum(abs(ahead), 1e-8)
+        previous = fitting
+    return _istft(spectrum, options)

@@ -1,0 +1,107 @@
+"""What a codec is to the rest: two small protocols. A codec knows media and codes; it knows no token id and
+no model.
+
+A third party registers one through the entry-point group `mmpt.codecs`; see registry.py for what the entry
+point names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class AudioCodes:
+    """One recording as codes.
+
+    codes: int32 [K, T], row k holds indices into codebook k. Only real frames: no padding is in it.
+    scales: one gain a chunk for codecs that normalise loudness, else None. For codes that a model made it's
+    None too,
+        and the codec uses the gain that it recorded for that case.
+    samples: length of the waveform a channel, at the codec's rate; 0 where unknown (decode then gives all it
+    has). meta: what decode needs besides (chunking), JSON values only.
+    """
+
+    codes: np.ndarray
+    scales: Sequence[float] | None = None
+    samples: int = 0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class AudioCodec(Protocol):
+    """Waveforms to codes and back. Waves are float32 [channels, T] in -1..1 at `sample_rate`."""
+
+    name: str
+    sample_rate: int
+    channels: int
+    frame_rate: float
+    n_codebooks: int
+    codebook_size: int
+    quality_metric: str  # the key of `quality` that the shard audit holds against the floor; higher is better
+    quality_floor: float
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[AudioCodes]:
+        """Codes of each wave. What a wave becomes does not depend on the others in the list."""
+        ...
+
+    def decode(self, codes: Sequence[AudioCodes]) -> list[np.ndarray]:
+        """float32 [channels, T] each; T is `samples` exactly where given."""
+        ...
+
+    def frames(self, samples: int) -> int:
+        """Frames that a wave of so many samples becomes; at least 1."""
+        ...
+
+    def identity(self) -> str:
+        """SHA-256 (hex) of weights and settings: equal identities mean equal codes for equal waves."""
+        ...
+
+    def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
+        """Measures of a round trip, `quality_metric` among them; both float32 [channels, T] of one length."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what loading needs into an existing folder; codec.json is completed by the registry."""
+        ...
+
+
+@runtime_checkable
+class ImageCodec(Protocol):
+    """Pictures to codes and back. Pictures are uint8 [H, W, 3] of any size; the codec resizes."""
+
+    name: str
+    codebook_size: int
+    tokens_per_image: int
+    grid: tuple[int, int]  # rows, columns
+    proc_size: int  # side of what the encoder sees, pixels
+    decode_size: int  # side of what decode gives, pixels
+    quality_metric: str
+    quality_floor: float
+
+    def encode(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """int32 [tokens_per_image] each, row by row of the grid."""
+        ...
+
+    def decode(self, codes: Sequence[np.ndarray], seeds: Sequence[int] | None = None) -> list[np.ndarray]:
+        """uint8 [decode_size, decode_size, 3] each. A decoder that draws noise draws it from the item's own
+        seed.
+        """
+        ...
+
+    def identity(self) -> str:
+        """SHA-256 (hex) of weights and settings."""
+        ...
+
+    def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
+        """Measures of a round trip, `quality_metric` among them; `reference` may have any size."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what loading needs into an existing folder; codec.json is completed by the registry."""
+        ...

@@ -1,0 +1,276 @@
+"""Codecs by name: the built-in ones, and any that a package registers in entry-point group `mmpt.codecs`.
+
+What an entry point names (a module, a class or an object; it needs nothing of ours) has:
+
+    modality                     "audio" or "image"
+    create(options, fit_data)    a codec; `options` is the profile's codec section without name and clip keys
+    load(folder)                 the codec that `codec.save(folder)` wrote
+    fit_format(options)          optional; what data `create` gets. None: none. Audio: (rate, channels) of its
+                                 waves; image: anything else than None, for uint8 [H, W, 3] pictures
+
+A saved codec is a folder with codec.json; loading dispatches on its `plugin`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpt.codecs.protocol import AudioCodec, ImageCodec
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.errors import UserError
+from mmpt.store.schema import nearest
+
+GROUP = "mmpt.codecs"
+FILE_NAME = "codec.json"
+PROTOCOLS = {"audio": AudioCodec, "image": ImageCodec}
+SIZES = {
+    "audio": ("sample_rate", "channels", "frame_rate", "n_codebooks", "codebook_size"),
+    "image": ("codebook_size", "tokens_per_image", "grid", "proc_size", "decode_size"),
+}
+_QUALITY = ("quality_metric", "quality_floor")
+
+
+class _MelRvq:
+    """The built-in audio codec as a plug-in."""
+
+    modality = "audio"
+    renamed = {"mel_bands": "n_mels"}
+
+    @classmethod
+    def _options(cls, options: Mapping[str, Any]):
+        from mmpt.codecs.melrvq import MelRvqOptions
+
+        return _typed(MelRvqOptions, {cls.renamed.get(k, k): v for k, v in options.items()}, "codecs.audio")
+
+    @classmethod
+    def fit_format(cls, options: Mapping[str, Any]) -> tuple[int, int]:
+        return cls._options(options).sample_rate, 1
+
+    @classmethod
+    def create(cls, options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None) -> AudioCodec:
+        from mmpt.codecs.melrvq import MelRvq
+
+        return MelRvq.fit(fit_data or (), cls._options(options))
+
+    @staticmethod
+    def load(folder: Path) -> AudioCodec:
+        from mmpt.codecs.melrvq import MelRvq
+
+        return MelRvq.load(folder)
+
+
+class _PatchVq:
+    """The built-in image codec as a plug-in."""
+
+    modality = "image"
+
+    @staticmethod
+    def fit_format(options: Mapping[str, Any]) -> bool:
+        return True
+
+    @staticmethod
+    def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None) -> ImageCodec:
+        from mmpt.codecs.patchvq import PatchVq, PatchVqOptions
+
+        return PatchVq.fit(fit_data or (), _typed(PatchVqOptions, options, "codecs.image"))
+
+    @staticmethod
+    def load(folder: Path) -> ImageCodec:
+        from mmpt.codecs.patchvq import PatchVq
+
+        return PatchVq.load(folder)
+
+
+# A string is a module whose import is expensive (torch); it is imported when asked for.
+_BUILT_IN: dict[str, Any] = {"melrvq": _MelRvq, "patchvq": _PatchVq, "encodec": "mmpt.codecs.encodec"}
+
+
+def names(modality: str | None = None) -> list[str]:
+    """Names that a profile may use, sorted; of one modality, those that are known without importing a
+    plug-in.
+    """
+    found = {*_BUILT_IN, *(point.name for point in _entry_points())}
+    other = {"audio": {"patchvq"}, "image": {"melrvq", "encodec"}}.get(modality or "", set())
+    return sorted(found - other)
+
+
+def plugin(name: str, modality: str) -> Any:
+    """The plug-in of that name. Raises UserError for an unknown name or one of the other modality."""
+    where = f"codecs.{modality}.name"
+    if name in _BUILT_IN:
+        found = _BUILT_IN[name]
+        found = importlib.import_module(found) if isinstance(found, str) else found
+    else:
+        points = [point for point in _entry_points() if point.name == name]
+        if not points:
+            raise UserError(
+                f"unknown {modality} codec",
+                where=where,
+                found=name,
+                expected=", ".join(names(modality)),
+                fix=f"{nearest(name, names(modality))}; others register under entry-point group {GROUP}",
+            )
+        if len({point.value for point in points}) > 1:
+            raise UserError(
+                f"two packages register a codec under one name in {GROUP}",
+                where=where,
+                found=name,
+                expected="one: " + " or ".join(sorted(point.value for point in points)),
+                fix="uninstall one of them",
+            )
+        found = _resolve(points[0])
+    if getattr(found, "modality", None) != modality:
+        raise UserError(
+            f"codec {name} is not an {modality} codec",
+            where=where,
+            found=f"modality {found.modality!r}"
+            if hasattr(found, "modality")
+            else "a plug-in without `modality`",
+            expected=f"modality {modality!r}",
+        )
+    return found
+
+
+def fit_format(modality: str, options: Mapping[str, Any]) -> Any:
+    """What data the codec of a profile section wants to be made with; None for none. See this file's first
+    lines.
+    """
+    found = plugin(options["name"], modality)
+    return found.fit_format(own_options(options)) if hasattr(found, "fit_format") else None
+
+
+def own_options(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile's codec section as the plug-in sees it: name and clip keys off, `options` merged in."""
+    kept = {k: v for k, v in section.items() if k not in ("name", "clip_seconds", "crop", "options")}
+    return {**kept, **section.get("options", {})}
+
+
+def create_audio(section: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = None) -> AudioCodec:
+    """The audio codec of profile section `codecs.audio`; `fit_data` as `fit_format` asks."""
+    return _create("audio", section, fit_data)
+
+
+def create_image(section: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = None) -> ImageCodec:
+    """The image codec of profile section `codecs.image`; `fit_data` as `fit_format` asks."""
+    return _create("image", section, fit_data)
+
+
+def load_audio(folder: Path, device: str = "cpu") -> AudioCodec:
+    """The audio codec saved in `folder`, on `device` if it has a `to(device)`.
+
+    Raises UserError when it isn't one, or isn't the one that codec.json describes.
+    """
+    return _load("audio", folder, device)
+
+
+def load_image(folder: Path, device: str = "cpu") -> ImageCodec:
+    """The image codec saved in `folder`, on `device` if it has a `to(device)`.
+
+    Raises UserError when it isn't one, or isn't the one that codec.json describes.
+    """
+    return _load("image", folder, device)
+
+
+def describe(codec: AudioCodec | ImageCodec, modality: str) -> dict[str, Any]:
+    """What others need to know of a codec, as JSON: name, kind, identity, sizes, quality floor."""
+    sizes = {key: getattr(codec, key) for key in SIZES[modality]}
+    if modality == "image":
+        sizes["grid"] = list(codec.grid)
+    return {
+        "name": codec.name,
+        "kind": modality,
+        "identity": codec.identity(),
+        **sizes,
+        **{key: getattr(codec, key) for key in _QUALITY},
+    }
+
+
+def save(codec: AudioCodec | ImageCodec, folder: Path, plugin_name: str, modality: str, **more: Any) -> None:
+    """`codec.save(folder)`, then codec.json: the keys that the codec put there, its description, `plugin`,
+    `more`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    codec.save(folder)
+    path = folder / FILE_NAME
+    written = read_json(path) if path.is_file() else {}
+    write_json(path, {**written, **describe(codec, modality), "plugin": plugin_name, **more})
+
+
+def _create(modality: str, section: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None) -> Any:
+    found = plugin(section["name"], modality)
+    return _conforming(found.create(own_options(section), fit_data), modality, section["name"])
+
+
+def _load(modality: str, folder: Path, device: str) -> Any:
+    about = read_json(Path(folder) / FILE_NAME)
+    name = about.get("plugin", about.get("name"))
+    codec = _conforming(plugin(name, modality).load(Path(folder)), modality, name)
+    if codec.identity() != about["identity"]:
+        raise UserError(
+            f"codec {name} isn't the one that was saved",
+            where=f"{Path(folder).name}/{FILE_NAME}",
+            found=codec.identity(),
+            expected=about["identity"],
+            fix="restore its weights, or rebuild stage codecs",
+        )
+    if device != "cpu" and hasattr(codec, "to"):
+        codec.to(device)
+    return codec
+
+
+def _conforming(codec: Any, modality: str, name: str) -> Any:
+    """The codec, if it has everything that its protocol lists."""
+    protocol = PROTOCOLS[modality]
+    members = [
+        *protocol.__annotations__,
+        *(m for m in vars(protocol) if callable(vars(protocol)[m]) and m[0] != "_"),
+    ]
+    missing = [member for member in members if not hasattr(codec, member)]
+    if missing:
+        raise UserError(
+            f"codec {name} doesn't follow the {modality} protocol",
+            where=f"codecs.{modality}.name",
+            found=type(codec).__name__,
+            expected="also " + ", ".join(missing),
+            fix="see mmpt/codecs/protocol.py",
+        )
+    return codec
+
+
+def _typed(kind: type, options: Mapping[str, Any], where: str) -> Any:
+    """An options dataclass from a mapping; an unknown key is refused with the nearest known one."""
+    known = [f.name for f in fields(kind)]
+    for key in options:
+        if key not in known:
+            raise UserError(
+                "unknown codec option",
+                where=f"{where}.{key}",
+                found=key,
+                expected=", ".join(known),
+                fix=nearest(key, known),
+            )
+    return kind(**options)
+
+
+def _entry_points() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=GROUP))
+
+
+def _resolve(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"the codec plug-in {point.name} cannot be imported",
+            where=f"entry point {point.value}",
+            found=str(error),
+            expected="an importable module or object",
+            fix="install or repair the package that registers it",
+        ) from error

@@ -1,0 +1,228 @@
+"""Reader `captions`: a folder with media files and captions.jsonl or captions.csv.
+
+One record a line: `id`, `caption` and either `image` or `audio` (a path below the folder); optional `source`,
+`group` (a category), `origin` (recording or picture it comes from), `license`, `split` (train, val, test).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmpt.corpus.media import MediaError, inside
+from mmpt.corpus.problems import Problem
+from mmpt.store.errors import UserError
+
+FILES = ("captions.jsonl", "captions.csv")
+MEDIA = ("audio", "image")
+NEEDED = ("id", "caption")
+OPTIONAL = ("source", "group", "origin", "license", "split")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the file: its fields, or what is wrong with it."""
+
+    number: int
+    fields: Mapping[str, Any] | None
+    problem: tuple[str, str, str] | None = None  # what, found, expected
+
+
+def read(
+    folder: Path, name: str, license: str = "unknown", limit: int | None = None
+) -> Iterator[tuple[str, dict | Problem]]:
+    """("<source>/<file>:<line>", record or problem) in the order of the file. Media are looked for, not
+    opened.
+
+    Raises UserError when the folder has no captions file, or two.
+    """
+    file = _file(folder, name)
+    lines = _jsonl(file) if file.suffix == ".jsonl" else _csv(file, f"{name}/{file.name}")
+    for count, line in enumerate(lines):
+        if limit is not None and count >= limit:
+            return
+        where = f"{name}/{file.name}:{line.number}"
+        yield where, _record(line, folder, where, name, license)
+
+
+def _file(folder: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise UserError(
+            "the source's folder does not exist",
+            where=f"corpus source {name}",
+            found=str(folder),
+            expected="a folder with " + " or ".join(FILES),
+        )
+    there = [folder / f for f in FILES if (folder / f).is_file()]
+    if len(there) != 1:
+        raise UserError(
+            "the source's folder has no captions file"
+            if not there
+            else "the source's folder has two captions files",
+            where=str(folder),
+            found=", ".join(f.name for f in there) or "neither",
+            expected=" or ".join(FILES),
+            fix="keep one of them" if there else "write one record a line: id, caption, and image or audio",
+        )
+    return there[0]
+
+
+def _jsonl(file: Path) -> Iterator[Line]:
+    with file.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            if not raw.strip():
+                continue
+            try:
+                fields = json.loads(raw)
+            except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+                yield Line(number, None, ("not JSON", _short(str(error)), "one JSON object a line"))
+                continue
+            if isinstance(fields, dict):
+                yield Line(number, fields)
+            else:
+                yield Line(
+                    number, None, ("not a JSON object", type(fields).__name__, "one JSON object a line")
+                )
+
+
+def _csv(file: Path, where: str) -> Iterator[Line]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "not UTF-8",
+            where=where,
+            found=_short(str(error)),
+            expected="UTF-8 text",
+            fix="save the file as UTF-8",
+        ) from error
+    rows = csv.reader(text.splitlines(keepends=True), strict=True)
+    header = [cell.strip() for cell in next(rows, [])]
+    missing = [c for c in NEEDED if c not in header] + (
+        [] if set(MEDIA) & set(header) else ["image or audio"]
+    )
+    if missing:
+        raise UserError(
+            f"missing column: {', '.join(missing)}",
+            where=f"{where}:1",
+            found=", ".join(header) or "nothing",
+            expected="a header with id, caption, and image or audio",
+            fix="add the column",
+        )
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            yield Line(
+                rows.line_num, None, ("not CSV", _short(str(error)), 'comma-separated values, quoted with "')
+            )
+            continue
+        if row is None:
+            return
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(header):
+            yield Line(rows.line_num, None, ("wrong number of columns", str(len(row)), str(len(header))))
+            continue
+        yield Line(
+            rows.line_num, {k: v for k, v in zip(header, row, strict=True) if v.strip() or k in NEEDED}
+        )
+
+
+def _record(line: Line, folder: Path, where: str, name: str, license: str) -> dict | Problem:
+    fields = line.fields or {}
+    given = fields.get("id")
+
+    def bad(kind: str, what: str, found: str, expected: str, fix: str) -> Problem:
+        return Problem(
+            kind, name, where, given if isinstance(given, str) and given else None, what, found, expected, fix
+        )
+
+    if line.problem is not None:
+        return bad("bad_line", *line.problem, fix="correct the line")
+    wrong = [k for k in (*NEEDED, *MEDIA, *OPTIONAL) if k in fields and not isinstance(fields[k], str)]
+    if wrong:
+        return bad(
+            "bad_line",
+            f"{wrong[0]} is not text",
+            _short(json.dumps(fields[wrong[0]])),
+            "a string",
+            "quote it",
+        )
+    absent = [k for k in NEEDED if k not in fields] + (
+        [] if any(k in fields for k in MEDIA) else ["image or audio"]
+    )
+    if absent:
+        return bad(
+            "missing_column",
+            f"missing {', '.join(absent)}",
+            ", ".join(fields) or "nothing",
+            "id, caption, and image or audio",
+            "add it",
+        )
+    if not given.strip():
+        return bad("bad_line", "empty id", "''", "an id of its own", "give the record an id")
+    if all(k in fields for k in MEDIA):
+        return bad(
+            "bad_line",
+            "both image and audio",
+            "both",
+            "one medium a record",
+            "write two records with two ids",
+        )
+    if fields.get("split", "train") not in SPLITS:
+        return bad(
+            "bad_line", "unknown split", fields["split"], " or ".join(SPLITS), "correct it or leave it out"
+        )
+    caption = " ".join(fields["caption"].split())
+    if not caption:
+        return bad(
+            "empty_caption",
+            "empty caption",
+            repr(_short(fields["caption"])),
+            "at least one word",
+            "write a caption or remove the record",
+        )
+    modality = "audio" if "audio" in fields else "image"
+    try:
+        path = inside(folder, fields[modality])
+    except MediaError as error:
+        return bad(error.kind, error.what, str(error.found), str(error.expected), error.fix)
+    if not path.is_file():
+        return bad(
+            "missing",
+            f"{modality} file does not exist",
+            fields[modality],
+            f"a file below the folder of {name}",
+            "restore it or remove the record",
+        )
+    return _plain(fields, modality, name, license, caption)
+
+
+def _plain(fields: Mapping[str, Any], modality: str, name: str, license: str, caption: str) -> dict[str, Any]:
+    """The record. What may not be torn apart by a split is its medium, so that is its origin and group too."""
+    path = PurePosixPath(fields[modality].replace("\\", "/")).as_posix()
+    origin = fields.get("origin") or f"{name}/{path}"
+    return {
+        "id": fields["id"],
+        "modality": modality,
+        "media": {"root": name, "path": path},
+        "caption": caption,
+        "source": fields.get("source") or name,
+        "group": origin,
+        "category": fields.get("group"),
+        "origin": origin,
+        "license": fields.get("license") or license,
+        "attributes": None,
+        "mentioned": None,
+        "split_hint": fields.get("split"),
+    }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."

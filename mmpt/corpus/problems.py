@@ -1,0 +1,57 @@
+"""Bad records: what is wrong with each, and the one error that lists them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmpt.store.errors import UserError
+
+SHOWN = 20
+
+KINDS = (
+    "bad_line",
+    "missing_column",
+    "empty_caption",
+    "duplicate_id",
+    "outside",
+    "missing",
+    "empty",
+    "unreadable",
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One bad record. `where` is "<source>/<file>:<line>"; `id` is None where the line didn't get as far."""
+
+    kind: str
+    source: str
+    where: str
+    id: str | None
+    what: str
+    found: str
+    expected: str
+    fix: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        named = f"record {self.id}: " if self.id else ""
+        return f"{self.where}: {named}{self.what}; found {self.found}; expected {self.expected}; {self.fix}"
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raises one UserError that lists the first 20 problems and counts the rest; does nothing without any."""
+    if not problems:
+        return
+    lines = [str(problem) for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"and {len(problems) - SHOWN} more")
+    noun = "bad record" if len(problems) == 1 else "bad records"
+    raise UserError(
+        f"{len(problems)} {noun} in the corpus:\n  " + "\n  ".join(lines) + "\n",
+        fix="correct them, or set corpus.on_bad_record: skip to leave them out and have gate S1 count them",
+    )

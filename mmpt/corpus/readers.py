@@ -1,0 +1,90 @@
+"""Corpus sources by the name of their reader: each turns a profile's source section into records and
+problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from mmpt.corpus import captions
+from mmpt.corpus.generated import Generated, generate_pictures, generate_sounds
+from mmpt.corpus.problems import Problem
+from mmpt.corpus.sounds import SOUND_RATE
+from mmpt.store.errors import UserError
+
+
+def read_source(
+    source: Mapping[str, Any],
+    folder: Path | None,
+    out: Path,
+    seed: int,
+    shares: tuple[float, float],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[str, dict | Problem]]:
+    """(where, record or problem) of one source of the profile; `where` is what a message points to.
+
+    `folder` is the source's own; media that a reader makes go below `out`, whose root is called "corpus".
+    `shares` are (val, test), for readers that decide the split themselves.
+    """
+    if source["reader"] == "captions":
+        if folder is None:
+            raise UserError(
+                "the source has no folder", where=f"corpus source {source['name']}", expected="path: a folder"
+            )
+        yield from captions.read(
+            folder, source["name"], source.get("license", "unknown"), source.get("limit")
+        )
+    else:
+        yield from _generated(source, out, seed, shares, progress)
+
+
+def _generated(
+    source: Mapping[str, Any],
+    out: Path,
+    seed: int,
+    shares: tuple[float, float],
+    progress: Callable[[int, int], None],
+) -> Iterator[tuple[str, dict]]:
+    val, test = shares
+    made = [
+        *generate_pictures(seed, source["pictures"], val=val, test=test),
+        *generate_sounds(seed, source["sounds"], val=val, test=test),
+    ]
+    records = [{**item.record, "category": None} for item in made]
+    if source.get("shuffle_captions"):
+        records = _shuffled(records, seed)
+    for done, (item, record) in enumerate(zip(made, records, strict=True)):
+        _write(item, out)
+        if done % 100 == 0:
+            progress(done, len(made))
+        yield record["media"]["path"], record
+
+
+def _write(item: Generated, out: Path) -> None:
+    """One medium, as PNG or 16-bit WAV: both are the same bytes every time."""
+    path = out / item.record["media"]["path"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if item.record["modality"] == "image":
+        Image.fromarray(item.medium).save(path, format="PNG", compress_level=1)
+    else:
+        soundfile.write(path, item.medium, SOUND_RATE, subtype="PCM_16", format="WAV")
+
+
+def _shuffled(records: list[dict], seed: int) -> list[dict]:
+    """A negative control: training captions dealt out again within each modality, so that they describe
+    nothing.
+    """
+    rng = np.random.default_rng([seed, 7])
+    result = list(records)
+    for modality in ("image", "audio"):
+        at = [i for i, r in enumerate(records) if r["modality"] == modality and r["split_hint"] == "train"]
+        for to, source in zip(at, rng.permutation(at), strict=True):
+            spoken = records[int(source)]
+            result[to] = {**records[to], "caption": spoken["caption"], "mentioned": spoken["mentioned"]}
+    return result

@@ -1,0 +1,169 @@
+"""What stage `generate` writes and measures: golden outputs of a checkpoint as files, and gates B4 and C1 on them."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmpt.evaluate.golden import (
+    EMIT, Decoder, Setting, free_rates, generate_golden, output_rows, summary,
+)
+from mmpt.evaluate.media import png_faults, wav_faults, write_png, write_wav
+from mmpt.evaluate.sets import Record, decode_audio, decode_image, item_seed, safe_name
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.evidence import Metric
+from mmpt.store.jsonl import write_jsonl
+
+INSPECTED = 8  # items a task that get an inspect folder
+FOLDER = {"greedy": ".", "sampled": "sampled"}
+
+Rows = list[dict[str, Any]]
+Sets = Mapping[str, Sequence[Record]]
+
+
+def generate_step(model, decoder: Decoder, sets: Sets, setting: Setting, step: int, folder: Path) -> dict[tuple[str, str], Rows]:
+    """Generates, decodes and writes all golden sets below `folder` (= qual/step_<k>); rows by (task, decoding)."""
+    rows: dict[tuple[str, str], Rows] = {}
+    summaries = []
+    for (task, decoding), outputs in generate_golden(model, decoder.space, sets, setting).items():
+        below = folder / FOLDER[decoding]
+        below.mkdir(parents=True, exist_ok=True)
+        made = output_rows(decoder, sets[task], outputs.golden, setting, step, decoding, below)
+        write_jsonl(below / f"step_{step}_golden_{task}.jsonl", made)
+        summaries.append(summary(made, free_rates(decoder.space, sets[task], outputs.free, setting)))
+        rows[task, decoding] = made
+    write_json(folder / "golden_summary.json", {"step": step, "summaries": summaries})
+    return rows
+
+
+def random_weights(model, seed: int) -> None:
+    """Overwrites every matrix with noise: what such a model emits is valid only by construction."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                noise = torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5
+                parameter.copy_(noise.to(parameter.device, parameter.dtype))
+
+
+def random_control(model, decoder: Decoder, sets: Sets, setting: Setting) -> list[dict[str, Any]]:
+    """Summaries of t2a and t2i by a model of random weights, every output decoded, none kept."""
+    emit = {task: records for task, records in sets.items() if task in EMIT}
+    found = []
+    for (task, decoding), outputs in generate_golden(model, decoder.space, emit, setting).items():
+        made = output_rows(decoder, emit[task], outputs.golden, setting, 0, decoding, None)
+        found.append(summary(made, free_rates(decoder.space, emit[task], outputs.free, setting)))
+    return found
+
+
+def write_references(decoder: Decoder, sets: Sets, setting: Setting, folder: Path) -> dict[str, dict[str, Any]]:
+    """The stored codes of t2a and t2i, decoded with their own meta below `folder`; by id: its path and, of sounds, RMS."""
+    references: dict[str, dict[str, Any]] = {}
+    for task, records in sets.items():
+        for record in records:
+            if task not in EMIT:
+                continue
+            path = reference_path(task, record["id"])
+            if task == "t2a":
+                wave = decode_audio(decoder.codecs, decoder.space, np.asarray(record["target_ids"]), record["meta"])
+                write_wav(folder / path, wave, decoder.codecs.audio.sample_rate)
+                references[record["id"]] = {"path": path, "rms": float(np.sqrt(np.mean(wave**2)))}
+            else:
+                seed = item_seed(setting.seed, record["id"])
+                write_png(folder / path, decode_image(decoder.codecs, decoder.space, np.asarray(record["target_ids"]), seed))
+                references[record["id"]] = {"path": path}
+    return references
+
+
+def reference_path(task: str, record_id: str) -> str:
+    kind, suffix = ("audio", "wav") if task == "t2a" else ("image", "png")
+    return f"reference/{task}_{kind}/{safe_name(record_id)}.{suffix}"
+
+
+def write_inspect(decoder: Decoder, sets: Sets, rows: Mapping[tuple[str, str], Rows], folder: Path, references: Path) -> None:
+    """`inspect/<task>/<id>/`: prompt, generated and reference of the first greedy outputs, to be opened side by side."""
+    for task, records in sets.items():
+        for record, row in list(zip(records, rows[task, "greedy"], strict=True))[:INSPECTED]:
+            place = folder / "inspect" / task / safe_name(record["id"])
+            place.mkdir(parents=True)
+            if task in EMIT:
+                (place / "prompt.txt").write_text(record["caption"] + "\n", encoding="utf-8")
+                reference = references / reference_path(task, record["id"])
+                shutil.copyfile(reference, place / f"reference{reference.suffix}")
+                if row["path"]:
+                    shutil.copyfile(folder / row["path"], place / f"generated{reference.suffix}")
+            else:
+                (place / "generated.txt").write_text(row["text"] + "\n", encoding="utf-8")
+                (place / "reference.txt").write_text(record["caption"] + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint's outputs on disk: `folder` is qual/step_<k>."""
+
+    step: int
+    folder: Path
+    rows: Mapping[tuple[str, str], Rows]
+
+
+def artifact_metrics(decoder: Decoder, written: Sequence[Written], references: Mapping[str, dict[str, Any]]) -> list[Metric]:
+    """B4. Form is asked of every checkpoint; silent, constant and clipped of the last one, which is meant to be good."""
+    metrics = []
+    for task in EMIT:
+        counts: Counter[str] = Counter()
+        looked = 0
+        for one in written:
+            for decoding, below in FOLDER.items():
+                for row in one.rows.get((task, decoding), ()):
+                    faults = _file_faults(decoder, task, one.folder / below, row, references[row["id"]])
+                    formal = {"missing", "unreadable", "wrong_form"}
+                    counts.update(fault for fault in faults if one is written[-1] or fault in formal)
+                    looked += 1
+        if looked:
+            names = ["missing", "unreadable", "wrong_form", "constant", *(["silent", "clipped"] if task == "t2a" else [])]
+            metrics += [Metric(f"{name}_files", counts[name], looked, "files", "lower", slice=task) for name in names]
+    return metrics
+
+
+def _file_faults(decoder: Decoder, task: str, folder: Path, row: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
+    if row["path"] is None:
+        return ["missing"]
+    if task == "t2i":
+        side = decoder.codecs.image.decode_size
+        return png_faults(folder / row["path"], size=(side, side))
+    codec = decoder.codecs.audio
+    samples = codec.samples(row["target_len"] // codec.n_codebooks)
+    return wav_faults(folder / row["path"], rate=codec.sample_rate, channels=codec.channels, samples=samples,
+                      reference_rms=reference["rms"])
+
+
+def decode_metrics(sets: Sets, summaries: Sequence[Mapping[str, Any]], expected: int) -> list[Metric]:
+    """C1 over all `summaries` (checkpoints, decodings and the random control), `expected` of them a task."""
+    metrics = []
+    for task in EMIT:
+        mine = [one for one in summaries if one["task"] == task]
+        if task not in sets:
+            continue
+        total = sum(one["total"] for one in mine)
+        decoded = sum(one["decoded"] for one in mine)
+        metrics += [
+            Metric("decode_success_rate", decoded / total if total else None, total, "share", "higher", slice=task),
+            Metric("ids_out_of_range", sum(one["ids_out_of_range"] for one in mine), total, "ids", "lower", slice=task),
+            Metric("length_mismatches", sum(one["length_mismatches"] for one in mine), total, "items", "lower", slice=task),
+            Metric("golden_items_missing", expected * len(sets[task]) - total, expected * len(sets[task]), "items", "lower",
+                   slice=task),
+        ]
+    return metrics
+
+
+
+def summaries_of(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a written golden_summary.json."""
+    return read_json(folder / "golden_summary.json")["summaries"]

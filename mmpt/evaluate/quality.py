@@ -1,0 +1,118 @@
+"""Free-running quality of generated outputs, as numbers on ids and files. No model and no torch in here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpt.corpus import oracle
+from mmpt.corpus.media import load_image
+from mmpt.evaluate.media import read_wav
+from mmpt.tokens import TokenSpace
+
+Row = Mapping[str, Any]
+MODALITY = {"t2a": "audio", "t2i": "image", "a2t": "audio", "i2t": "image"}
+LOOP = 8  # equal frames in a row that count as a loop
+
+
+def duplicate_rate(rows: Sequence[Row]) -> float:
+    """Share of outputs equal to the output of another record whose prompt differs."""
+    prompts_of: dict[tuple, set[str]] = {}
+    for row in rows:
+        prompts_of.setdefault(tuple(row["ids"]), set()).add(row["caption"])
+    return float(np.mean([len(prompts_of[tuple(row["ids"])]) > 1 for row in rows]))
+
+
+def longest_run(ids: np.ndarray, n_codebooks: int) -> int:
+    """Most equal frames in a row; `ids` frame by frame."""
+    frames = np.asarray(ids)[:len(ids) // n_codebooks * n_codebooks].reshape(-1, n_codebooks)
+    if not len(frames):
+        return 0
+    edges = np.flatnonzero(np.concatenate([[True], (frames[1:] != frames[:-1]).any(1), [True]]))
+    return int(np.diff(edges).max())
+
+
+def looped_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codebooks: int) -> float:
+    """Share of sounds with a run of LOOP equal frames or more that is longer than any reference's own longest run.
+
+    Silence repeats frames in real sounds too; the references say how long that goes on.
+    """
+    usual = max((longest_run(ids, n_codebooks) for ids in references), default=0)
+    runs = [longest_run(np.asarray(row["ids"]), n_codebooks) for row in rows]
+    return float(np.mean([run >= LOOP and run > usual for run in runs]))
+
+
+def codebook_usage(rows: Sequence[Row], references: Sequence[np.ndarray], space: TokenSpace) -> float:
+    """Distinct ids in the outputs over distinct ids in the references, mean over the segments that references use."""
+    used = np.unique(np.concatenate([np.asarray(row["ids"], np.int64) for row in rows]))
+    wanted = np.unique(np.concatenate([np.asarray(ids, np.int64) for ids in references]))
+    shares = []
+    for segment in space.ranges.values():
+        in_references = np.count_nonzero((wanted >= segment.start) & (wanted <= segment.end))
+        if in_references:
+            shares.append(np.count_nonzero((used >= segment.start) & (used <= segment.end)) / in_references)
+    return float(np.mean(shares))
+
+
+def oracle_hits(rows: Sequence[Row], folder: Path) -> dict[str, list[bool]]:
+    """`<modality>.<attribute>` -> was it right, for every mentioned attribute of every row, read from its file.
+
+    A file that is missing counts as wrong: nothing is left out of the mean.
+    """
+    hits: dict[str, list[bool]] = {}
+    for row in rows:
+        modality = MODALITY[row["task"]]
+        read = read_attributes(modality, folder / row["path"]) if row["path"] else {}
+        for name in row["mentioned"]:
+            hits.setdefault(f"{modality}.{name}", []).append(read.get(name) == row["attributes"][name])
+    return hits
+
+
+def read_attributes(modality: str, path: Path) -> dict[str, str]:
+    """What the oracle sees in a png or wav; nothing where there is no file."""
+    if not path.is_file():
+        return {}
+    if modality == "image":
+        return oracle.read_picture(load_image(path))
+    wave, rate = read_wav(path)
+    return oracle.read_sound(wave, rate)
+
+
+def token_f1(output: str, reference: str) -> float:
+    """F1 of the words (lower case, order ignored) of a caption against its reference."""
+    said, wanted = _words(output), _words(reference)
+    common = sum((said & wanted).values())
+    if not common:
+        return 0.0
+    precision, recall = common / sum(said.values()), common / sum(wanted.values())
+    return 2 * precision * recall / (precision + recall)
+
+
+def _words(text: str) -> Counter[str]:
+    return Counter(word.strip(".,;:!?\"'").lower() for word in text.split())
+
+
+def nearest_share(rows: Sequence[Row], train: Sequence[np.ndarray]) -> list[tuple[float, int]]:
+    """For each output the largest share of equal positions with a training payload of its length, and which one.
+
+    (0.0, -1) where no training payload has that length.
+    """
+    by_length: dict[int, list[int]] = {}
+    for index, ids in enumerate(train):
+        by_length.setdefault(len(ids), []).append(index)
+    stacks = {length: np.stack([train[i] for i in members]) for length, members in by_length.items()}
+    found = []
+    for row in rows:
+        ids = np.asarray(row["ids"])
+        members = by_length.get(len(ids))
+        if not members:
+            found.append((0.0, -1))
+            continue
+        shares = (stacks[len(ids)] == ids).mean(axis=1)
+        best = int(shares.argmax())
+        found.append((float(shares[best]), members[best]))
+    return found

@@ -1,0 +1,199 @@
+"""Gate C4's measure: N + M steps in one go against N steps, a save, a new process, and M more.
+
+Three short runs of the real training loop on the run's own data, with `train.steps` = N + M so that ramp and schedule
+pass by in full. Both ways start from the warm-up, log every step and draw one random number a batch, so that a random
+state that is not restored shows even where no dropout draws from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmpt.model.adapter import WEIGHTS
+from mmpt.model.checkpoints import STATE, load_checkpoint, step_folder
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.errors import UserError
+from mmpt.store.evidence import Metric
+from mmpt.store.jsonl import read_jsonl
+from mmpt.store.stage import SliceView, StageContext
+from mmpt.store.tensors import load_tensors, read_meta, save_tensors
+from mmpt.train.loop import METRICS, train
+from mmpt.train.schedule import make_optimizer
+from mmpt.train.stages import Prepared, prepare_train
+
+NEVER = 1 << 30
+
+
+def check_resume(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
+    """Metrics and details of gate C4. Raises RuntimeError with the child's words when the new process fails."""
+    before, after = ctx.profile["evaluate.resume.before"], ctx.profile["evaluate.resume.after"]
+    short = _short_context(ctx, before + after)
+    once, twice = ctx.work / "once", ctx.work / "twice"
+    for leftover in (once, twice):  # of an attempt that was killed: its notes would be of fewer steps
+        shutil.rmtree(leftover, ignore_errors=True)
+    ctx.progress(0, 4, f"{before + after} steps at once")
+    prepared = run_until(short, once, before + after)
+    ctx.progress(1, 4, f"{before} steps")
+    run_until(short, twice, before)
+    ctx.progress(2, 4, f"a new process, {after} more")
+    _in_new_process(short, twice, before + after)
+    ctx.progress(3, 4, "checkpoints that must be refused")
+    differing = compare(once, twice, before + after)
+    refused = refusals(prepared, step_folder(once / "steps", before + after), ctx.work / "forged")
+    metrics = [Metric(name, len(found), n, "", "lower") for name, (found, n) in differing.items()]
+    metrics += [Metric("mismatches_not_refused", sum(not said for said in attempts.values()), len(attempts), "attempts",
+                       "lower", slice=kind) for kind, attempts in refused.items()]
+    details = {"before": before, "after": after, "refusals": refused,
+               "differing": {name: found[:10] for name, (found, _) in differing.items()}}
+    return metrics, details
+
+
+def run_until(ctx: StageContext, folder: Path, until: int) -> Prepared:
+    """Trains from the warm-up, or from the newest checkpoint in `folder`, up to step `until`, noting its batches."""
+    torch.manual_seed(ctx.seed)
+    prepared = prepare_train(ctx)
+    seen: dict[str, Any] = {}
+    original = prepared.loader.batch
+
+    def noting(step: int):
+        batch = original(step)
+        seen[str(step)] = {"batch": batch.digest(), "drawn": float(torch.rand(()))}
+        return batch
+
+    prepared.loader.batch = noting
+    train(prepared.model, prepared.loader, replace(prepared.settings, log_every=1, save_every=NEVER), folder, until=until)
+    notes = folder / "seen.json"
+    write_json(notes, {**(read_json(notes) if notes.is_file() else {}), **seen})
+    return prepared
+
+
+def _short_context(ctx: StageContext, steps: int) -> StageContext:
+    """The context of a train stage with `steps` steps."""
+    profile: dict[str, Any] = {}
+    for key, value in ctx.profile.as_dict().items():
+        _put(profile, key.split("."), value)
+    profile = json.loads(json.dumps(profile))
+    profile["train"]["steps"] = steps
+    view = SliceView(profile, tuple(profile), ctx.name)
+    return replace(ctx, profile=view, on_progress=_silent, on_log=_silent)
+
+
+def _put(nested: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        nested = nested.setdefault(part, {})
+    nested[path[-1]] = {**nested.get(path[-1], {}), **value} if isinstance(value, Mapping) else value
+
+
+def _silent(*_: Any) -> None:
+    return None
+
+
+def _in_new_process(ctx: StageContext, folder: Path, until: int) -> None:
+    """`python -m mmpt.evaluate.resume <job>`: nothing of this process but files reaches it."""
+    job = ctx.work / "job.json"
+    write_json(job, {
+        "profile": ctx.profile.as_dict(), "inputs": {name: str(path) for name, path in ctx.inputs.items()}, "seed": ctx.seed,
+        "threads": ctx.threads, "device": ctx.device, "dtype": ctx.dtype, "folder": str(folder), "until": until,
+        "work": str(ctx.work),
+    })
+    done = subprocess.run([sys.executable, "-m", "mmpt.evaluate.resume", str(job)], capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": str(ctx.threads)}, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the resumed process ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
+
+
+def compare(once: Path, twice: Path, step: int) -> dict[str, tuple[list[str], int]]:
+    """(names that differ, how many were compared) of parameters, optimizer, random states, batches and losses."""
+    folders = [step_folder(root / "steps", step) for root in (once, twice)]
+    found = {"parameters_differing": _unequal(*(load_tensors(folder / WEIGHTS, "torch") for folder in folders))}
+    states = [load_tensors(folder / STATE, "torch") for folder in folders]
+    for name, prefix in (("optimizer_tensors_differing", "optimizer."), ("rng_states_differing", "rng.")):
+        found[name] = _unequal(*({k: v for k, v in state.items() if k.startswith(prefix)} for state in states))
+    seen = [read_json(root / "seen.json") for root in (once, twice)]
+    found["batches_differing"] = _unlike(*({k: v["batch"] for k, v in one.items()} for one in seen))
+    drawn = _unlike(*({f"draw {k}": v["drawn"] for k, v in one.items()} for one in seen))
+    rng = found["rng_states_differing"]
+    found["rng_states_differing"] = (rng[0] + drawn[0], rng[1] + drawn[1])
+    rows = [{f"step {row['step']}": row for row in read_jsonl(root / METRICS)} for root in (once, twice)]
+    found["losses_differing"] = _unlike(*rows)
+    return found
+
+
+def _unequal(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> tuple[list[str], int]:
+    names = sorted({*one, *two})
+    return [n for n in names if n not in one or n not in two or not torch.equal(one[n], two[n])], len(names)
+
+
+def _unlike(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[list[str], int]:
+    names = sorted({*one, *two})
+    return [n for n in names if one.get(n) != two.get(n)], len(names)
+
+
+def refusals(prepared: Prepared, checkpoint: Path, work: Path) -> dict[str, dict[str, str | None]]:
+    """By kind of mismatch and attempt: what loading said, or None where it loaded."""
+    attempts: dict[str, dict[str, Callable[[dict, dict], None]]] = {
+        "token_space": {"other digest": lambda tensors, meta: meta.update(token_space="0" * 64)},
+        "row_shape": {
+            "one row more": lambda tensors, meta: (_grow(tensors), meta.update(rows=[meta["rows"][0] + 1, meta["rows"][1]])),
+            "one row more, header as before": lambda tensors, meta: _grow(tensors),
+        },
+        "lora_config": {"other rank": lambda tensors, meta: meta["lora"].update(r=meta["lora"]["r"] + 1),
+                        "other modules": lambda tensors, meta: meta["lora"]["target_modules"].pop()},
+    }
+    return {
+        kind: {name: _said(prepared, forge(checkpoint, work / f"{kind}-{i}", change)) for i, (name, change) in enumerate(ways.items())}
+        for kind, ways in attempts.items()
+    }
+
+
+def _grow(tensors: dict[str, np.ndarray]) -> None:
+    for name, value in tensors.items():
+        if name.endswith("trainable_tokens_delta") and value.ndim:
+            tensors[name] = np.concatenate([value, value[:1]])
+
+
+def forge(checkpoint: Path, target: Path, change: Callable[[dict, dict], Any]) -> Path:
+    """A copy of a checkpoint with tensors and header changed in both of its files."""
+    for name in (WEIGHTS, STATE):
+        tensors, meta = load_tensors(checkpoint / name), read_meta(checkpoint / name)
+        change(tensors, meta)
+        save_tensors(target / name, tensors, meta)
+    return target
+
+
+def _said(prepared: Prepared, checkpoint: Path) -> str | None:
+    settings = prepared.settings
+    optimizer = make_optimizer(prepared.model, settings.lr, settings.betas, settings.weight_decay)
+    try:
+        load_checkpoint(checkpoint, prepared.model, optimizer)
+    except UserError as error:
+        return error.what
+    return None
+
+
+def main(job_path: str) -> None:
+    """The new process: open everything from files and go on."""
+    job = read_json(Path(job_path))
+    torch.set_num_threads(job["threads"])
+    torch.use_deterministic_algorithms(True)
+    ctx = StageContext(
+        "resume_check", SliceView(job["profile"], tuple(job["profile"]), "resume_check"),
+        {name: Path(path) for name, path in job["inputs"].items()}, out=Path(job["work"]), work=Path(job["work"]),
+        seed=job["seed"], threads=job["threads"], device=job["device"], dtype=job["dtype"],
+    )
+    run_until(ctx, Path(job["folder"]), job["until"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

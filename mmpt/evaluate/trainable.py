@@ -1,0 +1,125 @@
+"""Gate A2's measure: everything that should train is held by the optimizer and moves, and nothing else does."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmpt.evaluate.checkpoint import Workshop
+from mmpt.model.adapter import load_adapter
+from mmpt.model.multimodal import MultimodalLM
+from mmpt.ops import linear_cross_entropy
+from mmpt.store.evidence import Metric
+from mmpt.store.stage import StageContext
+from mmpt.tokens import TokenSpace
+from mmpt.tokens.formats import LAYOUTS
+from mmpt.train.schedule import make_optimizer
+
+STEPS = 2  # LoRA's B is zero at first: only the second step reaches A
+ROW = 256  # tokens of a probe row
+
+
+def check_trainable(ctx: StageContext, workshop: Workshop, checkpoint) -> tuple[list[Metric], dict[str, Any]]:
+    """Metrics and details of gate A2, on a copy of the warmed-up model that is thrown away."""
+    with torch.random.fork_rng(devices=[]):
+        model = workshop.untrained(dict(ctx.profile["lora"]), bool(ctx.profile.get("train.layer_norm", False)))
+        load_adapter(model, checkpoint)
+    optimizer = make_optimizer(model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]),
+                               ctx.profile["train.weight_decay"])
+    found = {**held(model, optimizer), **moved(model, optimizer)}
+    metrics = [Metric(name, value, n, "", "lower") for name, (value, n) in found.items()]
+    counts = parameter_counts(model)
+    metrics += [Metric("parameters", count, count, "parameters", slice=group) for group, count in counts.items()]
+    return metrics, {**{name: value for name, (value, _) in found.items()}, "parameters": counts}
+
+
+def used_rows(space: TokenSpace) -> np.ndarray:
+    """int64: ids of all image and audio rows and of the specials that the formats use."""
+    roles = {role for layout in LAYOUTS.values() for role in (*layout.head, *layout.join, layout.end)}
+    segments = [segment for segment in (space.image_range, *space.audio_ranges) if segment is not None]
+    have = {"img": space.image_range is not None, "aud": bool(space.audio_ranges)}
+    roles = {role for role in roles if all(have[kind] for kind in have if kind in role)}
+    ids = [space.special(role) for role in sorted(roles)]
+    return np.concatenate([np.sort(ids), *(np.arange(s.start, s.stop) for s in segments)]).astype(np.int64)
+
+
+def held(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> dict[str, tuple[int, int]]:
+    """(offenders, items) of rows and LoRA matrices that no optimizer group holds with a positive rate."""
+    inside = {id(p) for group in optimizer.param_groups if group["lr"] > 0 for p in group["params"]}
+    matrices = row_matrices(model)
+    rows = len(used_rows(model.space))
+    absent = sum(rows for matrix in matrices.values() if id(matrix) not in inside)
+    wanted = lora_targets(model)
+    lora = {name: p for name, p in model.adapter_parameters().items() if ".lora_" in name}
+    missing = sum(
+        not any(name.endswith(f"{target}.lora_{side}.weight") and id(p) in inside for name, p in lora.items())
+        for target in wanted for side in "AB"
+    )
+    return {"rows_not_in_optimizer": (absent, rows * len(matrices)), "lora_matrices_missing": (missing, 2 * len(wanted))}
+
+
+def row_matrices(model: MultimodalLM) -> dict[str, nn.Parameter]:
+    """The new rows of the embedding and, where the head is its own, of the head."""
+    return {"embed_rows": model.embedding.rows, **({} if model.tied else {"head_rows": model.head_rows})}
+
+
+def lora_targets(model: MultimodalLM) -> list[str]:
+    """Paths of the base model's linear layers that the LoRA configuration names, as they stand in the base model."""
+    names = set(model.lora["target_modules"])
+    paths = []
+    for path, module in model.lm.get_base_model().named_modules():
+        inner = getattr(module, "base_layer", module)
+        if path.rsplit(".", 1)[-1] in names and isinstance(inner, nn.Linear):
+            paths.append(path)
+    return paths
+
+
+def moved(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> dict[str, tuple[int, int]]:
+    """(offenders, items) after STEPS steps on sequences in which every used row is read and predicted."""
+    rows = torch.as_tensor(used_rows(model.space) - model.space.new_start, device=model.device)
+    before = {name: p.detach().clone() for name, p in model.adapter_parameters().items()}
+    matrices = {name: matrix.detach().clone() for name, matrix in row_matrices(model).items()}
+    frozen = {name: tensor_digest(p) for name, p in model.frozen().items()}
+    for _ in range(STEPS):
+        optimizer.zero_grad(set_to_none=True)
+        _probe_loss(model).backward()
+        optimizer.step()
+    still = sum(
+        int((matrix[rows] == old[rows]).all(1).sum())
+        for matrix, old in zip(row_matrices(model).values(), matrices.values(), strict=True)
+    )
+    lora = {name: p for name, p in model.adapter_parameters().items() if ".lora_" in name}
+    unchanged = sum(torch.equal(p, before[name]) for name, p in lora.items())
+    changed = sum(tensor_digest(p) != frozen[name] for name, p in model.frozen().items())
+    return {
+        "trained_rows_unchanged": (still, len(rows) * len(matrices)), "lora_matrices_unchanged": (unchanged, len(lora)),
+        "frozen_tensors_changed": (changed, len(frozen)),
+    }
+
+
+def _probe_loss(model: MultimodalLM) -> Tensor:
+    """Mean loss of predicting every used row once, in rows that start with a text id."""
+    ids = used_rows(model.space)
+    width = min(ROW, len(ids))
+    padded = np.resize(ids, -(-len(ids) // width) * width).reshape(-1, width)
+    whole = torch.as_tensor(np.concatenate([np.zeros((len(padded), 1), np.int64), padded], axis=1), device=model.device)
+    hidden = model.hidden(whole)[:, :-1]
+    return linear_cross_entropy(hidden.flatten(0, 1), whole[:, 1:].flatten(), *model.head())
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy()).hexdigest()
+
+
+def parameter_counts(model: MultimodalLM) -> dict[str, int]:
+    """Parameters by group: embed_rows, head_rows, lora, layer_norm, frozen."""
+    names = {"embed": "embed_rows", "head": "head_rows"}
+    groups = {names.get(group, group): sum(p.numel() for _, p in members) for group, members in model.trainable_groups().items()}
+    return {**{name: groups.get(name, 0) for name in ("embed_rows", "head_rows", "lora", "layer_norm")},
+            "frozen": sum(p.numel() for p in model.frozen().values())}

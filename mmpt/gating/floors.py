@@ -1,0 +1,229 @@
+"""Floors: the checks that no file can soften. A policy or a profile may make them stricter, never weaker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mmpt.gating.checks import Check, Gate
+from mmpt.store.errors import UserError
+
+AUDIO_IMAGE = ("audio", "image")
+ALL_TASKS = ("a2t", "i2t", "t2a", "t2i")
+EMIT, READ = ("t2a", "t2i"), ("a2t", "i2t")
+RISING = {"min", "ci_low_above"}  # rules where a higher bound is stricter
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least that a blocking check must ask; fields as in ``Check``."""
+
+    id: str
+    metric: str
+    rule: str
+    threshold: float | None
+    slices: tuple[str, ...] = ("",)
+    each: bool = False
+    min_n: int = 1
+    requires: str | None = None
+    reference: str | None = None
+    factor: float = 1.0
+    margin: float = 0.0
+    on_fail: str = "no_go"
+    severity_when: tuple[tuple[str, str], ...] = ()
+
+
+def _zero(name: str, metric: str, slices: tuple[str, ...] = ("",), **more: object) -> Floor:
+    return Floor(name, metric, "max", 0.0, slices, **more)  # type: ignore[arg-type]
+
+
+FLOORS: dict[str, tuple[Floor, ...]] = {
+    "K1": (
+        Floor("error", "error_over_tolerance", "max", 1.0, each=True),
+        _zero("support", "support_violations", each=True),
+        _zero("nonfinite", "nonfinite_values"),
+        _zero("devices", "devices_unchecked"),
+    ),
+    "S2": (
+        _zero("content", "content_in_two_splits"),
+        _zero("origins", "origins_in_two_splits"),
+        _zero("official_test", "official_test_in_train", min_n=0),
+        _zero("unassigned", "records_without_split"),
+        Floor("sizes", "records_in_split", "min", 1.0, ("train", "val", "test")),
+        _zero("combinations", "combinations_in_two_splits", requires="generated_corpus"),
+    ),
+    "S3": (
+        _zero("segments", "ids_out_of_segment", AUDIO_IMAGE),
+        _zero("lengths", "length_mismatches", AUDIO_IMAGE),
+        _zero("digests", "digest_mismatches", AUDIO_IMAGE),
+        Floor("reencode", "reencode_mismatch_rate", "max", 0.001, AUDIO_IMAGE, requires="raw_media"),
+        _zero(
+            "reencode_items",
+            "reencode_items_missing",
+            AUDIO_IMAGE,
+            requires="raw_media",
+            on_fail="cannot_decide",
+        ),
+        _zero("decode", "decode_errors", AUDIO_IMAGE),
+        _zero("decode_items", "decode_items_missing", AUDIO_IMAGE, on_fail="cannot_decide"),
+        Floor("reconstruction", "reconstruction_margin", "min", 0.0, AUDIO_IMAGE, requires="raw_media"),
+        Floor(
+            "si_sdr_baseline",
+            "si_sdr_db",
+            "min",
+            None,
+            ("audio",),
+            requires="raw_media",
+            reference="baseline",
+            margin=-1.0,
+        ),
+        Floor(
+            "log_mel_baseline",
+            "log_mel_l1",
+            "max",
+            None,
+            ("audio",),
+            requires="raw_media",
+            reference="baseline",
+            factor=1.05,
+        ),
+        Floor(
+            "psnr_baseline",
+            "psnr_db",
+            "min",
+            None,
+            ("image",),
+            requires="raw_media",
+            reference="baseline",
+            margin=-0.5,
+        ),
+        Floor(
+            "ssim_baseline",
+            "ssim",
+            "min",
+            None,
+            ("image",),
+            requires="raw_media",
+            reference="baseline",
+            margin=-0.02,
+        ),
+        _zero("codec_fit", "codec_fit_items_outside_train", AUDIO_IMAGE, min_n=0),
+        _zero("base_text", "base_text_captions_outside_train", min_n=0),
+    ),
+    "A1": (
+        Floor("digests", "distinct_digests", "equal", 1.0),
+        _zero("reference_sha", "reference_sha_failures", min_n=0),
+        _zero("unmarked", "records_without_digest", on_fail="cannot_decide"),
+    ),
+    "A2": (
+        _zero("rows_in_optimizer", "rows_not_in_optimizer"),
+        _zero("lora_present", "lora_matrices_missing"),
+        _zero("rows_changed", "trained_rows_unchanged"),
+        _zero("lora_changed", "lora_matrices_unchanged"),
+        _zero("frozen_same", "frozen_tensors_changed"),
+    ),
+    "A4": (
+        _zero("decode", "decode_failures", AUDIO_IMAGE, min_n=4),
+        _zero("form", "decode_form_errors", AUDIO_IMAGE, min_n=4),
+    ),
+    "B3": (
+        Floor("gap_swapped", "gap_swapped_nats", "ci_low_above", 0.0, EMIT, min_n=20),
+        Floor(
+            "gap_empty",
+            "gap_empty_nats",
+            "ci_low_above",
+            0.0,
+            EMIT,
+            min_n=20,
+            severity_when=(("no_prompt_dropout", "info"),),
+        ),
+    ),
+    "C1": (
+        Floor("decode", "decode_success_rate", "min", 1.0, EMIT),
+        _zero("range", "ids_out_of_range", EMIT),
+        _zero("length", "length_mismatches", EMIT),
+        _zero("complete", "golden_items_missing", EMIT, on_fail="cannot_decide"),
+    ),
+    "C4": (
+        _zero("parameters", "parameters_differing"),
+        _zero("optimizer", "optimizer_tensors_differing"),
+        _zero("rng", "rng_states_differing"),
+        _zero("batches", "batches_differing"),
+        _zero("losses", "losses_differing"),
+        _zero("refusals", "mismatches_not_refused", ("token_space", "row_shape", "lora_config")),
+    ),
+    "R1": (Floor("gap", "gap_swapped_nats", "ci_low_above", 0.0, READ, min_n=20),),
+}
+
+BLOCKS = {
+    "K1": "train",
+    "S2": "train",
+    "S3": "train",
+    "A1": "train",
+    "A2": "train",
+    "A4": "train",
+    "B3": "release",
+    "C1": "release",
+    "C4": "release",
+    "R1": "release",
+}
+
+
+def check_floors(gates: Mapping[str, Gate], where: object) -> None:
+    """Hold the gates against the floors.
+
+    Raises:
+        UserError: the first floor that is lowered: gate and check, what was found, what the floor is.
+    """
+    for gate_id, floors in FLOORS.items():
+        gate = gates.get(gate_id)
+        if gate is None:
+            raise UserError("a gate with a floor is missing", where=where, expected=f"gate {gate_id}")
+        if gate.requires is not None or gate.blocks not in (BLOCKS[gate_id], "train"):
+            raise UserError(
+                f"gate {gate_id} has a floor",
+                where=where,
+                found=f"requires {gate.requires}, blocks {gate.blocks}",
+                expected=f"no condition, blocks: {BLOCKS[gate_id]}",
+            )
+        for floor in floors:
+            check = gate.check(floor.id)
+            lowered = ["the check is missing"] if check is None else list(_lowered(check, floor))
+            if lowered:
+                raise UserError(
+                    "a floor that no file can lower",
+                    where=f"{where}: {gate_id}.{floor.id}",
+                    found="; ".join(lowered),
+                    fix="remove the change; this check may only be made stricter",
+                )
+
+
+def _lowered(check: Check, floor: Floor) -> Iterator[str]:
+    """What in ``check`` asks less than ``floor``."""
+    if check.severity != "block":
+        yield f"severity {check.severity}, floor block"
+    if not set(check.severity_when) <= set(floor.severity_when):
+        yield f"severity_when {dict(check.severity_when)}, floor {dict(floor.severity_when)}"
+    for key in ("metric", "rule", "each", "reference", "on_fail"):
+        if getattr(check, key) != getattr(floor, key):
+            yield f"{key} {getattr(check, key)}, floor {getattr(floor, key)}"
+    if check.requires not in (None, floor.requires):
+        yield f"requires {check.requires}, floor {floor.requires}"
+    if not set(floor.slices) <= set(check.slices):
+        yield f"slices {list(check.slices)}, floor {list(floor.slices)}"
+    if check.min_n < floor.min_n:
+        yield f"min_n {check.min_n}, floor {floor.min_n}"
+    if check.optional:
+        yield "optional, floor not"
+    for key in ("threshold", "factor", "margin"):
+        mine, least = getattr(check, key), getattr(floor, key)
+        if _weaker(check.rule, mine, least):
+            yield f"{key} {mine}, floor {least}"
+
+
+def _weaker(rule: str, mine: float | None, least: float | None) -> bool:
+    if mine is None or least is None:
+        return mine is None and least is not None
+    if rule == "equal":
+        return mine != least
+    return mine < least if rule in RISING else mine > least

@@ -1,0 +1,215 @@
+"""One check on the metrics of one evidence: a value against a bound, or why that cannot be decided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmpt.gating.checks import Check
+from mmpt.gating.conditions import CONDITIONS
+from mmpt.gating.floors import RISING
+from mmpt.gating.policy import Policy
+
+Metrics = Mapping[tuple[str, str], Mapping[str, Any]]  # (name, slice) -> metric
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check said about one slice.
+
+    Args:
+        severity: block, warn or info, conditions of the profile applied.
+        bound: the bound that held (threshold and reference combined); None where there was none.
+        reference: value of the reference metric or baseline, where the rule has one.
+        status: pass | warn | fail | waived | cannot_decide | not_applicable.
+        note: what stands behind cannot_decide, not_applicable and waived.
+    """
+
+    id: str
+    metric: str
+    slice: str
+    severity: str
+    rule: str
+    bound: float | None
+    warn_bound: float | None
+    reference: float | None
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+    min_n: int
+    unit: str
+    status: str
+    message: str
+    remedy: str
+    note: str = ""
+
+
+MORE = "measure more items: more test data or larger golden sets; or a min_n in the profile, with its reason"
+UNMEASURED = "the stage that measures it did not report it: see its log"
+
+
+class _Undecided(Exception):
+    """Why a check cannot decide, and what to do about it."""
+
+    def __init__(self, why: str, remedy: str = UNMEASURED):
+        super().__init__(why)
+        self.remedy = remedy
+
+
+def index_metrics(evidence: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """(name, slice) -> metric.
+
+    Raises:
+        ValueError: one name and slice twice: which of them holds is not known.
+    """
+    index: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for metric in evidence["metrics"]:
+        key = (metric["name"], metric["slice"])
+        if key in index:
+            raise ValueError(f"metric {key[0]} [{key[1]}] occurs twice")
+        index[key] = metric
+    return index
+
+
+def apply_check(check: Check, metrics: Metrics, policy: Policy, gate_id: str) -> Iterator[CheckResult]:
+    """The results of one check, one a slice."""
+    severity = next((level for name, level in check.severity_when if name in policy.holds), check.severity)
+    check = replace(check, severity=severity)
+    if check.requires is not None and check.requires not in policy.holds:
+        yield _result(check, "", "not_applicable", note=CONDITIONS[check.requires])
+        return
+    slices = sorted(part for name, part in metrics if name == check.metric) if check.each else check.slices
+    if check.each:
+        slices = [part for part in slices if part.split(".")[0] not in policy.absent]
+        if not slices:
+            missing = "not_applicable" if check.optional else "cannot_decide"
+            yield _result(
+                check,
+                "",
+                missing,
+                note="not measured" if check.optional else f"no metric {check.metric} in the evidence",
+            )
+    for part in slices:
+        if part.split(".")[0] in policy.absent:
+            yield _result(check, part, "not_applicable", note=policy.absent[part.split(".")[0]])
+        else:
+            yield _decide(check, part, metrics, policy.baselines.get(gate_id, {}))
+
+
+def _decide(
+    check: Check, part: str, metrics: Metrics, baselines: Mapping[str, Mapping[str, float]]
+) -> CheckResult:
+    metric = metrics.get((check.metric, part))
+    reference = _reference(check, part, metrics, baselines)
+    if check.reference == "baseline" and reference is None:
+        return _result(check, part, "not_applicable", metric, note="no accepted baseline")
+    if metric is None and check.optional:
+        return _result(check, part, "not_applicable", note="not measured")
+    try:
+        bound, warn_bound = _bounds(check, reference)
+        measured = _measured(check, metric)
+    except _Undecided as why:
+        result = _result(check, part, "cannot_decide", metric, note=str(why))
+        return replace(result, remedy=why.remedy)
+    if not _holds(check.rule, measured, bound):
+        status = (
+            "cannot_decide"
+            if check.on_fail == "cannot_decide"
+            else {"block": "fail", "warn": "warn", "info": "pass"}[check.severity]
+        )
+        note = check.message if status == "cannot_decide" else ""
+    else:
+        tight = warn_bound is not None and not _holds(check.rule, measured, warn_bound)
+        status, note = ("warn" if tight and check.severity != "info" else "pass"), ""
+    return replace(
+        _result(check, part, status, metric, note=note),
+        bound=bound,
+        warn_bound=warn_bound,
+        reference=reference,
+    )
+
+
+def _reference(
+    check: Check, part: str, metrics: Metrics, baselines: Mapping[str, Mapping[str, float]]
+) -> float | None:
+    if check.reference is None:
+        return None
+    if check.reference == "baseline":
+        return baselines.get(check.metric, {}).get(part)
+    found = metrics.get((check.reference, part))
+    return found["value"] if found is not None and _finite(found["value"]) else None
+
+
+def _bounds(check: Check, reference: float | None) -> tuple[float, float | None]:
+    """The bound and the tighter warning bound; with threshold and reference the stricter of both."""
+    bounds = [] if check.threshold is None else [float(check.threshold)]
+    if check.reference is not None:
+        if reference is None:
+            raise _Undecided(f"no metric {check.reference} to compare with")
+        bounds.append(check.factor * reference + check.margin)
+    return (max(bounds) if check.rule in RISING else min(bounds)), check.warn_threshold
+
+
+def _measured(check: Check, metric: Mapping[str, Any] | None) -> float:
+    """The number that the rule compares: the value, or an end of its interval."""
+    if metric is None:
+        raise _Undecided(f"no metric {check.metric} in the evidence")
+    if not _finite(metric["value"]):
+        raise _Undecided("the value is missing or not a number")
+    if metric["n"] < check.min_n:
+        raise _Undecided(f"n = {metric['n']} is too small, at least {check.min_n} needed", MORE)
+    if check.rule == "max" and check.threshold == 0 and metric["value"] < 0:
+        raise _Undecided(f"{metric['value']} cannot be a number of offenders")
+    if check.rule in ("min", "max", "equal"):
+        return float(metric["value"])
+    low, high = metric["ci_low"], metric["ci_high"]
+    if not (_finite(low) and _finite(high)):
+        raise _Undecided("the interval is missing or not a number")
+    if low > high:
+        raise _Undecided(f"the interval {low} .. {high} is upside down")
+    return float(low if check.rule == "ci_low_above" else high)
+
+
+def _holds(rule: str, value: float, bound: float) -> bool:
+    return {
+        "min": value >= bound,
+        "max": value <= bound,
+        "equal": value == bound,
+        "ci_low_above": value > bound,
+        "ci_high_max": value <= bound,
+        "ci_high_below": value < bound,
+    }[rule]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _result(
+    check: Check, part: str, status: str, metric: Mapping[str, Any] | None = None, note: str = ""
+) -> CheckResult:
+    shown = {
+        key: metric[key] if metric is not None and _finite(metric[key]) else None
+        for key in ("value", "ci_low", "ci_high")
+    }
+    return CheckResult(
+        check.id,
+        check.metric,
+        part,
+        check.severity,
+        check.rule,
+        check.threshold,
+        check.warn_threshold,
+        None,
+        **shown,
+        n=metric["n"] if metric is not None else None,
+        min_n=check.min_n,
+        unit=metric["unit"] if metric is not None else "",
+        status=status,
+        message=check.message,
+        remedy=check.remedy,
+        note=note,
+    )

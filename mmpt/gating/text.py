@@ -1,0 +1,118 @@
+"""Verdicts as plain lines, for the gate scripts and the terminal. Works on verdicts as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SIGN = {
+    "min": ">=",
+    "max": "<=",
+    "equal": "=",
+    "ci_low_above": ">",
+    "ci_high_max": "<=",
+    "ci_high_below": "<",
+}
+END = {"ci_low_above": "lower end", "ci_high_max": "upper end", "ci_high_below": "upper end"}
+
+
+def number(value: float | int | None) -> str:
+    """Four significant digits; whole numbers whole."""
+    if value is None:
+        return "none"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value)}"
+    return f"{value:.4g}"
+
+
+def compared(check: Mapping[str, Any]) -> float | None:
+    """The number that the rule compares: the value, or the end of the interval that it names."""
+    if check["rule"] == "ci_low_above":
+        return check["ci_low"]
+    return check["ci_high"] if check["rule"] in END else check["value"]
+
+
+def bound_text(check: Mapping[str, Any]) -> str:
+    """The bound with its sign, e.g. ">= 0.7" or "lower end > 0"."""
+    if check["bound"] is None:
+        return "no bound"
+    end = f"{END[check['rule']]} " if check["rule"] in END else ""
+    return f"{end}{SIGN[check['rule']]} {number(check['bound'])}"
+
+
+def interval_text(check: Mapping[str, Any]) -> str:
+    """ "0.12 .. 0.31", or nothing."""
+    if check["ci_low"] is None or check["ci_high"] is None:
+        return ""
+    return f"{number(check['ci_low'])} .. {number(check['ci_high'])}"
+
+
+def check_name(check: Mapping[str, Any]) -> str:
+    """ "win_swapped [t2a]"."""
+    return f"{check['id']} [{check['slice']}]" if check["slice"] else check["id"]
+
+
+def check_line(check: Mapping[str, Any]) -> str:
+    """One line: status, name, value against bound, n, interval."""
+    head = f"{check['status']:14} {check['severity']:5} {check_name(check):32}"
+    if check["value"] is None:
+        return f"{head} {check['note'] or 'no value'}".rstrip()
+    interval = interval_text(check)
+    parts = [
+        f"{number(check['value'])}{' ' + check['unit'] if check['unit'] else ''}",
+        bound_text(check),
+        f"n {check['n']}",
+    ]
+    parts += [f"95 % {interval}"] if interval else []
+    parts += [check["note"]] if check["note"] else []
+    return f"{head} {'  '.join(parts)}"
+
+
+def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
+    """The whole gate: a head, a line a check, the remedy of what fails."""
+    lines = [f"{verdict['gate']} {verdict['verdict']}  {verdict['title']}"]
+    lines += [f"  {verdict['reason']}"] if verdict["reason"] else []
+    lines += [f"  {check_line(check)}" for check in verdict["checks"]]
+    remedies = {
+        check["remedy"]: None
+        for check in verdict["checks"]
+        if check["status"] in ("fail", "cannot_decide", "warn") and check["remedy"]
+    }
+    return lines + [f"  do: {remedy}" for remedy in remedies]
+
+
+def gate_line(verdict: Mapping[str, Any]) -> str:
+    """One line a gate: the check that tells most, value against bound."""
+    told = telling(verdict["checks"])
+    shown = verdict["reason"]
+    if told is not None and told["value"] is not None and told["status"] != "not_applicable":
+        what = compared(told) if compared(told) is not None else told["value"]
+        shown = f"{check_name(told)} {number(what)}, bound {bound_text(told)}, n {told['n']}"
+        shown += f"; {told['note']}" if told["note"] else ""
+        shown = f"warning, {shown}" if told["status"] == "warn" else shown
+    return f"{verdict['gate']}  {verdict['verdict']:14} {verdict['title']}: {shown}".rstrip(": ")
+
+
+def telling(checks: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The check to show for a gate: the worst, or among passed ones the nearest to its bound."""
+    rank = {"fail": 0, "cannot_decide": 1, "waived": 2, "warn": 3, "pass": 4, "not_applicable": 5}
+    weight = {"block": 0, "warn": 1, "info": 2}
+    order = [
+        (
+            weight[one["severity"]] * (one["status"] == "cannot_decide"),
+            rank[one["status"]],
+            weight[one["severity"]],
+            _distance(one),
+            place,
+        )
+        for place, one in enumerate(checks)
+    ]
+    return checks[min(order)[-1]] if order else None
+
+
+def _distance(check: Mapping[str, Any]) -> float:
+    """How far from the bound, relative to it: 0 at the bound; counts of nothing are far."""
+    value, bound = compared(check), check["bound"]
+    if value is None or bound is None or value == bound:
+        return 1e9
+    return abs(value - bound) / max(abs(bound), 1e-9)

@@ -1,0 +1,58 @@
+"""The reference decoder: `transformers.generate` over the whole vocabulary with a mask. Slow, and hard to get wrong.
+
+The engine must agree with it token for token; tests hold them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from mmpt.generate.engine import Generated
+from mmpt.tokens.grammar import Grammar
+
+
+class GrammarMask(LogitsProcessor):
+    """Leaves, at position p of row i's payload, exactly the ids which grammar i allows there."""
+
+    def __init__(self, grammars: Sequence[Grammar], prompt_width: int):
+        self.grammars, self.prompt_width = grammars, prompt_width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        masked = torch.full_like(scores, -torch.inf)
+        for row, grammar in enumerate(self.grammars):
+            lo, hi, extra = grammar.at(input_ids.shape[1] - self.prompt_width)
+            masked[row, lo:hi] = scores[row, lo:hi]
+            if extra >= 0:
+                masked[row, extra] = scores[row, extra]
+        return masked
+
+
+@torch.no_grad()
+def reference_generate(
+    causal_lm, prompts: Sequence[np.ndarray], grammars: Sequence[Grammar], *, pad_id: int
+) -> list[Generated]:
+    """Greedy decoding of one batch with one end token, by `causal_lm.generate`; `legal_mass` is not measured (NaN).
+
+    `causal_lm`: a transformers model whose head covers the whole token space.
+    """
+    width = max(len(prompt) for prompt in prompts)
+    ids = np.full((len(prompts), width), pad_id, np.int64)
+    attended = np.zeros((len(prompts), width), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt):], attended[row, width - len(prompt):] = prompt, 1
+    out = causal_lm.generate(
+        torch.as_tensor(ids), attention_mask=torch.as_tensor(attended), do_sample=False, num_beams=1,
+        max_new_tokens=max(grammar.max_len for grammar in grammars) + 1,
+        eos_token_id=grammars[0].end_id, pad_token_id=pad_id,
+        logits_processor=LogitsProcessorList([GrammarMask(grammars, width)]),
+    )[:, width:].numpy()
+    results = []
+    for grammar, row in zip(grammars, out, strict=True):
+        end = int(np.flatnonzero(row == grammar.end_id)[0])
+        chosen = end < grammar.max_len or grammar.min_len == grammar.max_len
+        results.append(Generated(row[:end].astype(np.int32), chosen, float("nan")))
+    return results

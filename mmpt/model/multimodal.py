@@ -1,0 +1,322 @@
+"""A Hugging Face causal LM with a segmented vocabulary and LoRA: hidden states, head, what trains."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from mmpt.model.adapter import load_adapter, save_adapter
+from mmpt.model.folding import fold_small_layers
+from mmpt.model.vocabulary import SegmentedEmbedding, initial_rows
+from mmpt.store.errors import UserError
+from mmpt.tokens.space import TokenSpace
+
+PARITY = 1e-3  # a head that is a plain matrix product gives the base's own logits to rounding
+
+
+class MultimodalLM(nn.Module):
+    """The model of stage 4. Build it with `from_base`.
+
+    Attributes:
+        space: the token space its new rows belong to.
+        lm: the PEFT model; `decoder` its transformer without head; `embedding` the segmented one.
+        head_rows: fp32 [T, H], new rows of an untied head; None where the head is the embedding.
+    """
+
+    def __init__(
+        self, lm: nn.Module, space: TokenSpace, head_rows: nn.Parameter | None, lora: Mapping[str, Any]
+    ):
+        super().__init__()
+        self.lm, self.space, self.head_rows, self.lora = lm, space, head_rows, dict(lora)
+        causal = lm.get_base_model()
+        self.decoder: nn.Module = causal.get_decoder()
+        self.embedding: SegmentedEmbedding = causal.get_input_embeddings()
+        self._head: nn.Parameter = causal.get_output_embeddings().weight
+        self.config = causal.config
+        self._own_mask = not getattr(self.config, "sliding_window", None)
+
+    @classmethod
+    def from_base(
+        cls,
+        base: Path | str,
+        space: TokenSpace,
+        lora: Mapping[str, Any],
+        *,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        layer_norm: bool = False,
+    ) -> MultimodalLM:
+        """Load a base model folder (or hub id) and add new rows and LoRA, both fp32 and drawn from `seed`.
+
+        Args:
+            lora: r, alpha, dropout, target_modules.
+            layer_norm: also train the norms' weights.
+
+        Raises:
+            UserError: no such model; a head or embedding that is not a plain matrix; a vocabulary smaller
+                than the token space's text; target modules that the model does not have.
+        """
+        causal = load_causal_lm(base, dtype).to(device)
+        check_base(causal, space, base)
+        tied = _tied(causal)
+        matrix, head = causal.get_input_embeddings().weight, causal.get_output_embeddings().weight
+        generator = torch.Generator().manual_seed(seed)
+        rows = initial_rows(matrix[: space.text_vocab_size].detach(), space.n_new, generator)
+        head_rows = None
+        if not tied:
+            head_rows = nn.Parameter(
+                initial_rows(head[: space.text_vocab_size].detach(), space.n_new, generator)
+            )
+        causal.requires_grad_(False)
+        causal.set_input_embeddings(SegmentedEmbedding(matrix, rows, space.text_vocab_size))
+        config = lora_config(lora, _norm_names(causal) if layer_norm else None)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                lm = get_peft_model(causal, config)
+            except ValueError as error:
+                raise UserError(
+                    "cannot attach LoRA", where="lora", found=error, fix="check lora.target_modules"
+                ) from None
+        fold_small_layers(lm)
+        model = cls(lm, space, head_rows, {**dict(lora), "layer_norm": layer_norm})
+        model.train_all()
+        return model
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding."""
+        return self.head_rows is None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the base weights and the hidden states."""
+        return self.embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+    ) -> Tensor:
+        """Last hidden states [B, L, H] of ids int64 [B, L].
+
+        position_ids: int64 [B, L]; without cache and mask, a position of 0 starts a new sequence, and no
+            token sees one of another sequence in its row.
+        attention_mask: [B, L] of 0/1, or [B, 1, L, K] bool or additive, as Hugging Face models take it.
+        """
+        if attention_mask is None and past_key_values is None and position_ids is not None and self._own_mask:
+            attention_mask = packed_mask(position_ids)
+        return self.decoder(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=past_key_values is not None,
+        ).last_hidden_state
+
+    def head(self) -> tuple[Tensor, Tensor]:
+        """(base rows [text_vocab_size, H], new rows fp32 [T, H]) of the output matrix."""
+        new = self.embedding.rows if self.head_rows is None else self.head_rows
+        return self._head[: self.space.text_vocab_size], new
+
+    def logits(self, hidden: Tensor, lo: int | None = None, hi: int | None = None) -> Tensor:
+        """fp32 [..., hi - lo] logits of ids lo..hi-1, all ids by default."""
+        split, total = self.space.text_vocab_size, self.space.vocab_size_total
+        lo, hi = 0 if lo is None else lo, total if hi is None else hi
+        base, new = self.head()
+        parts = [base[lo : min(hi, split)], new[max(lo - split, 0) : max(hi - split, 0)]]
+        return torch.cat([(hidden.to(part.dtype) @ part.T).float() for part in parts if len(part)], -1)
+
+    def trainable_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """(name in PEFT's format, parameter) by learning-rate group: lora, embed, head, layer_norm."""
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in self.adapter_parameters().items():
+            groups.setdefault(self.group_of(name), []).append((name, parameter))
+        return {group: members for group in GROUPS if (members := groups.get(group))}
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """Everything this model adds to its base, by its key in PEFT's file format, in a fixed order."""
+        out: dict[str, nn.Parameter] = {}
+        for name, parameter in self.lm.named_parameters():
+            if ".lora_" in name or ".modules_to_save." in name:
+                out[name.replace(".modules_to_save.default.", ".").replace(".default.", ".")] = parameter
+        out[self.row_key("embed")] = self.embedding.rows
+        if self.head_rows is not None:
+            out[self.row_key("head")] = self.head_rows
+        return out
+
+    def row_key(self, which: str) -> str:
+        """Key of the new rows ("embed" or "head") in PEFT's file format."""
+        return f"base_model.model.{self.row_module(which)}.token_adapter.trainable_tokens_delta"
+
+    def row_module(self, which: str) -> str:
+        """Module path of the embedding or the head inside the base model, e.g. model.embed_tokens."""
+        causal = self.lm.get_base_model()
+        wanted = self.embedding if which == "embed" else causal.get_output_embeddings()
+        return next(name for name, module in causal.named_modules() if module is wanted)
+
+    def frozen(self) -> dict[str, Tensor]:
+        """Base weights, which no training may change, by name."""
+        added = {id(parameter) for parameter in self.adapter_parameters().values()}
+        return {name: p for name, p in self.named_parameters() if id(p) not in added}
+
+    def train_all(self) -> None:
+        """Rows, LoRA and, where chosen, norms ask for gradients."""
+        for parameter in self.adapter_parameters().values():
+            parameter.requires_grad_(True)
+
+    def train_rows_only(self) -> None:
+        """Only the new rows ask for gradients: the warm-up."""
+        for name, parameter in self.adapter_parameters().items():
+            parameter.requires_grad_(self.group_of(name) in ("embed", "head"))
+
+    def group_of(self, key: str) -> str:
+        """Learning-rate group of an adapter key."""
+        if ".lora_" in key:
+            return "lora"
+        if key == self.row_key("embed"):
+            return "embed"
+        return "head" if self.head_rows is not None and key == self.row_key("head") else "layer_norm"
+
+    @contextlib.contextmanager
+    def merged(self) -> Iterator[None]:
+        """LoRA folded into the base weights while inside, for decoding; the base comes back bit for bit."""
+        layers = [
+            module for module in self.lm.modules() if isinstance(module, LoraLayer) and not module.merged
+        ]
+        kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+        for layer in layers:
+            layer.merge()
+        try:
+            yield
+        finally:
+            for layer, weight in zip(layers, kept, strict=True):
+                layer.merged_adapters.clear()
+                layer.get_base_layer().weight.data.copy_(weight)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write adapter_model.safetensors and adapter_config.json as PEFT does; see `mmpt.model.adapter`."""
+        save_adapter(self, folder)
+
+    def load_adapter(self, folder: Path) -> None:
+        """Read what `save_adapter` wrote; UserError where it was made for another token space or LoRA."""
+        load_adapter(self, folder)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base folder's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.config._name_or_path)
+
+
+GROUPS = ("lora", "embed", "head", "layer_norm")
+
+
+def packed_mask(position_ids: Tensor) -> Tensor | None:
+    """bool [B, 1, L, L]: causal and within one sequence; None where every row is a single sequence.
+
+    position_ids int64 [B, L]; a sequence starts at each 0.
+    """
+    sequence = (position_ids == 0).cumsum(1)
+    if not bool((position_ids[:, 1:] == 0).any()):
+        return None
+    length = position_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=position_ids.device).tril()
+    return ((sequence[:, :, None] == sequence[:, None, :]) & causal)[:, None]
+
+
+def load_causal_lm(base: Path | str, dtype: torch.dtype) -> nn.Module:
+    """A causal LM from a folder or hub id, without loading messages.
+
+    Raises:
+        UserError: neither a folder with a model nor a hub id that can be reached.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype).eval()
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            "no causal language model there",
+            where="base.path",
+            found=f"{base} ({first})",
+            expected="a folder with config.json and safetensors, or a hub id that this machine can reach",
+        ) from None
+
+
+def lora_config(lora: Mapping[str, Any], norms: list[str] | None) -> LoraConfig:
+    """PEFT's configuration of lora {r, alpha, dropout, target_modules}; norms are trained whole."""
+    return LoraConfig(
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora.get("dropout", 0.0),
+        target_modules=list(lora["target_modules"]),
+        modules_to_save=norms,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _norm_names(causal: nn.Module) -> list[str]:
+    """Last path component of every normalisation layer."""
+    found = {
+        name.rsplit(".", 1)[-1]
+        for name, module in causal.named_modules()
+        if "norm" in type(module).__name__.lower()
+    }
+    return sorted(found)
+
+
+def _tied(causal: nn.Module) -> bool:
+    return causal.get_output_embeddings().weight is causal.get_input_embeddings().weight
+
+
+def check_base(causal: nn.Module, space: TokenSpace, where: object) -> None:
+    """Raise UserError unless embedding and head are plain matrices with a row for every text id."""
+    embedding, head = causal.get_input_embeddings(), causal.get_output_embeddings()
+    if type(embedding) is not nn.Embedding:
+        raise UserError(
+            "unsupported embedding",
+            where=where,
+            found=type(embedding).__name__,
+            expected="a plain nn.Embedding",
+        )
+    if head is None or getattr(head, "bias", None) is not None:
+        raise UserError("unsupported head", where=where, found=head, expected="a linear layer without bias")
+    if embedding.num_embeddings < space.text_vocab_size:
+        raise UserError(
+            "the base model does not belong to this token space",
+            where=where,
+            found=f"{embedding.num_embeddings} embedding rows",
+            expected=f"at least text_vocab_size = {space.text_vocab_size}",
+        )
+    ids = torch.arange(4, device=embedding.weight.device)[None] % space.text_vocab_size
+    with torch.no_grad():
+        out = causal(input_ids=ids, output_hidden_states=True, use_cache=False)
+        plain = out.hidden_states[-1] @ head.weight.T
+    if not torch.allclose(
+        out.logits.float(), plain.float(), rtol=PARITY, atol=PARITY * float(plain.abs().max())
+    ):
+        raise UserError(
+            "the head does more than a matrix product (logit scaling or capping)",
+            where=where,
+            found=f"logits differ by {float((out.logits - plain).abs().max()):.3g}",
+            expected="logits = hidden @ weight.T",
+        )

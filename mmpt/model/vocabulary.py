@@ -1,0 +1,52 @@
+"""The segmented vocabulary: the base's rows stay as they are, the new rows are parameters of their own.
+
+Ids below `split` (the token space's text_vocab_size) are rows of the base matrix, ids from `split` on are
+new rows. A base matrix may be longer than `split` (Qwen3 pads 151,669 to 151,936): nobody looks at the
+surplus rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SegmentedEmbedding(nn.Module):
+    """Embedding lookup over base and new rows.
+
+    Args:
+        base: [V0', H], the base model's matrix, V0' >= split; only this module's `rows` are made to train.
+        rows: fp32 [T, H], start values of the new rows.
+        split: number of base rows in use.
+    """
+
+    def __init__(self, base: nn.Parameter, rows: Tensor, split: int):
+        super().__init__()
+        self.weight = base  # this name is where the base model and its checkpoints have the matrix
+        self.rows = nn.Parameter(rows)
+        self.split = split
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids int64 [...] in [0, split + T) -> [..., H] in the base's dtype."""
+        new = ids >= self.split
+        base = F.embedding(torch.where(new, 0, ids), self.weight)
+        rows = F.embedding(torch.where(new, ids - self.split, 0), self.rows)
+        return torch.where(new[..., None], rows.to(base.dtype), base)
+
+
+def initial_rows(base: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Start values fp32 [count, H] that look like base rows: their mean and spread a dimension, their typical
+    norm.
+
+    Each row is drawn on its own with the full spread (two rows differ as much as two words do; the mean plus
+    a little noise, as resize_token_embeddings gives, makes them all but equal) and then scaled to the median
+    norm of the base, so that neither the first block nor the softmax sees rows of an unusual size.
+    base: [V0, H], the rows in use.
+    """
+    rows = base.float()
+    mean, spread = rows.mean(0), rows.std(0)
+    noise = torch.randn(count, rows.shape[1], generator=generator).to(rows.device)
+    drawn = mean + spread * noise
+    norm = rows.norm(dim=1).median()
+    return drawn * (norm / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12))

@@ -1,0 +1,156 @@
+"""report.json: everything that the renderers draw, read from one artifact folder, whatever state it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmpt.gating.history import read_history
+from mmpt.report.changes import changes, state_of
+from mmpt.report.provenance import provenance
+from mmpt.store.canonical import read_json
+from mmpt.store.errors import UserError
+from mmpt.store.schema import validate
+
+HISTORY = 60  # verdict changes shown, newest first
+ORDER = "SKWABCRQT"  # first letters of the gates in the order in which a run comes by them
+
+
+class StageRow(Protocol):
+    """What the graph needs of a row of the stage table."""
+
+    name: str
+    doc: str
+    inputs: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+def build_report(root: Path, stages: Iterable[StageRow] = ()) -> dict[str, Any]:
+    """Read decision, verdicts, receipts, history and what stage render gathered below ``root``.
+
+    Args:
+        root: artifacts/<profile>.
+        stages: the stage table, so that the graph also shows what was never built; without it the receipts
+            there are draw the graph.
+
+    Returns:
+        The report as report.schema.json wants it; paths of pictures and sounds are relative to ``root``.
+
+    Raises:
+        UserError: no decision.json, or one that is none.
+    """
+    decision = read_json(root / "decision.json")
+    validate(decision, "decision", where=root / "decision.json")
+    gates = sorted(
+        decision["gates"].items(), key=lambda pair: (ORDER.find(pair[0][0]) % (len(ORDER) + 1), pair[0])
+    )
+    verdicts = [_verdict(root, gate_id, entry) for gate_id, entry in gates]
+    data, base = _data(root)
+    built = provenance(root)
+    state = state_of(decision, verdicts)
+    previous, changed = changes(_old_report(root), state)
+    report = {
+        "schema": "report/1",
+        "profile": decision["profile"],
+        "decision": decision,
+        "verdicts": verdicts,
+        "data": data,
+        "media_base": base,
+        "graph": _graph(stages, built, verdicts),
+        "provenance": built,
+        "state": state,
+        "previous": previous,
+        "changes": changed,
+        "history": list(reversed(read_history(root)))[:HISTORY],
+    }
+    validate(report, "report", where="report.json")
+    return report
+
+
+def _verdict(root: Path, gate_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict on disk; where there is none, the little that the decision says."""
+    path = root / "gates" / gate_id / "verdict.json"
+    try:
+        body = read_json(path)
+        validate(body, "verdict", where=path)
+        return body
+    except UserError as error:
+        return {
+            "schema": "verdict/1",
+            "gate": gate_id,
+            "title": entry["title"],
+            "stage": entry["stage"],
+            "blocks": entry["blocks"],
+            "verdict": entry["verdict"],
+            "reason": entry["reason"] or f"no verdict file: {error.what}",
+            "subject": {},
+            "subject_digest": "",
+            "evidence_sha256": "",
+            "policy_sha256": "",
+            "checks": [],
+            "waivers": [],
+        }
+
+
+def _data(root: Path) -> tuple[dict[str, Any], str]:
+    """What stage render gathered, or else what can be gathered now; and the folder its media lie in."""
+    path = root / "render" / "data" / "report_data.json"
+    if path.is_file():
+        data = read_json(path)
+        validate(data, "report_data", where=path)
+        return data, "render/data"
+    from mmpt.report.collect import (
+        collect,
+    )  # brings numpy and scipy: half a second that a finished run need not pay
+
+    inputs = {
+        folder.parent.name: folder
+        for folder in root.glob("*/data")
+        if (folder.parent / "MANIFEST.sha256").is_file()
+    }
+    roots = {"corpus": inputs["corpus"]} if "corpus" in inputs else {}
+    data = collect(inputs, root / "report", roots)
+    return data, "report"
+
+
+def _old_report(root: Path) -> dict[str, Any] | None:
+    """The report of the run before, if it can still be read."""
+    try:
+        body = read_json(root / "report" / "report.json")
+        validate(body, "report", where="report.json")
+        return body
+    except UserError:
+        return None
+
+
+def _graph(
+    stages: Iterable[StageRow], built: Mapping[str, Any], verdicts: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One node a stage: inputs, gates it needs, gates it measures, whether it has a result."""
+    rows = {
+        stage.name: {
+            "name": stage.name,
+            "doc": stage.doc,
+            "inputs": list(stage.inputs),
+            "needs": list(stage.needs),
+        }
+        for stage in stages
+    }
+    for one in built["stages"]:
+        rows.setdefault(one["stage"], {"name": one["stage"], "doc": "", "inputs": one["inputs"], "needs": []})
+    for verdict in verdicts:
+        rows.setdefault(verdict["stage"], {"name": verdict["stage"], "doc": "", "inputs": [], "needs": []})
+    have = {one["stage"] for one in built["stages"]}
+    measured: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        measured.setdefault(verdict["stage"], []).append(verdict["gate"])
+    return [
+        {
+            **row,
+            "inputs": [name for name in row["inputs"] if name in rows],
+            "built": name in have,
+            "gates": measured.get(name, []),
+        }
+        for name, row in rows.items()
+    ]

@@ -1,0 +1,231 @@
+"""The shard audit: every id checked, a sample encoded again, a sample decoded and held against its medium.
+
+It measures and judges nothing: the counts go to gate S3. An item that fails is counted
+and named; it ends no audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmpt.shards.counter_rng import bits, stream
+from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, Failed, Record, encode_records
+from mmpt.shards.shard_set import ShardSet
+from mmpt.shards.stored import stored_audio, stored_image
+from mmpt.store.evidence import Metric
+from mmpt.tokens.space import TokenSpace
+
+REENCODED, DECODED = 512, 32
+"""Items encoded again and decoded, or all there are."""
+_NAMED = 20  # offenders listed a modality
+_METRIC_NAMES = {
+    "psnr": "psnr_db",
+    "si_sdr": "si_sdr_db",
+}  # a codec's own names -> those of gates/policy.yaml
+
+
+@dataclass
+class Findings:
+    """What was found in one modality's shards; the fields are those of schema audit."""
+
+    records: int = 0
+    tokens: int = 0
+    errors: int = 0
+    ids_out_of_segment: int = 0
+    length_mismatches: int = 0
+    digest_mismatches: int = 0
+    reencoded: int = 0
+    reencode_tokens: int = 0
+    reencode_mismatches: int = 0
+    decoded: int = 0
+    decode_errors: int = 0
+    quality_metric: str = ""
+    quality_floor: float = 0.0
+    quality: dict[str, float | None] = field(default_factory=dict)
+    offenders: list[dict[str, str]] = field(default_factory=list)
+
+    def blame(self, record_id: str, check: str, found: object) -> None:
+        """Name an offender, up to the limit."""
+        if len(self.offenders) < _NAMED:
+            self.offenders.append({"id": record_id, "check": check, "found": str(found)})
+
+
+def audit(
+    sets: Sequence[ShardSet], encoder: Encoder, space: TokenSpace, *, errors: int, seed: int, batch: int
+) -> Findings:
+    """Audit all splits of one modality.
+
+    Args:
+        sets: the shard sets of the modality, opened without a token space: another is a finding, no error.
+        errors: records that failed to encode.
+    """
+    codec = encoder.codec
+    found = Findings(
+        errors=errors, quality_metric=codec.quality_metric, quality_floor=float(codec.quality_floor)
+    )
+    for shards in sets:
+        found.records += len(shards)
+        found.tokens += int(shards.lengths.sum())
+        check_segments(shards, space, found)
+        check_records(shards, space, _tokens_per_image(encoder), found)
+    items = [(shards, index) for shards in sets for index in range(len(shards))]
+    order = np.argsort(
+        bits(stream(seed, "shard audit", encoder.modality), np.arange(len(items))), kind="stable"
+    )
+    chosen = [items[place] for place in order[:REENCODED]]
+    _encode_again(chosen, encoder, batch, found)
+    _decode(chosen[:DECODED], encoder, space, found)
+    return found
+
+
+def check_segments(shards: ShardSet, space: TokenSpace, found: Findings) -> None:
+    """Count ids outside the segment of their position: codebook k stands at k, k + K, .. of a record."""
+    ranges = space.audio_ranges if shards.modality == "audio" else (space.image_range,)
+    low, high = np.array([one.start for one in ranges]), np.array([one.end for one in ranges])
+    ids, lengths = shards.all_ids(), shards.lengths.astype(np.int64)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    segment = (np.arange(len(ids)) - starts) % len(ranges)
+    bad = (ids < low[segment]) | (ids > high[segment])
+    found.ids_out_of_segment += int(bad.sum())
+    if bad.any():
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        for place in np.flatnonzero(bad)[:_NAMED]:
+            found.blame(
+                shards.record(int(owners[place]))["id"],
+                "ids_out_of_segment",
+                f"id {ids[place]} at {place - starts[place]}",
+            )
+
+
+def check_records(shards: ShardSet, space: TokenSpace, tokens_per_image: int, found: Findings) -> None:
+    """Count wrong lengths, and records and shards of another token space."""
+    for path, header in zip(shards.files, shards.headers):
+        if header["token_space"] != space.digest:
+            found.digest_mismatches += 1
+            found.blame(path.name, "digest_mismatches", header["token_space"])
+    for record, length in zip(shards.records, shards.lengths.tolist()):
+        audio = shards.modality == "audio"
+        expected = (record["frames"] or 0) * space.n_codebooks if audio else tokens_per_image
+        if length != expected or length != record["n_tokens"]:
+            found.length_mismatches += 1
+            found.blame(record["id"], "length_mismatches", f"{length} ids, expected {expected}")
+        if record.get("token_space") != space.digest:
+            found.digest_mismatches += 1
+            found.blame(record["id"], "digest_mismatches", record.get("token_space"))
+
+
+def _tokens_per_image(encoder: Encoder) -> int:
+    return 0 if encoder.modality == "audio" else encoder.codec.tokens_per_image
+
+
+def _encode_again(
+    chosen: Sequence[tuple[ShardSet, int]], encoder: Encoder, batch: int, found: Findings
+) -> None:
+    records = [shards.record(index) for shards, index in chosen]
+    for (shards, index), record, again in zip(chosen, records, encode_records(encoder, records, batch)):
+        if isinstance(again, Failed):
+            found.blame(record["id"], "reencode", again.error)
+            continue
+        stored, fresh = shards.ids(index), again.ids
+        common = min(len(stored), len(fresh))
+        different = int((stored[:common] != fresh[:common]).sum()) + abs(len(stored) - len(fresh))
+        found.reencoded += 1
+        found.reencode_tokens += len(stored)
+        found.reencode_mismatches += different
+        if different:
+            found.blame(record["id"], "reencode", f"{different} of {len(stored)} tokens differ")
+
+
+def _decode(
+    chosen: Sequence[tuple[ShardSet, int]], encoder: Encoder, space: TokenSpace, found: Findings
+) -> None:
+    measured: list[dict[str, float]] = []
+    for shards, index in chosen:
+        record = shards.record(index)
+        try:
+            output, wrong = _decode_one(shards.ids(index), record, encoder, space)
+            if not wrong:
+                measured.append(encoder.codec.quality(_reference(encoder, record), output))
+        except ENCODE_ERRORS as error:
+            wrong = f"{type(error).__name__}: {error}"
+        found.decoded += 1
+        if wrong:
+            found.decode_errors += 1
+            found.blame(record["id"], "decode", wrong)
+    for name in sorted({name for one in measured for name in one}):
+        found.quality[name] = float(np.mean([one[name] for one in measured if name in one]))
+
+
+def _decode_one(
+    ids: np.ndarray, record: Record, encoder: Encoder, space: TokenSpace
+) -> tuple[np.ndarray, str]:
+    """(what the codec gives back, what is wrong with it or nothing)."""
+    if isinstance(encoder, AudioEncoder):
+        (wave,) = encoder.codec.decode([stored_audio(space, ids, record)])
+        return wave, _wrong_sound(wave, record, encoder)
+    (picture,) = encoder.codec.decode([stored_image(space, ids)], [0])
+    width, height = record["decode_size"]
+    good = (
+        picture.dtype == np.uint8
+        and picture.shape == (height, width, 3)
+        and width == encoder.codec.decode_size
+    )
+    return picture, "" if good else f"{picture.dtype} {picture.shape}, expected uint8 ({height}, {width}, 3)"
+
+
+def _wrong_sound(wave: np.ndarray, record: Record, encoder: AudioEncoder) -> str:
+    if wave.shape != (record["channels"], record["samples"]):
+        return f"shape {wave.shape}, expected ({record['channels']}, {record['samples']})"
+    if (encoder.codec.sample_rate, encoder.codec.channels) != (record["sample_rate"], record["channels"]):
+        return f"codec of {encoder.codec.sample_rate} Hz, record of {record['sample_rate']} Hz"
+    return "" if np.isfinite(wave).all() else "samples that are not finite"
+
+
+def _reference(encoder: Encoder, record: Record) -> np.ndarray:
+    loaded = encoder.load(record)
+    return loaded[0] if isinstance(encoder, AudioEncoder) else loaded
+
+
+def metrics_of(found: Findings, modality: str) -> list[Metric]:
+    """Gate S3's metrics of one modality."""
+
+    def metric(name: str, value: float | int | None, n: int, unit: str, direction: str = "lower") -> Metric:
+        return Metric(name, value, n, unit, direction, slice=modality)
+
+    planned = min(REENCODED, found.records)
+    quality = found.quality.get(found.quality_metric)
+    margin = None if quality is None else quality - found.quality_floor
+    measured = found.decoded - found.decode_errors
+    return [
+        metric("ids_out_of_segment", found.ids_out_of_segment, found.tokens, "ids"),
+        metric("length_mismatches", found.length_mismatches, found.records, "records"),
+        metric("digest_mismatches", found.digest_mismatches, found.records, "records"),
+        metric(
+            "reencode_mismatch_rate",
+            found.reencode_mismatches / found.reencode_tokens if found.reencode_tokens else None,
+            found.reencoded,
+            "share",
+        ),
+        metric("reencode_items_missing", planned - found.reencoded, planned, "items"),
+        metric("decode_errors", found.decode_errors, found.decoded, "items"),
+        metric(
+            "decode_items_missing",
+            min(DECODED, found.records) - found.decoded,
+            min(DECODED, found.records),
+            "items",
+        ),
+        metric("reconstruction_margin", margin, measured, found.quality_metric, "higher"),
+        metric(
+            "encode_failure_rate",
+            found.errors / max(1, found.records + found.errors),
+            found.records + found.errors,
+            "share",
+        ),
+        *(
+            metric(_METRIC_NAMES.get(name, name), value, measured, "", "none")
+            for name, value in sorted(found.quality.items())
+        ),
+    ]

@@ -1,0 +1,181 @@
+"""From records to global ids, in batches of like length. One unusable medium costs one record.
+
+Sounds are cut on the waveform, before encoding: cutting codes would tear a codec's chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
+from mmpt.corpus.media import clip, load_audio, load_image, media_path
+from mmpt.store.errors import UserError
+from mmpt.tokens.space import TokenSpace
+
+Record = dict[str, Any]
+
+ENCODE_ERRORS = (UserError, OSError, ValueError, ArithmeticError, LookupError, RuntimeError)
+"""What a codec, built in or not, raises on a medium it cannot take. MemoryError is the run's problem."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One medium as global ids int32 [n], and the fields of its sidecar that come from encoding."""
+
+    ids: np.ndarray
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a record could not be encoded."""
+
+    error: str
+
+
+class Encoder(Protocol):
+    """A codec with its loading: the same two steps for both modalities."""
+
+    modality: str
+    identity: str
+
+    def load(self, record: Record) -> Any: ...
+    def encode(self, media: Sequence[Any]) -> list[Encoded]: ...
+    def size(self, record: Record) -> float: ...
+
+
+@dataclass(frozen=True)
+class AudioEncoder:
+    """Sounds: cut to ``clip_seconds`` ("first" or "center" of them), encoded, interleaved frame by frame."""
+
+    codec: AudioCodec
+    space: TokenSpace
+    roots: Mapping[str, Path]
+    clip_seconds: float
+    crop: str = "first"
+
+    modality = "audio"
+
+    @property
+    def identity(self) -> str:
+        return self.codec.identity()
+
+    def load(self, record: Record) -> tuple[np.ndarray, bool]:
+        """(float32 [channels, T] at the codec's rate, was it cut)."""
+        wave = load_audio(media_path(record, self.roots), self.codec.sample_rate, self.codec.channels)
+        cut, _ = clip(wave, self.codec.sample_rate, self.clip_seconds, self.crop)
+        return cut, cut.shape[1] < wave.shape[1]
+
+    def encode(self, media: Sequence[tuple[np.ndarray, bool]]) -> list[Encoded]:
+        """Ids and fields of loaded sounds."""
+        codes = self.codec.encode([wave for wave, _ in media])
+        return [self._encoded(one, wave.shape[1], cut) for one, (wave, cut) in zip(codes, media, strict=True)]
+
+    def size(self, record: Record) -> float:
+        """Seconds that will be encoded, from the manifest's (or the stored record's) numbers."""
+        about = record.get("audio") or {
+            "samples": record.get("samples", 0),
+            "rate": record.get("sample_rate", 1),
+        }
+        return min(about["samples"] / about["rate"], self.clip_seconds)
+
+    def _encoded(self, one: AudioCodes, samples: int, cut: bool) -> Encoded:
+        frames = int(np.asarray(one.codes).shape[1])
+        return Encoded(
+            self.space.audio_to_global(one.codes),
+            {
+                "n_codebooks": self.codec.n_codebooks,
+                "frames": frames,
+                "sample_rate": self.codec.sample_rate,
+                "channels": self.codec.channels,
+                "samples": int(one.samples) or samples,
+                "clipped": bool(cut),
+                "scales": None if one.scales is None else [float(scale) for scale in one.scales],
+                "codec_meta": dict(one.meta),
+                "encode_size": None,
+                "decode_size": None,
+            },
+        )
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """Pictures: the codec resizes them itself."""
+
+    codec: ImageCodec
+    space: TokenSpace
+    roots: Mapping[str, Path]
+
+    modality = "image"
+
+    @property
+    def identity(self) -> str:
+        return self.codec.identity()
+
+    def load(self, record: Record) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        return load_image(media_path(record, self.roots))
+
+    def encode(self, media: Sequence[np.ndarray]) -> list[Encoded]:
+        """Ids and fields of loaded pictures."""
+        sizes = {"encode_size": [self.codec.proc_size] * 2, "decode_size": [self.codec.decode_size] * 2}
+        absent = dict.fromkeys(
+            ("n_codebooks", "frames", "sample_rate", "channels", "samples", "clipped", "scales", "codec_meta")
+        )
+        return [
+            Encoded(self.space.image_to_global(codes), {**absent, **sizes})
+            for codes in self.codec.encode(media)
+        ]
+
+    def size(self, record: Record) -> float:
+        """All pictures become the same number of tokens."""
+        return 0.0
+
+
+def encode_records(
+    encoder: Encoder,
+    records: Sequence[Record],
+    batch: int,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> list[Encoded | Failed]:
+    """Encode ``records`` in batches of like size; results in the order given.
+
+    A batch in which the codec fails is encoded again one by one, so that only the record at fault is lost.
+    """
+    results: list[Encoded | Failed] = [Failed("not reached")] * len(records)
+    order = sorted(range(len(records)), key=lambda index: (encoder.size(records[index]), index))
+    for start in range(0, len(order), batch):
+        loaded: dict[int, Any] = {}
+        for index in order[start : start + batch]:
+            try:
+                loaded[index] = encoder.load(records[index])
+            except ENCODE_ERRORS as error:
+                results[index] = Failed(_said(error))
+        for index, result in zip(loaded, _encode_each(encoder, list(loaded.values()))):
+            results[index] = result
+        on_done(min(start + batch, len(order)))
+    return results
+
+
+def _encode_each(encoder: Encoder, media: list[Any]) -> list[Encoded | Failed]:
+    if not media:
+        return []
+    try:
+        return list(encoder.encode(media))
+    except ENCODE_ERRORS as error:
+        if len(media) == 1:
+            return [Failed(_said(error))]
+    return [_encode_each(encoder, [one])[0] for one in media]
+
+
+def _said(error: BaseException) -> str:
+    """The error's words without this machine's folders."""
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return " ".join(
+        part.rsplit("/", 1)[-1] if part.strip("'\"").startswith("/") else part for part in text.split()
+    )

@@ -1,0 +1,131 @@
+"""Reading shards: ids memory-mapped from safetensors, records from the JSONL beside them.
+
+audio-train-00000.safetensors  ids int32 [tokens], offsets int64 [n + 1]; header: token space, codec, n
+audio-train-00000.jsonl        one record a line (schema shard_record), in the same order
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mmpt.store.canonical import digest_json
+from mmpt.store.errors import UserError
+from mmpt.store.jsonl import read_jsonl
+from mmpt.store.tensors import read_meta
+from mmpt.tokens.space import TokenSpace
+
+SPLITS = ("train", "val", "test")
+MODALITIES = ("audio", "image")
+TASK_MODALITY = {"a2t": "audio", "i2t": "image", "t2a": "audio", "t2i": "image"}
+
+
+def shard_name(modality: str, split: str, index: int) -> str:
+    """File stem of a shard."""
+    return f"{modality}-{split}-{index:05d}"
+
+
+class ShardSet:
+    """All shards of one modality and split, as one sequence of records, read when asked for."""
+
+    def __init__(self, files: list[Path], modality: str, split: str):
+        self.files, self.modality, self.split = files, modality, split
+        self.headers = [read_meta(path) for path in files]
+        self._ends = np.cumsum([header["n"] for header in self.headers]).tolist()
+        self._open: dict[int, tuple[Any, np.ndarray]] = {}
+
+    @classmethod
+    def open(cls, shards: Path, modality: str, split: str, space: TokenSpace | None = None) -> ShardSet:
+        """Open a shards folder; a modality or split without records gives an empty set.
+
+        Args:
+            space: the run's token space, which every shard must then carry.
+
+        Raises:
+            UserError: a shard of another token space, or without a readable header.
+        """
+        opened = cls(sorted(Path(shards).glob(f"{modality}-{split}-*.safetensors")), modality, split)
+        if space is not None:
+            for path, header in zip(opened.files, opened.headers):
+                if header["token_space"] != space.digest:
+                    raise UserError(
+                        "this shard was written with another token space",
+                        where=path,
+                        found=header["token_space"],
+                        expected=space.digest,
+                        fix="rebuild the shards, or use the token space they belong to",
+                    )
+        return opened
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def ids(self, index: int) -> np.ndarray:
+        """int32 [n]: the global ids of one record, audio frame by frame."""
+        shard, row = self._locate(index)
+        ids, offsets = self._shard(shard)
+        return ids[int(offsets[row]) : int(offsets[row + 1])]
+
+    def record(self, index: int) -> dict[str, Any]:
+        """The sidecar of one record (schema shard_record)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.records[index]
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """All sidecars in order.
+
+        Raises:
+            UserError: a sidecar with another number of lines than its shard has records.
+        """
+        rows: list[dict[str, Any]] = []
+        for path, header in zip(self.files, self.headers):
+            part = read_jsonl(path.with_suffix(".jsonl"))
+            if len(part) != header["n"]:
+                raise UserError(
+                    "the sidecar does not belong to its shard",
+                    where=path.with_suffix(".jsonl"),
+                    found=f"{len(part)} lines",
+                    expected=f"{header['n']}, one a record",
+                )
+            rows += part
+        return rows
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int32 [len]: tokens of each record."""
+        parts = [np.diff(self._shard(shard)[1]) for shard in range(len(self.files))]
+        return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int32)
+
+    def all_ids(self) -> np.ndarray:
+        """int32 [tokens]: the ids of all records, one after another."""
+        parts = [self._shard(shard)[0][:] for shard in range(len(self.files))]
+        return np.concatenate([np.zeros(0, np.int32), *parts])
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over the shards' content digests: what a resumed run compares."""
+        return digest_json([header["content"] for header in self.headers])
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        shard = bisect_right(self._ends, index)
+        return shard, index - (self._ends[shard - 1] if shard else 0)
+
+    def _shard(self, shard: int) -> tuple[Any, np.ndarray]:
+        """(sliceable view of the ids, offsets); a slice reads only its pages of the mapped file."""
+        if shard not in self._open:
+            try:
+                handle = safe_open(self.files[shard], framework="numpy")
+                self._open[shard] = handle.get_slice("ids"), handle.get_tensor("offsets")
+            except SafetensorError as error:
+                raise UserError("not a shard", where=self.files[shard], found=error) from None
+        return self._open[shard]

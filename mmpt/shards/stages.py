@@ -1,0 +1,148 @@
+"""Stages token_space, shards, shard_audit, examples and golden. Profile keys they read:
+
+token_space  token_space, text, base, codecs
+shards       shards
+shard_audit  shards.batch
+examples     examples
+golden       golden
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+
+import numpy as np
+
+from mmpt.codecs import registry
+from mmpt.shards.audit import audit, metrics_of
+from mmpt.shards.encode import AudioEncoder, Encoder, ImageEncoder
+from mmpt.shards.example_set import ExampleSet
+from mmpt.shards.examples import build_examples
+from mmpt.shards.golden import ablation_row, condition_ids, golden_items, golden_row, swaps
+from mmpt.shards.shard_set import SPLITS, ShardSet
+from mmpt.shards.token_space import token_space  # noqa: F401  (a stage of this package, in a file of its own)
+from mmpt.shards.tokenise import plan, tokenise
+from mmpt.shards.train_only import base_text_outside, codec_fit_outside
+from mmpt.store.canonical import digest_json, read_json, write_json
+from mmpt.store.errors import UserError
+from mmpt.store.evidence import write_evidence
+from mmpt.store.jsonl import read_jsonl, write_jsonl
+from mmpt.store.stage import StageContext
+from mmpt.tokens.formats import TASKS
+from mmpt.tokens.space import TokenSpace, load
+
+
+def shards(ctx: StageContext) -> None:
+    """Encodes every record of the split: shards, errors.jsonl, stats.json. Resumes from ``ctx.work``."""
+    space = load(ctx.inputs["token_space"])
+    records = read_jsonl(ctx.inputs["manifest"] / "manifest.jsonl")
+    encoders = _encoders(ctx, space)
+    usable = [record for record in records if record["modality"] in encoders]
+    if len(usable) < len(records):
+        ctx.log(f"{len(records) - len(usable)} records are of a modality without a codec and left out")
+    planned = plan(usable, _sides(ctx), ctx.profile["shards.records_per_shard"])
+    tokenise(ctx, planned, encoders, space, ctx.profile["shards.batch"])
+
+
+def shard_audit(ctx: StageContext) -> None:
+    """Measures the shards for gate S3: audit.json, evidence/S3."""
+    space, folder = load(ctx.inputs["token_space"]), ctx.inputs["shards"]
+    records, sides = read_jsonl(ctx.inputs["manifest"] / "manifest.jsonl"), _sides(ctx)
+    modality_of = {record["id"]: record["modality"] for record in records}
+    errors = Counter(modality_of[row["id"]] for row in read_jsonl(folder / "errors.jsonl"))
+    report, metrics, contents = {}, [], []
+    for modality, encoder in _encoders(ctx, space).items():
+        sets = [ShardSet.open(folder, modality, split) for split in SPLITS]
+        found = audit(
+            sets, encoder, space, errors=errors[modality], seed=ctx.seed, batch=ctx.profile["shards.batch"]
+        )
+        report[modality] = asdict(found)
+        metrics += metrics_of(found, modality)
+        contents += [one.identity for one in sets]
+        ctx.log(
+            f"{modality}: {found.records} records, {found.reencode_mismatches} of {found.reencode_tokens} "
+            f"tokens differ when encoded again, {found.decode_errors} of {found.decoded} decodes wrong"
+        )
+    fitted = [codec_fit_outside(ctx.inputs["codecs"], modality, sides) for modality in report]
+    text = base_text_outside(ctx.inputs["token_space"], records, sides)
+    write_json(
+        ctx.out / "audit.json",
+        {
+            **report,
+            "codec_fit_items_outside_train": {one.slice: one.value for one in fitted},
+            "base_text_captions_outside_train": text.value,
+        },
+    )
+    samples = [offender for modality in sorted(report) for offender in report[modality]["offenders"]]
+    write_evidence(
+        ctx.out,
+        "S3",
+        [*metrics, *fitted, text],
+        samples=samples,
+        subject={"shards": digest_json(contents), "token_space": space.digest},
+    )
+
+
+def examples(ctx: StageContext) -> None:
+    """Decides what each task keeps: {task}-{split}.safetensors, drops.json."""
+    build_examples(ctx)
+
+
+def golden(ctx: StageContext) -> None:
+    """Fixes the test items: golden_{task}_64.jsonl, ablation_{task}.jsonl, and golden.json, the counts."""
+    space = load(ctx.inputs["token_space"])
+    counts = {}
+    for task in TASKS:
+        test = ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], space, task, "test")
+        items = golden_items(test, ctx.profile["golden.per_task"], ctx.seed)
+        swapped = swaps(test, ctx.profile["golden.ablation"], ctx.seed)
+        rows = [golden_row(test, index, bucket) for index, bucket in items]
+        write_jsonl(ctx.out / f"golden_{task}_64.jsonl", rows)
+        write_jsonl(ctx.out / f"ablation_{task}.jsonl", [ablation_row(test, swap) for swap in swapped])
+        differences = [
+            abs(len(condition_ids(test, one.index)) - len(condition_ids(test, one.donor))) for one in swapped
+        ]
+        counts[task] = {
+            "available": len(test),
+            "distinct_media": len({test.record(i)["media_sha256"] for i in range(len(test))}),
+            "golden": len(rows),
+            "ablation": len(swapped),
+            "swap_kinds": dict(Counter(one.kind for one in swapped)),
+            "strata": dict(Counter(f"{row['length_bucket']} {row['source']}" for row in rows)),
+            "mean_length_difference": float(np.mean(differences)) if differences else None,
+        }
+        ctx.log(f"{task}: {len(rows)} golden, {len(swapped)} ablation items of {len(test)} test examples")
+    write_json(ctx.out / "golden.json", counts)
+
+
+def _sides(ctx: StageContext) -> dict[str, str]:
+    """Record id -> split."""
+    return {row["id"]: row["split"] for row in read_jsonl(ctx.inputs["split"] / "split.jsonl")}
+
+
+def _encoders(ctx: StageContext, space: TokenSpace) -> dict[str, Encoder]:
+    """The run's codecs by modality, each the one that the token space was built for."""
+    roots = {"corpus": ctx.inputs["corpus"], **ctx.external}
+    encoders: dict[str, Encoder] = {}
+    for modality, described in (("audio", space.audio_codec), ("image", space.image_tokenizer)):
+        folder = ctx.inputs["codecs"] / modality
+        if not (folder / registry.FILE_NAME).is_file():
+            continue
+        about = read_json(folder / registry.FILE_NAME)
+        # A token space of the reference format describes its codecs without an identity.
+        if (wanted := (described or {}).get("identity", about["identity"])) != about["identity"]:
+            raise UserError(
+                f"the {modality} codec is not the one of the token space",
+                where="token_space.json",
+                found=about["identity"],
+                expected=wanted,
+                fix="rebuild token_space",
+            )
+        if modality == "audio":
+            encoders[modality] = AudioEncoder(
+                registry.load_audio(folder), space, roots, about["clip_seconds"], about["crop"]
+            )
+        else:
+            encoders[modality] = ImageEncoder(registry.load_image(folder), space, roots)
+    return encoders

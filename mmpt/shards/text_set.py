@@ -1,0 +1,79 @@
+"""Plain text as token sequences: for replay in the mixture, and for whoever trains or measures on text."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from mmpt.store.errors import UserError
+from mmpt.tokens.formats import Example, build_text
+from mmpt.tokens.space import TokenSpace
+
+
+def open_tokenizer(token_space: Path) -> Tokenizer:
+    """The tokenizer of a token_space folder, without torch or transformers.
+
+    Raises:
+        UserError: the folder has no tokenizer/tokenizer.json.
+    """
+    path = Path(token_space) / "tokenizer" / "tokenizer.json"
+    if not path.is_file():
+        raise UserError("no such file", where=path, expected="a fast tokenizer's tokenizer.json")
+    return Tokenizer.from_file(str(path))
+
+
+def encode_lines(path: Path, tokenizer: Tokenizer, space: TokenSpace) -> np.ndarray:
+    """int32: a UTF-8 text file as one stream of text ids, every non-empty line ended by a newline's token.
+
+    Raises:
+        UserError: missing file, or a tokenizer whose ids leave the TEXT segment.
+    """
+    try:
+        lines = [line + "\n" for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UserError("cannot read this text", where=path, found=error) from None
+    encoded = tokenizer.encode_batch(lines, add_special_tokens=False)
+    parts = [np.array(one.ids, np.int32) for one in encoded]
+    return space.check_text(np.concatenate([np.zeros(0, np.int32), *parts]))
+
+
+class TextSet:
+    """A stream of text ids cut into sequences of ``length`` tokens; a last piece of one token is left out."""
+
+    has_prompt = False
+
+    def __init__(self, ids: np.ndarray, space: TokenSpace, length: int):
+        if length < 2:
+            raise UserError(
+                "text sequences are too short to supervise", found=length, expected="at least 2 tokens"
+            )
+        self.space, self.ids = space, np.asarray(ids, np.int32)
+        starts = np.arange(0, len(self.ids), length)
+        sizes = np.minimum(length, len(self.ids) - starts)
+        self._starts, self.lengths = starts[sizes >= 2], sizes[sizes >= 2].astype(np.int32)
+
+    @classmethod
+    def open(cls, path: Path, token_space: Path, space: TokenSpace, length: int) -> TextSet:
+        """Tokenise a text file with the run's tokenizer."""
+        return cls(encode_lines(path, open_tokenizer(token_space), space), space, length)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Example:
+        index = range(len(self))[index]
+        start = int(self._starts[index])
+        return build_text(self.space, self.ids[start : start + int(self.lengths[index])])
+
+    def draw(self, index: int, empty_prompt: bool = False) -> Example:
+        """What the loader asks for; text has no prompt to drop."""
+        return self[index]
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over the ids and the cuts."""
+        return hashlib.sha256(self.ids.tobytes() + self.lengths.tobytes()).hexdigest()

@@ -1,0 +1,202 @@
+"""The shards stage: encode every record of the split, shard by shard, and pick up at the first missing shard.
+
+work/audio-train-00003.safetensors, .jsonl, .done.json     a shard is finished when .done.json is there
+out/  = work/ without the .done.json, plus errors.jsonl and stats.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpt.shards.encode import Encoded, Encoder, Failed, Record, encode_records
+from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet, shard_name
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.errors import UserError
+from mmpt.store.jsonl import write_jsonl
+from mmpt.store.stage import StageContext
+from mmpt.store.tensors import save_tensors
+from mmpt.tokens.space import TokenSpace
+
+_COPIED = (
+    "id",
+    "modality",
+    "source",
+    "group",
+    "category",
+    "origin",
+    "license",
+    "caption",
+    "media",
+    "attributes",
+    "mentioned",
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard to write: its records, in their final order."""
+
+    modality: str
+    split: str
+    index: int
+    records: tuple[Record, ...]
+
+    @property
+    def name(self) -> str:
+        return shard_name(self.modality, self.split, self.index)
+
+
+def plan(records: Sequence[Record], splits: dict[str, str], per_shard: int) -> list[Shard]:
+    """Deal the records into shards in manifest order; a record that the split leaves out is in none."""
+    shards = []
+    for modality in MODALITIES:
+        for split in SPLITS:
+            part = [r for r in records if r["modality"] == modality and splits.get(r["id"]) == split]
+            for index, start in enumerate(range(0, len(part), per_shard)):
+                shards.append(Shard(modality, split, index, tuple(part[start : start + per_shard])))
+    return shards
+
+
+def tokenise(
+    ctx: StageContext, shards: Sequence[Shard], encoders: dict[str, Encoder], space: TokenSpace, batch: int
+) -> None:
+    """Write the shards that ``ctx.work`` does not hold yet, then all of them to ``ctx.out``."""
+    total, before = sum(len(shard.records) for shard in shards), 0
+    for shard in shards:
+        if not _done(ctx.work, shard).is_file():
+            encoder = encoders[shard.modality]
+            on_done = partial(_progress, ctx, before, total, shard.name)
+            _write(ctx.work, shard, encode_records(encoder, shard.records, batch, on_done), space, encoder)
+        else:
+            ctx.log(f"{shard.name}: already there")
+        before += len(shard.records)
+        ctx.progress(before, total, shard.name)
+    _gather(ctx, shards, space)
+
+
+def _progress(ctx: StageContext, before: int, total: int, name: str, done: int) -> None:
+    ctx.progress(before + done, total, name)
+
+
+def _write(
+    folder: Path, shard: Shard, results: Sequence[Encoded | Failed], space: TokenSpace, encoder: Encoder
+) -> None:
+    kept = [(record, one) for record, one in zip(shard.records, results) if isinstance(one, Encoded)]
+    failed = [(record, one) for record, one in zip(shard.records, results) if isinstance(one, Failed)]
+    ids = np.concatenate([np.zeros(0, np.int32), *(one.ids for _, one in kept)])
+    offsets = np.cumsum([0, *(len(one.ids) for _, one in kept)], dtype=np.int64)
+    stamp = {"token_space": space.digest, "codec": encoder.identity}
+    rows = [
+        {**_describe(record, shard.split), **one.fields, **stamp, "n_tokens": len(one.ids)}
+        for record, one in kept
+    ]
+    header = {
+        **stamp,
+        "modality": shard.modality,
+        "split": shard.split,
+        "shard": shard.index,
+        "n": len(kept),
+        "content": hashlib.sha256(ids.tobytes() + offsets.tobytes()).hexdigest(),
+    }
+    save_tensors(folder / f"{shard.name}.safetensors", {"ids": ids, "offsets": offsets}, header)
+    write_jsonl(folder / f"{shard.name}.jsonl", rows)
+    errors = [
+        {
+            "id": record["id"],
+            "kind": "encode",
+            "source": record["source"],
+            "what": one.error,
+            "where": "{root}/{path}".format(**record["media"]),
+        }
+        for record, one in failed
+    ]
+    write_json(_done(folder, shard), {"errors": errors})
+
+
+def _describe(record: Record, split: str) -> dict[str, Any]:
+    described = {key: record.get(key) for key in _COPIED}
+    for key in ("group", "origin", "license"):
+        described[key] = described[key] or ""
+    return {**described, "split": split, "media_sha256": record["media_sha256"]}
+
+
+def _done(folder: Path, shard: Shard) -> Path:
+    return folder / f"{shard.name}.done.json"
+
+
+def _gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> None:
+    """Copies, not links: an edit of a published shard must not reach the copy that a rebuild resumes from."""
+    errors = [row for shard in shards for row in read_json(_done(ctx.work, shard))["errors"]]
+    modality_of = {record["id"]: shard.modality for shard in shards for record in shard.records}
+    _refuse_nothing(modality_of, errors)
+    for shard in shards:
+        for suffix in (".safetensors", ".jsonl"):
+            shutil.copyfile(ctx.work / f"{shard.name}{suffix}", ctx.out / f"{shard.name}{suffix}")
+    write_jsonl(ctx.out / "errors.jsonl", errors)
+    lost = {(shard.modality, shard.split): 0 for shard in shards}
+    for shard in shards:
+        lost[shard.modality, shard.split] += len(read_json(_done(ctx.work, shard))["errors"])
+    write_json(ctx.out / "stats.json", statistics(ctx.out, lost, space))
+    if errors:
+        ctx.log(
+            f"{len(errors)} records failed to encode, see errors.jsonl; the first: "
+            f"{errors[0]['id']}: {errors[0]['what']}"
+        )
+
+
+def _refuse_nothing(modality_of: dict[str, str], errors: Sequence[dict[str, Any]]) -> None:
+    """When every record of a modality fails, the codec or the media folder is at fault, not a file."""
+    planned = Counter(modality_of.values())
+    for modality, lost in Counter(modality_of[row["id"]] for row in errors).items():
+        if lost == planned[modality]:
+            first = next(row for row in errors if modality_of[row["id"]] == modality)
+            raise UserError(
+                f"no {modality} record could be encoded",
+                where=first["where"],
+                found=first["what"],
+                fix="look at corpus and codecs of the profile",
+            )
+
+
+def statistics(folder: Path, lost: Mapping[tuple[str, str], int], space: TokenSpace) -> dict[str, Any]:
+    """Counts, lengths and codebook use by modality and split (schema shard_stats); ``lost``: not encoded."""
+    return {
+        modality: {
+            split: _part(ShardSet.open(folder, modality, split, space), lost.get((modality, split), 0), space)
+            for split in SPLITS
+        }
+        for modality in MODALITIES
+    }
+
+
+def _part(shards: ShardSet, errors: int, space: TokenSpace) -> dict[str, Any]:
+    lengths = np.sort(shards.lengths)
+    quantiles = (
+        {f"p{q}": int(lengths[min(len(lengths) - 1, q * len(lengths) // 100)]) for q in (50, 90, 99)}
+        if len(lengths)
+        else None
+    )
+    return {
+        "records": len(shards),
+        "errors": errors,
+        "tokens": int(lengths.sum()),
+        "clipped": sum(bool(record["clipped"]) for record in shards.records),
+        "lengths": quantiles and {**quantiles, "max": int(lengths[-1])},
+        "codes_used": [round(share, 6) for share in _codes_used(shards, space)] if len(shards) else [],
+    }
+
+
+def _codes_used(shards: ShardSet, space: TokenSpace) -> Iterator[float]:
+    ranges = space.audio_ranges if shards.modality == "audio" else (space.image_range,)
+    present = np.unique(shards.all_ids())
+    for one in ranges:
+        yield ((present >= one.start) & (present <= one.end)).sum() / one.size

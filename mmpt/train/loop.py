@@ -1,0 +1,258 @@
+"""The training loop: batches in, checkpoints and metrics.jsonl out. It goes on from the newest checkpoint it
+finds.
+
+    folder/steps/step_<k>/    checkpoints; the newest holds the trainer state, older ones only their adapter
+    folder/metrics.jsonl      one row a log interval, never past the newest checkpoint when a run goes on
+
+Everything that a step depends on is either a function of the step (batch, learning rate) or in the checkpoint
+(weights, moments, random state, the open log interval), so a run that was killed and went on writes the same
+bytes as one that was not. The loop knows nothing about tasks, codecs or profiles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from mmpt.model.checkpoints import (
+    Saved,
+    drop_trainer_state,
+    latest,
+    load_checkpoint,
+    save_checkpoint,
+    step_folder,
+)
+from mmpt.model.multimodal import MultimodalLM
+from mmpt.shards.loader import Loader
+from mmpt.store.canonical import canonical_json
+from mmpt.store.errors import UserError
+from mmpt.store.jsonl import write_jsonl
+from mmpt.train.meters import Interval, row_norms
+from mmpt.train.monitors import Monitors
+from mmpt.train.objective import backward, decode_ranges
+from mmpt.train.schedule import make_optimizer, rate, set_rates
+from mmpt.train.settings import TrainSettings
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass
+class Outcome:
+    """Where a run ended.
+
+    step: optimizer steps done. stopped: why a monitor ended it early, or None.
+    saved: steps with a checkpoint. measured: step -> what `Hooks.measure` returned.
+    monitors: with their worst values. rows: of metrics.jsonl.
+    """
+
+    step: int
+    stopped: str | None
+    saved: list[int]
+    measured: dict[str, Any]
+    monitors: Monitors
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls.
+
+    on_log(row): after each row of metrics.jsonl. on_save(step, folder): after each checkpoint.
+    measure(step): JSON to keep in the checkpoint, called at the steps in `measure_at`, at each save and at
+        the end, before the save. None of them may change the model; the random state is put back after each.
+    """
+
+    on_log: Callable[[dict[str, Any]], None] = lambda row: None
+    on_save: Callable[[int, Path], None] = lambda step, folder: None
+    measure: Callable[[int], dict[str, Any]] | None = None
+    measure_at: tuple[int, ...] = ()
+
+
+@dataclass
+class _Run:
+    """All that changes while training."""
+
+    model: MultimodalLM
+    loader: Loader
+    settings: TrainSettings
+    folder: Path
+    hooks: Hooks
+    optimizer: torch.optim.Optimizer
+    monitors: Monitors
+    interval: Interval
+    step: int = 0
+    stopped: str | None = None
+    saved: list[int] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    model: MultimodalLM,
+    loader: Loader,
+    settings: TrainSettings,
+    folder: Path,
+    hooks: Hooks = Hooks(),
+    *,
+    until: int | None = None,
+) -> Outcome:
+    """Train up to `settings.steps` steps, or `until`, going on from the newest checkpoint in `folder` if
+    there is one.
+
+    Raises:
+        UserError: that checkpoint belongs to another token space, LoRA, row shape, data, mixture or schedule.
+    """
+    run = _start(model, loader, settings, Path(folder), hooks)
+    end = settings.steps if until is None else min(until, settings.steps)
+    ranges = decode_ranges(model.space, model.device) if settings.support == "range" else None
+    with deterministic():
+        model.train()
+        while run.step < end and run.stopped is None:
+            _one_step(run, ranges)
+            due = run.step % settings.save_every == 0 or run.step == end
+            if run.stopped is None and (due or run.step in hooks.measure_at):
+                _measure(run)
+            if run.stopped is None and due:
+                _save(run)
+        if run.stopped is not None and run.step not in run.saved:
+            _measure(run)
+            _save(run)
+        model.eval()
+    return Outcome(run.step, run.stopped, run.saved, run.measured, run.monitors, run.rows)
+
+
+def _start(model: MultimodalLM, loader: Loader, settings: TrainSettings, folder: Path, hooks: Hooks) -> _Run:
+    optimizer = make_optimizer(model, settings.lr, settings.betas, settings.weight_decay)
+    monitors = Monitors(settings.monitor_from)
+    run = _Run(model, loader, settings, folder, hooks, optimizer, monitors, Interval.empty(model.space))
+    newest = latest(folder / "steps")
+    if newest is None:
+        write_jsonl(folder / METRICS, [])
+        _measure(run)
+        _save(run)
+        return run
+    saved = load_checkpoint(newest, model, optimizer)
+    if saved.schedule != settings.schedule():
+        changed = sorted(
+            key for key, value in settings.schedule().items() if saved.schedule.get(key) != value
+        )
+        raise UserError(
+            "the checkpoint was made with another schedule",
+            where=newest,
+            found=saved.schedule.get(changed[0]),
+            expected=f"{changed[0]} = {settings.schedule()[changed[0]]}",
+        )
+    loader.load_state_dict(saved.loader)
+    run.step, run.stopped = saved.step, saved.counters["stopped"]
+    run.monitors, run.interval = (
+        Monitors.of(saved.counters["monitors"]),
+        Interval.of(saved.counters["interval"]),
+    )
+    run.saved, run.measured = list(saved.counters["saved"]), dict(saved.counters["measured"])
+    run.rows = [row for row in _stored_rows(folder) if row["step"] <= run.step]
+    write_jsonl(folder / METRICS, run.rows)
+    return run
+
+
+def _stored_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows up to the first torn line: a kill may have cut the last one."""
+    path = folder / METRICS
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def _append_row(folder: Path, row: dict[str, Any]) -> None:
+    with open(folder / METRICS, "ab") as stream:
+        stream.write(canonical_json(row) + b"\n")
+
+
+def _one_step(run: _Run, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+    model, settings = run.model, run.settings
+    batch = run.loader.batch(run.step)
+    rates = set_rates(run.optimizer, rate(run.step, settings))
+    run.optimizer.zero_grad(set_to_none=True)
+    objective, sums = backward(model, batch, settings, ranges)
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    total = get_total_norm([p.grad for p in parameters])
+    norm = float(total)
+    run.stopped = run.monitors.after_backward(run.step, objective, norm, settings.clip)
+    if run.stopped is not None:
+        return
+    clip_grads_with_norm_(parameters, settings.clip, total)
+    run.optimizer.step()
+    run.step += 1
+    run.interval.add(sums, objective, norm, settings.clip, batch.n_tokens)
+    if run.step % settings.log_every == 0 or run.step == settings.steps:
+        norms = row_norms(model)
+        run.stopped = run.monitors.at_log(run.step, norms)
+        row = run.interval.row(model.space, run.step, rates, norms)
+        run.rows.append(row)
+        _append_row(run.folder, row)
+        run.interval = Interval.empty(model.space)
+        run.hooks.on_log(row)
+
+
+def _measure(run: _Run) -> None:
+    if run.hooks.measure is None or str(run.step) in run.measured:
+        return
+    with untouched(run.model):
+        run.measured[str(run.step)] = run.hooks.measure(run.step)
+
+
+def _save(run: _Run) -> None:
+    steps = run.folder / "steps"
+    folder = step_folder(steps, run.step)
+    if run.step not in run.saved:
+        run.saved.append(run.step)
+    counters = {
+        "stopped": run.stopped,
+        "monitors": run.monitors.state(),
+        "interval": run.interval.state(),
+        "saved": run.saved,
+        "measured": run.measured,
+    }
+    run.loader.next_step = run.step
+    saved = Saved(run.step, run.settings.schedule(), run.loader.state_dict(), counters)
+    save_checkpoint(folder, run.model, run.optimizer, saved)
+    for older in run.saved[:-1]:
+        drop_trainer_state(step_folder(steps, older))
+    with untouched(run.model):
+        run.hooks.on_save(run.step, folder)
+
+
+@contextlib.contextmanager
+def untouched(model: MultimodalLM) -> Iterator[None]:
+    """Evaluation mode without gradients inside; mode and random state come back after."""
+    was_training = model.training
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        model.eval()
+        yield
+    model.train(was_training)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Only operators whose result does not depend on timing; one without such a form raises."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # for finding reads of empty(); costs 2 % of a step
+    )
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]

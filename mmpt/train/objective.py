@@ -1,0 +1,170 @@
+"""The objective: sum over tasks of w_task times that task's token-mean loss over the global batch.
+
+Weighing by tokens alone would give long sounds nearly the whole gradient. Sums of each task and slot come
+from the same pass. Only the hidden rows that predict a supervised token reach the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmpt.model.multimodal import MultimodalLM
+from mmpt.ops import linear_cross_entropy
+from mmpt.shards.loader import Batch
+from mmpt.shards.mixture import KINDS
+from mmpt.tokens.formats import IGNORE, SLOTS
+from mmpt.tokens.space import TokenSpace
+from mmpt.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The supervised tokens of packed rows [B, L], S of them.
+
+    at: int64 [S], index into the B*L hidden states of the token *before* each label. labels int64 [S].
+    task: int64 [S] into KINDS. slot: int64 [S] into SLOTS(space).
+    """
+
+    at: Tensor
+    labels: Tensor
+    task: Tensor
+    slot: Tensor
+
+
+@dataclass(frozen=True)
+class Sums:
+    """nll: float64 [kinds, slots], summed over the supervised tokens; count: int64 [kinds, slots]."""
+
+    nll: np.ndarray
+    count: np.ndarray
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.nll + other.nll, self.count + other.count)
+
+    @staticmethod
+    def zero(space: TokenSpace) -> Sums:
+        """Nothing seen yet."""
+        shape = (len(KINDS), len(SLOTS(space)))
+        return Sums(np.zeros(shape), np.zeros(shape, np.int64))
+
+
+def targets_of(labels: np.ndarray, task: np.ndarray, slot: np.ndarray, device: torch.device) -> Targets:
+    """Shift labels [B, L] (aligned with the inputs) onto the hidden states that predict them.
+
+    Raises ValueError where a row's first token is a target: nothing stands before it.
+    """
+    row, column = np.nonzero(labels != IGNORE)
+    if (column == 0).any():
+        raise ValueError(
+            f"the first token of row {int(row[column == 0][0])} is a target: no hidden state predicts it"
+        )
+    flat = row * labels.shape[1] + column
+
+    def put(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.int64)).to(device)
+
+    return Targets(put(flat - 1), put(labels.ravel()[flat]), put(task.ravel()[flat]), put(slot.ravel()[flat]))
+
+
+def micro_batches(
+    batch: Batch, rows: int
+) -> Iterator[tuple[Tensor, Tensor, np.ndarray, np.ndarray, np.ndarray]]:
+    """(input_ids, position_ids, labels, task, slot) of `rows` rows at a time; 0 is all."""
+    step = rows or len(batch.input_ids)
+    for start in range(0, len(batch.input_ids), step):
+        cut = slice(start, start + step)
+        yield (
+            torch.from_numpy(batch.input_ids[cut]),
+            torch.from_numpy(batch.position_ids[cut]),
+            batch.labels[cut],
+            batch.task[cut],
+            batch.slot[cut],
+        )
+
+
+def token_weights(
+    n_supervised: Mapping[str, int], task_weights: Mapping[str, float], device: torch.device
+) -> Tensor:
+    """fp32 [kinds]: w_task / (that task's supervised tokens in the global batch), 0 where it has none."""
+    weights = [task_weights[kind] / n_supervised[kind] if n_supervised.get(kind) else 0.0 for kind in KINDS]
+    return torch.tensor(weights, dtype=torch.float32, device=device)
+
+
+def decode_ranges(space: TokenSpace, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """(lo, hi) int64 [slots]: the ids among which decoding chooses where a label of that slot stands.
+
+    Payload slots: their segment. Text also competes with its end token, which lies in SPECIAL right behind
+    TEXT, so its range runs to the end of SPECIAL. Image and audio ends are placed by the grammar: their range
+    is everything.
+    """
+    lo, hi = [], []
+    everything = (0, space.vocab_size_total)
+    with_end = (0, space.ranges["SPECIAL"].stop)
+    for name in SLOTS(space):
+        if name in ("text", "text_end"):
+            bounds = with_end
+        elif (segment := space.ranges.get(name.upper())) is not None:
+            bounds = (segment.start, segment.stop)
+        else:
+            bounds = everything
+        lo.append(bounds[0])
+        hi.append(bounds[1])
+    return torch.tensor(lo, device=device), torch.tensor(hi, device=device)
+
+
+def loss_of(
+    model: MultimodalLM,
+    hidden: Tensor,
+    targets: Targets,
+    weights: Tensor,
+    settings: TrainSettings,
+    ranges: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Sums]:
+    """The objective's share of some rows, and their sums.
+
+    hidden [B, L, H]; weights [kinds] from `token_weights`; ranges from `decode_ranges`, or None for the full
+    softmax.
+    """
+    slots = len(SLOTS(model.space))
+    base, new = model.head()
+    result = linear_cross_entropy(
+        hidden.flatten(0, 1)[targets.at],
+        targets.labels,
+        base,
+        new,
+        column_range=None if ranges is None else (ranges[0][targets.slot], ranges[1][targets.slot]),
+        group=targets.task * slots + targets.slot,
+        num_groups=len(KINDS) * slots,
+        token_weight=weights[targets.task],
+        z_loss=settings.z_loss,
+        label_smoothing=settings.label_smoothing,
+        reduction="sum",
+        return_stats=True,
+    )
+    shape = (len(KINDS), slots)
+    sums = Sums(
+        result.group_loss.cpu().numpy().reshape(shape), result.group_count.cpu().numpy().reshape(shape)
+    )
+    return result.loss, sums
+
+
+def backward(
+    model: MultimodalLM, batch: Batch, settings: TrainSettings, ranges: tuple[Tensor, Tensor] | None
+) -> tuple[float, Sums]:
+    """Gradients of one global batch, micro-batch by micro-batch; returns the objective and the sums."""
+    device = model.device
+    weights = token_weights(batch.n_supervised, settings.task_weights, device)
+    objective, total = 0.0, Sums.zero(model.space)
+    for input_ids, position_ids, labels, task, slot in micro_batches(batch, settings.micro_rows):
+        targets = targets_of(labels, task, slot, device)
+        hidden = model.hidden(input_ids.to(device), position_ids.to(device))
+        loss, sums = loss_of(model, hidden, targets, weights, settings, ranges)
+        loss.backward()
+        objective += float(loss.detach())
+        total = total + sums
+    return objective, total

@@ -1,0 +1,297 @@
+"""Stages warmup and train. Profile keys they read:
+
+warmup   warmup, lora, mixture.weights, train.row_len, train.layer_norm and the keys of `step_options`
+train    train, lora, mixture, examples.max_seq_len
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmpt.model.adapter import CONFIG, WEIGHTS
+from mmpt.model.checkpoints import STATE, step_folder
+from mmpt.model.multimodal import MultimodalLM
+from mmpt.shards.example_set import ExampleSet
+from mmpt.shards.loader import Loader, make_loader
+from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
+from mmpt.shards.text_set import TextSet
+from mmpt.store.canonical import write_json
+from mmpt.store.digests import sha256_file
+from mmpt.store.errors import UserError
+from mmpt.store.evidence import write_evidence
+from mmpt.store.stage import StageContext
+from mmpt.tokens.formats import TASKS
+from mmpt.tokens.space import TokenSpace, load
+from mmpt.train.heldout import item_losses, sample, unigram_losses
+from mmpt.train.judged import loss_metrics, stability_metrics
+from mmpt.train.loop import METRICS, Hooks, Outcome
+from mmpt.train.loop import train as run_training
+from mmpt.train.settings import TrainSettings, step_options
+
+VAL_ITEMS, TEST_ITEMS = 24, 64  # a task, for the choice of the best checkpoint and for gate B1
+REPLAY_TOKENS = 128  # of one sequence of replayed text
+WARMUP_SAVE_EVERY = 500
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model, batches and settings, ready to train."""
+
+    model: MultimodalLM
+    loader: Loader
+    settings: TrainSettings
+
+
+def prepare_warmup(ctx: StageContext) -> Prepared:
+    """Base with fresh rows, only the rows trainable, read tasks only."""
+    space, profile = load(ctx.inputs["token_space"]), ctx.profile
+    steps, lr = profile["warmup.steps"], profile["warmup.lr"]
+    model = _model(ctx, space)
+    model.train_rows_only()
+    weights = {task: profile["mixture.weights"].get(task, 0) for task in ("a2t", "i2t")}
+    loader = make_loader(
+        _sources(ctx, space, weights),
+        weights=_present(space, weights),
+        text_replay=0.0,
+        ramp=0.0,
+        steps=max(steps, 1),
+        tokens_per_step=profile["warmup.tokens_per_step"],
+        row_len=profile["train.row_len"],
+        pad_id=space.special("pad_mm"),
+        prompt_dropout=0.0,
+        seed=ctx.seed,
+    )
+    settings = TrainSettings(
+        steps,
+        {"lora": lr, "embed": lr, "head": lr},
+        warmup_steps=min(profile["train.warmup_steps"], steps // 5),
+        save_every=WARMUP_SAVE_EVERY,
+        **step_options(profile),
+    )
+    return Prepared(model, loader, settings)
+
+
+def prepare_train(ctx: StageContext) -> Prepared:
+    """The model after warm-up, rows and LoRA trainable, and the whole mixture."""
+    space, profile = load(ctx.inputs["token_space"]), ctx.profile
+    model = _model(ctx, space)
+    model.load_adapter(ctx.inputs["warmup"] / "checkpoint")
+    weights, replay = dict(profile["mixture.weights"]), profile["mixture.text_replay"]
+    sources: dict[str, Any] = _sources(ctx, space, weights)
+    if replay > 0:
+        length = min(REPLAY_TOKENS, profile["train.row_len"])
+        sources["text"] = TextSet.open(
+            ctx.inputs["token_space"] / "text_train.txt", ctx.inputs["token_space"], space, length
+        )
+    steps, ramp = profile["train.steps"], profile["mixture.ramp"]
+    loader = make_loader(
+        sources,
+        weights=_present(space, weights),
+        text_replay=replay,
+        ramp=ramp,
+        steps=steps,
+        tokens_per_step=profile["train.tokens_per_step"],
+        row_len=profile["train.row_len"],
+        pad_id=space.special("pad_mm"),
+        prompt_dropout=profile["mixture.prompt_dropout"],
+        seed=ctx.seed,
+    )
+    settings = TrainSettings(
+        steps,
+        dict(profile["train.lr"]),
+        warmup_steps=profile["train.warmup_steps"],
+        save_every=profile["train.save_every"],
+        monitor_from=max(profile["train.warmup_steps"], ramp_end(loader)),
+        micro_rows=profile.get("train.micro_rows", 0),
+        **step_options(profile),
+    )
+    return Prepared(model, loader, settings)
+
+
+def ramp_end(loader: Loader) -> int:
+    """First step with the mixture's full weights."""
+    return loader.mixture.ramp_start + loader.mixture.ramp_steps
+
+
+def warmup(ctx: StageContext) -> None:
+    """Trains the new rows on reading: checkpoint/ (an adapter), metrics.jsonl."""
+    ready = prepare_warmup(ctx)
+    outcome = run_training(
+        ready.model, ready.loader, ready.settings, ctx.work / "run", Hooks(on_log=_reporter(ctx, ready))
+    )
+    if outcome.stopped:
+        raise UserError(
+            "the warm-up diverged", where="warmup.lr", found=outcome.stopped, fix="lower warmup.lr"
+        )
+    last = step_folder(ctx.work / "run" / "steps", outcome.step)
+    for name in (WEIGHTS, CONFIG):
+        _copy(last / name, ctx.out / "checkpoint" / name)
+    _copy(ctx.work / "run" / METRICS, ctx.out / METRICS)
+
+
+def train(ctx: StageContext) -> None:
+    """Stage 4: checkpoints/, checkpoints.json, metrics.jsonl, drops.json, evidence/B1 and B2."""
+    ready = prepare_train(ctx)
+    exam = _Exam(ctx, ready)
+    hooks = Hooks(
+        on_log=_reporter(ctx, ready),
+        on_save=ctx.on_save or (lambda step, folder: None),
+        measure=exam.measure,
+        measure_at=(ramp_end(ready.loader),),
+    )
+    outcome = run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks)
+    if outcome.stopped:
+        ctx.log(f"stopped: {outcome.stopped}")
+    _publish(ctx, outcome)
+    _write_evidence(ctx, ready, exam, outcome)
+
+
+def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:
+    return MultimodalLM.from_base(
+        ctx.inputs["base"] / "model",
+        space,
+        ctx.profile["lora"],
+        seed=ctx.seed,
+        dtype=getattr(torch, ctx.dtype),
+        device=ctx.device,
+        layer_norm=ctx.profile.get("train.layer_norm", False),
+    )
+
+
+def _present(space: TokenSpace, weights: dict[str, float]) -> dict[str, float]:
+    """Weights of the tasks whose modality the token space has."""
+    there = {"image": space.image_range is not None, "audio": bool(space.audio_ranges)}
+    return {task: weight for task, weight in weights.items() if there[TASK_MODALITY[task]]}
+
+
+def _sources(
+    ctx: StageContext, space: TokenSpace, weights: dict[str, float], split: str = "train"
+) -> dict[str, ExampleSet]:
+    wanted = [task for task, weight in _present(space, weights).items() if weight > 0]
+    return {
+        task: ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], space, task, split)
+        for task in wanted
+    }
+
+
+def _reporter(ctx: StageContext, ready: Prepared):  # type: ignore[no-untyped-def]
+    """on_log: the bar, a line in the log, and speed for the receipt."""
+    began = last = time.monotonic()
+    total = 0
+
+    def on_log(row: dict[str, Any]) -> None:
+        nonlocal last, total
+        now = time.monotonic()
+        speed = row["tokens"] / max(now - last, 1e-9)
+        last, total = now, total + row["tokens"]
+        losses = " ".join(
+            f"{task} {row[f'loss_{task}']:.3f}"
+            for task in (*TASKS, "text")
+            if row[f"loss_{task}"] is not None
+        )
+        ctx.progress(row["step"], ready.settings.steps, losses)
+        ctx.log(
+            f"step {row['step']}/{ready.settings.steps}: {losses} | gradient {row['grad_norm']:.3g} "
+            f"clipped {row['clipped']:.0%} | {speed:.0f} tokens/s"
+        )
+        ctx.info(seconds=now - began, tokens=total, tokens_per_second=total / max(now - began, 1e-9))
+
+    return on_log
+
+
+class _Exam:
+    """Held-out losses of a run: val at the saves, test at the ramp's end and at the end."""
+
+    def __init__(self, ctx: StageContext, ready: Prepared):
+        self.model, self.settings = ready.model, ready.settings
+        self.row_len, self.ramp_end = ready.loader.row_len, ramp_end(ready.loader)
+        weights = ctx.profile["mixture.weights"]
+        self.val = _sources(ctx, ready.model.space, weights, "val")
+        self.test = _sources(ctx, ready.model.space, weights, "test")
+
+    def measure(self, step: int) -> dict[str, Any]:
+        """{"val": {task: mean}, "test": {task: item means}, "inside": likewise}, each where it is due."""
+        saved = step % self.settings.save_every == 0
+        ended = step == self.settings.steps or not (saved or step == self.ramp_end)
+        out: dict[str, Any] = {"val": None, "test": None, "inside": None}
+        if saved or ended:
+            losses = self._losses(self.val, VAL_ITEMS)
+            out["val"] = {task: float(one.full.mean()) for task, one in losses.items()}
+        if ended or step == self.ramp_end:
+            losses = self._losses(self.test, TEST_ITEMS)
+            out["test"] = {task: one.full.tolist() for task, one in losses.items()}
+            out["inside"] = {task: one.inside.tolist() for task, one in losses.items()}
+        return out
+
+    def _losses(self, sets: dict[str, ExampleSet], count: int):  # type: ignore[no-untyped-def]
+        return {
+            task: item_losses(self.model, examples, sample(examples, count), self.row_len)
+            for task, examples in sets.items()
+            if len(examples)
+        }
+
+    def unigram(self, shards: Path) -> dict[str, np.ndarray]:
+        """Unigram losses of the emit tasks' test items."""
+        out = {}
+        for task in sorted({"t2a", "t2i"} & set(self.test)):
+            train_ids = ShardSet.open(shards, TASK_MODALITY[task], "train", self.model.space).all_ids()
+            payloads = [self.test[task].payload_ids(i) for i in sample(self.test[task], TEST_ITEMS)]
+            out[task] = unigram_losses(self.model.space, train_ids, payloads)
+        return out
+
+
+def _publish(ctx: StageContext, outcome: Outcome) -> None:
+    """Checkpoints (the last one whole, the others as adapters), their list, metrics and drop counts."""
+    names = {step: f"step_{step}" for step in outcome.saved}
+    for step, name in names.items():
+        source = step_folder(ctx.work / "run" / "steps", step)
+        for file in (WEIGHTS, CONFIG, STATE) if step == outcome.step else (WEIGHTS, CONFIG):
+            _copy(source / file, ctx.out / "checkpoints" / name / file)
+    val = {names[step]: outcome.measured[str(step)]["val"] for step in outcome.saved}
+    means = {name: float(np.mean(list(losses.values()))) for name, losses in val.items() if losses}
+    write_json(
+        ctx.out / "checkpoints.json",
+        {
+            "initial": names[outcome.saved[0]],
+            "final": names[outcome.step],
+            "best": min(means, key=lambda name: means[name]) if means else names[outcome.step],
+            "saved": [names[step] for step in outcome.saved],
+            "val_loss": val,
+            "stopped": outcome.stopped,
+        },
+    )
+    _copy(ctx.work / "run" / METRICS, ctx.out / METRICS)
+    _copy(ctx.inputs["examples"] / "drops.json", ctx.out / "drops.json")
+
+
+def _write_evidence(ctx: StageContext, ready: Prepared, exam: _Exam, outcome: Outcome) -> None:
+    final = ctx.out / "checkpoints" / f"step_{outcome.step}" / WEIGHTS
+    subject = {"checkpoint": sha256_file(final), "token_space": ready.model.space.digest}
+    end, start = outcome.measured[str(outcome.step)], outcome.measured.get(str(exam.ramp_end)) or {}
+    reached = outcome.step > exam.ramp_end
+    metrics = loss_metrics(
+        (start.get("test") or {}) if reached else {},
+        end["test"] or {},
+        end["inside"] or {},
+        exam.unigram(ctx.inputs["shards"]),
+        ctx.seed,
+    )
+    notes = [
+        f"ramp's end: step {exam.ramp_end}",
+        *([f"stopped: {outcome.stopped}"] if outcome.stopped else []),
+    ]
+    write_evidence(ctx.out, "B1", metrics, subject=subject, notes=notes)
+    stability = stability_metrics(outcome.monitors, outcome.step, ready.settings.steps)
+    write_evidence(ctx.out, "B2", stability, subject=subject, notes=notes)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

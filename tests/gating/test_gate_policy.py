@@ -1,0 +1,173 @@
+"""The policy: what a profile may change, what no file may, and what a profile makes inapplicable."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from gate_evidence import fixture, publish, publish_all
+
+from mmpt.gating import decide, evaluate_gate, load_policy
+from mmpt.gating.floors import FLOORS
+from mmpt.gating.verdicts import decide_evidence
+from mmpt.gating.yaml_file import read_yaml
+from mmpt.profile import load_profile
+from mmpt.store.errors import UserError
+from mmpt.store.schema import SchemaError
+
+FLOOR_CHECKS = [(gate_id, floor.id) for gate_id, floors in FLOORS.items() for floor in floors]
+
+
+def edited(gates_folder, gate_id, check_id, **changes):
+    path = gates_folder / "policy.yaml"
+    body = read_yaml(path)
+    check = next(one for one in body["gates"][gate_id]["checks"] if one["id"] == check_id)
+    check.update(changes)
+    path.write_text(json.dumps(body))  # JSON is YAML
+    return path
+
+
+def test_packaged_profiles_load():
+    for name in ("smoke", "captions"):
+        data = {"name": name} if name == "captions" else load_profile(name).data
+        assert load_policy(profile=data).gates
+
+
+def test_all_gates_of_the_design(policy):
+    assert set(policy.gates) == set("K1 S1 S2 S3 W1 A1 A2 A3 A4 B1 B2 B3 B4 C1 C2 C3 C4 R1 Q1 Q2 T1".split())
+
+
+def test_every_check_that_can_stop_a_run_says_what_to_do(policy):
+    for gate in policy.gates.values():
+        for check in gate.checks:
+            assert check.message and (check.remedy or check.severity == "info"), (gate.id, check.id)
+
+
+def test_a_profile_sets_its_own_numbers_with_a_reason(profile, gates_folder, root):
+    reason = "a first trial on few data"
+    profile["gates"] = [{"gate": "C2", "check": "growth", "min_n": 8, "threshold": 0.05, "reason": reason}]
+    policy = load_policy(gates_folder / "policy.yaml", profile)
+    assert policy.gate("C2").check("growth").min_n == 8
+    assert [(one.key, one.default, one.value, one.reason) for one in policy.overrides] == [
+        ("threshold", 0, 0.05, reason),
+        ("min_n", 20, 8, reason),
+    ]
+    assert decide(root, policy, profile).body["overrides"][0]["reason"] == reason
+
+
+def test_a_warning_of_the_profile_does_not_block(profile, gates_folder, root):
+    publish(root, "warmup_check", "W1", fixture("W1", "bad"))
+    policy = load_policy(gates_folder / "policy.yaml", profile)
+    assert evaluate_gate("W1", root, policy).verdict == "NO_GO"
+    profile["gates"] = [{"gate": "W1", "check": "win_rate", "severity": "warn", "reason": "short warm-up"}]
+    verdict = evaluate_gate("W1", root, load_policy(gates_folder / "policy.yaml", profile))
+    assert verdict.verdict == "GO"
+    assert [one.status for one in verdict.checks if one.id == "win_rate"].count("warn") == 1
+
+
+@pytest.mark.parametrize(
+    "entry, word",
+    [
+        ({"gate": "B9", "check": "x"}, "no such gate"),
+        ({"gate": "B3", "check": "win_swaped"}, "did you mean 'win_swapped'"),
+        ({"gate": "B3", "check": "gap_swapped", "threshold": -1.0}, "floor"),
+        ({"gate": "B3", "check": "gap_swapped", "severity": "warn"}, "floor"),
+        ({"gate": "B3", "check": "gap_swapped", "min_n": 2}, "floor"),
+        ({"gate": "C1", "check": "decode", "threshold": 0.8}, "floor"),
+    ],
+)
+def test_an_override_that_may_not_be(profile, gates_folder, entry, word):
+    profile["gates"] = [{**entry, "reason": "because I can"}]
+    with pytest.raises(UserError, match=re.escape(word)):
+        load_policy(gates_folder / "policy.yaml", profile)
+
+
+@pytest.mark.parametrize(("gate_id", "check_id"), FLOOR_CHECKS)
+def test_a_floor_cannot_be_lowered_in_the_policy_file(gates_folder, gate_id, check_id):
+    with pytest.raises(UserError, match=f"{gate_id}.{check_id}.*severity warn, floor block"):
+        load_policy(edited(gates_folder, gate_id, check_id, severity="warn"))
+
+
+def test_every_floor_holds_in_the_shipped_policy_and_more_is_allowed(gates_folder):
+    load_policy(edited(gates_folder, "S3", "reencode", threshold=0.0))
+    with pytest.raises(UserError, match="threshold 0.01, floor 0.001"):
+        load_policy(edited(gates_folder, "S3", "reencode", threshold=0.01))
+    with pytest.raises(UserError, match="margin"):
+        load_policy(
+            edited(gates_folder, "S3", "reencode", threshold=0.0)
+            and edited(gates_folder, "S3", "psnr_baseline", margin=-3)
+        )
+
+
+def test_a_gate_with_a_floor_cannot_be_left_out(gates_folder):
+    path = gates_folder / "policy.yaml"
+    body = read_yaml(path)
+    del body["gates"]["C4"]
+    path.write_text(json.dumps(body))  # JSON is YAML
+    with pytest.raises(UserError, match="gate C4"):
+        load_policy(path)
+
+
+def test_policy_errors_name_the_place(gates_folder):
+    path = edited(gates_folder, "B1", "falls", treshold=0.2, severity="blocking")
+    with pytest.raises(SchemaError) as caught:
+        load_policy(path)
+    assert "gates.B1.checks[1]: unknown key 'treshold'; did you mean 'threshold'?" in str(caught.value)
+    assert "expected one of block, warn, info" in str(caught.value)
+
+
+def test_a_corpus_without_oracle_attributes_has_no_q1(profile, gates_folder, root):
+    profile["corpus"]["sources"] = [{"name": "mine", "reader": "captions", "path": "/x"}]
+    policy = load_policy(gates_folder / "policy.yaml", profile)
+    publish_all(root, policy, without=("Q1",))
+    decision = decide(root, policy, profile)
+    assert decision.decision == "GO"
+    assert decision.body["gates"]["Q1"]["verdict"] == "NOT_APPLICABLE"
+    assert (
+        "generated" in next(one for one in decision.body["not_applicable"] if one["gate"] == "Q1")["reason"]
+    )
+
+
+def test_real_sounds_soften_only_the_mean_gap_of_sounds(profile, gates_folder):
+    profile["corpus"]["sources"].append({"name": "mine", "reader": "captions", "path": "/x"})
+    policy = load_policy(gates_folder / "policy.yaml", profile)
+    evidence = fixture("B3", "good")
+    for one in evidence["metrics"]:
+        if one["name"].startswith("gap_swapped"):
+            one.update(value=0.05, ci_low=0.01, ci_high=0.09)
+    verdict = decide_evidence(policy.gate("B3"), evidence, policy, "0" * 64)
+    status = {one.id: one.status for one in verdict.checks if one.id.startswith("mean_swapped")}
+    assert status == {"mean_swapped_t2a": "warn", "mean_swapped_t2i": "fail"}
+
+
+def test_without_prompt_dropout_the_empty_prompt_only_informs(profile, gates_folder, root):
+    profile["mixture"]["prompt_dropout"] = 0.0
+    policy = load_policy(gates_folder / "policy.yaml", profile)
+    evidence = fixture("B3", "good")
+    for one in evidence["metrics"]:
+        if one["name"].endswith(("_empty", "empty_nats")):
+            one.update(value=0.0, ci_low=-0.1, ci_high=0.1)
+    publish(root, "ablation", "B3", evidence)
+    assert evaluate_gate("B3", root, policy).verdict == "GO"
+
+
+def test_a_modality_that_the_profile_leaves_out(profile, gates_folder, root):
+    del profile["codecs"]["audio"]
+    policy = load_policy(gates_folder / "policy.yaml", profile)
+    for gate in policy.gates.values():
+        evidence = fixture(gate.id, "good")
+        absent = ("audio", "a2t", "t2a")
+        evidence["metrics"] = [one for one in evidence["metrics"] if one["slice"].split(".")[0] not in absent]
+        publish(root, gate.stage, gate.id, evidence)
+    decision = decide(root, policy, profile)
+    assert decision.decision == "GO", decision.body["gates"]
+    listed = {(one["gate"], one["check"], one["slice"]) for one in decision.body["not_applicable"]}
+    assert ("B3", "win_swapped", "t2a") in listed and ("S3", "decode", "audio") in listed
+
+
+def test_an_absent_modality_without_the_profile_saying_so_is_not_excused(policy, root):
+    evidence = fixture("C1", "good")
+    evidence["metrics"] = [one for one in evidence["metrics"] if one["slice"] != "t2a"]
+    publish(root, "generate", "C1", evidence)
+    assert evaluate_gate("C1", root, policy).verdict == "CANNOT_DECIDE"

@@ -1,0 +1,181 @@
+"""report.json of finished, failed, stopped and damaged runs, and what is drawn from it as text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from sample_run import HOSTILE, make_run
+
+from mmpt.gating import decide, load_policy
+from mmpt.report import build_report, html, junit, markdown, terminal
+from mmpt.report.changes import changes
+from mmpt.report.charts import nice_ticks
+from mmpt.store.canonical import write_json
+from mmpt.store.errors import UserError
+from mmpt.store.schema import SCHEMAS
+
+
+def test_a_good_run_reports_go(report):
+    assert report["decision"]["decision"] == "GO"
+    assert [
+        one["gate"] for one in report["verdicts"]
+    ] == "S1 S2 S3 K1 W1 A1 A2 A3 A4 B1 B2 B3 B4 C1 C2 C3 C4 R1 Q1 Q2 T1".split()
+    assert terminal(report).splitlines()[-1] == "GO"
+
+
+def test_the_gallery_has_reference_first_and_final(report):
+    items = {(one["task"], one["id"]): one for one in report["data"]["gallery"]}
+    picture, sound, read = items["t2i", "image-001"], items["t2a", "audio-001"], items["i2t", "image-001"]
+    assert [view["what"] for view in picture["views"]] == ["reference", "first", "final", "sampled"]
+    assert sound["views"][0]["seconds"] == 1.0 and len(sound["views"][0]["peaks"]) == 56
+    assert [one["text"] for one in read["texts"]][:2] == ["circle circle the the", picture["caption"]]
+    assert {one["attribute"] for one in picture["views"][2]["read"]} == {"shape", "colour"}
+
+
+def test_its_pictures_and_sounds_are_there(good_run, report):
+    for item in report["data"]["gallery"]:
+        for view in item["views"]:
+            assert (good_run / report["media_base"] / view["path"]).is_file()
+
+
+def test_curves_trend_ablation_and_texts(report):
+    names = {one["name"] for one in report["data"]["curves"] if one["stage"] == "train"}
+    assert {"loss", "loss_a2t", "loss_t2a_cb3", "grad_norm", "lr"} <= names
+    assert [row["step"] for row in report["data"]["trend"]] == [0, 0, 250, 250, 500, 500]
+    assert {(row["step"], row["task"], row["against"]) for row in report["data"]["ablation"]} >= {
+        (0, "t2a", "empty"),
+        (500, "t2i", "swapped"),
+    }
+    assert report["data"]["texts"][0]["after"] == HOSTILE
+    assert sum(row["records"] for row in report["data"]["corpus"]) == 60
+
+
+def test_a_no_go_run_says_what_failed_and_what_to_do(tmp_path):
+    make_run(tmp_path / "smoke", bad=("B3",))
+    report = build_report(tmp_path / "smoke")
+    for text in (terminal(report), markdown(report), html(report)):
+        assert "NO-GO" in text and "too few items prefer their own prompt" in text.replace("\\_", "_")
+        assert "train longer" in text
+    assert report["data"]["gallery"]
+
+
+@pytest.mark.parametrize("stop_before", ["golden", "train", "generate", "ablation"])
+def test_a_stopped_run_still_has_its_report(tmp_path, stop_before):
+    make_run(tmp_path / "smoke", stop_before=stop_before, bad=("W1", "S1"))
+    report = build_report(tmp_path / "smoke")
+    assert report["decision"]["decision"] in ("NO-GO", "CANNOT-DECIDE")
+    page = html(report, tmp_path / "smoke")
+    assert "has no result" in page
+    if stop_before == "ablation":
+        assert report["media_base"] == "report" and "data:image/png" in page
+
+
+def test_many_unmeasured_gates_are_one_thing_to_do(tmp_path):
+    make_run(tmp_path / "smoke", stop_before="train")
+    text = terminal(build_report(tmp_path / "smoke"))
+    assert text.count("    do: ") == 1 and "not measured yet" in text and "B3 (ablation)" in text
+
+
+def test_damaged_files_do_not_stop_the_report(tmp_path):
+    root = tmp_path / "smoke"
+    make_run(root)
+    (root / "gates" / "B3" / "verdict.json").write_text("{")
+    (root / "gates" / "history.jsonl").write_text("torn {")
+    (root / "train" / "receipt.json").write_text("[]")
+    shutil.rmtree(root / "render")
+    report = build_report(root)
+    assert (
+        next(one for one in report["provenance"]["stages"] if one["stage"] == "train")["receipt"]
+        == "unreadable"
+    )
+    assert "receipt unreadable" in html(report)
+
+
+def test_no_decision_is_a_clear_error(tmp_path):
+    with pytest.raises(UserError, match="decision.json"):
+        build_report(tmp_path)
+
+
+def test_waived_and_overridden_are_shown(tmp_path):
+    root = tmp_path / "smoke"
+    make_run(root)
+    report = build_report(root)
+    assert (
+        "the smoke warm-up" in html(report)
+        and "the smoke warm-up" in markdown(report)
+        and "override W1.gap" in terminal(report)
+    )
+
+
+def test_changes_compare_with_the_last_run_that_differed(tmp_path):
+    root = tmp_path / "smoke"
+    policy = make_run(root)
+    first = build_report(root)
+    assert first["previous"] is None and first["changes"] == []
+    write_json(root / "report" / "report.json", first)
+    assert build_report(root)["changes"] == []
+    shutil.rmtree(root)
+    make_run(root, bad=("C3",))
+    write_json(root / "report" / "report.json", first)
+    second = build_report(root)
+    rows = {(one["what"], one["name"]): (one["before"], one["after"]) for one in second["changes"]}
+    assert rows["decision", ""] == ("GO", "NO-GO") and rows["verdict", "C3"] == ("GO", "NO_GO")
+    assert rows["value", "C3 nll"] == ("0.004", "0.31")
+    write_json(root / "report" / "report.json", second)
+    decide(root, policy)
+    assert changes(second, second["state"]) == (second["previous"], second["changes"])
+
+
+def test_markdown_cells_stay_cells(report):
+    for line in markdown(report).splitlines():
+        if line.startswith("|"):
+            bars = line.replace("\\|", "").count("|")
+            assert bars in (5, 8), line
+
+
+def test_junit_counts_add_up(tmp_path, report):
+    good = ElementTree.fromstring(junit(report))
+    assert good.get("failures") == "0" and good.get("errors") == "0" and int(good.get("tests")) > 100
+    make_run(tmp_path / "smoke", stop_before="scores", bad=("B3",))
+    bad = ElementTree.fromstring(junit(build_report(tmp_path / "smoke")))
+    assert bad.get("failures") == "1" and bad.get("errors") == "3"
+    assert "own prompt" in bad.find(".//failure").get("message")
+
+
+def test_the_report_holds_no_path_of_this_machine(good_run, report):
+    assert str(good_run.parent) not in json.dumps(report)
+
+
+def test_schemas_of_parts_are_those_of_the_report():
+    whole = json.loads((SCHEMAS / "report.schema.json").read_text())["properties"]
+    parts = {
+        "decision": whole["decision"],
+        "verdict": whole["verdicts"]["items"],
+        "report_data": whole["data"],
+    }
+    for name, part in parts.items():
+        alone = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+        assert {key: alone[key] for key in part} == part, name
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-0.03, 0.68), (3.2, 3.2), (0, 0), (1e-9, 2e-9), (-5, 1e6), (999.9, 1000.1)]
+)
+def test_ticks_cover_the_values_with_few_round_steps(low, high):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 8
+
+
+def test_policy_still_loads_for_the_sample():
+    assert load_policy().gates
+
+
+def test_a_golden_set_without_outputs_still_shows_captions(tmp_path):
+    make_run(tmp_path / "smoke", stop_before="manifest")
+    report = build_report(tmp_path / "smoke")
+    assert report["data"]["gallery"] and not report["data"]["gallery"][0]["views"]
+    assert Path(tmp_path / "smoke" / "report").exists()

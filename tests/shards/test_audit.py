@@ -1,0 +1,179 @@
+"""The shard audit finds what is wrong: a defect put into real shards must show in its own metric."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from mmpt.shards.shard_set import ShardSet
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.jsonl import read_jsonl, write_jsonl
+from mmpt.store.schema import validate_file
+from mmpt.store.tensors import load_tensors, read_meta, save_tensors
+from tests.shards.world import BODIES, World
+
+BAD = (
+    "ids_out_of_segment",
+    "length_mismatches",
+    "digest_mismatches",
+    "reencode_mismatch_rate",
+    "reencode_items_missing",
+    "decode_errors",
+    "decode_items_missing",
+    "codec_fit_items_outside_train",
+    "encode_failure_rate",
+)
+
+
+def measured(folder) -> dict[tuple[str, str], dict]:
+    return {(one["slice"], one["name"]): one for one in read_json(folder / "evidence" / "S3.json")["metrics"]}
+
+
+@pytest.fixture
+def hurt(world, folder) -> World:
+    """A copy of the world, to be damaged."""
+    for stage in BODIES:
+        shutil.copytree(world.path(stage), folder / stage)
+    return World(folder, world.profile, {})
+
+
+def rewrite(world: World, stem: str, change) -> None:
+    """Apply ``change(ids, offsets, header)`` in place to one shard."""
+    path = world.path("shards") / f"{stem}.safetensors"
+    tensors, header = load_tensors(path), read_meta(path)
+    arrays = {name: np.array(array) for name, array in tensors.items()}
+    change(arrays["ids"], arrays["offsets"], header)
+    save_tensors(path, arrays, header)
+
+
+def found(world: World) -> dict[tuple[str, str], float]:
+    out = world.run("shard_audit", world.root / "audited")
+    validate_file(out / "audit.json", "audit")
+    return {key: one["value"] for key, one in measured(out).items()}
+
+
+def bad_names(values: dict) -> set[str]:
+    return {f"{part} {name}" for (part, name), value in values.items() if name in BAD and value}
+
+
+def test_sound_shards_have_nothing_wrong(world):
+    metrics = measured(world.path("shard_audit"))
+    values = {key: one["value"] for key, one in metrics.items()}
+    assert not bad_names(values) and values["", "base_text_captions_outside_train"] == 0
+    assert values["audio", "reconstruction_margin"] > 0 and values["image", "reconstruction_margin"] > 0
+    assert {(part, name) for part in ("audio", "image") for name in (*BAD, "reconstruction_margin")} <= set(
+        metrics
+    )
+    assert (
+        metrics["audio", "ids_out_of_segment"]["n"] == 1200
+        and metrics["image", "reencode_mismatch_rate"]["n"] == 90
+    )
+    assert metrics["image", "decode_errors"]["n"] == 32
+    assert values["image", "psnr_db"] == pytest.approx(values["image", "reconstruction_margin"] + 14.0)
+    validate_file(world.path("shard_audit") / "audit.json", "audit")
+
+
+def test_an_id_outside_its_segment(hurt):
+    def change(ids, offsets, header):
+        ids[3] = hurt.space.ranges["AUDIO_CB0"].start  # position 3 belongs to codebook 1
+
+    rewrite(hurt, "audio-train-00001", change)
+    values = found(hurt)
+    assert values["audio", "ids_out_of_segment"] == 1 and values["image", "ids_out_of_segment"] == 0
+    (named, *_) = read_json(hurt.root / "audited" / "audit.json")["audio"]["offenders"]
+    assert (
+        named["check"] == "ids_out_of_segment"
+        and named["id"] == ShardSet.open(hurt.path("shards"), "audio", "train").record(16)["id"]
+    )
+
+
+def test_ids_that_no_codec_could_decode_are_counted_not_raised(hurt):
+    def change(ids, offsets, header):
+        ids[::2], ids[1::2] = ids[1::2].copy(), ids[::2].copy()  # codebooks 0 and 1 change places
+
+    for path in hurt.path("shards").glob("audio-*.safetensors"):
+        rewrite(hurt, path.stem, change)
+    values = found(hurt)
+    assert values["audio", "decode_errors"] == 32 and values["audio", "ids_out_of_segment"] == 1200
+
+
+def test_a_wrong_length(hurt):
+    path = hurt.path("shards") / "audio-val-00000.jsonl"
+    rows = read_jsonl(path)
+    rows[0]["frames"] += 1
+    write_jsonl(path, rows)
+    assert bad_names(found(hurt)) == {"audio length_mismatches"}
+
+
+def test_a_record_and_a_header_of_another_token_space(hurt):
+    path = hurt.path("shards") / "image-test-00000.jsonl"
+    rows = read_jsonl(path)
+    rows[5]["token_space"] = "0" * 64
+    write_jsonl(path, rows)
+    rewrite(hurt, "audio-test-00000", lambda ids, offsets, header: header.update(token_space="f" * 64))
+    values = found(hurt)
+    assert bad_names(values) == {"image digest_mismatches", "audio digest_mismatches"}
+    assert values["image", "digest_mismatches"] == values["audio", "digest_mismatches"] == 1
+
+
+def test_ids_that_are_not_what_the_codec_gives(hurt):
+    def change(ids, offsets, header):
+        start, size = hurt.space.image_range.start, hurt.space.image_range.size
+        ids[:] = start + (ids - start + 1) % size  # legal, but another picture
+
+    rewrite(hurt, "image-train-00000", change)
+    values = found(hurt)
+    assert bad_names(values) == {"image reencode_mismatch_rate"}
+    assert values["image", "reencode_mismatch_rate"] == pytest.approx(16 / 90)
+
+
+def test_a_medium_that_is_gone_is_missing_from_the_items(hurt):
+    record = ShardSet.open(hurt.path("shards"), "image", "val").record(0)
+    (hurt.path("corpus") / record["media"]["path"]).unlink()
+    values = found(hurt)
+    assert values["image", "reencode_items_missing"] == 1 and values["audio", "reencode_items_missing"] == 0
+
+
+def test_a_sound_that_decodes_to_another_length(hurt):
+    for split in ("train", "val", "test"):
+        for path in hurt.path("shards").glob(f"audio-{split}-*.jsonl"):
+            write_jsonl(
+                path, [{**row, "samples": row["samples"], "sample_rate": 24_000} for row in read_jsonl(path)]
+            )
+    values = found(hurt)
+    assert bad_names(values) == {"audio decode_errors"} and values["audio", "decode_errors"] == 32
+    assert values["audio", "reconstruction_margin"] is None
+
+
+def test_a_codec_fitted_on_test_items(hurt):
+    path = hurt.path("codecs") / "image" / "fitted_on.jsonl"
+    tested = next(
+        row["id"] for row in read_jsonl(hurt.path("split") / "split.jsonl") if row["split"] == "test"
+    )
+    write_jsonl(path, [*read_jsonl(path), {"id": tested}])
+    assert bad_names(found(hurt)) == {"image codec_fit_items_outside_train"}
+
+
+def test_a_test_caption_in_the_base_text(hurt):
+    caption = ShardSet.open(hurt.path("shards"), "image", "test").record(0)["caption"]
+    with open(hurt.path("token_space") / "text_train.txt", "a") as stream:
+        stream.write(caption.upper() + "\n")
+    values = found(hurt)
+    assert not bad_names(values) and values["", "base_text_captions_outside_train"] == 1
+
+
+def test_records_that_failed_to_encode(hurt):
+    record = ShardSet.open(hurt.path("shards"), "audio", "val").record(0)
+    lost = {"id": record["id"], "kind": "encode", "what": "unreadable"}
+    write_jsonl(hurt.path("shards") / "errors.jsonl", [lost] * 20)
+    values = found(hurt)
+    assert values["audio", "encode_failure_rate"] == 0.25 and values["image", "encode_failure_rate"] == 0
+
+
+def test_a_codec_that_is_not_the_one_of_the_token_space(hurt):
+    from mmpt.store.errors import UserError
+
+    path = hurt.path("codecs") / "audio" / "codec.json"
+    write_json(path, {**read_json(path), "identity": "0" * 64})
+    with pytest.raises(UserError, match="the audio codec is not the one of the token space"):
+        found(hurt)

@@ -1,0 +1,89 @@
+"""The monitors of gate B2 and the evidence of B1: each stop and each number from runs made up to show it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mmpt.train.judged import interval, loss_metrics, stability_metrics
+from mmpt.train.monitors import Monitors
+
+
+def calm(start=0, steps=20):
+    monitors = Monitors(start)
+    for step in range(steps):
+        assert monitors.after_backward(step, 2.0, 1.0 + 0.1 * (step % 3), 1.5) is None
+    return monitors
+
+
+@pytest.mark.parametrize(
+    "objective, norm", [(math.nan, 1.0), (1.0, math.inf), (math.inf, 1.0), (1.0, math.nan)]
+)
+def test_a_number_that_is_not_finite_stops_at_once(objective, norm):
+    monitors = Monitors(1000)
+    assert "step 0" in monitors.after_backward(0, objective, norm, 1.0)
+    assert monitors.nonfinite_steps == 1
+
+
+def test_an_exploding_gradient_stops_only_after_warm_up_and_ramp():
+    assert "times its running median" in calm(start=10).after_backward(20, 2.0, 200.0, 1.0)
+    assert calm(start=30).after_backward(20, 2.0, 200.0, 1.0) is None
+    assert calm(start=10).after_backward(20, 2.0, 90.0, 1.0) is None
+
+
+def test_rows_that_jump_within_an_interval_stop():
+    monitors = calm(start=10)
+    assert monitors.at_log(20, {"embed_image": 1.0, "embed_special": 1.0}) is None
+    assert monitors.at_log(30, {"embed_image": 2.9, "embed_special": 1.0}) is None
+    assert "embed_image grew 3.1" in monitors.at_log(40, {"embed_image": 9.0, "embed_special": 1.0})
+    assert monitors.worst_row_jump == pytest.approx(9 / 2.9)
+
+
+def test_its_state_survives_json():
+    import json
+
+    monitors = calm()
+    again = Monitors.of(json.loads(json.dumps(monitors.state())))
+    assert again == monitors
+
+
+def test_stability_evidence():
+    monitors = calm()
+    named = {metric.name: metric.value for metric in stability_metrics(monitors, 20, 50)}
+    assert named["nonfinite_steps"] == 0 and named["steps_missing"] == 30 and named["clipped_share"] == 0
+    assert 1.0 <= named["grad_norm_over_median"] < 1.3
+
+
+def test_loss_evidence_has_the_sign_and_the_items_of_its_runs():
+    start = {"t2a": [4.0, 6.0], "a2t": [2.0, 2.0]}
+    end = {"t2a": [3.0, 5.0], "a2t": [2.0, 3.0]}
+    rng = np.random.default_rng(0)
+    inside = {"t2a": (3.0 + 0.1 * rng.random(50)).tolist()}
+    metrics = {m.name: m for m in loss_metrics(start, end, inside, {"t2a": np.full(50, 3.5)}, 1)}
+    below = metrics["loss_minus_unigram_nats"]
+    assert (
+        below.value == pytest.approx(-0.45, abs=0.02)
+        and below.ci_low < below.value < below.ci_high < 0
+        and below.n == 50
+    )
+    assert (
+        metrics["loss_drop_share"].value == pytest.approx(0.2) and metrics["loss_drop_share"].slice == "t2a"
+    )
+    assert (
+        metrics["loss_rise_share"].value == pytest.approx(0.25) and metrics["loss_rise_share"].slice == "a2t"
+    )
+
+
+def test_a_run_that_stopped_before_the_ramps_end_has_no_fall_to_report():
+    metrics = {m.name: m for m in loss_metrics({}, {"t2a": [1.0]}, {}, {"t2a": np.zeros(1)}, 1)}
+    assert metrics["loss_drop_share"].value is None and metrics["loss_drop_share"].n == 0
+    assert metrics["loss_minus_unigram_nats"].value is None
+
+
+def test_the_interval_covers_the_mean_about_as_often_as_it_says():
+    hits = 0
+    for seed in range(200):
+        low, high = interval(np.random.default_rng(seed).normal(0.3, 1.0, 40), seed)
+        hits += low <= 0.3 <= high
+    assert 175 <= hits <= 199
+    assert interval(np.ones(1), 0) == (None, None)

@@ -1,0 +1,131 @@
+"""The objective: task means, label shift, ranges, and accumulation that changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmpt.shards.mixture import KINDS
+from mmpt.tokens.formats import SLOTS
+from mmpt.train.heldout import item_losses, payload_slots, unigram_losses
+from mmpt.train.objective import backward, decode_ranges, targets_of
+from tests.train.small_run import ROW, Examples, fresh, small_loader, small_settings
+
+
+def gradients(model):
+    return {key: p.grad.clone() for key, p in model.adapter_parameters().items() if p.grad is not None}
+
+
+@pytest.fixture
+def model(tmp_path):
+    return fresh(tmp_path / "base", tied=False)
+
+
+def by_hand(model, batch):
+    """sum over tasks of the mean of -log p(label | what stands before it), from full logits of separate
+    sequences.
+    """
+    sums, counts = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0)
+    for row in range(len(batch.input_ids)):
+        starts = [*np.nonzero(batch.position_ids[row] == 0)[0], batch.input_ids.shape[1]]
+        for a, b in zip(starts, starts[1:]):
+            kind = int(batch.task[row, a])
+            labels = torch.from_numpy(batch.labels[row, a:b])
+            if kind < 0 or b - a < 2:
+                continue
+            logits = model.logits(model.hidden(torch.from_numpy(batch.input_ids[row : row + 1, a:b])))[0]
+            sums[KINDS[kind]] = sums[KINDS[kind]] + F.cross_entropy(logits[:-1], labels[1:], reduction="sum")
+            counts[KINDS[kind]] += int((labels[1:] != -100).sum())
+    return sum(sums[k] / counts[k] for k in KINDS if counts[k]), sums, counts
+
+
+def test_it_is_the_sum_of_task_means_of_separate_sequences(model):
+    batch = small_loader(model.space, 4).batch(2)
+    expected, sums, counts = by_hand(model, batch)
+    expected.backward()
+    theirs = gradients(model)
+    model.zero_grad()
+    objective, ours = backward(model, batch, small_settings(4), None)
+    assert objective == pytest.approx(float(expected.detach()), rel=1e-5)
+    for key, grad in gradients(model).items():
+        torch.testing.assert_close(grad, theirs[key], rtol=1e-3, atol=2e-5)
+    for i, kind in enumerate(KINDS):
+        assert ours.count[i].sum() == counts[kind] == batch.n_supervised.get(kind, 0)
+        assert ours.nll[i].sum() == pytest.approx(float(sums[kind].detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_accumulated_micro_batches_give_the_whole_batchs_gradient(model, rows):
+    batch = small_loader(model.space, 4).batch(1)
+    assert len(batch.input_ids) > rows
+    whole, _ = backward(model, batch, small_settings(4), None)
+    expected = gradients(model)
+    model.zero_grad()
+    parts, _ = backward(model, batch, small_settings(4, micro_rows=rows), None)
+    assert parts == pytest.approx(whole, rel=1e-5)
+    for key, grad in gradients(model).items():
+        torch.testing.assert_close(grad, expected[key], rtol=1e-3, atol=2e-6)
+
+
+def test_task_weights_scale_their_task_alone(model):
+    batch = small_loader(model.space, 4).batch(1)
+    one, sums = backward(model, batch, small_settings(4), None)
+    weights = {**dict.fromkeys(KINDS, 1.0), "t2a": 3.0}
+    three, _ = backward(model, batch, small_settings(4, task_weights=weights), None)
+    i = KINDS.index("t2a")
+    assert three - one == pytest.approx(2 * sums.nll[i].sum() / sums.count[i].sum(), rel=1e-4)
+
+
+def test_the_first_token_of_a_row_cannot_be_a_target():
+    with pytest.raises(ValueError, match="first token of row 1"):
+        targets_of(
+            np.array([[-100, 3], [2, -100]]), np.zeros((2, 2), np.int8), np.zeros((2, 2), np.int8), "cpu"
+        )
+
+
+def test_decode_ranges_hold_their_labels_and_the_text_range_its_end(model):
+    space = model.space
+    lo, hi = decode_ranges(space)
+    named = dict(zip(SLOTS(space), zip(lo.tolist(), hi.tolist())))
+    assert named["image"] == (space.ranges["IMAGE"].start, space.ranges["IMAGE"].stop)
+    assert named["audio_cb1"] == (space.ranges["AUDIO_CB1"].start, space.ranges["AUDIO_CB1"].stop)
+    assert named["text"] == named["text_end"] == (0, space.ranges["SPECIAL"].stop)
+    assert named["audio_end"] == (0, space.vocab_size_total)
+    loss, sums = backward(model, small_loader(space, 4).batch(1), small_settings(4), (lo, hi))
+    full, whole = backward(model, small_loader(space, 4).batch(1), small_settings(4), None)
+    assert loss < full and (sums.nll <= whole.nll + 1e-9).all() and (sums.count == whole.count).all()
+
+
+def test_item_losses_equal_each_item_alone(model):
+    class Set(Examples):
+        def __getitem__(self, index):
+            return self.draw(index)
+
+    for kind in ("t2a", "t2i", "a2t"):
+        examples = Set(model.space, kind, 7)
+        got = item_losses(model.eval(), examples, range(7), ROW)
+        bounds = payload_slots(model.space)
+        for i in range(7):
+            one = examples.draw(i)
+            logits = model.logits(model.hidden(torch.from_numpy(one.input_ids.astype(np.int64))[None]))[
+                0
+            ].double()
+            at = np.nonzero(one.labels != -100)[0]
+            full = [-torch.log_softmax(logits[p - 1], 0)[int(one.labels[p])] for p in at]
+            inside = [
+                -torch.log_softmax(logits[p - 1, slice(*bounds[int(one.slots[p])])], 0)[
+                    int(one.labels[p]) - bounds[int(one.slots[p])][0]
+                ]
+                for p in at[:-1]  # the last is the end token
+            ]
+            assert got.full[i] == pytest.approx(float(sum(full)) / len(full), rel=1e-5)
+            assert got.inside[i] == pytest.approx(float(sum(inside)) / len(inside), rel=1e-5)
+
+
+def test_unigram_losses_know_slots_apart(model):
+    space = model.space
+    train = space.audio_to_global(np.array([[0] * 99 + [1], [2] * 100]))
+    same, other = space.audio_to_global(np.array([[0], [2]])), space.audio_to_global(np.array([[2], [0]]))
+    cheap, dear = unigram_losses(space, train, [same, other])
+    assert cheap == pytest.approx(-(np.log(100 / 106) + np.log(101 / 106)) / 2)
+    assert dear == pytest.approx(-(np.log(1 / 106) + np.log(1 / 106)) / 2)
