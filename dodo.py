@@ -1,14 +1,15 @@
 """The task graph, generated from the table in mmpt/build/stages.py; a test holds this drawing against it.
 
-`a -> b`: b reads what a published. `a -S1-> b`: b runs only while gate S1, decided on the evidence that a measured, is GO.
-What reaches b through others is not drawn again.
+`a -> b`: b reads what a published. `a -S1-> b`: b runs only while gate S1, decided on the evidence that a
+measured, is GO. What reaches b through others is not drawn again.
 
     corpus -> manifest -S1-> split -S2-> codecs -> token_space -> shards -> shard_audit
     shard_audit -S3-> base, examples
     kernels -K1-> base
     token_space -> base
     shards -> examples -> golden
-    base, golden -> warmup
+    golden -> warmup_check
+    codecs, base, examples -> warmup
     warmup -> warmup_check -W1-> train
     warmup -> preflight -A1 A2 A3 A4-> train
     warmup -> resume_check
@@ -24,7 +25,8 @@ What reaches b through others is not drawn again.
     resume_check -C4-> release
     scores -Q1 Q2 T1-> release
 
-Each gate is a task `gate:<ID>` too, decided at every run. The decision and the report follow every run, also after a NO-GO.
+Each gate is a task `gate:<ID>` too, decided at every run. The decision and the report follow every run, also
+after a NO-GO.
 """
 
 from pathlib import Path

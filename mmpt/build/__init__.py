@@ -1,4 +1,6 @@
-"""The build: the stage table, fingerprints, receipts, staleness, running stages, and doit's face of it. No torch."""
+"""The build: the stage table, fingerprints, receipts, staleness, running stages, and doit's face of it. No
+torch.
+"""
 
 import sys
 

@@ -13,8 +13,10 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -34,7 +36,9 @@ PROGRESS_EVERY = 0.1  # seconds between two progress messages
 
 @dataclass(frozen=True)
 class JobHook:
-    """A stage's on_save: its factory, and the slice, inputs and further folders of the context it is called with."""
+    """A stage's on_save: its factory, and the slice, inputs and further folders of the context it is called
+    with.
+    """
 
     factory: str
     stage: str
@@ -70,38 +74,45 @@ class Job:
 
 def run_job(job: Job, pipe: Connection) -> None:
     """Entry point of the child process."""
-    _die_with_parent(job)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # A group of its own: the build can end everything that the body started, and Ctrl-C reaches it once, forwarded.
+    # A group of its own: everything that the body starts ends with it, and Ctrl-C reaches it once, forwarded.
     os.setpgid(0, 0)
+    _die_with_doit(job, pipe)
     _log_to(job.log)
     started = time.monotonic()
     context = _context(job, pipe)
     status, text = _attempt(job, context)
     _flush()
-    info = {**context.run_info, "seconds": round(time.monotonic() - started, 3), "peak_memory_mib": peak_memory_mib()}
+    info = {
+        **context.run_info,
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_mib": peak_memory_mib(),
+    }
     pipe.send_bytes(json.dumps({"end": status, "text": text, "info": info}, default=float).encode())
-    pipe.close()
 
 
 def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
-    """Run the body; how it ended: "ok", "blocked", "refused" (the user's input), "full" (the disk) or "broke"."""
+    """Run the body; how it ended: "ok", "blocked", "refused" (the user's input), "full" (the disk) or
+    "broke".
+    """
     try:
         if job.needs:
             from mmpt.gating import load_policy, require
 
             require(job.root, job.needs, load_policy(job.policy, job.profile))
         if job.torch:
-            _set_up_torch(job.threads)
+            _set_up_torch(job.threads, job.seed)
         if job.hook is not None:
-            context.on_save = _resolve(job.hook.factory)(_hook_context(job, job.hook, context))
+            context.on_save = _undisturbed(_resolve(job.hook.factory)(_hook_context(job, job.hook, context)))
         _resolve(job.body)(context)
     except Blocked as error:
         return "blocked", str(error)
     except UserError as error:
         return "refused", str(error)
-    except BaseException as error:  # the border: whatever a body raises is told to the build, with its traceback in the log
+    except (
+        BaseException
+    ) as error:  # the border: whatever a body raises is told to the build, with its traceback in the log
         with contextlib.suppress(OSError):  # a full disk has no room for the traceback either
             traceback.print_exc()
         if disk_full(error):
@@ -118,9 +129,11 @@ def _flush() -> None:
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is what an exception comes from; libraries wrap the errno in exceptions of their own."""
+    """Whether a full disk is what an exception comes from; libraries wrap the errno in exceptions of their
+    own.
+    """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL or os.strerror(errno.ENOSPC) in str(error):
+        if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -134,14 +147,51 @@ def peak_memory_mib() -> float:
 
 def _context(job: Job, pipe: Connection) -> StageContext:
     return StageContext(
-        name=job.name, profile=SliceView(job.profile, job.slice, job.name), inputs=job.inputs, external=job.external, out=job.out,
-        work=job.work, seed=job.seed, threads=job.threads, device=job.device, dtype=job.dtype, on_progress=_progress(pipe),
-        on_log=lambda line: print(line, flush=True))
+        name=job.name,
+        profile=SliceView(job.profile, job.slice, job.name),
+        inputs=job.inputs,
+        external=job.external,
+        out=job.out,
+        work=job.work,
+        seed=job.seed,
+        threads=job.threads,
+        device=job.device,
+        dtype=job.dtype,
+        on_progress=_progress(pipe),
+        on_log=lambda line: print(line, flush=True),
+    )
 
 
 def _hook_context(job: Job, hook: JobHook, context: StageContext) -> StageContext:
-    return replace(context, name=hook.stage, profile=SliceView(job.profile, hook.slice, hook.stage), inputs=hook.inputs,
-                   external=hook.external, on_progress=lambda done, total, text: None)
+    return replace(
+        context,
+        name=hook.stage,
+        profile=SliceView(job.profile, hook.slice, hook.stage),
+        inputs=hook.inputs,
+        external=hook.external,
+        on_progress=lambda done, total, text: None,
+    )
+
+
+def _undisturbed(hook: Callable[[int, Path], None] | None) -> Callable[[int, Path], None] | None:
+    """The hook, leaving every random state as it found it: whether its cache is warm must not change a
+    training run.
+    """
+    if hook is None:
+        return None
+    import random
+
+    import numpy
+    import torch
+
+    def look(step: int, checkpoint: Path) -> None:
+        ours, theirs = random.getstate(), numpy.random.get_state()
+        with torch.random.fork_rng():
+            hook(step, checkpoint)
+        random.setstate(ours)
+        numpy.random.set_state(theirs)
+
+    return look
 
 
 def _progress(pipe: Connection) -> Callable[[int, int, str], None]:
@@ -162,13 +212,25 @@ def _resolve(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def _die_with_parent(job: Job) -> None:
-    """Ask the kernel to kill this process with the one that started it: doit, or the process that has torch loaded,
-    which itself ends when doit's end of a pipe closes."""
-    if sys.platform == "linux":
+def _die_with_doit(job: Job, pipe: Connection) -> None:
+    """End this process group when doit ends, however it ends.
+
+    A thread waits for doit's end of the pipe to close, which reaches a stage forked from the torch process
+    too: that one is not doit's child, and it lives as long as its own children do. Where doit is the parent,
+    the kernel is asked as well.
+    """
+    threading.Thread(target=_follow_doit, args=(pipe.fileno(),), daemon=True).start()
+    if sys.platform == "linux" and not job.torch:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not job.torch and os.getppid() != job.parent:
-        os._exit(1)  # doit died before the kernel was asked
+        if os.getppid() != job.parent:
+            os._exit(1)  # doit died before the kernel was asked
+
+
+def _follow_doit(pipe: int) -> None:
+    poll = select.poll()
+    poll.register(pipe, 0)  # only what is always reported: the reader is gone
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _log_to(path: Path) -> None:
@@ -181,9 +243,10 @@ def _log_to(path: Path) -> None:
     os.close(nothing)
 
 
-def _set_up_torch(threads: int) -> None:
+def _set_up_torch(threads: int, seed: int) -> None:
     import torch
 
+    torch.manual_seed(seed)  # its own first seed comes from the machine
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

@@ -1,9 +1,10 @@
 """What a stage's code is: its import closure inside our packages, as digests that comments do not change.
 
-A module's digest is taken of its syntax tree without docstrings, so comments, blank lines and layout do not count. The
-module that holds the body counts only as far as the body reaches: its function, the functions and constants that it
-uses, and the imports those use; so that one `stages.py` may hold several bodies. Imports inside functions count, and so
-does a string such as "mmpt.train.stages:train", which is how a table names code. C++ sources count where mmpt.ops does.
+A module's digest is taken of its syntax tree without docstrings, so comments, blank lines and layout do not
+count. The module that holds the body counts only as far as the body reaches: its function, the functions and
+constants that it uses, and the imports those use; so that one `stages.py` may hold several bodies. Imports
+inside functions count, and so does a string such as "mmpt.train.stages:train", which is how a table names
+code. C++ sources count where mmpt.ops does.
 """
 
 from __future__ import annotations
@@ -74,20 +75,27 @@ class CodeIndex:
                     self._walk(f"{package}.{entry.name}", Path(entry.path))
             elif entry.name.endswith(".py"):
                 stem = entry.name[:-3]
-                self._files[package if stem == "__init__" else f"{package}.{stem}"] = (Path(entry.path), _stamp(entry.stat()))
+                self._files[package if stem == "__init__" else f"{package}.{stem}"] = (
+                    Path(entry.path),
+                    _stamp(entry.stat()),
+                )
             elif not entry.name.endswith((".pyc", ".so")):
                 self._data.append((package, Path(entry.path), _stamp(entry.stat())))
 
     def closure(self, body: str) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Code of a body "module:function": unit -> digest (modules, data files beside them, csrc), and the names of
-        the other packages that it imports.
+        """Code of a body "module:function": unit -> digest (modules, data files beside them, csrc), and the
+        names of the other packages that it imports.
 
         Raises:
             UserError: no such module among our packages, or a source that is not Python.
         """
         module, _, function = body.partition(":")
         if module not in self._files:
-            raise UserError("no such module", where=f"stage body {body}", expected=f"a module of {', '.join(self.packages)}")
+            raise UserError(
+                "no such module",
+                where=f"stage body {body}",
+                expected=f"a module of {', '.join(self.packages)}",
+            )
         first = self._facts(module, function)
         units, others = {body: first.digest}, set(first.others)
         queue = [*self._modules(first.ours), *self._modules([module.rpartition(".")[0]])]
@@ -106,7 +114,9 @@ class CodeIndex:
         """The modules behind dotted names, with the packages on the way, whose __init__ runs too."""
         for name in names:
             parts = name.split(".")
-            yield from (prefix for end in range(1, len(parts) + 1) if (prefix := ".".join(parts[:end])) in self._files)
+            yield from (
+                prefix for end in range(1, len(parts) + 1) if (prefix := ".".join(parts[:end])) in self._files
+            )
 
     def _beside(self, units: dict[str, str]) -> dict[str, str]:
         """Files that are not Python (templates, word lists) in the packages of a closure, and csrc."""
@@ -118,7 +128,9 @@ class CodeIndex:
         if "mmpt.ops" in units and self.csrc is not None and self.csrc.is_dir():
             for path in sorted(self.csrc.rglob("*")):
                 if path.is_file():
-                    found[f"csrc/{path.relative_to(self.csrc).as_posix()}"] = self._file_digest(path, _stamp(path.stat()))
+                    found[f"csrc/{path.relative_to(self.csrc).as_posix()}"] = self._file_digest(
+                        path, _stamp(path.stat())
+                    )
         return found
 
     def _facts(self, module: str, function: str = "") -> Facts:
@@ -157,7 +169,7 @@ def _stamp(found: os.stat_result) -> Stamp:
 
 
 def _c_tokens(text: str) -> str:
-    """C++ without comments; runs of white space become one space, or one newline where a preprocessor line ends."""
+    """C++ without comments, runs of white space as one space, lines kept: a preprocessor line ends at one."""
     bare = C_COMMENT.sub(lambda match: match.group(1) or " ", text)
     return "\n".join(" ".join(line.split()) for line in bare.splitlines() if line.strip())
 
@@ -189,8 +201,11 @@ def _reached(body: list[ast.stmt], function: str) -> list[ast.stmt] | None:
     if not any(function in names for names in defines):
         return None
     everything = set().union(*uses)
-    kept: set[int] = {at for at, names in enumerate(defines) if not names or not names & everything and
-                      isinstance(body[at], (ast.Import, ast.ImportFrom))}
+    kept: set[int] = {
+        at
+        for at, names in enumerate(defines)
+        if not names or (not names & everything and isinstance(body[at], (ast.Import, ast.ImportFrom)))
+    }
     wanted = {function}.union(*(uses[at] for at in kept))
     while True:
         more = {at for at, names in enumerate(defines) if names & wanted} - kept
@@ -236,4 +251,8 @@ def _without_docstrings(node: ast.stmt) -> ast.stmt:
 
 
 def _lone_string(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

@@ -1,7 +1,8 @@
-"""What every command does with its words: parse them itself, refuse what it does not know, turn errors into exit codes.
+"""What every command does with its words: parse them itself, refuse what it does not know, turn errors into
+exit codes.
 
-doit's own parser drops options after a positional word, makes a variable of any word with "=" in it, and accepts any
-variable; so our commands read the command line as it was typed.
+doit's own parser drops options after a positional word, makes a variable of any word with "=" in it, and
+accepts any variable; so our commands read the command line as it was typed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, name: str, doc: str, words: str):
         usage = " ".join(part for part in (f"doit {name}", words, "[profile=NAME] [options]") if part)
         super().__init__(prog=f"doit {name}", usage=usage, description=doc, allow_abbrev=False)
-        self.add_argument("words", nargs="*", metavar="profile=NAME", help=f"packaged profile or path; default {DEFAULT_PROFILE}")
+        self.add_argument(
+            "words",
+            nargs="*",
+            metavar="profile=NAME",
+            help=f"packaged profile or path; default {DEFAULT_PROFILE}",
+        )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message, where=self.prog, fix=f"see `{self.prog} --help`")
@@ -45,7 +51,12 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_intermixed_args(words)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings]
-            raise UserError("unknown option", where=self.prog, found=unknown[0], fix=nearest(unknown[0].split("=")[0], known))
+            raise UserError(
+                "unknown option",
+                where=self.prog,
+                found=unknown[0],
+                fix=nearest(unknown[0].split("=")[0], known),
+            )
         positional = [word for word in options.words if "=" not in word]
         profile = DEFAULT_PROFILE
         for word in options.words:
@@ -53,8 +64,13 @@ class Parser(argparse.ArgumentParser):
             if not given:
                 continue
             if key not in VARIABLES or not value:
-                raise UserError("unknown variable" if value else "a variable without a value", where=self.prog, found=word,
-                                expected="profile=NAME", fix=nearest(key, VARIABLES))
+                raise UserError(
+                    "unknown variable" if value else "a variable without a value",
+                    where=self.prog,
+                    found=word,
+                    expected="profile=NAME",
+                    fix=nearest(key, VARIABLES),
+                )
             profile = value
         return options, positional, profile
 
@@ -77,7 +93,9 @@ class OurCommand(Command):
         raise NotImplementedError
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """doit's entry point. ``in_args`` lacks what doit took for variables, so the words as typed are read instead."""
+        """doit's entry point. ``in_args`` lacks what doit took for variables, so the words as typed are read
+        instead.
+        """
         return guarded(lambda: self._main(typed_words(self.name)))
 
     def _main(self, words: list[str]) -> int:
@@ -88,7 +106,12 @@ class OurCommand(Command):
         least, most = self.takes
         if not least <= len(positional) <= most:
             found = ", ".join(positional) or "nothing"
-            raise UserError("wrong number of words", where=f"doit {self.name}", found=found, expected=self.words_doc or "none")
+            raise UserError(
+                "wrong number of words",
+                where=f"doit {self.name}",
+                found=found,
+                expected=self.words_doc or "none",
+            )
         return self.main(load(profile), options, positional)
 
     def help(self) -> str:
@@ -101,7 +124,7 @@ def typed_words(name: str) -> list[str]:
     words = sys.argv[1:]
     for at, word in enumerate(words):
         if word.startswith("-") or "=" not in word:
-            return words[:at] + words[at + 1:] if word == name else words
+            return words[:at] + words[at + 1 :] if word == name else words
     return words
 
 
@@ -119,15 +142,20 @@ def load(profile: str) -> Project:
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """Run a command; its exit code, also when it fails: 2 with one line for what the user can mend, 1 for the rest."""
+    """Run a command; its exit code, also when it fails: 2 with one line for what the user can mend, 1 for the
+    rest.
+    """
     try:
         return action()
     except UserError as error:
         print(f"doit: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt as stop:
-        print(f"doit: interrupted{f' by {stop}' if str(stop) else ''}; finished stages are kept, `doit` goes on from here",
-              file=sys.stderr)
+        print(
+            f"doit: interrupted {f'by {stop}' if str(stop) else 'by SIGINT'}; finished stages are kept, "
+            "`doit` goes on from here",
+            file=sys.stderr,
+        )
         return EXIT_BROKE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `doit list | head` is no error

@@ -36,19 +36,31 @@ def held(project: Project) -> AbstractContextManager[None]:
 
 class Run(OurCommand, DoitRun):
     name = "run"
-    doc_purpose = "build every stage that is stale, or those named with what they need; decide every gate, write the report"
+    doc_purpose = "build what is stale (or the named stages and what they need), decide, report"
     words_doc = "[STAGE ...]"
     takes = (0, 99)
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument("-s", "--single", action="store_true", help="only the named stages, not what they need; gates still hold")
-        parser.add_argument("-a", "--always", action="store_true", help="build the named stages even if they are fresh")
+        parser.add_argument(
+            "-s",
+            "--single",
+            action="store_true",
+            help="only the named stages, not what they need; gates still hold",
+        )
+        parser.add_argument(
+            "-a", "--always", action="store_true", help="build the named stages even if they are fresh"
+        )
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         if (options.single or options.always) and not words:
-            raise UserError("names no stage", where="doit run", found="-s or -a alone", fix="say which, e.g. `doit -a train`")
+            raise UserError(
+                "names no stage",
+                where="doit run",
+                found="-s or -a alone",
+                fix="say which, e.g. `doit -a train`",
+            )
         names = [project.stage(word).name for word in words]
         policy_of(project)  # a bad policy is better refused before the first stage than after it
         for signum in (signal.SIGTERM, signal.SIGHUP):
@@ -57,7 +69,7 @@ class Run(OurCommand, DoitRun):
             _clear_staging(project)
             self._build(options, names)
             _summary(project.names)
-            code = conclude(project)
+            code = conclude(project, fresh={*RUN.fresh, *RUN.built})
             project.save_caches()
         return RUN.exit_code or code
 
@@ -85,7 +97,10 @@ def _summary(stages: Container[str]) -> None:
             print(f"not run: {name} waits for {_first(causes.split())}")
     for name, status in RUN.failed.items():
         print(f"failed: {name} ({status})")
-    print(f"{len(RUN.fresh)} fresh, {len(RUN.built)} built, {len(RUN.failed)} failed", flush=True)
+    print(
+        f"{len(RUN.fresh)} fresh, {len(RUN.built) + len(RUN.stale)} built, {len(RUN.failed)} failed",
+        flush=True,
+    )
 
 
 def _first(names: list[str], most: int = 5) -> str:
@@ -110,7 +125,9 @@ class Plan(OurCommand):
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         for one in plan(project):
             shown = [f"    {reason}" for reason in one.reasons]
-            shown += [f"    if {' or '.join(one.waits_for)} comes out different"] if one.state == "may run" else []
+            shown += (
+                [f"    if {' or '.join(one.waits_for)} comes out different"] if one.state == "may run" else []
+            )
             print("\n".join([f"{one.stage.name:<16} {one.state}", *shown]))
         project.save_caches()
         return EXIT_GO
@@ -124,7 +141,11 @@ class Why(OurCommand):
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         lines = _causes(project, project.stage(words[0]).name, "", {})
-        print("\n".join(lines) if lines else f"{words[0]} is fresh: its receipt matches the profile, code, inputs and outputs")
+        print(
+            "\n".join(lines)
+            if lines
+            else f"{words[0]} is fresh: its receipt matches the profile, code, inputs and outputs"
+        )
         project.save_caches()
         return EXIT_GO
 
@@ -144,7 +165,11 @@ def _causes(project: Project, name: str, indent: str, told: dict[str, bool]) -> 
     told[name] = bool(own or lines)
     if not told[name]:
         return []
-    return [f"{indent}{name}: {'runs' if own else 'may run'}", *(f"{indent}  {_explained(reason)}" for reason in own), *lines]
+    return [
+        f"{indent}{name}: {'runs' if own else 'may run'}",
+        *(f"{indent}  {_explained(reason)}" for reason in own),
+        *lines,
+    ]
 
 
 def _explained(reason: Reason) -> str:
@@ -157,14 +182,20 @@ class Verify(OurCommand):
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument("--deep", action="store_true", help="also schemas, fingerprints, and verdicts decided again")
+        parser.add_argument(
+            "--deep", action="store_true", help="also schemas, fingerprints, and verdicts decided again"
+        )
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         wrong = 0
         for name, found in verify(project, deep=options.deep):
             wrong += len(found)
-            print("\n".join([f"{name:<16} {'ok' if not found else ''}".rstrip(), *(f"    {line}" for line in found)]))
+            print(
+                "\n".join(
+                    [f"{name:<16} {'ok' if not found else ''}".rstrip(), *(f"    {line}" for line in found)]
+                )
+            )
         print(f"{wrong} wrong" if wrong else "all as published")
         return EXIT_BROKE if wrong else EXIT_GO
 
@@ -221,18 +252,32 @@ class Waive(OurCommand):
         parser.add_argument("--check", help="only this check; default: all that failed")
         parser.add_argument("--reason", required=True, help="why the failure is acceptable")
         parser.add_argument("--owner", default=getpass.getuser(), help="who answers for it; default: you")
-        parser.add_argument("--expires", required=True, metavar="YYYY-MM-DD", help="last day on which it holds")
+        parser.add_argument(
+            "--expires", required=True, metavar="YYYY-MM-DD", help="last day on which it holds"
+        )
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         verdict = evaluate_gate(words[0], project.root, policy_of(project), write=False)
-        failed = [{"id": one.id, "slice": one.slice, "value": one.value} for one in verdict.failing()
-                  if one.status == "fail" and options.check in (None, one.id)]
-        added = waive(project.repo / "gates" / "waivers.yaml", failed, gate=verdict.gate, subject=verdict.subject_digest,
-                      reason=options.reason, owner=options.owner, expires=options.expires)
+        failed = [
+            {"id": one.id, "slice": one.slice, "value": one.value}
+            for one in verdict.failing()
+            if one.status == "fail" and options.check in (None, one.id)
+        ]
+        added = waive(
+            project.repo / "gates" / "waivers.yaml",
+            failed,
+            gate=verdict.gate,
+            subject=verdict.subject_digest,
+            reason=options.reason,
+            owner=options.owner,
+            expires=options.expires,
+        )
         for one in added:
-            print(f"waived until {one.expires}: {one.gate}.{one.check}{f' [{one.slice}]' if one.slice else ''} at {one.value}, "
-                  f"for subject {one.subject[:12]}")
+            print(
+                f"waived until {one.expires}: {one.gate}.{one.check} {one.slice} at {one.value}, "
+                f"for subject {one.subject[:12]}"
+            )
         return EXIT_GO
 
 
@@ -242,7 +287,9 @@ class History(OurCommand):
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         for row in read_history(project.root):
-            print(f"{row['time']}  {row['gate']:<3} {row['from'] or '-'} -> {row['to']}  {row['reason']}".rstrip())
+            print(
+                f"{row['time']}  {row['gate']}  {row['from'] or '-'} -> {row['to']}  {row['reason']}".rstrip()
+            )
         return EXIT_GO
 
 
@@ -266,7 +313,9 @@ class Sample(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        return importlib.import_module("mmpt.evaluate.commands").sample(project.root, project.profile, options)
+        return importlib.import_module("mmpt.evaluate.commands").sample(
+            project.root, project.profile, options
+        )
 
 
 class Evaluate(OurCommand):
@@ -277,11 +326,15 @@ class Evaluate(OurCommand):
         parser = super().parser()
         parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a folder")
         parser.add_argument("--tasks", default="t2a,t2i", help="comma-separated; default %(default)s")
-        parser.add_argument("--out", help="folder for the outputs; default artifacts/<profile>/evaluate/<checkpoint>")
+        parser.add_argument(
+            "--out", help="folder for the outputs; default artifacts/<profile>/evaluate/<checkpoint>"
+        )
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        return importlib.import_module("mmpt.evaluate.commands").evaluate(project.root, project.profile, options)
+        return importlib.import_module("mmpt.evaluate.commands").evaluate(
+            project.root, project.profile, options
+        )
 
 
 class Refused(OurCommand):
@@ -291,8 +344,12 @@ class Refused(OurCommand):
     instead = ""
 
     def parse_execute(self, in_args: list[str]) -> int:
-        print(f"doit: {self.name} does nothing here: receipts are what counts, and no command marks a stage or a gate as done; "
-              f"{self.instead}", file=sys.stderr)
+        print(
+            f"doit: {self.name} does nothing here: receipts are what counts, and no command marks a stage "
+            "or a gate as done; "
+            f"{self.instead}",
+            file=sys.stderr,
+        )
         return 2
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from mmpt.build.project import Project
 from mmpt.build.stages import measured_by
 from mmpt.build.staleness import plan, told
 from mmpt.build.tasks import policy_of
-from mmpt.gating import Decision, Verdict, decide, history
+from mmpt.gating import Verdict, decide, history
 from mmpt.gating.text import gate_line
 from mmpt.store.atomic import atomic_write
 from mmpt.store.canonical import digest_json, read_json, write_json
@@ -20,31 +20,43 @@ REPORT_CODE = ("mmpt.report:build_report", "mmpt.report:html")
 REPORT_FILES = ("report.json", "index.html", "report.md", "junit.xml")
 
 
-def conclude(project: Project, *, strict: bool = False) -> int:
+def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> int:
     """Decide, write decision.json and the report, print the gates and the decision; returns its exit code.
 
-    GO on measurements of an older profile or older code is no GO: it is CANNOT-DECIDE until they are made again.
+    GO on measurements of an older profile or older code is no GO: it is CANNOT-DECIDE until they are made
+    again.
+
+    Args:
+        strict: ignore waivers.
+        fresh: stages that this process already found fresh, or built.
     """
     decision = decide(project.root, policy_of(project, strict), project.profile.data)
     word, code = decision.decision, decision.exit_code
-    old = stale_measurements(project)
+    old = stale_measurements(project, fresh)
     if old and word == "GO":  # NO-GO and CANNOT-DECIDE stand as they are
         word, code = "CANNOT-DECIDE", EXIT_CANNOT_DECIDE
         write_json(project.root / "decision.json", {**decision.body, "decision": word})
     write_report(project)
     print_gates(decision.verdicts)
     for name, why in old.items():
-        if (project.root / name).exists() or decision.decision == "GO":  # gates say it of those that have no result
+        if (
+            project.root / name
+        ).exists() or decision.decision == "GO":  # gates say it of those that have no result
             print(f"stale: {name}: {why}")
     print(f"report: {(project.root / 'report' / 'index.html').relative_to(project.repo)}")
     print(word, flush=True)
     return code
 
 
-def stale_measurements(project: Project) -> dict[str, str]:
-    """Stages that a gate rests on and whose published result is not of the present profile, code and inputs -> why."""
-    return {one.stage.name: told(one.reasons) if one.reasons else f"waits for {', '.join(one.waits_for)}"
-            for one in plan(project) if one.state != "fresh" and _decides(project, one.stage.name)}
+def stale_measurements(project: Project, fresh: Collection[str] = ()) -> dict[str, str]:
+    """Stages that a gate rests on and whose published result is not of the present profile, code and inputs
+    -> why.
+    """
+    return {
+        one.stage.name: told(one.reasons) if one.reasons else f"waits for {', '.join(one.waits_for)}"
+        for one in plan(project, fresh)
+        if one.state != "fresh" and _decides(project, one.stage.name)
+    }
 
 
 def _decides(project: Project, name: str) -> bool:
@@ -64,20 +76,37 @@ def write_report(project: Project) -> Path:
     folder, stamp = project.root / "report", project.state / "report.json"
     key = _report_key(project)
     if not _current(folder, stamp, key):
-        from mmpt.report import build_report, html, junit, markdown  # brings jinja: only where something is drawn
+        from mmpt.report import (
+            build_report,
+            html,
+            junit,
+            markdown,
+        )  # brings jinja: only where something is drawn
 
         report = build_report(project.root, project.stages)
         write_json(folder / "report.json", report)
-        for name, text in (("index.html", html(report)), ("report.md", markdown(report)), ("junit.xml", junit(report))):
+        for name, text in (
+            ("index.html", html(report)),
+            ("report.md", markdown(report)),
+            ("junit.xml", junit(report)),
+        ):
             atomic_write(folder / name, text.encode())
         write_json(stamp, {"key": key, "files": {name: sha256_file(folder / name) for name in REPORT_FILES}})
     return folder / "index.html"
 
 
 def _report_key(project: Project) -> str:
-    shown = [*sorted(project.root.glob("*/receipt.json")), *sorted(project.root.glob("gates/*/verdict.json")),
-             project.root / "decision.json", history.history_path(project.root)]
-    digests = {path.relative_to(project.root).as_posix(): project.stat_cache.digest(path) for path in shown if path.exists()}
+    shown = [
+        *sorted(project.root.glob("*/receipt.json")),
+        *sorted(project.root.glob("gates/*/verdict.json")),
+        project.root / "decision.json",
+        history.history_path(project.root),
+    ]
+    digests = {
+        path.relative_to(project.root).as_posix(): project.stat_cache.digest(path)
+        for path in shown
+        if path.exists()
+    }
     return digest_json([digests, [project.code.closure(body)[0] for body in REPORT_CODE]])
 
 
@@ -87,5 +116,10 @@ def _current(folder: Path, stamp: Path, key: str) -> bool:
     except UserError:
         return False
     files = known.get("files", {})
-    return known.get("key") == key and set(files) == set(REPORT_FILES) and all(
-        (folder / name).exists() and sha256_file(folder / name) == value for name, value in files.items())
+    return (
+        known.get("key") == key
+        and set(files) == set(REPORT_FILES)
+        and all(
+            (folder / name).exists() and sha256_file(folder / name) == value for name, value in files.items()
+        )
+    )

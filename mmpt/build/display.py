@@ -54,12 +54,27 @@ class Display:
     def _draw(self, done: int, total: int, text: str) -> None:
         if self._bar is None:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
 
             # Redrawn by hand: rich's refresh thread would live on in a forked child.
-            self._bar = Progress(TextColumn(f"{self._name:<{NAME_WIDTH}}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                                 TimeRemainingColumn(), TextColumn("{task.description}", markup=False),
-                                 console=Console(file=self.stream), auto_refresh=False, transient=True)
+            self._bar = Progress(
+                TextColumn(f"{self._name:<{NAME_WIDTH}}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}", markup=False),
+                console=Console(file=self.stream),
+                auto_refresh=False,
+                transient=True,
+            )
             self._bar.start()
             self._task = self._bar.add_task("", total=total)
         self._bar.update(self._task, completed=done, total=total, description=text)

@@ -41,8 +41,11 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
         "external": {name: _content(project, path) for name, path in external(project, stage).items()},
         "code": units,
         "packages": _packages(others, units),
-        "runtime": {"seed": project.profile.data["seed"], **{key: project.runtime(key) for key in ("dtype", "device", "threads")},
-                    "python": f"{sys.version_info.major}.{sys.version_info.minor}"},
+        "runtime": {
+            "seed": project.profile.data["seed"],
+            **{key: project.runtime(key) for key in ("dtype", "device", "threads")},
+            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        },
     }
 
 
@@ -83,25 +86,34 @@ def _content(project: Project, path: Path) -> str:
 
 def _slice(project: Project, stage: Stage) -> dict[str, Any]:
     """The declared keys; a path whose content is fingerprinted does not count itself, so media may move."""
-    return {key: _without_paths(value) for key, value in SliceView(project.profile.data, stage.slice, stage.name).as_dict().items()}
+    return {
+        key: _without_paths(value)
+        for key, value in SliceView(project.profile.data, stage.slice, stage.name).as_dict().items()
+    }
 
 
 def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         moved = isinstance(value.get("path"), str) and Path(value["path"]).exists()
-        return {key: COVERED if key == "path" and moved else _without_paths(one) for key, one in value.items()}
+        return {
+            key: COVERED if key == "path" and moved else _without_paths(one) for key, one in value.items()
+        }
     return [_without_paths(one) for one in value] if isinstance(value, list) else value
 
 
 def _packages(names: Iterable[str], units: dict[str, str]) -> dict[str, str]:
-    versions = {name: version(name) for name in names if name not in sys.stdlib_module_names and name != "__future__"}
+    versions = {
+        name: version(name) for name in names if name not in sys.stdlib_module_names and name != "__future__"
+    }
     if any(name.startswith(CODEC_GROUP + ".registry") for name in units):
         for point in metadata.entry_points(group=CODEC_GROUP):
-            versions[f"codec {point.name}"] = f"{point.value} {point.dist.version if point.dist else ''}".strip()
+            versions[f"codec {point.name}"] = (
+                f"{point.value} {point.dist.version if point.dist else ''}".strip()
+            )
     return dict(sorted(versions.items()))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def version(name: str) -> str:
     """Version of the distribution behind an import name, or "absent"."""
     try:

@@ -1,4 +1,6 @@
-"""One profile's build: the table, the profile, the artifact folder, and the caches that make looking at them quick."""
+"""One profile's build: the table, the profile, the artifact folder, and the caches that make looking at them
+quick.
+"""
 
 from __future__ import annotations
 

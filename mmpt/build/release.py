@@ -26,9 +26,15 @@ def release(ctx: StageContext) -> None:
             shutil.copyfile(path, ctx.out / "adapter" / path.name)
     for name in ("token_space.json", "token_space.sha256"):
         shutil.copyfile(ctx.inputs["token_space"] / name, ctx.out / name)
-    write_json(ctx.out / "RELEASE.json", {
-        "schema": "release/1", "profile": ctx.profile["name"], "step": final.name,
-        "token_space_sha256": (ctx.out / "token_space.sha256").read_text().split()[0],
-        "base_manifest_sha256": Manifest.of(ctx.inputs["base"] / "model").digest,
-        "files": dict(Manifest.of(ctx.out).entries),
-    }, durable=False)
+    write_json(
+        ctx.out / "RELEASE.json",
+        {
+            "schema": "release/1",
+            "profile": ctx.profile["name"],
+            "step": final.name,
+            "token_space_sha256": (ctx.out / "token_space.sha256").read_text().split()[0],
+            "base_manifest_sha256": Manifest.of(ctx.inputs["base"] / "model").digest,
+            "files": dict(Manifest.of(ctx.out).entries),
+        },
+        durable=False,
+    )

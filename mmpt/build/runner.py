@@ -1,8 +1,8 @@
 """One attempt at one stage: a process of its own, its staging folder, its publication.
 
-Stages without torch get a fresh interpreter. Stages with torch are forked from one process that imported torch,
-transformers and peft once (5 s), which is multiprocessing's forkserver. Either way the child runs with its thread
-counts and hash seed set before anything could read them, and dies with the build.
+Stages without torch get a fresh interpreter. Stages with torch are forked from one process that imported
+torch, transformers and peft once (5 s), which is multiprocessing's forkserver. Either way the child runs with
+its thread counts and hash seed set before anything could read them, and dies with the build.
 """
 
 from __future__ import annotations
@@ -37,7 +37,13 @@ from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 
 PRELOADED = ["torch", "transformers", "transformers.models.qwen3.modeling_qwen3", "peft"]
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
 LAST_LINES = 12  # of the log, shown when a stage breaks
 GRACE = 5.0  # seconds between asking a stage to end and ending it
 
@@ -96,7 +102,9 @@ def build(project: Project, stage: Stage, on_progress: OnProgress) -> Built:
 def _build(project: Project, stage: Stage, on_progress: OnProgress, started: float) -> Built:
     for name in stage.inputs:
         if not (project.root / name / DATA).is_dir():
-            raise StageError("refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s")
+            raise StageError(
+                "refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s"
+            )
     before, definition = manifest_digest(project, stage.name), define(project, stage)
     if adopt(project, stage, definition):
         sweep(project, stage.name)
@@ -122,19 +130,39 @@ def _job(project: Project, stage: Stage, attempt: Path, identity: str) -> Job:
     (attempt / DATA).mkdir(parents=True)
     work.mkdir(parents=True, exist_ok=True)
     return Job(
-        name=stage.name, body=stage.body, profile=dict(project.profile.data), slice=stage.slice, inputs=_inputs(project, stage),
-        external=_folders(project, stage), out=attempt / DATA, work=work,
-        root=project.root, policy=project.repo / "gates" / "policy.yaml", needs=stage.needs,
-        log=project.root / "logs" / f"{stage.name}.log", seed=project.profile.data["seed"], threads=project.runtime("threads"),
-        device=project.runtime("device"), dtype=project.runtime("dtype"), torch=stage.torch, parent=os.getpid(),
-        hook=_hook(project, stage))
+        name=stage.name,
+        body=stage.body,
+        profile=dict(project.profile.data),
+        slice=stage.slice,
+        inputs=_inputs(project, stage),
+        external=_folders(project, stage),
+        out=attempt / DATA,
+        work=work,
+        root=project.root,
+        policy=project.repo / "gates" / "policy.yaml",
+        needs=stage.needs,
+        log=project.root / "logs" / f"{stage.name}.log",
+        seed=project.profile.data["seed"],
+        threads=project.runtime("threads"),
+        device=project.runtime("device"),
+        dtype=project.runtime("dtype"),
+        torch=stage.torch,
+        parent=os.getpid(),
+        hook=_hook(project, stage),
+    )
 
 
 def _hook(project: Project, stage: Stage) -> JobHook | None:
     if stage.on_save is None:
         return None
     seen_as = project.stage(stage.on_save.stage)
-    return JobHook(stage.on_save.factory, seen_as.name, seen_as.slice, _inputs(project, seen_as), _folders(project, seen_as))
+    return JobHook(
+        stage.on_save.factory,
+        seen_as.name,
+        seen_as.slice,
+        _inputs(project, seen_as),
+        _folders(project, seen_as),
+    )
 
 
 def _inputs(project: Project, stage: Stage) -> dict[str, Path]:
@@ -143,9 +171,15 @@ def _inputs(project: Project, stage: Stage) -> dict[str, Path]:
 
 
 def _folders(project: Project, stage: Stage) -> dict[str, Path]:
-    """ctx.external: media roots by source, "corpus" where it is an input, "evaluations" for a hook and its stage."""
+    """ctx.external: media roots by source, "corpus" where it is an input, "evaluations" for a hook and its
+    stage.
+    """
     sources = "corpus.sources."
-    folders = {key.removeprefix(sources): path for key, path in external(project, stage).items() if key.startswith(sources)}
+    folders = {
+        key.removeprefix(sources): path
+        for key, path in external(project, stage).items()
+        if key.startswith(sources)
+    }
     if "corpus" in stage.inputs:
         folders["corpus"] = project.root / "corpus" / DATA
     if any(one.on_save is not None and one.on_save.stage == stage.name for one in project.stages):
@@ -157,22 +191,40 @@ def _folders(project: Project, stage: Stage) -> dict[str, Path]:
 def _settled(project: Project, stage: Stage, before: Definition) -> tuple[Definition, str]:
     """The definition to publish under, after the body ran.
 
-    Inputs, media or profile that changed meanwhile void the attempt. Code that changed does not: nobody wants to lose a
-    night's training to an edit; but it is not known which version ran, so its units are marked and the next run rebuilds.
+    Inputs, media or profile that changed meanwhile void the attempt. Code that changed does not: nobody wants
+    to lose a night's training to an edit; but it is not known which version ran, so its units are marked and
+    the next run rebuilds.
     """
     code = project.read_code()
     after = define(project, stage, code)
     code.save()
-    moved = [f"{part} {name}" for part in ("inputs", "external", "packages") for name in after[part]
-             if after[part][name] != before[part].get(name)]
+    moved = [
+        f"{part} {name}"
+        for part in ("inputs", "external", "packages")
+        for name in after[part]
+        if after[part][name] != before[part].get(name)
+    ]
     if moved:
-        raise UserError("changed while the stage ran, so its result was dropped", where=f"stage {stage.name}", found=", ".join(moved),
-                        fix="run doit again")
-    edited = {name for name in {*before["code"], *after["code"]} if before["code"].get(name) != after["code"].get(name)}
+        raise UserError(
+            "changed while the stage ran, so its result was dropped",
+            where=f"stage {stage.name}",
+            found=", ".join(moved),
+            fix="run doit again",
+        )
+    edited = {
+        name
+        for name in {*before["code"], *after["code"]}
+        if before["code"].get(name) != after["code"].get(name)
+    }
     if not edited:
         return before, ""
-    marked = {name: EDITED_WHILE_RUNNING if name in edited else value for name, value in before["code"].items()}
-    return {**before, "code": marked}, f"{', '.join(sorted(edited))} {EDITED_WHILE_RUNNING}; the next run builds it again"
+    marked = {
+        name: EDITED_WHILE_RUNNING if name in edited else value for name, value in before["code"].items()
+    }
+    return {
+        **before,
+        "code": marked,
+    }, f"{', '.join(sorted(edited))} {EDITED_WHILE_RUNNING}; the next run builds it again"
 
 
 def _details(run_id: str, start: str, log: Path, info: dict[str, Any]) -> dict[str, Any]:
@@ -196,9 +248,15 @@ def _context(torch: bool) -> BaseContext:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Set before a child starts, because libraries read them at import. Sets iterate by hash, hence the fixed seed."""
-    return {**{name: str(threads) for name in THREAD_VARIABLES}, "PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-            "TOKENIZERS_PARALLELISM": "false"}
+    """Set before a child starts, because libraries read them at import. Sets iterate by hash, hence the fixed
+    seed.
+    """
+    return {
+        **{name: str(threads) for name in THREAD_VARIABLES},
+        "PYTHONHASHSEED": "0",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 def _run(job: Job, on_progress: OnProgress) -> dict[str, Any]:
@@ -224,7 +282,9 @@ def _run(job: Job, on_progress: OnProgress) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _no_main() -> Iterator[None]:
-    """multiprocessing imports the parent's main module in every child; doit's is of no use there and costs 0.15 s."""
+    """multiprocessing imports the parent's main module in every child; doit's is of no use there and costs
+    0.15 s.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -233,7 +293,9 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _follow(child: multiprocessing.process.BaseProcess, pipe: Connection, on_progress: OnProgress) -> dict[str, Any] | None:
+def _follow(
+    child: multiprocessing.process.BaseProcess, pipe: Connection, on_progress: OnProgress
+) -> dict[str, Any] | None:
     """Messages until the last one; None if the child ended without it."""
     while True:
         if pipe not in wait([pipe, child.sentinel]) and not pipe.poll():

@@ -1,8 +1,8 @@
 """Every stage, declared once as data. Nothing here runs anything: bodies are named by strings.
 
-A stage reads only its `slice` of the profile (a key outside it raises KeyError in the body), only its `inputs` and
-`external` files, and writes only its `outputs`. To let a body read one more key, add it to that stage's slice: the
-stage is then stale where that key changes, and nowhere else.
+A stage reads only its `slice` of the profile (a key outside it raises KeyError in the body), only its
+`inputs` and `external` files, and writes only its `outputs`. To let a body read one more key, add it to that
+stage's slice: the stage is then stale where that key changes, and nowhere else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class Output:
 
     Args:
         glob: pattern relative to data/; at least one file must match, unless ``optional``.
-        schema: name of the schema that each matching .json or .jsonl file holds to; None: not a file of records.
+        schema: name of the schema that each matching .json or .jsonl file holds to; None: not a file of
+            records.
         optional: the stage may write none (the profile leaves that part out).
     """
 
@@ -33,8 +34,8 @@ class Hook:
 
     Args:
         factory: "module:function"; called with the context of ``stage`` it returns ctx.on_save, or None.
-        stage: whose slice and inputs that context has, as far as they are built. It and the hook share the folder
-            ctx.external["evaluations"], which goes away when that stage is published.
+        stage: whose slice and inputs that context has, as far as they are built. It and the hook share the
+            folder ctx.external["evaluations"], which goes away when that stage is published.
     """
 
     factory: str
@@ -76,100 +77,296 @@ MEDIA = ("corpus.sources",)
 WEIGHTS = ("base.path",)
 CODEC_WEIGHTS = ("codecs.audio.path", "codecs.image.path")
 BEFORE_TRAIN = ("W1", "A1", "A2", "A3", "A4", "K1", "S3")
-BEFORE_RELEASE = ("S1", "S2", *BEFORE_TRAIN, "B1", "B2", "B3", "B4", "C1", "C2", "C3", "C4", "R1", "Q1", "Q2", "T1")
-# What warm-up and stage 4 share. The lengths of the two runs are apart, so that more steps do not warm up again.
-STEP = ("train.row_len", "train.layer_norm", "train.warmup_steps", "train.min_lr_ratio", "train.weight_decay", "train.betas",
-        "train.clip", "train.loss", "train.log_every")
+AFTER_TRAIN = ("B1", "B2", "B3", "B4", "C1", "C2", "C3", "C4", "R1", "Q1", "Q2", "T1")
+BEFORE_RELEASE = ("S1", "S2", *BEFORE_TRAIN, *AFTER_TRAIN)
+# What warm-up and stage 4 share. Their lengths are apart, so that more steps do not warm up again.
+STEP = (
+    "train.row_len",
+    "train.layer_norm",
+    "train.warmup_steps",
+    "train.min_lr_ratio",
+    "train.weight_decay",
+    "train.betas",
+    "train.clip",
+    "train.loss",
+    "train.log_every",
+)
 WARMUP = ("warmup", "lora", "mixture.weights", "mixture.prompt_dropout", "examples.max_seq_len", *STEP)
 TRAIN = ("train", "lora", "mixture", "examples.max_seq_len")
+DATA = ("corpus", "manifest", "split", "codecs", "token_space", "shards")
+MEASURED = ("trend", "generate", "ablation", "text_regression", "read_regression", "resume_check", "scores")
 
 STAGES: tuple[Stage, ...] = (
-    Stage("corpus", "read the sources into one list of records", "mmpt.corpus.stages:corpus",
-          slice=("corpus", "split"), external=MEDIA,
-          outputs=(Output("records.jsonl", "record"), Output("errors.jsonl", "error"))),
-    Stage("manifest", "open and hash every medium", "mmpt.corpus.stages:manifest",
-          inputs=("corpus",), slice=("corpus.on_bad_record", "codecs.audio.name", "codecs.image.name"), external=MEDIA,
-          outputs=(Output("manifest.jsonl", "manifest_record"), Output("errors.jsonl", "error")), measures=("S1",)),
-    Stage("split", "train, val and test without a shared recording or picture", "mmpt.corpus.stages:split",
-          inputs=("manifest",), slice=("split",), needs=("S1",),
-          outputs=(Output("split.jsonl", "split_record"),), measures=("S2",)),
-    Stage("codecs", "fit or load the audio and the image codec", "mmpt.codecs.stages:codecs",
-          inputs=("corpus", "manifest", "split"), slice=("codecs",), external=MEDIA + CODEC_WEIGHTS, needs=("S2",),
-          outputs=(Output("audio/codec.json", None, optional=True), Output("image/codec.json", None, optional=True))),
-    Stage("token_space", "tokenizer, and which id means what", "mmpt.shards.stages:token_space",
-          inputs=("manifest", "split", "codecs"), slice=("token_space", "text", "base"),
-          external=(*WEIGHTS, "text.replay_file", "text.heldout_file", "token_space.reference"),
-          outputs=(Output("token_space.json", "token_space"), Output("token_space.sha256"), Output("tokenizer/*"))),
-    Stage("shards", "every medium as tokens", "mmpt.shards.stages:shards",
-          inputs=("corpus", "manifest", "split", "codecs", "token_space"), slice=("shards",),
-          external=MEDIA + CODEC_WEIGHTS,
-          outputs=(Output("*.safetensors"), Output("*-*-*.jsonl", "shard_record"), Output("errors.jsonl", "error"),
-                   Output("stats.json"))),
-    Stage("shard_audit", "re-encode, decode and compare a sample of the shards", "mmpt.shards.stages:shard_audit",
-          inputs=("corpus", "manifest", "split", "codecs", "token_space", "shards"), slice=("shards.batch",),
-          external=MEDIA + CODEC_WEIGHTS, outputs=(Output("audit.json"),), measures=("S3",)),
-    Stage("kernels", "ops against their float64 reference", "mmpt.ops.stages:kernels",
-          slice=("ops",), outputs=(Output("kernels.json"),), measures=("K1",), torch=True),
-    Stage("base", "the text model that everything starts from", "mmpt.model.stages:base",
-          inputs=("token_space",), slice=("base",), external=WEIGHTS, needs=("S3", "K1"),
-          outputs=(Output("model/config.json"), Output("model/*.safetensors"), Output("base.json")), torch=True),
-    Stage("examples", "prompt, target and label mask of the four tasks", "mmpt.shards.stages:examples",
-          inputs=("shards", "token_space", "split"), slice=("examples",), needs=("S3",),
-          outputs=(Output("*.safetensors"), Output("drops.json"))),
-    Stage("golden", "fixed test items, and their prompts swapped", "mmpt.shards.stages:golden",
-          inputs=("examples", "shards", "token_space"), slice=("golden",),
-          outputs=(Output("golden_*_64.jsonl", "golden_record"), Output("ablation_*.jsonl", "ablation_record"))),
-    Stage("warmup", "new rows only, read tasks only", "mmpt.train.stages:warmup",
-          inputs=("base", "examples", "shards", "token_space", "golden"), slice=WARMUP,
-          needs=("S3", "K1"), outputs=(Output("checkpoint/*"), Output("metrics.jsonl", "metric_row")), torch=True),
-    Stage("warmup_check", "does the model read what it is shown", "mmpt.evaluate.stages:warmup_check",
-          inputs=("base", "warmup", "golden", "examples", "shards", "token_space"),
-          slice=("evaluate.bootstrap",), outputs=(Output("read_gap.json"),), measures=("W1",), torch=True),
-    Stage("preflight", "ids, trainable rows, sequences and decoding before the long run", "mmpt.evaluate.stages:preflight",
-          inputs=("base", "warmup", "examples", "shards", "golden", "token_space", "codecs", "split"),
-          slice=("lora", "train.layer_norm", "train.lr", "train.betas", "train.weight_decay"), external=CODEC_WEIGHTS,
-          outputs=(Output("preflight.json"), Output("decode/*")), measures=("A1", "A2", "A3", "A4"), torch=True),
-    Stage("train", "stage 4: read and emit, rows and LoRA", "mmpt.train.stages:train",
-          inputs=("base", "warmup", "examples", "shards", "token_space"), slice=TRAIN,
-          needs=BEFORE_TRAIN, measures=("B1", "B2"), torch=True, on_save=Hook("mmpt.evaluate.trend:at_save", "trend"),
-          outputs=(Output("checkpoints/step_*/*"), Output("checkpoints.json"), Output("metrics.jsonl", "metric_row"),
-                   Output("drops.json"))),
-    Stage("trend", "small golden sets at every saved step", "mmpt.evaluate.stages:trend",
-          inputs=("train", "base", "golden", "codecs", "token_space", "examples", "shards"),
-          slice=("generate", "evaluate.trend"), external=CODEC_WEIGHTS,
-          outputs=(Output("trend.jsonl"),), torch=True),
-    Stage("generate", "golden sets at step 0 and at the end, decoded to files", "mmpt.evaluate.stages:generate",
-          inputs=("train", "base", "golden", "codecs", "token_space", "examples", "shards"),
-          slice=("generate",), external=CODEC_WEIGHTS,
-          outputs=(Output("qual/step_*/**/*"),), measures=("B4", "C1"), torch=True),
-    Stage("ablation", "the right prompt against a swapped and an empty one", "mmpt.evaluate.stages:ablation",
-          inputs=("train", "base", "golden", "token_space", "examples", "shards"),
-          slice=("evaluate.bootstrap",),
-          outputs=(Output("qual/step_*/prompt_ablation.json"),), measures=("B3", "C2"), torch=True),
-    Stage("text_regression", "is the text model still the text model", "mmpt.evaluate.stages:text_regression",
-          inputs=("train", "base", "token_space", "shards"), slice=("evaluate.text_tokens", "evaluate.bootstrap"),
-          outputs=(Output("text_regression.json"),), measures=("C3",), torch=True),
-    Stage("read_regression", "does it still read after learning to emit", "mmpt.evaluate.stages:read_regression",
-          inputs=("train", "warmup", "base", "golden", "token_space", "examples", "shards"),
-          slice=("evaluate.bootstrap",), outputs=(Output("read_regression.json"),), measures=("R1",), torch=True),
-    Stage("resume_check", "N+M steps against N, save, load, M", "mmpt.evaluate.stages:resume_check",
-          inputs=("base", "warmup", "examples", "shards", "token_space"),
-          slice=(*TRAIN, *WARMUP, "evaluate.resume"),
-          outputs=(Output("resume_check.json"),), measures=("C4",), torch=True),
-    Stage("scores", "attributes read back from files, free-running quality", "mmpt.evaluate.stages:scores",
-          inputs=("generate", "train", "base", "golden", "codecs", "corpus", "manifest", "split", "token_space", "examples",
-                  "shards"),
-          slice=("generate", "evaluate.bootstrap"), external=MEDIA + CODEC_WEIGHTS,
-          outputs=(Output("scores.json"),), measures=("Q1", "Q2", "T1"), torch=True),
-    Stage("render", "what the report shows: numbers, pictures, sounds", "mmpt.report.stages:render",
-          inputs=("corpus", "manifest", "split", "codecs", "token_space", "shards", "shard_audit", "kernels", "base",
-                  "examples", "golden", "warmup", "warmup_check", "preflight", "train", "trend", "generate", "ablation",
-                  "text_regression", "read_regression", "resume_check", "scores"),
-          external=MEDIA, outputs=(Output("report_data.json"),)),
-    Stage("release", "the adapter, behind every gate", "mmpt.build.release:release",
-          inputs=("train", "token_space", "base"), needs=BEFORE_RELEASE, slice=("name",),
-          outputs=(Output("adapter/adapter_config.json"), Output("adapter/*.safetensors"), Output("token_space.json"),
-                   Output("token_space.sha256"), Output("RELEASE.json", "release"))),
+    Stage(
+        "corpus",
+        "read the sources into one list of records",
+        "mmpt.corpus.stages:corpus",
+        slice=("corpus", "split"),
+        external=MEDIA,
+        outputs=(Output("records.jsonl", "record"), Output("errors.jsonl", "error")),
+    ),
+    Stage(
+        "manifest",
+        "open and hash every medium",
+        "mmpt.corpus.stages:manifest",
+        inputs=("corpus",),
+        slice=("corpus.on_bad_record", "codecs.audio.name", "codecs.image.name"),
+        external=MEDIA,
+        outputs=(Output("manifest.jsonl", "manifest_record"), Output("errors.jsonl", "error")),
+        measures=("S1",),
+    ),
+    Stage(
+        "split",
+        "train, val and test without a shared recording or picture",
+        "mmpt.corpus.stages:split",
+        inputs=("manifest",),
+        slice=("split",),
+        needs=("S1",),
+        outputs=(Output("split.jsonl", "split_record"),),
+        measures=("S2",),
+    ),
+    Stage(
+        "codecs",
+        "fit or load the audio and the image codec",
+        "mmpt.codecs.stages:codecs",
+        inputs=("corpus", "manifest", "split"),
+        slice=("codecs",),
+        external=MEDIA + CODEC_WEIGHTS,
+        needs=("S2",),
+        outputs=(Output("*/codec.json", "codec"),),
+    ),
+    Stage(
+        "token_space",
+        "tokenizer, and which id means what",
+        "mmpt.shards.stages:token_space",
+        inputs=("manifest", "split", "codecs"),
+        slice=("token_space", "text", "base"),
+        external=(*WEIGHTS, "text.replay_file", "text.heldout_file", "token_space.reference"),
+        outputs=(
+            Output("token_space.json", "token_space"),
+            Output("token_space.sha256"),
+            Output("tokenizer/*"),
+        ),
+    ),
+    Stage(
+        "shards",
+        "every medium as tokens",
+        "mmpt.shards.stages:shards",
+        inputs=DATA[:-1],
+        slice=("shards",),
+        external=MEDIA + CODEC_WEIGHTS,
+        outputs=(
+            Output("*.safetensors"),
+            Output("*-*-*.jsonl", "shard_record"),
+            Output("errors.jsonl", "error"),
+            Output("stats.json", "shard_stats"),
+        ),
+    ),
+    Stage(
+        "shard_audit",
+        "re-encode, decode and compare a sample of the shards",
+        "mmpt.shards.stages:shard_audit",
+        inputs=DATA,
+        slice=("shards.batch",),
+        external=MEDIA + CODEC_WEIGHTS,
+        outputs=(Output("audit.json", "audit"),),
+        measures=("S3",),
+    ),
+    Stage(
+        "kernels",
+        "ops against their float64 reference",
+        "mmpt.ops.stages:kernels",
+        slice=("ops",),
+        outputs=(Output("kernels.json", "kernels"),),
+        measures=("K1",),
+        torch=True,
+    ),
+    Stage(
+        "base",
+        "the text model that everything starts from",
+        "mmpt.model.stages:base",
+        inputs=("token_space",),
+        slice=("base",),
+        external=WEIGHTS,
+        needs=("S3", "K1"),
+        outputs=(Output("model/config.json"), Output("model/*.safetensors"), Output("base.json", "base")),
+        torch=True,
+    ),
+    Stage(
+        "examples",
+        "prompt, target and label mask of the four tasks",
+        "mmpt.shards.stages:examples",
+        inputs=("shards", "token_space", "split"),
+        slice=("examples",),
+        needs=("S3",),
+        outputs=(Output("*.safetensors"), Output("drops.json", "drops")),
+    ),
+    Stage(
+        "golden",
+        "fixed test items, and their prompts swapped",
+        "mmpt.shards.stages:golden",
+        inputs=("examples", "shards", "token_space"),
+        slice=("golden",),
+        outputs=(
+            Output("golden_*_64.jsonl", "golden_record"),
+            Output("ablation_*.jsonl", "ablation_record"),
+            Output("golden.json", "golden_stats"),
+        ),
+    ),
+    Stage(
+        "warmup",
+        "new rows only, read tasks only",
+        "mmpt.train.stages:warmup",
+        inputs=("base", "examples", "shards", "token_space", "codecs"),
+        slice=WARMUP,
+        needs=("S3", "K1"),
+        outputs=(Output("checkpoint/*"), Output("metrics.jsonl", "metric_row")),
+        torch=True,
+    ),
+    Stage(
+        "warmup_check",
+        "does the model read what it is shown",
+        "mmpt.evaluate.stages:warmup_check",
+        inputs=("base", "warmup", "golden", "examples", "shards", "token_space"),
+        slice=("evaluate.bootstrap",),
+        outputs=(Output("read_gap.json", "read_gap"),),
+        measures=("W1",),
+        torch=True,
+    ),
+    Stage(
+        "preflight",
+        "ids, trainable rows, sequences and decoding before the long run",
+        "mmpt.evaluate.stages:preflight",
+        inputs=("base", "warmup", "examples", "shards", "golden", "token_space", "codecs", "split"),
+        slice=("lora", "train.layer_norm", "train.lr", "train.betas", "train.weight_decay"),
+        external=CODEC_WEIGHTS,
+        outputs=(Output("preflight.json", "preflight"), Output("decode/*")),
+        measures=("A1", "A2", "A3", "A4"),
+        torch=True,
+    ),
+    Stage(
+        "train",
+        "stage 4: read and emit, rows and LoRA",
+        "mmpt.train.stages:train",
+        inputs=("base", "warmup", "examples", "shards", "token_space"),
+        slice=TRAIN,
+        needs=BEFORE_TRAIN,
+        measures=("B1", "B2"),
+        torch=True,
+        on_save=Hook("mmpt.evaluate.trend:at_save", "trend"),
+        outputs=(
+            Output("checkpoints/step_*/*"),
+            Output("checkpoints.json", "checkpoints"),
+            Output("metrics.jsonl", "metric_row"),
+            Output("drops.json", "drops"),
+        ),
+    ),
+    Stage(
+        "trend",
+        "small golden sets at every saved step",
+        "mmpt.evaluate.stages:trend",
+        inputs=("train", "base", "golden", "codecs", "token_space", "examples", "shards"),
+        slice=("generate", "evaluate.trend"),
+        external=CODEC_WEIGHTS,
+        outputs=(Output("trend.jsonl", "trend_row"),),
+        torch=True,
+    ),
+    Stage(
+        "generate",
+        "golden sets at step 0 and at the end, decoded to files",
+        "mmpt.evaluate.stages:generate",
+        inputs=("train", "base", "golden", "codecs", "token_space", "examples", "shards"),
+        slice=("generate",),
+        external=CODEC_WEIGHTS,
+        outputs=(
+            Output("qual/step_*/**/step_*_golden_*.jsonl", "golden_output"),
+            Output("qual/step_*/golden_summary.json", "golden_summary"),
+            Output("qual/random_weights.json", "random_weights"),
+        ),
+        measures=("B4", "C1"),
+        torch=True,
+    ),
+    Stage(
+        "ablation",
+        "the right prompt against a swapped and an empty one",
+        "mmpt.evaluate.stages:ablation",
+        inputs=("train", "base", "golden", "token_space", "examples", "shards"),
+        slice=("evaluate.bootstrap",),
+        outputs=(
+            Output("qual/step_*/prompt_ablation.json", "prompt_ablation"),
+            Output("qual/step_*/ablation_losses.jsonl", "ablation_loss"),
+        ),
+        measures=("B3", "C2"),
+        torch=True,
+    ),
+    Stage(
+        "text_regression",
+        "is the text model still the text model",
+        "mmpt.evaluate.stages:text_regression",
+        inputs=("train", "base", "token_space", "shards"),
+        slice=("evaluate.text_tokens", "evaluate.bootstrap"),
+        outputs=(Output("text_regression.json", "text_regression"),),
+        measures=("C3",),
+        torch=True,
+    ),
+    Stage(
+        "read_regression",
+        "does it still read after learning to emit",
+        "mmpt.evaluate.stages:read_regression",
+        inputs=("train", "warmup", "base", "golden", "token_space", "examples", "shards"),
+        slice=("evaluate.bootstrap",),
+        outputs=(Output("read_regression.json", "read_gap"),),
+        measures=("R1",),
+        torch=True,
+    ),
+    Stage(
+        "resume_check",
+        "N+M steps against N, save, load, M",
+        "mmpt.evaluate.stages:resume_check",
+        inputs=("base", "warmup", "examples", "shards", "token_space"),
+        slice=(*TRAIN, *WARMUP, "evaluate.resume"),
+        outputs=(Output("resume_check.json", "resume_check"),),
+        measures=("C4",),
+        torch=True,
+    ),
+    Stage(
+        "scores",
+        "attributes read back from files, free-running quality",
+        "mmpt.evaluate.stages:scores",
+        inputs=(*DATA, "base", "examples", "golden", "train", "generate"),
+        slice=("generate", "evaluate.bootstrap"),
+        external=MEDIA + CODEC_WEIGHTS,
+        outputs=(Output("scores.json", "scores"),),
+        measures=("Q1", "Q2", "T1"),
+        torch=True,
+    ),
+    Stage(
+        "render",
+        "what the report shows: numbers, pictures, sounds",
+        "mmpt.report.stages:render",
+        inputs=(
+            *DATA,
+            *("shard_audit", "kernels", "base", "examples", "golden", "warmup", "warmup_check", "preflight"),
+            *("train", *MEASURED),
+        ),
+        external=MEDIA,
+        outputs=(Output("report_data.json", "report_data"),),
+    ),
+    Stage(
+        "release",
+        "the adapter, behind every gate",
+        "mmpt.build.release:release",
+        inputs=("train", "token_space", "base"),
+        needs=BEFORE_RELEASE,
+        slice=("name",),
+        outputs=(
+            Output("adapter/adapter_config.json"),
+            Output("adapter/*.safetensors"),
+            Output("token_space.json"),
+            Output("token_space.sha256"),
+            Output("RELEASE.json", "release"),
+        ),
+    ),
 )
 
 
@@ -187,8 +384,8 @@ def check_table(stages: tuple[Stage, ...]) -> None:
     """Refuse a table that cannot be built in its own order.
 
     Raises:
-        UserError: a name or gate given twice, an input that is not declared before its user, a needed gate that no
-            earlier stage measures, a stage that needs its own gate.
+        UserError: a name or gate given twice, an input that is not declared before its user, a needed gate
+            that no earlier stage measures, a stage that needs its own gate.
     """
     seen: set[str] = set()
     measured: set[str] = set()
@@ -197,9 +394,14 @@ def check_table(stages: tuple[Stage, ...]) -> None:
         unmeasured = [gate for gate in stage.needs if gate not in measured]
         twice = [gate for gate in stage.measures if gate in measured]
         if stage.name in seen or twice:
-            raise UserError("declared twice", where=f"stage {stage.name}", found=", ".join(twice) or stage.name)
+            raise UserError(
+                "declared twice", where=f"stage {stage.name}", found=", ".join(twice) or stage.name
+            )
         if unknown or unmeasured:
-            raise UserError("uses what no earlier stage gives", where=f"stage {stage.name}",
-                            found=", ".join(unknown + unmeasured))
+            raise UserError(
+                "uses what no earlier stage gives",
+                where=f"stage {stage.name}",
+                found=", ".join(unknown + unmeasured),
+            )
         seen.add(stage.name)
         measured.update(stage.measures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +14,28 @@ from mmpt.store.canonical import canonical_json
 from mmpt.store.digests import Manifest, sha256_bytes
 from mmpt.store.errors import UserError
 
-Kind = Literal["never built", "receipt", "manifest", "output", "slice", "input", "external", "code", "package", "runtime", "body"]
+Kind = Literal[
+    "never built",
+    "receipt",
+    "manifest",
+    "output",
+    "slice",
+    "input",
+    "external",
+    "code",
+    "package",
+    "runtime",
+    "body",
+]
 # definition key -> kind of reason, in the order in which they are told
-PARTS: dict[str, Kind] = {"slice": "slice", "inputs": "input", "external": "external", "code": "code", "packages": "package",
-                          "runtime": "runtime"}
+PARTS: dict[str, Kind] = {
+    "slice": "slice",
+    "inputs": "input",
+    "external": "external",
+    "code": "code",
+    "packages": "package",
+    "runtime": "runtime",
+}
 EDITED_WHILE_RUNNING = "edited while the stage ran"
 
 
@@ -48,7 +66,12 @@ class Reason:
             return f"{self.name} {self.new}"
         if self.old == EDITED_WHILE_RUNNING:
             return f"{self.kind} {self.name}: {self.old}"
-        label = {"slice": "profile key", "input": "input", "external": "media or weights", "body": "body"}.get(self.kind, self.kind)
+        label = {
+            "slice": "profile key",
+            "input": "input",
+            "external": "media or weights",
+            "body": "body",
+        }.get(self.kind, self.kind)
         return f"{label} {self.name}: {self.old or '(none)'} -> {self.new or '(none)'}"
 
 
@@ -61,7 +84,9 @@ def reasons(project: Project, stage: Stage) -> list[Reason]:
         receipt = read_receipt(folder / RECEIPT)
     except UserError as error:
         return [Reason("receipt", f"{stage.name}/{RECEIPT}", new=f"is damaged: {error.what}")]
-    return _integrity(project, stage, subject_digest(receipt)) + differences(definition_of(receipt), define(project, stage))
+    return _integrity(project, stage, subject_digest(receipt)) + differences(
+        definition_of(receipt), define(project, stage)
+    )
 
 
 def _integrity(project: Project, stage: Stage, recorded: str) -> list[Reason]:
@@ -73,14 +98,31 @@ def _integrity(project: Project, stage: Stage, recorded: str) -> list[Reason]:
     except (FileNotFoundError, UnicodeDecodeError, UserError):
         return [Reason("manifest", f"{stage.name}/{MANIFEST}", new="is missing or damaged")]
     if sha256_bytes(text) != recorded:
-        return [Reason("manifest", f"{stage.name}/{MANIFEST}", recorded, f"was edited: its receipt names {recorded[:12]}")]
-    return [Reason("output", f"{stage.name}/{DATA}/{one.path}", one.expected, _change(one.kind, one.expected, one.found))
-            for one in manifest.verify(folder / DATA, project.stat_cache)]
+        return [
+            Reason(
+                "manifest",
+                f"{stage.name}/{MANIFEST}",
+                recorded,
+                f"was edited: its receipt names {recorded[:12]}",
+            )
+        ]
+    return [
+        Reason(
+            "output",
+            f"{stage.name}/{DATA}/{one.path}",
+            one.expected,
+            _change(one.kind, one.expected, one.found),
+        )
+        for one in manifest.verify(folder / DATA, project.stat_cache)
+    ]
 
 
 def _change(kind: str, expected: str, found: str) -> str:
-    return {"edited": f"was edited: {expected[:12]} -> {found[:12]}", "missing": "is missing",
-            "extra": "was not published by the stage"}[kind]
+    return {
+        "edited": f"was edited: {expected[:12]} -> {found[:12]}",
+        "missing": "is missing",
+        "extra": "was not published by the stage",
+    }[kind]
 
 
 def differences(old: Definition, new: Definition) -> list[Reason]:
@@ -97,8 +139,12 @@ def differences(old: Definition, new: Definition) -> list[Reason]:
 def _keys(name: str, before: Any, after: Any) -> list[tuple[str, str, str]]:
     """Mappings are followed down to the keys that differ: (dotted key, old, new)."""
     if isinstance(before, dict) and isinstance(after, dict):
-        return [one for key in sorted(set(before) | set(after)) if before.get(key) != after.get(key)
-                for one in _keys(f"{name}.{key}", before.get(key), after.get(key))]
+        return [
+            one
+            for key in sorted(set(before) | set(after))
+            if before.get(key) != after.get(key)
+            for one in _keys(f"{name}.{key}", before.get(key), after.get(key))
+        ]
     return [(name, _short(before), _short(after))]
 
 
@@ -132,12 +178,16 @@ class Planned:
     waits_for: tuple[str, ...]
 
 
-def plan(project: Project) -> list[Planned]:
-    """Every stage in table order. An output that comes out unchanged leaves its users fresh, hence "may run"."""
+def plan(project: Project, fresh: Collection[str] = ()) -> list[Planned]:
+    """Every stage in table order. An output that comes out unchanged leaves its users fresh, hence "may run".
+
+    Args:
+        fresh: stages that this process already found fresh, or built.
+    """
     states: dict[str, str] = {}
     planned = []
     for stage in project.stages:
-        own = tuple(reasons(project, stage))
+        own = () if stage.name in fresh else tuple(reasons(project, stage))
         upstream = tuple(name for name in stage.inputs if states[name] != "fresh")
         states[stage.name] = "runs" if own else "may run" if upstream else "fresh"
         planned.append(Planned(stage, states[stage.name], own, upstream))

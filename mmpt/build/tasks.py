@@ -1,7 +1,7 @@
 """The face of the build towards doit: the table as tasks, and the pieces of doit that are replaced.
 
-    <stage>     runs if its receipt says that it is stale; after its inputs, and after the gates it needs
-    gate:<ID>   decided at every run, in this process, after the stage that measures it; fails where it is not GO
+<stage>     runs if its receipt says that it is stale; after its inputs, and after the gates it needs
+gate:<ID>   decided at every run, in this process, after the stage that measures it; fails where it is not GO
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Run:
 
     Args:
         fresh, built: stages, in the order in which they were done.
+        stale: stages that were built, but from code that was edited meanwhile.
         failed: stage -> how it failed: "refused", "full", "blocked" or "broke".
         waiting: stages and gates that could not run, and for which tasks they wait.
         always: stages to build even if they are fresh.
@@ -43,6 +44,7 @@ class Run:
     display: Display = field(default_factory=Display)
     fresh: list[str] = field(default_factory=list)
     built: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     waiting: dict[str, str] = field(default_factory=dict)
     always: tuple[str, ...] = ()
@@ -50,14 +52,21 @@ class Run:
 
     @property
     def exit_code(self) -> int | None:
-        """1 if something broke, 2 if the user's input or a full disk stopped a stage; None if the gates have the word."""
+        """1 if something broke, 2 if the user's input or a full disk stopped a stage; None if the gates have
+        the word.
+        """
         states = set(self.failed.values())
         return EXIT_BROKE if "broke" in states else EXIT_USAGE if states & {"refused", "full"} else None
 
 
-@functools.lru_cache(maxsize=None)
-def open_project(name: str, stages: tuple[Stage, ...], repo: Path, packages: tuple[str, ...] = ("mmpt",),
-                 read: Callable[[str], Profile] = load_profile) -> Project:
+@functools.cache
+def open_project(
+    name: str,
+    stages: tuple[Stage, ...],
+    repo: Path,
+    packages: tuple[str, ...] = ("mmpt",),
+    read: Callable[[str], Profile] = load_profile,
+) -> Project:
     """The project of a profile, made once a process.
 
     Raises:
@@ -67,7 +76,7 @@ def open_project(name: str, stages: tuple[Stage, ...], repo: Path, packages: tup
     return Project(stages, read(name), repo, packages)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def policy_of(project: Project, strict: bool = False) -> Policy:
     """The policy as it holds for a project's profile, read once a process."""
     return load_policy(project.repo / "gates" / "policy.yaml", project.profile.data, strict=strict)
@@ -80,7 +89,9 @@ def stage_tasks(project: Project, run: Run = RUN) -> Iterator[dict[str, Any]]:
     """One task a stage."""
     for stage in project.stages:
         yield {
-            "basename": stage.name, "doc": stage.doc, "io": {"capture": False},
+            "basename": stage.name,
+            "doc": stage.doc,
+            "io": {"capture": False},
             "actions": [(_build, [project, stage, run])],
             "uptodate": [Freshness(project, stage, forced=stage.name in run.always)],
             "task_dep": [*stage.inputs, *(f"gate:{gate}" for gate in stage.needs)],
@@ -91,8 +102,13 @@ def gate_tasks(project: Project, run: Run = RUN) -> Iterator[dict[str, Any]]:
     """One task a gate. A gate that is not GO fails its task, and so holds back exactly those who need it."""
     for gate, stage in measured_by(project.stages).items():
         yield {
-            "basename": "gate", "name": gate, "doc": f"decide {gate} on the evidence of {stage}", "io": {"capture": False},
-            "actions": [(_decide, [project, gate, run])], "uptodate": [False], "task_dep": [stage],
+            "basename": "gate",
+            "name": gate,
+            "doc": f"decide {gate} on the evidence of {stage}",
+            "io": {"capture": False},
+            "actions": [(_decide, [project, gate, run])],
+            "uptodate": [False],
+            "task_dep": [stage],
         }
 
 
@@ -115,11 +131,13 @@ def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
     finally:
         run.display.close()
         project.save_caches()
-    run.built.append(stage.name)
     how = "taken from an attempt that was complete" if built.adopted else f"built in {built.seconds:.1f} s"
     run.display.line(stage.name, how + ("" if built.changed else ", output unchanged"))
     if built.warning:
         run.display.loud(f"{stage.name}: {built.warning}")
+        run.stale.append(stage.name)
+    else:
+        run.built.append(stage.name)
     return None
 
 
@@ -152,8 +170,8 @@ class Reporter(ZeroReporter):
 
 
 class MemoryDB:
-    """A doit backend that keeps nothing. The receipts hold the truth, so a kill loses none of it, two runs do not clash
-    over it, and no command can mark a gate or a stage as done."""
+    """A doit backend that keeps nothing. The receipts hold the truth, so a kill loses none of it, two runs do
+    not clash over it, and no command can mark a gate or a stage as done."""
 
     desc = "in memory: receipts are what counts"
 
@@ -181,8 +199,8 @@ class MemoryDB:
 
 
 class Loader(DodoTaskLoader):
-    """dodo.py, as ever. Named in pyproject.toml because doit imports its loader before it looks at the command line,
-    which is the moment to mend that look."""
+    """dodo.py, as ever. Named in pyproject.toml because doit imports its loader before it looks at the
+    command line, which is the moment to mend that look."""
 
 
 def _process_args(self: DoitMain, words: list[str]) -> list[str]:

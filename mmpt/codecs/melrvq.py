@@ -181,6 +181,10 @@ class MelRvq:
         """Hex SHA-256 of options and codebooks: equal digests, equal codes."""
         return self._digest
 
+    def code_vectors(self) -> np.ndarray:
+        """float32 [K, codebook_size, stack * n_mels]: what each code adds to the log-mel frames."""
+        return self.codebooks
+
     def save(self, folder: Path) -> None:
         """Write codec.json and codec.safetensors."""
         about = {"name": self.name, "kind": self.kind, "identity": self.identity(),

@@ -131,6 +131,10 @@ class PatchVq:
         """Hex SHA-256 of options and codebook: equal digests, equal codes."""
         return self._digest
 
+    def code_vectors(self) -> np.ndarray:
+        """float32 [1, codebook_size, D]: the patches that the codes stand for."""
+        return self.codebook[None]
+
     def save(self, folder: Path) -> None:
         """Write codec.json and codec.safetensors."""
         about = {"name": self.name, "kind": self.kind, "identity": self.identity(),

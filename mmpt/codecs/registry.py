@@ -8,6 +8,8 @@ What an entry point names (a module, a class or an object; it needs nothing of o
     fit_format(options)          optional; what data `create` gets. None: none. Audio: (rate, channels) of its
                                  waves; image: anything else than None, for uint8 [H, W, 3] pictures
 
+A codec may offer `code_vectors()`, float32 [codebooks, codebook_size, D]: what its codes stand for, so that a model's
+new rows can start where similar codes are near (profile key warmup.init: codec).
 A saved codec is a folder with codec.json; loading dispatches on its `plugin`.
 """
 
@@ -26,9 +28,11 @@ from mmpt.codecs.protocol import AudioCodec, ImageCodec
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest
+from mmpt.store.tensors import save_tensors
 
 GROUP = "mmpt.codecs"
 FILE_NAME = "codec.json"
+CODE_VECTORS = "code_vectors.safetensors"
 PROTOCOLS = {"audio": AudioCodec, "image": ImageCodec}
 SIZES = {
     "audio": ("sample_rate", "channels", "frame_rate", "n_codebooks", "codebook_size"),
@@ -198,6 +202,8 @@ def save(codec: AudioCodec | ImageCodec, folder: Path, plugin_name: str, modalit
     """
     folder.mkdir(parents=True, exist_ok=True)
     codec.save(folder)
+    if hasattr(codec, "code_vectors"):  # optional: float32 [codebooks, codebook_size, D]; see warmup.init
+        save_tensors(folder / CODE_VECTORS, {"vectors": codec.code_vectors()}, {"codec": codec.name})
     path = folder / FILE_NAME
     written = read_json(path) if path.is_file() else {}
     write_json(path, {**written, **describe(codec, modality), "plugin": plugin_name, **more})

@@ -6,7 +6,7 @@ PICTURE_SIZE = 48
 """Pixels of a side."""
 
 PICTURE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "shape": ("circle", "square", "triangle", "cross"),
+    "shape": ("circle", "triangle", "cross"),
     "colour": ("red", "green", "blue", "yellow"),
     "size": ("small", "large"),
     "place": ("left", "right", "top", "bottom", "middle"),
@@ -16,9 +16,13 @@ RGB: dict[str, tuple[int, int, int]] = {
     "red": (215, 45, 45), "green": (45, 165, 70), "blue": (45, 85, 215), "yellow": (240, 205, 50),
     "black": (18, 18, 22), "white": (242, 242, 238), "grey": (128, 128, 130),
 }
-RADIUS = {"small": 7.5, "large": 12.5}
-CENTRE = {"left": (16, 24), "right": (32, 24), "top": (24, 16), "bottom": (24, 32), "middle": (24, 24)}
-"""Place -> (x, y) in pixels; all are multiples of 8, so that places share patches."""
+RADIUS = {"small": 7.0, "large": 11.5}
+CENTRE = {"left": (12, 24), "right": (36, 24), "top": (24, 12), "bottom": (24, 36), "middle": (24, 24)}
+"""Place -> (x, y) in pixels; all are multiples of 12, so that places share patches."""
+
+SPECKS = 12
+"""Pixels that are one step brighter: files of one combination differ, though no eye and no codec sees it. Jitter that
+a codec does see would fill the codes with what no prompt can tell, and a small model learns that noise first."""
 
 OVERSAMPLE = 4
 """Samples a pixel side, for smooth edges."""
@@ -28,8 +32,6 @@ def inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Say which points lie in the shape; `x`, `y` are distances from its centre in radii, y downwards."""
     if shape == "circle":
         return x**2 + y**2 <= 1
-    if shape == "square":
-        return np.maximum(abs(x), abs(y)) <= 0.97
     if shape == "triangle":
         return (y <= 0.85) & (y >= -1 + 1.85 * abs(x))
     if shape == "cross":
@@ -47,15 +49,14 @@ def coverage(shape: str, centre: tuple[float, float], radius: float) -> np.ndarr
 
 
 def draw_picture(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
-    """Return uint8 [48, 48, 3]; place, radius, colours and pixels carry a little jitter from `rng`."""
-    x, y = CENTRE[attributes["place"]]
-    centre = (x + rng.uniform(-0.25, 0.25), y + rng.uniform(-0.25, 0.25))
-    radius = RADIUS[attributes["size"]] + rng.uniform(-0.2, 0.2)
-    front = np.array(RGB[attributes["colour"]]) + rng.uniform(-4, 4, 3)
-    back = np.array(RGB[attributes["background"]]) + rng.uniform(-3, 3, 3)
-    mask = coverage(attributes["shape"], centre, radius)[..., None]
-    pixels = back + mask * (front - back) + rng.normal(0, 1.5, (PICTURE_SIZE, PICTURE_SIZE, 1))
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    """Return uint8 [48, 48, 3]; `rng` only places the specks."""
+    front = np.array(RGB[attributes["colour"]], dtype=np.float64)
+    back = np.array(RGB[attributes["background"]], dtype=np.float64)
+    mask = coverage(attributes["shape"], CENTRE[attributes["place"]], RADIUS[attributes["size"]])[..., None]
+    pixels = np.rint(back + mask * (front - back)).astype(np.uint8)
+    rows, columns = rng.integers(PICTURE_SIZE, size=(2, SPECKS))
+    pixels[rows, columns] += 1
+    return pixels
 
 
 def caption_picture(attributes: dict[str, str], mentioned: list[str], rng: np.random.Generator) -> str:

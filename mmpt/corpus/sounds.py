@@ -28,37 +28,37 @@ HISS_OCTAVES = 1.2
 HISS_PARTIALS = 60
 HISS_SEED = 5
 """A hiss is always the same dense cluster of partials: noise drawn anew would fill the codebooks with detail."""
+GOLDEN_ANGLE = 2.399963
+"""Radians between the phases of neighbouring partials, which keeps a buzz from being one sharp pulse a period."""
 
 
 def play_sound(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
-    """Return float32 [16000] in (-1, 1); onset, pitch, level and phases carry a little jitter from `rng`."""
+    """Return float32 [16000] in (-1, 1); `rng` only makes the hiss of silence, 74 dB under full scale.
+
+    Jitter that a codec hears would fill the codes with what no prompt can tell, and a small model learns that first.
+    """
     wave = rng.normal(0, 2e-4, SOUND_SAMPLES)
-    hz = PITCH_HZ[attributes["pitch"]] * 2 ** rng.uniform(-0.03, 0.03)
-    level = RMS[attributes["loudness"]] * 10 ** (rng.uniform(-0.5, 0.5) / 20)
-    shift = rng.uniform(-0.004, 0.004)
+    event = _event(attributes["kind"], PITCH_HZ[attributes["pitch"]], GLIDE_OCTAVES[attributes["contour"]])
     for onset in ONSETS[: COUNT[attributes["count"]]]:
-        event = _event(attributes["kind"], hz, GLIDE_OCTAVES[attributes["contour"]], rng)
-        start = round((onset + shift) * SOUND_RATE)
-        wave[start : start + len(event)] += level * event
+        start = round(onset * SOUND_RATE)
+        wave[start : start + len(event)] += RMS[attributes["loudness"]] * event
     return np.clip(wave, -0.999, 0.999).astype(np.float32)
 
 
-def _event(kind: str, hz: float, glide: float, rng: np.random.Generator) -> np.ndarray:
+def _event(kind: str, hz: float, glide: float) -> np.ndarray:
     """Return one event of unit RMS, float64 [n]; it glides by `glide` octaves around `hz`."""
     n = round(EVENT_SECONDS * SOUND_RATE)
     time = np.arange(n) / SOUND_RATE
     pitch = hz * 2 ** (glide * (time / EVENT_SECONDS - 0.5))
     phase = 2 * np.pi * np.cumsum(pitch) / SOUND_RATE
-    ratios, weights, phases = _partials(kind, hz * 2 ** (abs(glide) / 2), rng)
+    ratios, weights, phases = _partials(kind, hz * 2 ** (abs(glide) / 2))
     wave = np.sin(np.outer(ratios, phase) + phases[:, None]).T @ weights
     ramp = np.minimum(1, np.minimum(time, time[::-1]) / 0.01)
     wave *= ramp * (np.exp(-time / BELL_SECONDS) if kind == "bell" else 1)
     return wave / np.sqrt(np.mean(wave**2))
 
 
-def _partials(
-    kind: str, highest_hz: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _partials(kind: str, highest_hz: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return frequency ratios, amplitudes and phases [n] of a kind's partials, all below 7.5 kHz."""
     if kind == "hiss":
         fixed = np.random.default_rng(HISS_SEED)
@@ -69,7 +69,7 @@ def _partials(
         weights = ratios**-0.25
     else:
         ratios, weights = {"whistle": ([1.0], [1.0]), "bell": ([1.0, 2.76], [1.0, 0.4])}[kind]
-    return np.array(ratios), np.array(weights), rng.uniform(0, 2 * np.pi, len(ratios))
+    return np.array(ratios), np.array(weights), np.arange(len(ratios)) * GOLDEN_ANGLE
 
 
 def caption_sound(attributes: dict[str, str], mentioned: list[str], rng: np.random.Generator) -> str:

@@ -82,7 +82,8 @@ def _short_context(ctx: StageContext, steps: int) -> StageContext:
     """The context of a train stage with `steps` steps."""
     profile: dict[str, Any] = {}
     for key, value in ctx.profile.as_dict().items():
-        _put(profile, key.split("."), value)
+        if value is not None:  # a declared key that the profile leaves out
+            _put(profile, key.split("."), value)
     profile = json.loads(json.dumps(profile))
     profile["train"]["steps"] = steps
     view = SliceView(profile, tuple(profile), ctx.name)

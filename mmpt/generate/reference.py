@@ -5,6 +5,7 @@ The engine must agree with it token for token; tests hold them together.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,3 +57,22 @@ def reference_generate(
         chosen = end < grammar.max_len or grammar.min_len == grammar.max_len
         results.append(Generated(row[:end].astype(np.int32), chosen, float("nan")))
     return results
+
+
+class WholeHead(torch.nn.Module):
+    """A head over base and new rows, in the place where transformers looks for one."""
+
+    def __init__(self, model):
+        super().__init__()
+        weight_base, weight_new = model.head()
+        self.weight = torch.nn.Parameter(torch.cat([weight_base.float(), weight_new.float()]), requires_grad=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.float() @ self.weight.T
+
+
+def as_causal_lm(model):
+    """A copy of a MultimodalLM as a transformers model with one head over the whole token space, for the reference."""
+    causal = copy.deepcopy(model.lm.get_base_model()).eval()
+    causal.lm_head = WholeHead(model)
+    return causal

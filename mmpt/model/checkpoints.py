@@ -1,8 +1,7 @@
 """Checkpoints: an adapter, and beside it everything a run needs to go on as if it had never stopped.
 
-    step_<k>/adapter_model.safetensors, adapter_config.json     the model (PEFT's format)
-    step_<k>/trainer_state.safetensors                          optimizer, random state; metadata: step,
-    schedule, loader, ..
+    step_<k>/adapter_model.safetensors, adapter_config.json    the model, in PEFT's format
+    step_<k>/trainer_state.safetensors    optimizer, random state; metadata: step, schedule, loader, counters
 
 A checkpoint is one folder, published by a rename: it is whole or it is not there. Only safetensors and JSON
 are read, so loading runs no code of the file.

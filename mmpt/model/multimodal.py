@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmpt.model.adapter import load_adapter, save_adapter
 from mmpt.model.folding import fold_small_layers
-from mmpt.model.vocabulary import SegmentedEmbedding, initial_rows
+from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
 
@@ -193,6 +193,21 @@ class MultimodalLM(nn.Module):
         if key == self.row_key("embed"):
             return "embed"
         return "head" if self.head_rows is not None and key == self.row_key("head") else "layer_norm"
+
+    @torch.no_grad()
+    def start_rows_from_codes(self, vectors: Mapping[str, Tensor], *, seed: int) -> None:
+        """Overwrite the start values of whole ranges by rows made from the codec's code vectors.
+
+        vectors: range name (IMAGE, AUDIO_CB0, ..) -> [size of the range, D]; see `code_rows`.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        heads = [(self.embedding.rows, self.embedding.weight)]
+        heads += [] if self.head_rows is None else [(self.head_rows, self._head)]
+        for rows, base in heads:
+            for name in sorted(vectors):
+                start = self.space.ranges[name].start - self.space.new_start
+                made = code_rows(vectors[name], base[: self.space.text_vocab_size].detach(), generator)
+                rows[start : start + len(made)] = made.to(rows.device)
 
     @contextlib.contextmanager
     def merged(self) -> Iterator[None]:

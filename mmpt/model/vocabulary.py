@@ -50,3 +50,27 @@ def initial_rows(base: Tensor, count: int, generator: torch.Generator) -> Tensor
     drawn = mean + spread * noise
     norm = rows.norm(dim=1).median()
     return drawn * (norm / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+CODE_NOISE = 0.1  # share of a code row's spread that is its own, so that equal code vectors still give two rows
+
+
+def code_rows(vectors: Tensor, base: Tensor, generator: torch.Generator) -> Tensor:
+    """Start values fp32 [N, H] for the rows of one codebook: near where their code vectors are near.
+
+    A seeded random projection keeps the distances between code vectors (Johnson-Lindenstrauss), so codes that sound
+    or look alike start alike and what is learned of one helps its neighbours. A little noise of their own is added,
+    and the rows are scaled to the median norm of the base.
+    vectors: [N, D], centres of the codebook; base: [V0, H], the rows in use.
+    """
+    centred = vectors.float() - vectors.float().mean(0)
+    width = base.shape[1]
+    projection = torch.randn(centred.shape[1], width, generator=generator)
+    drawn = _unit_spread(centred @ projection)
+    drawn = _unit_spread(drawn + CODE_NOISE * torch.randn(drawn.shape, generator=generator))
+    norm = base.float().norm(dim=1).median().cpu()
+    return drawn * (norm / drawn.norm(dim=1).median().clamp_min(1e-12))
+
+
+def _unit_spread(rows: Tensor) -> Tensor:
+    return rows / rows.std().clamp_min(1e-12)

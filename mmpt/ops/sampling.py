@@ -34,8 +34,7 @@ def sample_range(
 ) -> Tensor:
     """One id a row, int64 [B], from ids in [lo, hi) and, where it is not -1, extra_id.
 
-    hidden [B, H]; weight_base [V0, H] and weight_new [T, H] as in linear_cross_entropy. All others: a number
-    or [B].
+    hidden [B, H]; weight_base [V0, H], weight_new [T, H] as in linear_cross_entropy; others: a number or [B].
     temperature 0: the id of the largest logit, the lowest id on a tie. top_k 0 and top_p 1 keep everything;
     top-k keeps the k first by (logit, lower id first), top-p the shortest such prefix whose probability
     reaches p, at least one. softcap as in linear_cross_entropy. Raises ValueError on an empty range, an id

@@ -18,8 +18,8 @@ Check = Mapping[str, Any]
 def remedies(verdicts: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     """One entry a gate and remedy: {"gate", "verdict", "check", "problem", "remedy"}.
 
-    Gates whose evidence does not stand come next, one entry a reason; gates that only wait for a stage that has
-    not run come last, as one entry: they are no news of their own.
+    Gates whose evidence does not stand come next, gates that only wait for a stage that has not run last, as
+    one entry each: they are no news of their own.
     """
     bad = [one for one in verdicts if one["verdict"] in ("NO_GO", "CANNOT_DECIDE")]
     found = []
@@ -29,9 +29,10 @@ def remedies(verdicts: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
             found.append(_entry(verdict, ", ".join(map(check_name, many)), _problems(many), remedy))
     silent = [one for one in bad if not any(map(_stands_in_the_way, one["checks"]))]
     fallen = [one for one in silent if NOT_YET not in one["reason"]]
-    for reason, many in _grouped(fallen, lambda one: one["reason"]).items():
-        others = f" (also {', '.join(one['gate'] for one in many[1:])})" if many[1:] else ""
-        found.append(_entry(many[0], "", f"{reason}{others}", AGAIN))
+    if fallen:
+        reasons = _grouped(fallen, lambda one: one["reason"]).items()
+        said = "; ".join(f"{', '.join(one['gate'] for one in many)}: {reason}" for reason, many in reasons)
+        found.append(_entry(fallen[0], "", f"evidence that does not stand. {said}", AGAIN))
     waiting = [one for one in silent if NOT_YET in one["reason"]]
     if waiting:
         names = ", ".join(f"{one['gate']} ({one['stage']})" for one in waiting)
@@ -55,7 +56,9 @@ def _problems(checks: list[Check]) -> str:
     texts = []
     for what, many in _grouped(checks, lambda one: one["note"] or one["message"]).items():
         undecided = many[0]["status"] == "cannot_decide"
-        texts.append(f"{what}: {', '.join(map(check_name if undecided else _measured, many))}")
+        named = [check_name(one) if undecided else _measured(one) for one in many]
+        named = [f"{len(many)} checks"] if undecided and len(many) > 4 else named
+        texts.append(f"{what}: {', '.join(named)}")
     return "; ".join(texts)
 
 

@@ -109,7 +109,7 @@ class Mixture:
         return (1 - moved) * self._start + moved * self._target
 
     def quotas(self, steps: np.ndarray | int) -> np.ndarray:
-        """float64 [.., len(KINDS)]: examples expected by kind, one or more; together tokens_per_step tokens."""
+        """float64 [.., len(KINDS)]: examples expected by kind, at least one; of tokens_per_step tokens."""
         shares = self.shares(steps)
         mean = shares @ np.array([float(self.mean_lengths.get(kind, 0.0)) for kind in KINDS])
         return shares * np.maximum(self.tokens_per_step / mean, 1.0)[..., None]

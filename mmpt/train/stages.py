@@ -1,6 +1,6 @@
 """Stages warmup and train. Profile keys they read:
 
-warmup   warmup, lora, mixture.weights, train.row_len, train.layer_norm and the keys of `step_options`
+warmup   warmup (init: random, or codec: rows start where the codec's code vectors lie), lora, mixture.weights, train.row_len, train.layer_norm and the keys of `step_options`
 train    train, lora, mixture, examples.max_seq_len
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmpt.codecs.registry import CODE_VECTORS
 from mmpt.model.adapter import CONFIG, WEIGHTS
 from mmpt.model.checkpoints import STATE, step_folder
 from mmpt.model.multimodal import MultimodalLM
@@ -27,6 +28,7 @@ from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
 from mmpt.store.stage import StageContext
+from mmpt.store.tensors import load_tensors
 from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import TokenSpace, load
 from mmpt.train.heldout import item_losses, sample, unigram_losses
@@ -54,6 +56,8 @@ def prepare_warmup(ctx: StageContext) -> Prepared:
     space, profile = load(ctx.inputs["token_space"]), ctx.profile
     steps, lr = profile["warmup.steps"], profile["warmup.lr"]
     model = _model(ctx, space)
+    if profile.get("warmup.init", "random") == "codec":
+        model.start_rows_from_codes(_code_vectors(ctx.inputs["codecs"], space), seed=ctx.seed)
     model.train_rows_only()
     weights = {task: profile["mixture.weights"].get(task, 0) for task in ("a2t", "i2t")}
     loader = make_loader(
@@ -163,6 +167,24 @@ def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:
         device=ctx.device,
         layer_norm=ctx.profile.get("train.layer_norm", False),
     )
+
+
+def _code_vectors(codecs: Path, space: TokenSpace) -> dict[str, torch.Tensor]:
+    """Range name -> code vectors [size, D], of the codecs that have some.
+
+    Raises:
+        UserError: none of the codecs has code vectors.
+    """
+    names = {"image": ["IMAGE"], "audio": [f"AUDIO_CB{index}" for index in range(space.n_codebooks)]}
+    found: dict[str, torch.Tensor] = {}
+    for modality, ranges in names.items():
+        path = codecs / modality / CODE_VECTORS
+        if path.is_file():
+            found |= dict(zip(ranges, load_tensors(path, "torch")["vectors"], strict=True))
+    if not found:
+        raise UserError("no codec of this run offers code vectors", where="warmup.init", found="codec",
+                        fix="set warmup.init: random")
+    return found
 
 
 def _present(space: TokenSpace, weights: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,186 @@
+"""The commands `doit sample` and `doit evaluate`: a finished run's checkpoints, asked by hand."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmpt.corpus.media import clip, load_audio, load_image
+from mmpt.evaluate import ablation as abl
+from mmpt.evaluate.checkpoint import Trained, Workshop, step_of
+from mmpt.evaluate.emission import generate_step
+from mmpt.evaluate.golden import EMIT, Decoder, Setting
+from mmpt.evaluate.media import write_png, write_wav
+from mmpt.evaluate.sets import Codecs, ablation_sets, decode_audio, decode_image, golden_sets
+from mmpt.generate import generate
+from mmpt.model.adapter import WEIGHTS
+from mmpt.profile import Profile
+from mmpt.store.atomic import publish_folder
+from mmpt.store.canonical import write_json
+from mmpt.store.errors import UserError
+from mmpt.store.schema import nearest
+from mmpt.tokens import TASKS, Grammar, TokenSpace, grammar, prompt
+
+SOURCE = {"t2a": "prompt", "t2i": "prompt", "a2t": "audio", "i2t": "image"}
+SUFFIX = {"t2a": ".wav", "t2i": ".png"}
+
+
+def sample(root: Path, profile: Profile, options: Namespace) -> int:
+    """One output for one prompt, sound or picture; returns the exit code 0.
+
+    `options`: task, prompt | audio | image, out, checkpoint, temperature, top_k, top_p, guidance, seed.
+    Raises UserError: an argument that does not go with the task, a missing file or checkpoint, a prompt that is too long.
+    """
+    _check_sample(options)
+    workshop, codecs = _workshop(root, profile), Codecs.open(_data(root, "codecs"))
+    checkpoint = _checkpoint(root, options.checkpoint)
+    given = _prompt(workshop, codecs, profile, options)
+    wanted = _grammar(workshop.space, codecs, profile, options.task)
+    chosen = {name: getattr(options, name, None) for name in ("temperature", "top_k", "top_p", "guidance")}
+    how = {name: profile.data["generate"][name] if value is None else value for name, value in chosen.items()}
+    guided = options.task in EMIT and how["guidance"] != 1.0
+    with workshop.opened(checkpoint) as model:
+        output = generate(
+            model, [given], [wanted], temperature=how["temperature"], top_k=how["top_k"], top_p=how["top_p"],
+            seeds=[options.seed], guidance=how["guidance"] if guided else 1.0, measure_mass=False,
+            empty_prompts=[prompt(workshop.space, options.task, [])] if guided else (),
+        )[0]
+    if options.task == "t2a":
+        write_wav(Path(options.out), decode_audio(codecs, workshop.space, output.ids), codecs.audio.sample_rate)
+    elif options.task == "t2i":
+        write_png(Path(options.out), decode_image(codecs, workshop.space, output.ids, options.seed))
+    print(options.out if options.task in EMIT else workshop.tokenizer.decode(output.ids.tolist()).strip())
+    return 0
+
+
+def _check_sample(options: Namespace) -> None:
+    if options.task not in TASKS:
+        raise UserError("unknown task", where="--task", found=options.task, expected=", ".join(TASKS), fix=nearest(options.task, TASKS))
+    needed = SOURCE[options.task]
+    if getattr(options, needed) is None:
+        raise UserError(f"task {options.task} needs --{needed}", found="nothing")
+    for other in {*SOURCE.values()} - {needed}:
+        if getattr(options, other) is not None:
+            raise UserError(f"task {options.task} takes --{needed}", where=f"--{other}", found=getattr(options, other))
+    suffix = SUFFIX.get(options.task)
+    if suffix and Path(options.out or "").suffix.lower() != suffix:
+        raise UserError(f"task {options.task} writes a {suffix} file", where="--out", found=options.out or "nothing",
+                        expected=f"a name that ends in {suffix}")
+    if not suffix and options.out:
+        raise UserError(f"task {options.task} prints text and writes no file", where="--out", found=options.out)
+
+
+def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Namespace) -> np.ndarray:
+    space, limit = workshop.space, profile.data["examples"].get("max_prompt_tokens")
+    if options.task in EMIT:
+        ids = workshop.tokenizer.encode(options.prompt, add_special_tokens=False).ids
+        if limit is not None and len(ids) > limit:
+            raise UserError("the prompt is too long", where="--prompt", found=f"{len(ids)} tokens",
+                            expected=f"at most examples.max_prompt_tokens = {limit}")
+        return prompt(space, options.task, ids)
+    if options.task == "a2t":
+        codec = _present(codecs.audio, "audio")
+        wave, _ = clip(load_audio(Path(options.audio), codec.sample_rate, codec.channels), codec.sample_rate,
+                       profile.data["codecs"]["audio"]["clip_seconds"])
+        return prompt(space, "a2t", space.audio_to_global(codec.encode([wave])[0].codes))
+    codec = _present(codecs.image, "image")
+    return prompt(space, "i2t", space.image_to_global(codec.encode([load_image(Path(options.image))])[0]))
+
+
+def _grammar(space: TokenSpace, codecs: Codecs, profile: Profile, task: str) -> Grammar:
+    if task == "t2a":
+        codec = _present(codecs.audio, "audio")
+        return grammar(space, task, frames=codec.frames(round(profile.data["codecs"]["audio"]["clip_seconds"] * codec.sample_rate)))
+    if task == "t2i":
+        return grammar(space, task, tokens_per_image=_present(codecs.image, "image").tokens_per_image)
+    return grammar(space, task, text=(1, profile.data["generate"]["max_text_tokens"]))
+
+
+def _present(codec: Any, modality: str) -> Any:
+    if codec is None:
+        raise UserError(f"this run has no {modality} codec", where=f"codecs.{modality}", fix="add it to the profile")
+    return codec
+
+
+def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
+    """Golden generation of any checkpoint, and the ablation where a task has one; prints a table, returns 0.
+
+    `options`: checkpoint (step_<k>, final, or a folder), tasks (comma-separated), out (a new folder, or None).
+    Raises UserError: an unknown task or checkpoint, an `out` that is not empty.
+    """
+    tasks = _tasks(options.tasks)
+    checkpoint = _checkpoint(root, options.checkpoint)
+    out = Path(options.out) if options.out else root / "evaluate" / checkpoint.name
+    if options.out and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError("there is something already", where=f"--out {out}", expected="a new or empty folder")
+    workshop = _workshop(root, profile)
+    decoder = Decoder(workshop.space, Codecs.open(_data(root, "codecs")), workshop.tokenizer)
+    golden = _only(tasks, golden_sets(_data(root, "golden")))
+    swapped = _only(tasks, ablation_sets(_data(root, "golden")))
+    section = profile.data["generate"]
+    setting = Setting(workshop.seed, **{k: section[k] for k in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")})
+    step = step_of(checkpoint.name) if checkpoint.name.startswith("step_") else 0
+    staging = out.with_name(f".{out.name}.tmp")
+    with workshop.opened(checkpoint) as model:
+        rows = generate_step(model, decoder, golden, setting, step, staging)
+        found = {task: abl.ablate(model, workshop.space, records) for task, records in swapped.items()}
+    resamples = profile.data["evaluate"]["bootstrap"]
+    report = {task: abl.report(one, resamples, workshop.seed) for task, one in found.items()}
+    write_json(staging / "prompt_ablation.json", report)
+    publish_folder(staging, out)
+    for line in _table(rows, report):
+        print(line)
+    print(out)
+    return 0
+
+
+def _tasks(text: str) -> list[str]:
+    tasks = [task.strip() for task in text.split(",") if task.strip()]
+    for task in tasks or [""]:
+        if task not in TASKS:
+            raise UserError("unknown task", where="--tasks", found=repr(task), expected=", ".join(TASKS), fix=nearest(task, TASKS))
+    return tasks
+
+
+def _only(tasks: Sequence[str], sets: dict[str, list]) -> dict[str, list]:
+    return {task: sets[task] for task in tasks if task in sets}
+
+
+def _table(rows: dict, report: dict[str, dict[str, Any]]) -> list[str]:
+    lines = []
+    for task, decoding in rows:
+        made = rows[task, decoding]
+        good = sum(not (row["decode_error"] or row["fault"]) for row in made)
+        lines.append(f"{task}  {decoding:<8}  valid {good}/{len(made)}  legal mass {np.mean([r['legal_mass'] for r in made]):.4f}")
+    for task, entry in report.items():
+        for name in ("swapped", "empty"):
+            if f"gap_{name}" in entry:
+                gap = entry[f"gap_{name}"]
+                lines.append(f"{task}  {name:<8}  gap {gap['mean']:.4f} [{gap['ci_low']:.4f}, {gap['ci_high']:.4f}] nats a token, "
+                             f"win rate {entry[f'win_rate_{name}']:.3f}, n {entry['n_examples']}")
+    return lines
+
+
+def _workshop(root: Path, profile: Profile) -> Workshop:
+    runtime = profile.data["runtime"]
+    torch.set_num_threads(runtime["threads"])
+    return Workshop.at(_data(root, "base"), _data(root, "token_space"), profile.data["seed"], runtime["device"], runtime["dtype"])
+
+
+def _checkpoint(root: Path, name: str) -> Path:
+    if (Path(name) / WEIGHTS).is_file():
+        return Path(name)
+    trained = Trained.of(_data(root, "train"))
+    return trained.path(trained.final) if name == "final" else trained.named(name)
+
+
+def _data(root: Path, stage: str) -> Path:
+    folder = root / stage / "data"
+    if not folder.is_dir():
+        raise UserError(f"stage {stage} was not built yet", where=root.name, fix="run doit first")
+    return folder

@@ -1,0 +1,89 @@
+"""A whole run in miniature: the real stages on 100 generated records and a Qwen3 of two layers, made once a session."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmpt.build.stages import STAGES, by_name
+from mmpt.evaluate.checkpoint import Trained, Workshop
+from mmpt.profile import Profile, load_profile
+from mmpt.store.stage import SliceView, StageContext
+
+PROFILE = """
+extends: smoke
+name: mini
+runtime: {device: cpu, dtype: float32, threads: 1}
+corpus:
+  on_bad_record: fail
+  sources: [{name: generated, reader: generated, pictures: 50, sounds: 50}]
+split: {val: 0.1, test: 0.3}
+codecs:
+  audio: {name: melrvq, clip_seconds: 1.0, n_codebooks: 2, codebook_size: 32}
+  image: {name: patchvq, size: 16, patch: 4, codebook_size: 32}
+text: {vocab_size: 300, train_sentences: 60, heldout_sentences: 60}
+base:
+  config: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8, intermediate_size: 64}
+  pretrain: {steps: 2, lr: 2.0e-3, tokens_per_step: 512}
+golden: {per_task: 4, ablation: 12}
+lora: {r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj, v_proj, down_proj]}
+warmup: {steps: 2, lr: 2.0e-3, tokens_per_step: 512}
+train: {steps: 4, tokens_per_step: 512, row_len: 256, save_every: 2, log_every: 2, warmup_steps: 1}
+generate: {batch_size: 64, max_text_tokens: 6}
+evaluate: {trend: {golden_per_task: 2, ablation: 4}, bootstrap: 200, text_tokens: 500, resume: {before: 2, after: 1}}
+"""
+BEFORE = ("corpus", "manifest", "split", "codecs", "token_space", "shards", "examples", "golden", "base", "warmup", "train")
+
+
+@dataclass
+class Run:
+    """Artifacts below `root`, as the build lays them out: <stage>/data."""
+
+    root: Path
+    profile: Profile
+
+    def data(self, stage: str) -> Path:
+        return self.root / stage / "data"
+
+    def context(self, name: str, out: Path | None = None, **replaced: Path) -> StageContext:
+        """A stage's context with the inputs and the slice of the stage table; `replaced`: other input folders.
+
+        `out` is where it may write; by default a folder that no other stage reads.
+        """
+        stage = by_name(STAGES)[name]
+        out = out or self.root / "elsewhere" / name
+        work = self.root / "work" / out.parent.name / name
+        for folder in (out, work):
+            folder.mkdir(parents=True, exist_ok=True)
+        inputs = {one: self.data(one) for one in stage.inputs} | replaced
+        external = {"corpus": inputs["corpus"]} if "corpus" in inputs else {}
+        return StageContext(
+            name, SliceView(self.profile.data, stage.slice, name), inputs, out, work, external, seed=self.profile.data["seed"],
+        )
+
+    def build(self, name: str) -> Path:
+        if not self.data(name).is_dir():
+            module, _, function = by_name(STAGES)[name].body.partition(":")
+            getattr(importlib.import_module(module), function)(self.context(name, self.data(name)))
+        return self.data(name)
+
+    def workshop(self) -> Workshop:
+        return Workshop.of(self.context("trend"))
+
+    def trained(self) -> Trained:
+        return Trained.of(self.data("train"))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Run:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("mini")
+    (folder / "mini.yaml").write_text(PROFILE)
+    made = Run(folder / "artifacts", load_profile(str(folder / "mini.yaml")))
+    for name in BEFORE:
+        made.build(name)
+    return made

@@ -1,0 +1,90 @@
+"""Gate C4's measure: equal ways differ in nothing, and every kind of difference and of mismatch is seen."""
+
+import shutil
+
+import pytest
+
+from mmpt.evaluate import resume
+from mmpt.evaluate.stages import resume_check
+from mmpt.model.checkpoints import STATE
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.evidence import read_evidence
+from mmpt.store.schema import validate_file
+from mmpt.store.tensors import load_tensors, read_meta, save_tensors
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def checked(run):
+    context = run.context("resume_check")
+    resume_check(context)
+    return context
+
+
+def test_a_resumed_run_is_the_same_run(checked):
+    metrics = read_evidence(checked.out / "evidence" / "C4.json")["metrics"]
+    assert all(metric["value"] == 0 and metric["n"] > 0 for metric in metrics)
+    assert {m["slice"] for m in metrics if m["name"] == "mismatches_not_refused"} == {"token_space", "row_shape", "lora_config"}
+    validate_file(checked.out / "resume_check.json", "resume_check")
+
+
+def test_both_ways_saw_the_whole_mixture(checked):
+    seen = read_json(checked.work / "twice" / "seen.json")
+    assert sorted(seen) == ["0", "1", "2"]
+    rows = [row for row in (checked.work / "twice" / "metrics.jsonl").read_text().splitlines() if row]
+    assert len(rows) == STEPS and '"loss_t2a":null' not in rows[-1].replace(" ", "")
+
+
+def edited(checked, tmp_path, name, change):
+    other = tmp_path / "edited"
+    shutil.copytree(checked.work / "twice", other)
+    path = other / "steps" / f"step_{STEPS}" / name
+    tensors, meta = load_tensors(path, "torch"), read_meta(path)
+    change(tensors)
+    save_tensors(path, tensors, meta)
+    found = resume.compare(checked.work / "once", other, STEPS)
+    return {kind for kind, (names, _) in found.items() if names}
+
+
+def nudge(prefix):
+    def change(tensors):
+        name = next(name for name in tensors if name.startswith(prefix))
+        flat = tensors[name].reshape(-1)
+        flat[0] = flat[0] + 1
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "kind"),
+    [("adapter_model.safetensors", "base_model", "parameters_differing"), (STATE, "optimizer.exp_avg.", "optimizer_tensors_differing"),
+     (STATE, "rng.", "rng_states_differing")],
+)
+def test_a_tensor_that_differs_is_seen(checked, tmp_path, name, prefix, kind):
+    assert edited(checked, tmp_path, name, nudge(prefix)) == {kind}
+
+
+def test_a_batch_a_draw_and_a_loss_that_differ_are_seen(checked, tmp_path):
+    other = tmp_path / "edited"
+    shutil.copytree(checked.work / "twice", other)
+    seen = read_json(other / "seen.json")
+    seen["2"]["batch"], seen["1"]["drawn"] = "0" * 64, 0.5
+    write_json(other / "seen.json", seen)
+    rows = (other / "metrics.jsonl").read_text().splitlines()
+    (other / "metrics.jsonl").write_text("\n".join(rows[:-1]) + "\n")
+    found = resume.compare(checked.work / "once", other, STEPS)
+    assert {kind for kind, (names, _) in found.items() if names} == {"batches_differing", "rng_states_differing", "losses_differing"}
+
+
+def test_loading_anything_is_seen(checked, monkeypatch, tmp_path):
+    prepared = resume.prepare_train(resume._short_context(checked, STEPS))
+    monkeypatch.setattr(resume, "load_checkpoint", lambda *_: None)
+    found = resume.refusals(prepared, checked.work / "once" / "steps" / f"step_{STEPS}", tmp_path)
+    assert all(said is None for attempts in found.values() for said in attempts.values())
+
+
+def test_a_failing_process_is_an_error(checked, monkeypatch, tmp_path):
+    monkeypatch.setattr(resume.sys, "executable", "false")
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        resume._in_new_process(resume._short_context(checked, STEPS), tmp_path, STEPS)
