@@ -8,7 +8,7 @@ measured, is GO. What reaches b through others is not drawn again.
     kernels -K1-> base
     token_space -> base
     shards -> examples -> golden
-    golden -> warmup_check
+    golden -> warmup_check, preflight
     codecs, base, examples -> warmup
     warmup -> warmup_check -W1-> train
     warmup -> preflight -A1 A2 A3 A4-> train

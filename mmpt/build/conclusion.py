@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from mmpt.build.declaration import measured_by
 from mmpt.build.project import Project
-from mmpt.build.stages import measured_by
 from mmpt.build.staleness import plan, told
 from mmpt.build.tasks import policy_of
 from mmpt.gating import Verdict, decide, history

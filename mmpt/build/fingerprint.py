@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.build.code import CodeIndex
+from mmpt.build.declaration import Stage
 from mmpt.build.project import Project
-from mmpt.build.stages import Stage
 from mmpt.store.canonical import digest_json
 from mmpt.store.digests import Manifest, sha256_bytes
 from mmpt.store.stage import SliceView

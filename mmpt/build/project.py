@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.build.code import CodeIndex
-from mmpt.build.stages import Stage, by_name
+from mmpt.build.declaration import Stage, by_name
 from mmpt.profile import Profile
 from mmpt.store.digests import StatCache
 from mmpt.store.errors import UserError

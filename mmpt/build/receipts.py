@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpt.build.declaration import Stage
 from mmpt.build.fingerprint import Definition, fingerprint
 from mmpt.build.project import Project
-from mmpt.build.stages import Stage
 from mmpt.store.atomic import atomic_write, publish_folder
 from mmpt.store.canonical import digest_json, read_json, write_json
 from mmpt.store.digests import Manifest
@@ -36,7 +36,7 @@ DEPENDENCIES = {"inputs": "artifact", "external": "external", "code": "code", "p
 
 
 def make_receipt(definition: Definition, manifest: Manifest, run: Mapping[str, Any]) -> dict[str, Any]:
-    """The receipt of one attempt: a deterministic part (subject, buildDefinition, fingerprint) and ``run``."""
+    """The receipt of one attempt: a deterministic part (subject, definition, fingerprint) and ``run``."""
     dependencies = [
         _descriptor(f"{prefix}:{name}", value)
         for key, prefix in DEPENDENCIES.items()

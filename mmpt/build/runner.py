@@ -28,10 +28,10 @@ from typing import Any
 
 import mmpt
 from mmpt.build.child import Job, JobHook, disk_full, run_job
+from mmpt.build.declaration import Stage
 from mmpt.build.fingerprint import Definition, define, external, fingerprint, manifest_digest
 from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, adopt, machine, publish, sweep
-from mmpt.build.stages import Stage
 from mmpt.build.staleness import EDITED_WHILE_RUNNING
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError

@@ -1,4 +1,4 @@
-"""Why a stage is not fresh: a closed set of reasons that say themselves, and the plan that follows from them."""
+"""Why a stage is not fresh: a closed set of reasons that say themselves, and the plan that follows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mmpt.build.declaration import Stage
 from mmpt.build.fingerprint import Definition, define
 from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, MANIFEST, RECEIPT, definition_of, read_receipt, subject_digest
-from mmpt.build.stages import Stage
 from mmpt.store.canonical import canonical_json
 from mmpt.store.digests import Manifest, sha256_bytes
 from mmpt.store.errors import UserError

@@ -18,9 +18,9 @@ from doit.exceptions import TaskFailed, UnmetDependency
 from doit.reporter import ZeroReporter
 
 from mmpt.build import runner
+from mmpt.build.declaration import Stage, check_table, measured_by
 from mmpt.build.display import Display
 from mmpt.build.project import Project
-from mmpt.build.stages import Stage, check_table, measured_by
 from mmpt.build.staleness import Freshness, reasons, told
 from mmpt.gating import Policy, evaluate_gate, load_policy
 from mmpt.profile import Profile, load_profile

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmpt.build.declaration import Stage, measured_by
 from mmpt.build.fingerprint import define
 from mmpt.build.project import Project
 from mmpt.build.receipts import (
@@ -17,7 +18,6 @@ from mmpt.build.receipts import (
     read_receipt,
     subject_digest,
 )
-from mmpt.build.stages import Stage, measured_by
 from mmpt.build.staleness import differences
 from mmpt.build.tasks import policy_of
 from mmpt.gating import evaluate_gate, read_verdict

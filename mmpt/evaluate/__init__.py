@@ -1,1 +1,3 @@
-"""Measures of a trained model: conditionality, regression, golden generation, resume, free-running quality."""
+"""Measures of a trained model: conditionality, regression, golden generation, resume, free-running
+quality.
+"""

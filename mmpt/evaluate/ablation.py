@@ -1,7 +1,8 @@
-"""Does the model use its condition: the loss of the right target after its own, a swapped and an empty condition.
+"""Does the model use its condition: the loss of the right target after its own, a swapped and an empty
+condition.
 
-Only payload tokens count (no start or end tokens), each against the whole vocabulary. The condition is the prompt of
-t2a and t2i, the medium of a2t and i2t; an empty condition exists for prompts only.
+Only payload tokens count (no start or end tokens), each against the whole vocabulary. The condition is the
+prompt of t2a and t2i, the medium of a2t and i2t; an empty condition exists for prompts only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from mmpt.tokens import TokenSpace, prompt
 
 @dataclass(frozen=True)
 class Ablation:
-    """Losses (nats a payload token) of one task's items; each array is float64 [n], `empty` None for read tasks."""
+    """Losses (nats a payload token) of one task's items; each array is float64 [n], `empty` None for read
+    tasks.
+    """
 
     task: str
     ids: tuple[str, ...]
@@ -37,10 +40,18 @@ class Ablation:
         """One row an item (schema ablation_loss)."""
         empty = [None] * len(self.ids) if self.empty is None else [round(float(x), 6) for x in self.empty]
         return [
-            {"step": step, "task": self.task, "id": name, "group": group, "loss_correct": round(float(right), 6),
-             "loss_swapped": round(float(wrong), 6), "loss_empty": none}
-            for name, group, right, wrong, none in
-            zip(self.ids, self.groups, self.correct, self.swapped, empty, strict=True)
+            {
+                "step": step,
+                "task": self.task,
+                "id": name,
+                "group": group,
+                "loss_correct": round(float(right), 6),
+                "loss_swapped": round(float(wrong), 6),
+                "loss_empty": none,
+            }
+            for name, group, right, wrong, none in zip(
+                self.ids, self.groups, self.correct, self.swapped, empty, strict=True
+            )
         ]
 
 
@@ -50,14 +61,21 @@ def ablate(
     """The losses of one task's ablation records. All conditions run as one list, so that batches are full."""
     task = records[0]["task"]
     emits = task in ("t2a", "t2i")
-    conditions = [[record["prompt_ids"] for record in records], [record["swap_prompt_ids"] for record in records]]
+    conditions = [
+        [record["prompt_ids"] for record in records],
+        [record["swap_prompt_ids"] for record in records],
+    ]
     conditions += [[[]] * len(records)] if emits else []
     prompts = [prompt(space, task, ids) for condition in conditions for ids in condition]
     targets = [np.asarray(record["target_ids"], np.int64) for record in records] * len(conditions)
     means = item_means(target_losses(model, prompts, targets, progress=progress)).reshape(len(conditions), -1)
     return Ablation(
-        task, tuple(record["id"] for record in records), tuple(record["group"] for record in records),
-        means[0], means[1], means[2] if emits else None,
+        task,
+        tuple(record["id"] for record in records),
+        tuple(record["group"] for record in records),
+        means[0],
+        means[1],
+        means[2] if emits else None,
     )
 
 
@@ -73,8 +91,14 @@ def gap_metrics(ablation: Ablation, resamples: int, seed: int) -> list[Metric]:
             interval = gap_interval(ablation, worse, resamples, seed)
             metrics += [
                 interval.metric(f"gap_{name}_nats", slice=ablation.task),
-                Metric(f"win_rate_{name}", win_rate(ablation.correct, worse), len(worse), "share", "higher",
-                       slice=ablation.task),
+                Metric(
+                    f"win_rate_{name}",
+                    win_rate(ablation.correct, worse),
+                    len(worse),
+                    "share",
+                    "higher",
+                    slice=ablation.task,
+                ),
             ]
     return metrics
 
@@ -94,7 +118,9 @@ def swap_metrics(records: Sequence[Record]) -> list[Metric]:
         record["group"] == record["swap_group"] or record["prompt_ids"] == record["swap_prompt_ids"]
         for record in records
     )
-    apart = [abs(len(r["swap_prompt_ids"]) - len(r["prompt_ids"])) / max(1, len(r["prompt_ids"])) for r in records]
+    apart = [
+        abs(len(r["swap_prompt_ids"]) - len(r["prompt_ids"])) / max(1, len(r["prompt_ids"])) for r in records
+    ]
     return [
         Metric("invalid_swaps", invalid, len(records), "items", "lower", slice=task),
         Metric("swap_length_difference", float(np.mean(apart)), len(records), "share", "lower", slice=task),
@@ -103,7 +129,10 @@ def swap_metrics(records: Sequence[Record]) -> list[Metric]:
 
 def report(ablation: Ablation, resamples: int, seed: int) -> dict[str, Any]:
     """One task's entry of prompt_ablation.json."""
-    entry: dict[str, Any] = {"n_examples": len(ablation.ids), "loss_correct_mean": float(ablation.correct.mean())}
+    entry: dict[str, Any] = {
+        "n_examples": len(ablation.ids),
+        "loss_correct_mean": float(ablation.correct.mean()),
+    }
     for name, worse in (("swapped", ablation.swapped), ("empty", ablation.empty)):
         if worse is not None:
             interval = gap_interval(ablation, worse, resamples, seed)

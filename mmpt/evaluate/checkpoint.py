@@ -22,7 +22,12 @@ from mmpt.store.stage import StageContext
 from mmpt.store.tensors import read_meta
 from mmpt.tokens import TokenSpace, load
 
-NO_LORA = {"r": 1, "alpha": 1, "dropout": 0.0, "target_modules": ["q_proj"]}  # its B is zero: it changes nothing
+NO_LORA = {
+    "r": 1,
+    "alpha": 1,
+    "dropout": 0.0,
+    "target_modules": ["q_proj"],
+}  # its B is zero: it changes nothing
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,13 @@ class Workshop:
     def untrained(self, lora: dict[str, Any] | None = None, layer_norm: bool = False) -> MultimodalLM:
         """The base model with fresh new rows and LoRA, as training would start it without a warm-up."""
         model = MultimodalLM.from_base(
-            self.base / "model", self.space, lora or NO_LORA, seed=self.seed, dtype=getattr(torch, self.dtype),
-            device=self.device, layer_norm=layer_norm,
+            self.base / "model",
+            self.space,
+            lora or NO_LORA,
+            seed=self.seed,
+            dtype=getattr(torch, self.dtype),
+            device=self.device,
+            layer_norm=layer_norm,
         )
         return model.eval()
 
@@ -81,7 +91,9 @@ class Trained:
         """From the data folder of stage train."""
         listed = read_json(train / "checkpoints.json")
         return Trained(
-            train / "checkpoints", step_of(listed["initial"]), step_of(listed["final"]),
+            train / "checkpoints",
+            step_of(listed["initial"]),
+            step_of(listed["final"]),
             tuple(sorted({step_of(name) for name in (listed["initial"], *listed["saved"], listed["final"])})),
         )
 
@@ -92,7 +104,9 @@ class Trained:
         """A checkpoint by its name; UserError with the nearest name where there is none."""
         known = [f"step_{step}" for step in self.saved]
         if name not in known:
-            raise UserError("no such checkpoint", found=name, expected=", ".join(known), fix=nearest(name, known))
+            raise UserError(
+                "no such checkpoint", found=name, expected=", ".join(known), fix=nearest(name, known)
+            )
         return self.folder / name
 
 

@@ -34,7 +34,8 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
     """One output for one prompt, sound or picture; returns the exit code 0.
 
     `options`: task, prompt | audio | image, out, checkpoint, temperature, top_k, top_p, guidance, seed.
-    Raises UserError: an argument that does not go with the task, a missing file or checkpoint, a prompt that is too long.
+    Raises UserError: an argument that does not go with the task, a missing file or checkpoint, a prompt that
+    is too long.
     """
     _check_sample(options)
     workshop, codecs = _workshop(root, profile), Codecs.open(_data(root, "codecs"))
@@ -46,12 +47,21 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
     guided = options.task in EMIT and how["guidance"] != 1.0
     with workshop.opened(checkpoint) as model:
         output = generate(
-            model, [given], [wanted], temperature=how["temperature"], top_k=how["top_k"], top_p=how["top_p"],
-            seeds=[options.seed], guidance=how["guidance"] if guided else 1.0, measure_mass=False,
+            model,
+            [given],
+            [wanted],
+            temperature=how["temperature"],
+            top_k=how["top_k"],
+            top_p=how["top_p"],
+            seeds=[options.seed],
+            guidance=how["guidance"] if guided else 1.0,
+            measure_mass=False,
             empty_prompts=[prompt(workshop.space, options.task, [])] if guided else (),
         )[0]
     if options.task == "t2a":
-        write_wav(Path(options.out), decode_audio(codecs, workshop.space, output.ids), codecs.audio.sample_rate)
+        write_wav(
+            Path(options.out), decode_audio(codecs, workshop.space, output.ids), codecs.audio.sample_rate
+        )
     elif options.task == "t2i":
         write_png(Path(options.out), decode_image(codecs, workshop.space, output.ids, options.seed))
     print(options.out if options.task in EMIT else workshop.tokenizer.decode(output.ids.tolist()).strip())
@@ -60,19 +70,33 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
 
 def _check_sample(options: Namespace) -> None:
     if options.task not in TASKS:
-        raise UserError("unknown task", where="--task", found=options.task, expected=", ".join(TASKS), fix=nearest(options.task, TASKS))
+        raise UserError(
+            "unknown task",
+            where="--task",
+            found=options.task,
+            expected=", ".join(TASKS),
+            fix=nearest(options.task, TASKS),
+        )
     needed = SOURCE[options.task]
     if getattr(options, needed) is None:
         raise UserError(f"task {options.task} needs --{needed}", found="nothing")
     for other in {*SOURCE.values()} - {needed}:
         if getattr(options, other) is not None:
-            raise UserError(f"task {options.task} takes --{needed}", where=f"--{other}", found=getattr(options, other))
+            raise UserError(
+                f"task {options.task} takes --{needed}", where=f"--{other}", found=getattr(options, other)
+            )
     suffix = SUFFIX.get(options.task)
     if suffix and Path(options.out or "").suffix.lower() != suffix:
-        raise UserError(f"task {options.task} writes a {suffix} file", where="--out", found=options.out or "nothing",
-                        expected=f"a name that ends in {suffix}")
+        raise UserError(
+            f"task {options.task} writes a {suffix} file",
+            where="--out",
+            found=options.out or "nothing",
+            expected=f"a name that ends in {suffix}",
+        )
     if not suffix and options.out:
-        raise UserError(f"task {options.task} prints text and writes no file", where="--out", found=options.out)
+        raise UserError(
+            f"task {options.task} prints text and writes no file", where="--out", found=options.out
+        )
 
 
 def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Namespace) -> np.ndarray:
@@ -80,13 +104,20 @@ def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Names
     if options.task in EMIT:
         ids = workshop.tokenizer.encode(options.prompt, add_special_tokens=False).ids
         if limit is not None and len(ids) > limit:
-            raise UserError("the prompt is too long", where="--prompt", found=f"{len(ids)} tokens",
-                            expected=f"at most examples.max_prompt_tokens = {limit}")
+            raise UserError(
+                "the prompt is too long",
+                where="--prompt",
+                found=f"{len(ids)} tokens",
+                expected=f"at most examples.max_prompt_tokens = {limit}",
+            )
         return prompt(space, options.task, ids)
     if options.task == "a2t":
         codec = _present(codecs.audio, "audio")
-        wave, _ = clip(load_audio(Path(options.audio), codec.sample_rate, codec.channels), codec.sample_rate,
-                       profile.data["codecs"]["audio"]["clip_seconds"])
+        wave, _ = clip(
+            load_audio(Path(options.audio), codec.sample_rate, codec.channels),
+            codec.sample_rate,
+            profile.data["codecs"]["audio"]["clip_seconds"],
+        )
         return prompt(space, "a2t", space.audio_to_global(codec.encode([wave])[0].codes))
     codec = _present(codecs.image, "image")
     return prompt(space, "i2t", space.image_to_global(codec.encode([load_image(Path(options.image))])[0]))
@@ -95,7 +126,11 @@ def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Names
 def _grammar(space: TokenSpace, codecs: Codecs, profile: Profile, task: str) -> Grammar:
     if task == "t2a":
         codec = _present(codecs.audio, "audio")
-        return grammar(space, task, frames=codec.frames(round(profile.data["codecs"]["audio"]["clip_seconds"] * codec.sample_rate)))
+        return grammar(
+            space,
+            task,
+            frames=codec.frames(round(profile.data["codecs"]["audio"]["clip_seconds"] * codec.sample_rate)),
+        )
     if task == "t2i":
         return grammar(space, task, tokens_per_image=_present(codecs.image, "image").tokens_per_image)
     return grammar(space, task, text=(1, profile.data["generate"]["max_text_tokens"]))
@@ -103,14 +138,17 @@ def _grammar(space: TokenSpace, codecs: Codecs, profile: Profile, task: str) -> 
 
 def _present(codec: Any, modality: str) -> Any:
     if codec is None:
-        raise UserError(f"this run has no {modality} codec", where=f"codecs.{modality}", fix="add it to the profile")
+        raise UserError(
+            f"this run has no {modality} codec", where=f"codecs.{modality}", fix="add it to the profile"
+        )
     return codec
 
 
 def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
     """Golden generation of any checkpoint, and the ablation where a task has one; prints a table, returns 0.
 
-    `options`: checkpoint (step_<k>, final, or a folder), tasks (comma-separated), out (a new folder, or None).
+    `options`: checkpoint (step_<k>, final, or a folder), tasks (comma-separated), out (a new folder, or
+    None).
     Raises UserError: an unknown task or checkpoint, an `out` that is not empty.
     """
     tasks = _tasks(options.tasks)
@@ -123,7 +161,10 @@ def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
     golden = _only(tasks, golden_sets(_data(root, "golden")))
     swapped = _only(tasks, ablation_sets(_data(root, "golden")))
     section = profile.data["generate"]
-    setting = Setting(workshop.seed, **{k: section[k] for k in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")})
+    setting = Setting(
+        workshop.seed,
+        **{k: section[k] for k in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")},
+    )
     step = step_of(checkpoint.name) if checkpoint.name.startswith("step_") else 0
     staging = out.with_name(f".{out.name}.tmp")
     with workshop.opened(checkpoint) as model:
@@ -143,7 +184,13 @@ def _tasks(text: str) -> list[str]:
     tasks = [task.strip() for task in text.split(",") if task.strip()]
     for task in tasks or [""]:
         if task not in TASKS:
-            raise UserError("unknown task", where="--tasks", found=repr(task), expected=", ".join(TASKS), fix=nearest(task, TASKS))
+            raise UserError(
+                "unknown task",
+                where="--tasks",
+                found=repr(task),
+                expected=", ".join(TASKS),
+                fix=nearest(task, TASKS),
+            )
     return tasks
 
 
@@ -156,20 +203,30 @@ def _table(rows: dict, report: dict[str, dict[str, Any]]) -> list[str]:
     for task, decoding in rows:
         made = rows[task, decoding]
         good = sum(not (row["decode_error"] or row["fault"]) for row in made)
-        lines.append(f"{task}  {decoding:<8}  valid {good}/{len(made)}  legal mass {np.mean([r['legal_mass'] for r in made]):.4f}")
+        lines.append(
+            f"{task}  {decoding:<8}  valid {good}/{len(made)}  legal mass {np.mean([r['legal_mass'] for r in made]):.4f}"
+        )
     for task, entry in report.items():
         for name in ("swapped", "empty"):
             if f"gap_{name}" in entry:
                 gap = entry[f"gap_{name}"]
-                lines.append(f"{task}  {name:<8}  gap {gap['mean']:.4f} [{gap['ci_low']:.4f}, {gap['ci_high']:.4f}] nats a token, "
-                             f"win rate {entry[f'win_rate_{name}']:.3f}, n {entry['n_examples']}")
+                lines.append(
+                    f"{task}  {name:<8}  gap {gap['mean']:.4f} [{gap['ci_low']:.4f}, {gap['ci_high']:.4f}] nats a token, "
+                    f"win rate {entry[f'win_rate_{name}']:.3f}, n {entry['n_examples']}"
+                )
     return lines
 
 
 def _workshop(root: Path, profile: Profile) -> Workshop:
     runtime = profile.data["runtime"]
     torch.set_num_threads(runtime["threads"])
-    return Workshop.at(_data(root, "base"), _data(root, "token_space"), profile.data["seed"], runtime["device"], runtime["dtype"])
+    return Workshop.at(
+        _data(root, "base"),
+        _data(root, "token_space"),
+        profile.data["seed"],
+        runtime["device"],
+        runtime["dtype"],
+    )
 
 
 def _checkpoint(root: Path, name: str) -> Path:

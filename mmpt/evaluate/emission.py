@@ -1,4 +1,6 @@
-"""What stage `generate` writes and measures: golden outputs of a checkpoint as files, and gates B4 and C1 on them."""
+"""What stage `generate` writes and measures: golden outputs of a checkpoint as files, and gates B4 and C1 on
+them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ import numpy as np
 import torch
 
 from mmpt.evaluate.golden import (
-    EMIT, Decoder, Setting, free_rates, generate_golden, output_rows, summary,
+    EMIT,
+    Decoder,
+    Setting,
+    free_rates,
+    generate_golden,
+    output_rows,
+    summary,
 )
 from mmpt.evaluate.media import png_faults, wav_faults, write_png, write_wav
 from mmpt.evaluate.sets import Record, decode_audio, decode_image, item_seed, safe_name
@@ -28,8 +36,12 @@ Rows = list[dict[str, Any]]
 Sets = Mapping[str, Sequence[Record]]
 
 
-def generate_step(model, decoder: Decoder, sets: Sets, setting: Setting, step: int, folder: Path) -> dict[tuple[str, str], Rows]:
-    """Generates, decodes and writes all golden sets below `folder` (= qual/step_<k>); rows by (task, decoding)."""
+def generate_step(
+    model, decoder: Decoder, sets: Sets, setting: Setting, step: int, folder: Path
+) -> dict[tuple[str, str], Rows]:
+    """Generates, decodes and writes all golden sets below `folder` (= qual/step_<k>); rows by (task,
+    decoding).
+    """
     rows: dict[tuple[str, str], Rows] = {}
     summaries = []
     for (task, decoding), outputs in generate_golden(model, decoder.space, sets, setting).items():
@@ -56,15 +68,19 @@ def random_weights(model, seed: int) -> None:
 def random_control(model, decoder: Decoder, sets: Sets, setting: Setting) -> list[dict[str, Any]]:
     """Summaries of t2a and t2i by a model of random weights, every output decoded, none kept."""
     emit = {task: records for task, records in sets.items() if task in EMIT}
-    found = []
-    for (task, decoding), outputs in generate_golden(model, decoder.space, emit, setting).items():
-        made = output_rows(decoder, emit[task], outputs.golden, setting, 0, decoding, None)
-        found.append(summary(made, free_rates(decoder.space, emit[task], outputs.free, setting)))
-    return found
+    made = generate_golden(model, decoder.space, emit, setting, free=False)
+    return [
+        summary(output_rows(decoder, emit[task], outputs.golden, setting, 0, decoding, None), None)
+        for (task, decoding), outputs in made.items()
+    ]
 
 
-def write_references(decoder: Decoder, sets: Sets, setting: Setting, folder: Path) -> dict[str, dict[str, Any]]:
-    """The stored codes of t2a and t2i, decoded with their own meta below `folder`; by id: its path and, of sounds, RMS."""
+def write_references(
+    decoder: Decoder, sets: Sets, setting: Setting, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """The stored codes of t2a and t2i, decoded with their own meta below `folder`; by id: its path and, of
+    sounds, RMS.
+    """
     references: dict[str, dict[str, Any]] = {}
     for task, records in sets.items():
         for record in records:
@@ -72,12 +88,17 @@ def write_references(decoder: Decoder, sets: Sets, setting: Setting, folder: Pat
                 continue
             path = reference_path(task, record["id"])
             if task == "t2a":
-                wave = decode_audio(decoder.codecs, decoder.space, np.asarray(record["target_ids"]), record["meta"])
+                wave = decode_audio(
+                    decoder.codecs, decoder.space, np.asarray(record["target_ids"]), record["meta"]
+                )
                 write_wav(folder / path, wave, decoder.codecs.audio.sample_rate)
                 references[record["id"]] = {"path": path, "rms": float(np.sqrt(np.mean(wave**2)))}
             else:
                 seed = item_seed(setting.seed, record["id"])
-                write_png(folder / path, decode_image(decoder.codecs, decoder.space, np.asarray(record["target_ids"]), seed))
+                write_png(
+                    folder / path,
+                    decode_image(decoder.codecs, decoder.space, np.asarray(record["target_ids"]), seed),
+                )
                 references[record["id"]] = {"path": path}
     return references
 
@@ -87,8 +108,12 @@ def reference_path(task: str, record_id: str) -> str:
     return f"reference/{task}_{kind}/{safe_name(record_id)}.{suffix}"
 
 
-def write_inspect(decoder: Decoder, sets: Sets, rows: Mapping[tuple[str, str], Rows], folder: Path, references: Path) -> None:
-    """`inspect/<task>/<id>/`: prompt, generated and reference of the first greedy outputs, to be opened side by side."""
+def write_inspect(
+    decoder: Decoder, sets: Sets, rows: Mapping[tuple[str, str], Rows], folder: Path, references: Path
+) -> None:
+    """`inspect/<task>/<id>/`: prompt, generated and reference of the first greedy outputs, to be opened side
+    by side.
+    """
     for task, records in sets.items():
         for record, row in list(zip(records, rows[task, "greedy"], strict=True))[:INSPECTED]:
             place = folder / "inspect" / task / safe_name(record["id"])
@@ -113,8 +138,12 @@ class Written:
     rows: Mapping[tuple[str, str], Rows]
 
 
-def artifact_metrics(decoder: Decoder, written: Sequence[Written], references: Mapping[str, dict[str, Any]]) -> list[Metric]:
-    """B4. Form is asked of every checkpoint; silent, constant and clipped of the last one, which is meant to be good."""
+def artifact_metrics(
+    decoder: Decoder, written: Sequence[Written], references: Mapping[str, dict[str, Any]]
+) -> list[Metric]:
+    """B4. Form is asked of every checkpoint; silent, constant and clipped of the last one, which is meant to
+    be good.
+    """
     metrics = []
     for task in EMIT:
         counts: Counter[str] = Counter()
@@ -127,12 +156,22 @@ def artifact_metrics(decoder: Decoder, written: Sequence[Written], references: M
                     counts.update(fault for fault in faults if one is written[-1] or fault in formal)
                     looked += 1
         if looked:
-            names = ["missing", "unreadable", "wrong_form", "constant", *(["silent", "clipped"] if task == "t2a" else [])]
-            metrics += [Metric(f"{name}_files", counts[name], looked, "files", "lower", slice=task) for name in names]
+            names = [
+                "missing",
+                "unreadable",
+                "wrong_form",
+                "constant",
+                *(["silent", "clipped"] if task == "t2a" else []),
+            ]
+            metrics += [
+                Metric(f"{name}_files", counts[name], looked, "files", "lower", slice=task) for name in names
+            ]
     return metrics
 
 
-def _file_faults(decoder: Decoder, task: str, folder: Path, row: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
+def _file_faults(
+    decoder: Decoder, task: str, folder: Path, row: Mapping[str, Any], reference: Mapping[str, Any]
+) -> list[str]:
     if row["path"] is None:
         return ["missing"]
     if task == "t2i":
@@ -140,8 +179,13 @@ def _file_faults(decoder: Decoder, task: str, folder: Path, row: Mapping[str, An
         return png_faults(folder / row["path"], size=(side, side))
     codec = decoder.codecs.audio
     samples = codec.samples(row["target_len"] // codec.n_codebooks)
-    return wav_faults(folder / row["path"], rate=codec.sample_rate, channels=codec.channels, samples=samples,
-                      reference_rms=reference["rms"])
+    return wav_faults(
+        folder / row["path"],
+        rate=codec.sample_rate,
+        channels=codec.channels,
+        samples=samples,
+        reference_rms=reference["rms"],
+    )
 
 
 def decode_metrics(sets: Sets, summaries: Sequence[Mapping[str, Any]], expected: int) -> list[Metric]:
@@ -154,14 +198,40 @@ def decode_metrics(sets: Sets, summaries: Sequence[Mapping[str, Any]], expected:
         total = sum(one["total"] for one in mine)
         decoded = sum(one["decoded"] for one in mine)
         metrics += [
-            Metric("decode_success_rate", decoded / total if total else None, total, "share", "higher", slice=task),
-            Metric("ids_out_of_range", sum(one["ids_out_of_range"] for one in mine), total, "ids", "lower", slice=task),
-            Metric("length_mismatches", sum(one["length_mismatches"] for one in mine), total, "items", "lower", slice=task),
-            Metric("golden_items_missing", expected * len(sets[task]) - total, expected * len(sets[task]), "items", "lower",
-                   slice=task),
+            Metric(
+                "decode_success_rate",
+                decoded / total if total else None,
+                total,
+                "share",
+                "higher",
+                slice=task,
+            ),
+            Metric(
+                "ids_out_of_range",
+                sum(one["ids_out_of_range"] for one in mine),
+                total,
+                "ids",
+                "lower",
+                slice=task,
+            ),
+            Metric(
+                "length_mismatches",
+                sum(one["length_mismatches"] for one in mine),
+                total,
+                "items",
+                "lower",
+                slice=task,
+            ),
+            Metric(
+                "golden_items_missing",
+                expected * len(sets[task]) - total,
+                expected * len(sets[task]),
+                "items",
+                "lower",
+                slice=task,
+            ),
         ]
     return metrics
-
 
 
 def summaries_of(folder: Path) -> list[dict[str, Any]]:

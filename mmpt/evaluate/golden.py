@@ -1,6 +1,7 @@
 """Golden generation: every golden prompt decoded to a caption, wav or png, greedy and at temperature 1.
 
-Names are the spec's, below `qual/step_<k>/`; the sampled outputs lie in its folder `sampled/` under the same names.
+Names are the spec's, below `qual/step_<k>/`; the sampled outputs lie in its folder `sampled/` under the same
+names.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from tokenizers import Tokenizer
 
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.sets import (
-    Codecs, Record, decode_audio, decode_image, item_seed, record_grammar, record_prompt, safe_name,
+    Codecs,
+    Record,
+    decode_audio,
+    decode_image,
+    item_seed,
+    record_grammar,
+    record_prompt,
+    safe_name,
 )
 from mmpt.generate import Generated, generate, opened
 from mmpt.store.errors import UserError
@@ -27,7 +35,9 @@ TEMPERATURE = {"greedy": 0.0, "sampled": 1.0}
 
 @dataclass(frozen=True)
 class Setting:
-    """How golden sets are generated; the fields are the profile's `generate` section. The seed is the run's."""
+    """How golden sets are generated; the fields are the profile's `generate` section. The seed is the
+    run's.
+    """
 
     seed: int
     top_k: int = 0
@@ -48,24 +58,34 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Outputs:
-    """A task's outputs under one decoding, in the order of its records; `free`: the same with the vocabulary open."""
+    """A task's outputs under one decoding, in the order of its records; `free`: the same with the vocabulary
+    open.
+    """
 
     golden: list[Generated]
     free: list[Generated]
 
 
 def generate_golden(
-    model, space: TokenSpace, sets: Mapping[str, Sequence[Record]], setting: Setting, *,
-    decodings: Sequence[str] = tuple(TEMPERATURE), free: bool = True,
+    model,
+    space: TokenSpace,
+    sets: Mapping[str, Sequence[Record]],
+    setting: Setting,
+    *,
+    decodings: Sequence[str] = tuple(TEMPERATURE),
+    free: bool = True,
 ) -> dict[tuple[str, str], Outputs]:
     """All tasks under all decodings, by (task, decoding), each output from its own seed.
 
-    They run as few large batches: a decoding step of a small batch costs nearly as much as one of a large batch.
-    Guidance applies to t2a and t2i under the grammar.
+    They run as few large batches: a decoding step of a small batch costs nearly as much as one of a large
+    batch. Guidance applies to t2a and t2i under the grammar.
     """
     wanted = [
         _Wanted(record, decoding, is_free)
-        for records in sets.values() for record in records for decoding in decodings for is_free in ((False, True) if free else (False,))
+        for records in sets.values()
+        for record in records
+        for decoding in decodings
+        for is_free in ((False, True) if free else (False,))
     ]
     guided = [w.record["task"] in EMIT and not w.free and setting.guidance != 1.0 for w in wanted]
     made: dict[tuple[str, str, bool], list[Generated]] = {}
@@ -73,13 +93,16 @@ def generate_golden(
     for with_guidance in (False, True):
         places = [i for i, is_guided in enumerate(guided) if is_guided == with_guidance]
         chosen = [wanted[i] for i in places]
-        for place, output in zip(places, _generate(model, space, chosen, setting, with_guidance), strict=True):
+        for place, output in zip(
+            places, _generate(model, space, chosen, setting, with_guidance), strict=True
+        ):
             outputs[place] = output
     for w, output in zip(wanted, outputs, strict=True):
         made.setdefault((w.record["task"], w.decoding, w.free), []).append(output)
     return {
         (task, decoding): Outputs(rows, made.get((task, decoding, True), []))
-        for (task, decoding, is_free), rows in made.items() if not is_free
+        for (task, decoding, is_free), rows in made.items()
+        if not is_free
     }
 
 
@@ -90,20 +113,27 @@ class _Wanted:
     free: bool
 
 
-def _generate(model, space: TokenSpace, wanted: Sequence[_Wanted], setting: Setting, guided: bool) -> list[Generated]:
+def _generate(
+    model, space: TokenSpace, wanted: Sequence[_Wanted], setting: Setting, guided: bool
+) -> list[Generated]:
     grammars = [record_grammar(space, w.record, setting.max_text_tokens) for w in wanted]
     return generate(
-        model, [record_prompt(space, w.record) for w in wanted],
+        model,
+        [record_prompt(space, w.record) for w in wanted],
         [opened(g, space.vocab_size_total) if w.free else g for w, g in zip(wanted, grammars, strict=True)],
         temperature=[TEMPERATURE[w.decoding] for w in wanted],
-        top_k=[0 if w.free else setting.top_k for w in wanted], top_p=[1.0 if w.free else setting.top_p for w in wanted],
+        top_k=[0 if w.free else setting.top_k for w in wanted],
+        top_p=[1.0 if w.free else setting.top_p for w in wanted],
         seeds=[item_seed(setting.seed, w.record["task"], w.record["id"], w.decoding) for w in wanted],
-        guidance=setting.guidance if guided else 1.0, batch_size=setting.batch_size,
+        guidance=setting.guidance if guided else 1.0,
+        batch_size=setting.batch_size,
         empty_prompts=[prompt(space, w.record["task"], []) for w in wanted] if guided else (),
     )
 
 
-def free_rates(space: TokenSpace, records: Sequence[Record], outputs: Sequence[Generated], setting: Setting) -> dict[str, Any]:
+def free_rates(
+    space: TokenSpace, records: Sequence[Record], outputs: Sequence[Generated], setting: Setting
+) -> dict[str, Any]:
     """What the grammar hides: of outputs with the whole vocabulary open, how many are valid, how many end."""
     valid = [
         one.ended and fault(record_grammar(space, record, setting.max_text_tokens), one.ids) is None
@@ -122,21 +152,39 @@ def fault(grammar, ids: np.ndarray) -> str | None:
 
 
 def output_rows(
-    decoder: Decoder, records: Sequence[Record], outputs: Sequence[Generated], setting: Setting, step: int,
-    decoding: str, folder: Path | None,
+    decoder: Decoder,
+    records: Sequence[Record],
+    outputs: Sequence[Generated],
+    setting: Setting,
+    step: int,
+    decoding: str,
+    folder: Path | None,
 ) -> list[dict[str, Any]]:
     """One row a record (schema golden_output), its medium written below `folder`; None: decoded, not kept."""
     rows = []
     for record, output in zip(records, outputs, strict=True):
         grammar = record_grammar(decoder.space, record, setting.max_text_tokens)
         row = {
-            "id": record["id"], "task": record["task"], "source": record["source"], "group": record["group"],
-            "step": step, "decoding": decoding, "caption": record["caption"],
-            "attributes": record["attributes"], "mentioned": record["mentioned"],
-            "target_len": len(record["target_ids"]), "generated_len": len(output.ids), "ended": output.ended,
-            "legal_mass": round(output.legal_mass, 6), "ids": output.ids.tolist(),
-            "fault": fault(grammar, output.ids), "out_of_range": _out_of_range(grammar, output.ids),
-            "length_exact": grammar.may_stop(len(output.ids)), "decode_error": None, "path": None, "text": None,
+            "id": record["id"],
+            "task": record["task"],
+            "source": record["source"],
+            "group": record["group"],
+            "step": step,
+            "decoding": decoding,
+            "caption": record["caption"],
+            "attributes": record["attributes"],
+            "mentioned": record["mentioned"],
+            "target_len": len(record["target_ids"]),
+            "generated_len": len(output.ids),
+            "ended": output.ended,
+            "legal_mass": round(output.legal_mass, 6),
+            "ids": output.ids.tolist(),
+            "fault": fault(grammar, output.ids),
+            "out_of_range": _out_of_range(grammar, output.ids),
+            "length_exact": grammar.may_stop(len(output.ids)),
+            "decode_error": None,
+            "path": None,
+            "text": None,
         }
         row.update(_decoded(decoder, record, output.ids, setting, step, folder))
         rows.append(row)
@@ -144,12 +192,14 @@ def output_rows(
 
 
 def _out_of_range(grammar, ids: np.ndarray) -> int:
-    inside = ids[:grammar.max_len]
-    bad = (inside < grammar.lo[:len(inside)]) | (inside >= grammar.hi[:len(inside)])
+    inside = ids[: grammar.max_len]
+    bad = (inside < grammar.lo[: len(inside)]) | (inside >= grammar.hi[: len(inside)])
     return int(bad.sum()) + max(0, len(ids) - grammar.max_len)
 
 
-def _decoded(decoder: Decoder, record: Record, ids, setting: Setting, step: int, folder: Path | None) -> dict[str, Any]:
+def _decoded(
+    decoder: Decoder, record: Record, ids, setting: Setting, step: int, folder: Path | None
+) -> dict[str, Any]:
     task = record["task"]
     if task not in EMIT:
         return {"text": decoder.tokenizer.decode(ids.tolist()).strip()}
@@ -178,7 +228,10 @@ def summary(rows: Sequence[dict[str, Any]], free: dict[str, Any] | None) -> dict
     """One entry of golden_summary.json: a task under one decoding."""
     bad = [row for row in rows if row["decode_error"] or row["fault"]]
     return {
-        "task": rows[0]["task"], "decoding": rows[0]["decoding"], "total": len(rows), "decoded": len(rows) - len(bad),
+        "task": rows[0]["task"],
+        "decoding": rows[0]["decoding"],
+        "total": len(rows),
+        "decoded": len(rows) - len(bad),
         "failures": [{"id": row["id"], "error": row["decode_error"] or row["fault"]} for row in bad],
         "ids_out_of_range": sum(row["out_of_range"] for row in rows),
         "length_mismatches": sum(not row["length_exact"] for row in rows),

@@ -1,7 +1,7 @@
 """Writes decoded sounds and pictures, and checks the files with readers that had no part in writing them.
 
-Sounds are written by soundfile as PCM_16 (a float wav carries a time) and read by scipy; pictures are written by
-Pillow and read by the small PNG reader below.
+Sounds are written by soundfile as PCM_16 (a float wav carries a time) and read by scipy; pictures are written
+by Pillow and read by the small PNG reader below.
 """
 
 from __future__ import annotations
@@ -32,14 +32,18 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def read_wav(path: Path) -> tuple[np.ndarray, int]:
-    """float32 [C, T] and the rate in Hz. Raises ValueError or OSError for what is not a readable PCM_16 wav."""
+    """float32 [C, T] and the rate in Hz. Raises ValueError or OSError for what is not a readable PCM_16
+    wav.
+    """
     rate, samples = wavfile.read(path)
     if samples.dtype != np.int16:
         raise ValueError(f"{samples.dtype} samples, expected int16")
     return np.atleast_2d(samples.T).astype(np.float32) / 32768.0, int(rate)
 
 
-def wav_faults(path: Path, *, rate: int, channels: int, samples: int | None, reference_rms: float) -> list[str]:
+def wav_faults(
+    path: Path, *, rate: int, channels: int, samples: int | None, reference_rms: float
+) -> list[str]:
     """What is wrong with a written sound: of missing, unreadable, wrong_form, silent, constant, clipped."""
     if not path.is_file():
         return ["missing"]
@@ -48,7 +52,12 @@ def wav_faults(path: Path, *, rate: int, channels: int, samples: int | None, ref
     except (ValueError, OSError, struct.error):
         return ["unreadable"]
     faults = []
-    if found_rate != rate or wave.shape[0] != channels or samples not in (None, wave.shape[1]) or not wave.size:
+    if (
+        found_rate != rate
+        or wave.shape[0] != channels
+        or samples not in (None, wave.shape[1])
+        or not wave.size
+    ):
         faults.append("wrong_form")
     if wave.size:
         faults += ["silent"] * bool(np.sqrt(np.mean(wave**2)) < SILENT * reference_rms)
@@ -58,7 +67,9 @@ def wav_faults(path: Path, *, rate: int, channels: int, samples: int | None, ref
 
 
 def png_faults(path: Path, *, size: tuple[int, int]) -> list[str]:
-    """What is wrong with a written picture of height and width `size`: missing, unreadable, wrong_form, constant."""
+    """What is wrong with a written picture of height and width `size`: missing, unreadable, wrong_form,
+    constant.
+    """
     if not path.is_file():
         return ["missing"]
     try:
@@ -69,18 +80,22 @@ def png_faults(path: Path, *, size: tuple[int, int]) -> list[str]:
 
 
 def read_png(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3] of an 8-bit RGB PNG without interlacing, checksums verified. ValueError for any other file."""
+    """uint8 [H, W, 3] of an 8-bit RGB PNG without interlacing, checksums verified. ValueError for any other
+    file.
+    """
     data = path.read_bytes()
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         raise ValueError("no PNG signature")
     header, packed, at = b"", b"", 8
     while at < len(data):
-        length, kind = struct.unpack(">I4s", data[at:at + 8])
-        body = data[at + 8:at + 8 + length]
-        (stored,) = struct.unpack(">I", data[at + 8 + length:at + 12 + length])
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + length]
+        (stored,) = struct.unpack(">I", data[at + 8 + length : at + 12 + length])
         if zlib.crc32(kind + body) != stored:
             raise ValueError(f"checksum of chunk {kind!r}")
-        header, packed = (body, packed) if kind == b"IHDR" else (header, packed + body if kind == b"IDAT" else packed)
+        header, packed = (
+            (body, packed) if kind == b"IHDR" else (header, packed + body if kind == b"IDAT" else packed)
+        )
         at += 12 + length
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", header)
     if (depth, colour, interlace) != (8, 2, 0):
@@ -90,7 +105,9 @@ def read_png(path: Path) -> np.ndarray:
 
 
 def _unfiltered(rows: np.ndarray) -> np.ndarray:
-    """Undoes the line filters (PNG specification, section 9); `rows` is [H, 1 + bytes] with the filter first."""
+    """Undoes the line filters (PNG specification, section 9); `rows` is [H, 1 + bytes] with the filter
+    first.
+    """
     out = np.zeros((len(rows), rows.shape[1] - 1), np.uint8)
     above = np.zeros(out.shape[1], np.int64)
     for y, row in enumerate(rows):

@@ -1,4 +1,5 @@
-"""What must hold before the long run: one token space (A1), sound sequences (A3), stored codes that decode (A4).
+"""What must hold before the long run: one token space (A1), sound sequences (A3), stored codes that decode
+(A4).
 
 A2, what trains, needs the optimizer and is measured in `trainable.py`.
 """
@@ -48,7 +49,9 @@ class Marks:
 def token_spaces(
     space: TokenSpace, token_space: Path, shards: Path, examples: Path, checkpoint: Path, base: Path
 ) -> tuple[list[Metric], dict[str, Any]]:
-    """A1: every token-space digest of the run's files, each file and each record asked; metrics and details."""
+    """A1: every token-space digest of the run's files, each file and each record asked; metrics and
+    details.
+    """
     marks = Marks()
     marks.add("token_space", space.digest)
     for folder, name in ((shards, "shards"), (examples, "examples"), (checkpoint, "checkpoint")):
@@ -71,9 +74,14 @@ def token_spaces(
         Metric("reference_sha_failures", len(failures), 1, "files", "lower"),
     ]
     others = {name: digest for name, digest in marks.found.items() if digest != space.digest}
-    details = {"digest": space.digest, "files": len(marks.found), "records": marks.records,
-               "others": dict(sorted(others.items())[:20]), "unmarked": sorted(marks.unmarked)[:20],
-               "reference_failures": failures}
+    details = {
+        "digest": space.digest,
+        "files": len(marks.found),
+        "records": marks.records,
+        "others": dict(sorted(others.items())[:20]),
+        "unmarked": sorted(marks.unmarked)[:20],
+        "reference_failures": failures,
+    }
     return metrics, details
 
 
@@ -96,7 +104,9 @@ def reference_failures(token_space: Path) -> list[str]:
 def sequence_checks(
     space: TokenSpace, shards: Path, examples: Path, token_space: Path, progress: Callable[[int, int], None]
 ) -> tuple[list[Metric], dict[str, Any]]:
-    """A3: every example of every split, its labels and its target against the shard's ids or the caption's."""
+    """A3: every example of every split, its labels and its target against the shard's ids or the
+    caption's.
+    """
     tokenizer, drops = open_tokenizer(token_space), read_json(examples / "drops.json")
     metrics: list[Metric] = []
     details: dict[str, Any] = {}
@@ -114,10 +124,20 @@ def sequence_checks(
         if not kept and not dropped:
             continue
         metrics += [Metric(name, total[name], n, "", "lower", slice=task) for name in FAULTS]
-        metrics.append(Metric("kept_share", kept / (kept + sum(dropped.values())), kept + sum(dropped.values()),
-                              "share", "higher", slice=task))
-        metrics += [Metric("dropped", count, kept, "records", "lower", slice=f"{task}.{reason}")
-                    for reason, count in sorted(dropped.items())]
+        metrics.append(
+            Metric(
+                "kept_share",
+                kept / (kept + sum(dropped.values())),
+                kept + sum(dropped.values()),
+                "share",
+                "higher",
+                slice=task,
+            )
+        )
+        metrics += [
+            Metric("dropped", count, kept, "records", "lower", slice=f"{task}.{reason}")
+            for reason, count in sorted(dropped.items())
+        ]
         details[task] = {"checked": n, **{name: total[name] for name in FAULTS}, "drops": drops[task]}
     return metrics, details
 
@@ -130,30 +150,53 @@ def _whole_targets(examples: ExampleSet, tokenizer):
     return (one.ids for one in tokenizer.encode_batch(captions, add_special_tokens=False))
 
 
-def decode_stored(space: TokenSpace, shards: Path, codecs: Codecs, out: Path, seed: int) -> tuple[list[Metric], list[dict]]:
-    """A4: SAMPLES stored items a modality decoded to `out`/decode, read back and held against their own meta."""
+def decode_stored(
+    space: TokenSpace, shards: Path, codecs: Codecs, out: Path, seed: int
+) -> tuple[list[Metric], list[dict]]:
+    """A4: SAMPLES stored items a modality decoded to `out`/decode, read back and held against their own
+    meta.
+    """
     metrics: list[Metric] = []
     samples: list[dict[str, Any]] = []
     for modality, codec in (("audio", codecs.audio), ("image", codecs.image)):
         if codec is None:
             continue
-        stored = next((s for s in (ShardSet.open(shards, modality, split, space) for split in ("test", "val", "train"))
-                       if len(s) >= SAMPLES), ShardSet.open(shards, modality, "train", space))
-        chosen = np.unique(np.linspace(0, max(0, len(stored) - 1), SAMPLES).astype(int)) if len(stored) else []
+        stored = next(
+            (
+                s
+                for s in (ShardSet.open(shards, modality, split, space) for split in ("test", "val", "train"))
+                if len(s) >= SAMPLES
+            ),
+            ShardSet.open(shards, modality, "train", space),
+        )
+        chosen = (
+            np.unique(np.linspace(0, max(0, len(stored) - 1), SAMPLES).astype(int)) if len(stored) else []
+        )
         rows = [_decode_one(space, stored, int(index), modality, codecs, out, seed) for index in chosen]
         failed = sum(bool(row["error"]) for row in rows)
         wrong = sum(bool(row["faults"]) for row in rows)
-        metrics += [Metric("decode_failures", failed, len(rows), "items", "lower", slice=modality),
-                    Metric("decode_form_errors", wrong, len(rows), "items", "lower", slice=modality)]
+        metrics += [
+            Metric("decode_failures", failed, len(rows), "items", "lower", slice=modality),
+            Metric("decode_form_errors", wrong, len(rows), "items", "lower", slice=modality),
+        ]
         samples += rows
     return metrics, samples
 
 
-def _decode_one(space, stored: ShardSet, index: int, modality: str, codecs: Codecs, out: Path, seed: int) -> dict[str, Any]:
+def _decode_one(
+    space, stored: ShardSet, index: int, modality: str, codecs: Codecs, out: Path, seed: int
+) -> dict[str, Any]:
     record = stored.record(index)
     suffix = "wav" if modality == "audio" else "png"
     path = f"decode/{safe_name(record['id'])}.{suffix}"
-    row = {"id": record["id"], "modality": modality, "caption": record["caption"], "path": path, "error": None, "faults": []}
+    row = {
+        "id": record["id"],
+        "modality": modality,
+        "caption": record["caption"],
+        "path": path,
+        "error": None,
+        "faults": [],
+    }
     try:
         if modality == "audio":
             wave = decode_audio(codecs, space, stored.ids(index), record)
@@ -163,14 +206,22 @@ def _decode_one(space, stored: ShardSet, index: int, modality: str, codecs: Code
     except UserError as error:
         return {**row, "path": None, "error": str(error)}
     if modality == "audio":
-        found = wav_faults(out / path, rate=record["sample_rate"], channels=record["channels"],
-                           samples=record["samples"] or None, reference_rms=0.0)
+        found = wav_faults(
+            out / path,
+            rate=record["sample_rate"],
+            channels=record["channels"],
+            samples=record["samples"] or None,
+            reference_rms=0.0,
+        )
     else:
         width, height = record["decode_size"]
         found = png_faults(out / path, size=(height, width))
     # A constant picture or a silent sound may be what was recorded: form is what is asked here.
-    return {**row, "faults": [fault for fault in found if fault in ("missing", "unreadable", "wrong_form")],
-            "sha256": sha256_file(out / path)}
+    return {
+        **row,
+        "faults": [fault for fault in found if fault in ("missing", "unreadable", "wrong_form")],
+        "sha256": sha256_file(out / path),
+    }
 
 
 def tasks_of(space: TokenSpace) -> list[str]:

@@ -20,16 +20,26 @@ LOOP = 8  # equal frames in a row that count as a loop
 
 
 def duplicate_rate(rows: Sequence[Row]) -> float:
-    """Share of outputs equal to the output of another record whose prompt differs."""
-    prompts_of: dict[tuple, set[str]] = {}
+    """Share of outputs equal to the output of another prompt that says something else.
+
+    What a prompt says are the attributes it mentions where they are known, else its words: two wordings of
+    one description may well give one output.
+    """
+    said: dict[tuple, set] = {}
     for row in rows:
-        prompts_of.setdefault(tuple(row["ids"]), set()).add(row["caption"])
-    return float(np.mean([len(prompts_of[tuple(row["ids"])]) > 1 for row in rows]))
+        said.setdefault(tuple(row["ids"]), set()).add(_meaning(row))
+    return float(np.mean([len(said[tuple(row["ids"])]) > 1 for row in rows]))
+
+
+def _meaning(row: Row) -> Any:
+    if not row["attributes"] or not row["mentioned"]:
+        return row["caption"]
+    return tuple(sorted((name, row["attributes"][name]) for name in row["mentioned"]))
 
 
 def longest_run(ids: np.ndarray, n_codebooks: int) -> int:
     """Most equal frames in a row; `ids` frame by frame."""
-    frames = np.asarray(ids)[:len(ids) // n_codebooks * n_codebooks].reshape(-1, n_codebooks)
+    frames = np.asarray(ids)[: len(ids) // n_codebooks * n_codebooks].reshape(-1, n_codebooks)
     if not len(frames):
         return 0
     edges = np.flatnonzero(np.concatenate([[True], (frames[1:] != frames[:-1]).any(1), [True]]))
@@ -37,7 +47,8 @@ def longest_run(ids: np.ndarray, n_codebooks: int) -> int:
 
 
 def looped_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codebooks: int) -> float:
-    """Share of sounds with a run of LOOP equal frames or more that is longer than any reference's own longest run.
+    """Share of sounds with a run of LOOP equal frames or more that is longer than any reference's own longest
+    run.
 
     Silence repeats frames in real sounds too; the references say how long that goes on.
     """
@@ -47,7 +58,9 @@ def looped_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codeboo
 
 
 def codebook_usage(rows: Sequence[Row], references: Sequence[np.ndarray], space: TokenSpace) -> float:
-    """Distinct ids in the outputs over distinct ids in the references, mean over the segments that references use."""
+    """Distinct ids in the outputs over distinct ids in the references, mean over the segments that references
+    use.
+    """
     used = np.unique(np.concatenate([np.asarray(row["ids"], np.int64) for row in rows]))
     wanted = np.unique(np.concatenate([np.asarray(ids, np.int64) for ids in references]))
     shares = []
@@ -59,7 +72,8 @@ def codebook_usage(rows: Sequence[Row], references: Sequence[np.ndarray], space:
 
 
 def oracle_hits(rows: Sequence[Row], folder: Path) -> dict[str, list[bool]]:
-    """`<modality>.<attribute>` -> was it right, for every mentioned attribute of every row, read from its file.
+    """`<modality>.<attribute>` -> was it right, for every mentioned attribute of every row, read from its
+    file.
 
     A file that is missing counts as wrong: nothing is left out of the mean.
     """
@@ -97,7 +111,8 @@ def _words(text: str) -> Counter[str]:
 
 
 def nearest_share(rows: Sequence[Row], train: Sequence[np.ndarray]) -> list[tuple[float, int]]:
-    """For each output the largest share of equal positions with a training payload of its length, and which one.
+    """For each output the largest share of equal positions with a training payload of its length, and which
+    one.
 
     (0.0, -1) where no training payload has that length.
     """

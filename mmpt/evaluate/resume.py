@@ -1,8 +1,8 @@
 """Gate C4's measure: N + M steps in one go against N steps, a save, a new process, and M more.
 
-Three short runs of the real training loop on the run's own data, with `train.steps` = N + M so that ramp and schedule
-pass by in full. Both ways start from the warm-up, log every step and draw one random number a batch, so that a random
-state that is not restored shows even where no dropout draws from it.
+Three short runs of the real training loop on the run's own data, with `train.steps` = N + M so that ramp and
+schedule pass by in full. Both ways start from the warm-up, log every step and draw one random number a batch,
+so that a random state that is not restored shows even where no dropout draws from it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ NEVER = 1 << 30
 
 
 def check_resume(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
-    """Metrics and details of gate C4. Raises RuntimeError with the child's words when the new process fails."""
+    """Metrics and details of gate C4. Raises RuntimeError with the child's words when the new process
+    fails.
+    """
     before, after = ctx.profile["evaluate.resume.before"], ctx.profile["evaluate.resume.after"]
     short = _short_context(ctx, before + after)
     once, twice = ctx.work / "once", ctx.work / "twice"
@@ -52,15 +54,30 @@ def check_resume(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
     differing = compare(once, twice, before + after)
     refused = refusals(prepared, step_folder(once / "steps", before + after), ctx.work / "forged")
     metrics = [Metric(name, len(found), n, "", "lower") for name, (found, n) in differing.items()]
-    metrics += [Metric("mismatches_not_refused", sum(not said for said in attempts.values()), len(attempts), "attempts",
-                       "lower", slice=kind) for kind, attempts in refused.items()]
-    details = {"before": before, "after": after, "refusals": refused,
-               "differing": {name: found[:10] for name, (found, _) in differing.items()}}
+    metrics += [
+        Metric(
+            "mismatches_not_refused",
+            sum(not said for said in attempts.values()),
+            len(attempts),
+            "attempts",
+            "lower",
+            slice=kind,
+        )
+        for kind, attempts in refused.items()
+    ]
+    details = {
+        "before": before,
+        "after": after,
+        "refusals": refused,
+        "differing": {name: found[:10] for name, (found, _) in differing.items()},
+    }
     return metrics, details
 
 
 def run_until(ctx: StageContext, folder: Path, until: int) -> Prepared:
-    """Trains from the warm-up, or from the newest checkpoint in `folder`, up to step `until`, noting its batches."""
+    """Trains from the warm-up, or from the newest checkpoint in `folder`, up to step `until`, noting its
+    batches.
+    """
     torch.manual_seed(ctx.seed)
     prepared = prepare_train(ctx)
     seen: dict[str, Any] = {}
@@ -72,7 +89,13 @@ def run_until(ctx: StageContext, folder: Path, until: int) -> Prepared:
         return batch
 
     prepared.loader.batch = noting
-    train(prepared.model, prepared.loader, replace(prepared.settings, log_every=1, save_every=NEVER), folder, until=until)
+    train(
+        prepared.model,
+        prepared.loader,
+        replace(prepared.settings, log_every=1, save_every=NEVER),
+        folder,
+        until=until,
+    )
     notes = folder / "seen.json"
     write_json(notes, {**(read_json(notes) if notes.is_file() else {}), **seen})
     return prepared
@@ -103,24 +126,44 @@ def _silent(*_: Any) -> None:
 def _in_new_process(ctx: StageContext, folder: Path, until: int) -> None:
     """`python -m mmpt.evaluate.resume <job>`: nothing of this process but files reaches it."""
     job = ctx.work / "job.json"
-    write_json(job, {
-        "profile": ctx.profile.as_dict(), "inputs": {name: str(path) for name, path in ctx.inputs.items()}, "seed": ctx.seed,
-        "threads": ctx.threads, "device": ctx.device, "dtype": ctx.dtype, "folder": str(folder), "until": until,
-        "work": str(ctx.work),
-    })
-    done = subprocess.run([sys.executable, "-m", "mmpt.evaluate.resume", str(job)], capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": str(ctx.threads)}, check=False)
+    write_json(
+        job,
+        {
+            "profile": ctx.profile.as_dict(),
+            "inputs": {name: str(path) for name, path in ctx.inputs.items()},
+            "seed": ctx.seed,
+            "threads": ctx.threads,
+            "device": ctx.device,
+            "dtype": ctx.dtype,
+            "folder": str(folder),
+            "until": until,
+            "work": str(ctx.work),
+        },
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mmpt.evaluate.resume", str(job)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(ctx.threads)},
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(f"the resumed process ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
 
 
 def compare(once: Path, twice: Path, step: int) -> dict[str, tuple[list[str], int]]:
-    """(names that differ, how many were compared) of parameters, optimizer, random states, batches and losses."""
+    """(names that differ, how many were compared) of parameters, optimizer, random states, batches and
+    losses.
+    """
     folders = [step_folder(root / "steps", step) for root in (once, twice)]
-    found = {"parameters_differing": _unequal(*(load_tensors(folder / WEIGHTS, "torch") for folder in folders))}
+    found = {
+        "parameters_differing": _unequal(*(load_tensors(folder / WEIGHTS, "torch") for folder in folders))
+    }
     states = [load_tensors(folder / STATE, "torch") for folder in folders]
     for name, prefix in (("optimizer_tensors_differing", "optimizer."), ("rng_states_differing", "rng.")):
-        found[name] = _unequal(*({k: v for k, v in state.items() if k.startswith(prefix)} for state in states))
+        found[name] = _unequal(
+            *({k: v for k, v in state.items() if k.startswith(prefix)} for state in states)
+        )
     seen = [read_json(root / "seen.json") for root in (once, twice)]
     found["batches_differing"] = _unlike(*({k: v["batch"] for k, v in one.items()} for one in seen))
     drawn = _unlike(*({f"draw {k}": v["drawn"] for k, v in one.items()} for one in seen))
@@ -146,14 +189,22 @@ def refusals(prepared: Prepared, checkpoint: Path, work: Path) -> dict[str, dict
     attempts: dict[str, dict[str, Callable[[dict, dict], None]]] = {
         "token_space": {"other digest": lambda tensors, meta: meta.update(token_space="0" * 64)},
         "row_shape": {
-            "one row more": lambda tensors, meta: (_grow(tensors), meta.update(rows=[meta["rows"][0] + 1, meta["rows"][1]])),
+            "one row more": lambda tensors, meta: (
+                _grow(tensors),
+                meta.update(rows=[meta["rows"][0] + 1, meta["rows"][1]]),
+            ),
             "one row more, header as before": lambda tensors, meta: _grow(tensors),
         },
-        "lora_config": {"other rank": lambda tensors, meta: meta["lora"].update(r=meta["lora"]["r"] + 1),
-                        "other modules": lambda tensors, meta: meta["lora"]["target_modules"].pop()},
+        "lora_config": {
+            "other rank": lambda tensors, meta: meta["lora"].update(r=meta["lora"]["r"] + 1),
+            "other modules": lambda tensors, meta: meta["lora"]["target_modules"].pop(),
+        },
     }
     return {
-        kind: {name: _said(prepared, forge(checkpoint, work / f"{kind}-{i}", change)) for i, (name, change) in enumerate(ways.items())}
+        kind: {
+            name: _said(prepared, forge(checkpoint, work / f"{kind}-{i}", change))
+            for i, (name, change) in enumerate(ways.items())
+        }
         for kind, ways in attempts.items()
     }
 
@@ -189,9 +240,15 @@ def main(job_path: str) -> None:
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True)
     ctx = StageContext(
-        "resume_check", SliceView(job["profile"], tuple(job["profile"]), "resume_check"),
-        {name: Path(path) for name, path in job["inputs"].items()}, out=Path(job["work"]), work=Path(job["work"]),
-        seed=job["seed"], threads=job["threads"], device=job["device"], dtype=job["dtype"],
+        "resume_check",
+        SliceView(job["profile"], tuple(job["profile"]), "resume_check"),
+        {name: Path(path) for name, path in job["inputs"].items()},
+        out=Path(job["work"]),
+        work=Path(job["work"]),
+        seed=job["seed"],
+        threads=job["threads"],
+        device=job["device"],
+        dtype=job["dtype"],
     )
     run_until(ctx, Path(job["folder"]), job["until"])
 

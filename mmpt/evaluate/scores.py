@@ -1,4 +1,6 @@
-"""Gates Q1, Q2 and T1: what golden outputs show, how they run free, and how close they are to training items."""
+"""Gates Q1, Q2 and T1: what golden outputs show, how they run free, and how close they are to training
+items.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,13 @@ class Look:
 
     @staticmethod
     def of(ctx: StageContext, workshop: Workshop, trained: Trained) -> Look:
-        return Look(workshop.space, golden_sets(ctx.inputs["golden"]), ctx.inputs["generate"] / "qual", trained.initial,
-                    trained.final)
+        return Look(
+            workshop.space,
+            golden_sets(ctx.inputs["golden"]),
+            ctx.inputs["generate"] / "qual",
+            trained.initial,
+            trained.final,
+        )
 
     def folder(self, step: int, decoding: str) -> Path:
         return self.qual / f"step_{step}" / FOLDER[decoding]
@@ -54,27 +61,48 @@ class Look:
 
 
 def oracle_metrics(look: Look) -> tuple[list[Metric], list[dict[str, Any]], dict[str, Any]]:
-    """Q1's metrics, controls (step 0, temperature 1) and details; nothing at all where no record has attributes."""
+    """Q1's metrics, controls (step 0, temperature 1) and details; nothing at all where no record has
+    attributes.
+    """
     metrics: list[Metric] = []
     controls: list[dict[str, Any]] = []
     details: dict[str, Any] = {}
     for task in EMIT:
-        records = [record for record in look.golden.get(task, ()) if record["attributes"] and record["mentioned"]]
+        records = [
+            record for record in look.golden.get(task, ()) if record["attributes"] and record["mentioned"]
+        ]
         if not records:
             continue
         modality = quality.MODALITY[task]
         shown = _accuracies(look, look.final, task, "greedy")
         for name, (value, n) in shown.items():
             metrics.append(Metric("accuracy", value, n, "share", "higher", slice=name))
-            metrics.append(Metric("chance", oracle.chance(name.split(".")[1]), n, "share", "none", slice=name))
-        metrics.append(Metric("mean_accuracy", float(np.mean([value for value, _ in shown.values()])), len(records), "share",
-                              "higher", slice=modality))
+            metrics.append(
+                Metric("chance", oracle.chance(name.split(".")[1]), n, "share", "none", slice=name)
+            )
+        metrics.append(
+            Metric(
+                "mean_accuracy",
+                float(np.mean([value for value, _ in shown.values()])),
+                len(records),
+                "share",
+                "higher",
+                slice=modality,
+            )
+        )
         metrics.append(_roundtrip(look, task, modality, records))
         for step, decoding in ((look.initial, "greedy"), (look.initial, "sampled"), (look.final, "sampled")):
             other = _accuracies(look, step, task, decoding)
-            details[f"{modality} step_{step} {decoding}"] = {name: value for name, (value, _) in other.items()}
-            controls.append({"name": f"step {step} {decoding} {modality} mean accuracy", "n": len(records),
-                             "value": float(np.mean([value for value, _ in other.values()]))})
+            details[f"{modality} step_{step} {decoding}"] = {
+                name: value for name, (value, _) in other.items()
+            }
+            controls.append(
+                {
+                    "name": f"step {step} {decoding} {modality} mean accuracy",
+                    "n": len(records),
+                    "value": float(np.mean([value for value, _ in other.values()])),
+                }
+            )
         details[f"{modality} step_{look.final} greedy"] = {name: value for name, (value, _) in shown.items()}
     return metrics, controls, details
 
@@ -92,7 +120,9 @@ def _roundtrip(look: Look, task: str, modality: str, records: Sequence[Record]) 
         path = look.qual / f"step_{look.final}" / reference_path(task, record["id"])
         seen = quality.read_attributes(modality, path)
         right += [seen.get(name) == value for name, value in record["attributes"].items()]
-    return Metric("oracle_roundtrip_accuracy", float(np.mean(right)), len(records), "share", "higher", slice=modality)
+    return Metric(
+        "oracle_roundtrip_accuracy", float(np.mean(right)), len(records), "share", "higher", slice=modality
+    )
 
 
 def free_metrics(look: Look) -> tuple[list[Metric], dict[str, Any]]:
@@ -103,13 +133,21 @@ def free_metrics(look: Look) -> tuple[list[Metric], dict[str, Any]]:
         at, n, first = f"{task}.{decoding}", one["total"], before[task, decoding]
         free = one["unconstrained"]
         values = {
-            "legal_mass": one["legal_mass"], "unconstrained_validity_rate": free["valid"] / free["n"],
+            "legal_mass": one["legal_mass"],
+            "unconstrained_validity_rate": free["valid"] / free["n"],
             "end_token_rate": free["ended"] / free["n"],
         }
         metrics += [Metric(name, value, n, "share", "higher", slice=at) for name, value in values.items()]
         metrics += [
             Metric("legal_mass_before", first["legal_mass"], n, "share", "none", slice=at),
-            Metric("unconstrained_validity_rate_before", first["unconstrained"]["valid"] / n, n, "share", "none", slice=at),
+            Metric(
+                "unconstrained_validity_rate_before",
+                first["unconstrained"]["valid"] / n,
+                n,
+                "share",
+                "none",
+                slice=at,
+            ),
         ]
         if task in EMIT:
             metrics += _emit_metrics(look, task, decoding, at)
@@ -122,7 +160,14 @@ def _emit_metrics(look: Look, task: str, decoding: str, at: str) -> list[Metric]
     references = [np.asarray(record["target_ids"]) for record in look.golden[task]]
     metrics = [
         Metric("duplicate_rate", quality.duplicate_rate(rows), len(rows), "share", "lower", slice=at),
-        Metric("codebook_usage", quality.codebook_usage(rows, references, look.space), len(rows), "share", "higher", slice=at),
+        Metric(
+            "codebook_usage",
+            quality.codebook_usage(rows, references, look.space),
+            len(rows),
+            "share",
+            "higher",
+            slice=at,
+        ),
     ]
     if task == "t2a":
         looped = quality.looped_rate(rows, references, look.space.n_codebooks)
@@ -139,13 +184,25 @@ def memory_metrics(look: Look, ctx: StageContext, workshop: Workshop) -> tuple[l
         if task in EMIT:
             train = ShardSet.open(ctx.inputs["shards"], quality.MODALITY[task], "train", look.space)
             found = quality.nearest_share(rows, [train.ids(i) for i in range(len(train))])
-            metrics.append(Metric("nearest_train_match_rate", float(np.mean([share == 1.0 for share, _ in found])), len(rows),
-                                  "share", "lower", slice=task))
-            nearest[task] = {row["id"]: {"share": round(share, 4), "id": train.record(i)["id"] if i >= 0 else None}
-                             for row, (share, i) in zip(rows, found, strict=True)}
+            metrics.append(
+                Metric(
+                    "nearest_train_match_rate",
+                    float(np.mean([share == 1.0 for share, _ in found])),
+                    len(rows),
+                    "share",
+                    "lower",
+                    slice=task,
+                )
+            )
+            nearest[task] = {
+                row["id"]: {"share": round(share, 4), "id": train.record(i)["id"] if i >= 0 else None}
+                for row, (share, i) in zip(rows, found, strict=True)
+            }
         else:
             scores = [quality.token_f1(row["text"], row["caption"]) for row in rows]
-            metrics.append(Metric("caption_f1", float(np.mean(scores)), len(rows), "share", "higher", slice=task))
+            metrics.append(
+                Metric("caption_f1", float(np.mean(scores)), len(rows), "share", "higher", slice=task)
+            )
     gaps = _train_test_gaps(look, ctx, workshop)
     metrics += gaps
     return metrics, {"nearest": nearest, "train_test_gap": {m.slice: m.value for m in gaps}}
@@ -157,10 +214,20 @@ def _train_test_gaps(look: Look, ctx: StageContext, workshop: Workshop) -> list[
         for task in look.golden:
             means = []
             for split in ("test", "train"):
-                examples = ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], look.space, task, split)
+                examples = ExampleSet.open(
+                    ctx.inputs["examples"], ctx.inputs["shards"], look.space, task, split
+                )
                 means.append(_mean_losses(model, look.space, examples))
-            metrics.append(Metric("train_test_gap_nats", float(means[0].mean() - means[1].mean()), min(map(len, means)),
-                                  "nats/token", "lower", slice=task))
+            metrics.append(
+                Metric(
+                    "train_test_gap_nats",
+                    float(means[0].mean() - means[1].mean()),
+                    min(map(len, means)),
+                    "nats/token",
+                    "lower",
+                    slice=task,
+                )
+            )
     return metrics
 
 

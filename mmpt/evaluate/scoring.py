@@ -21,16 +21,19 @@ def target_losses(
     tokens_per_batch: int = TOKENS_PER_BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[np.ndarray]:
-    """-log p of every target token (nats, float64 [len(target)]) for each (prompt, target) pair, in input order.
+    """-log p of every target token (nats, float64 [len(target)]) for each (prompt, target) pair, in input
+    order.
 
-    The softmax runs over all columns of the head. Sequences are right-padded by length; with causal attention a
-    padding column is invisible to what precedes it, so padding changes nothing.
+    The softmax runs over all columns of the head. Sequences are right-padded by length; with causal attention
+    a padding column is invisible to what precedes it, so padding changes nothing.
     """
     lengths = [len(prompt) + len(target) for prompt, target in zip(prompts, targets, strict=True)]
     order = np.argsort(lengths, kind="stable")
     losses: dict[int, np.ndarray] = {}
     for chosen in _batches(order, lengths, tokens_per_batch):
-        for i, row in zip(chosen, _batch_losses(model, [prompts[i] for i in chosen], [targets[i] for i in chosen])):
+        for i, row in zip(
+            chosen, _batch_losses(model, [prompts[i] for i in chosen], [targets[i] for i in chosen])
+        ):
             losses[int(i)] = row
         if progress is not None:
             progress(len(losses), len(lengths))
@@ -38,7 +41,9 @@ def target_losses(
 
 
 def _batches(order: np.ndarray, lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Runs of `order` (ascending lengths) whose padded size stays within `tokens`; one long item is a run alone."""
+    """Runs of `order` (ascending lengths) whose padded size stays within `tokens`; one long item is a run
+    alone.
+    """
     runs: list[list[int]] = []
     for i in order:
         if runs and (len(runs[-1]) + 1) * lengths[i] <= tokens:
@@ -56,8 +61,8 @@ def _batch_losses(model, prompts, targets) -> list[np.ndarray]:
     labels = np.full((len(prompts), width), -100, np.int64)  # labels[i, j]: what position j predicts
     for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
         whole = np.concatenate([prompt, target])
-        ids[row, :len(whole)] = whole
-        labels[row, len(prompt) - 1:len(whole) - 1] = target
+        ids[row, : len(whole)] = whole
+        labels[row, len(prompt) - 1 : len(whole) - 1] = target
     position_ids = torch.arange(width, device=device).expand(len(prompts), width)
     hidden = model.hidden(torch.as_tensor(ids, device=device), position_ids)
     wanted = torch.as_tensor(labels, device=device)

@@ -1,4 +1,6 @@
-"""The fixed sets that models are measured on (golden, ablation), and the codecs that turn their ids into media."""
+"""The fixed sets that models are measured on (golden, ablation), and the codecs that turn their ids into
+media.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def record_prompt(space: TokenSpace, record: Record) -> np.ndarray:
 
 
 def record_grammar(space: TokenSpace, record: Record, max_text_tokens: int) -> Grammar:
-    """What may be generated for a golden record: its own number of frames, a whole picture, or bounded text."""
+    """What may be generated for a golden record: its own number of frames, a whole picture, or bounded
+    text.
+    """
     task = record["task"]
     if task == "t2a":
         return grammar(space, task, frames=int(record["n_frames"]))
@@ -70,13 +74,18 @@ def record_grammar(space: TokenSpace, record: Record, max_text_tokens: int) -> G
 
 
 def item_seed(seed: int, *parts: str | int) -> int:
-    """The seed of one sample: a function of the run's seed and what the sample is, never of its place in a batch."""
+    """The seed of one sample: a function of the run's seed and what the sample is, never of its place in a
+    batch.
+    """
     text = "\0".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def decode_audio(codecs: Codecs, space: TokenSpace, ids: np.ndarray, meta: Mapping[str, Any] | None = None) -> np.ndarray:
-    """float32 [C, T] of audio ids. `meta`: a stored record's own scales, chunking and length; None for generated ids.
+def decode_audio(
+    codecs: Codecs, space: TokenSpace, ids: np.ndarray, meta: Mapping[str, Any] | None = None
+) -> np.ndarray:
+    """float32 [C, T] of audio ids. `meta`: a stored record's own scales, chunking and length; None for
+    generated ids.
 
     Raises UserError for ids outside their codebook or not whole frames.
     """
@@ -85,7 +94,9 @@ def decode_audio(codecs: Codecs, space: TokenSpace, ids: np.ndarray, meta: Mappi
 
 
 def decode_image(codecs: Codecs, space: TokenSpace, ids: np.ndarray, seed: int) -> np.ndarray:
-    """uint8 [H, W, 3] of image ids; `seed` is for decoders that draw noise. Raises UserError as decode_audio does."""
+    """uint8 [H, W, 3] of image ids; `seed` is for decoders that draw noise. Raises UserError as decode_audio
+    does.
+    """
     return codecs.image.decode([space.image_from_global(ids)], [seed])[0]
 
 

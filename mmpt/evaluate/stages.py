@@ -1,14 +1,18 @@
-"""The evaluation stages. Each body reads its inputs, calls the measures beside this file, and writes evidence."""
+"""The evaluation stages. Each body reads its inputs, calls the measures beside this file, and writes
+evidence.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmpt.evaluate import ablation as abl
-from mmpt.evaluate import emission, preflight as pre, scores as sco, text as txt, trend as tre
+from mmpt.evaluate import emission
+from mmpt.evaluate import preflight as pre
+from mmpt.evaluate import scores as sco
+from mmpt.evaluate import text as txt
+from mmpt.evaluate import trend as tre
 from mmpt.evaluate.checkpoint import Trained, Workshop, digest
 from mmpt.evaluate.golden import EMIT, Decoder
 from mmpt.evaluate.resume import check_resume
@@ -17,7 +21,7 @@ from mmpt.evaluate.trainable import check_trainable
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.text_set import encode_lines
 from mmpt.store.canonical import write_json
-from mmpt.store.digests import sha256_file
+from mmpt.store.digests import Manifest, sha256_file
 from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.stage import StageContext
@@ -58,9 +62,13 @@ def _gaps(ctx: StageContext, one: abl.Ablation) -> list[Metric]:
 
 def _write_read_gap(ctx: StageContext, name: str, measured: dict[str, list[abl.Ablation]]) -> None:
     resamples = ctx.profile["evaluate.bootstrap"]
-    write_json(ctx.out / name, {
-        checkpoint: {one.task: abl.report(one, resamples, ctx.seed) for one in found} for checkpoint, found in measured.items()
-    })
+    write_json(
+        ctx.out / name,
+        {
+            checkpoint: {one.task: abl.report(one, resamples, ctx.seed) for one in found}
+            for checkpoint, found in measured.items()
+        },
+    )
 
 
 def _bar(ctx: StageContext, text: str):
@@ -73,19 +81,28 @@ def preflight(ctx: StageContext) -> None:
     checkpoint = inputs["warmup"] / "checkpoint"
     subject = {"token_space": workshop.space.digest, "checkpoint": digest(checkpoint)}
     metrics, spaces = pre.token_spaces(
-        workshop.space, inputs["token_space"], inputs["shards"], inputs["examples"], checkpoint, inputs["base"])
+        workshop.space,
+        inputs["token_space"],
+        inputs["shards"],
+        inputs["examples"],
+        checkpoint,
+        inputs["base"],
+    )
     write_evidence(ctx.out, "A1", metrics, subject=subject)
     metrics, trainable = check_trainable(ctx, workshop, checkpoint)
     write_evidence(ctx.out, "A2", metrics, subject=subject)
     metrics, sequences = pre.sequence_checks(
-        workshop.space, inputs["shards"], inputs["examples"], inputs["token_space"], _bar(ctx, "sequences"))
+        workshop.space, inputs["shards"], inputs["examples"], inputs["token_space"], _bar(ctx, "sequences")
+    )
     write_evidence(ctx.out, "A3", metrics, subject=subject)
     (ctx.out / "decode").mkdir()
     codecs = Codecs.open(inputs["codecs"])
     metrics, samples = pre.decode_stored(workshop.space, inputs["shards"], codecs, ctx.out, ctx.seed)
     write_evidence(ctx.out, "A4", metrics, subject=subject, samples=samples)
-    write_json(ctx.out / "preflight.json", {
-        "token_space": spaces, "trainable": trainable, "sequences": sequences, "decoded": samples})
+    write_json(
+        ctx.out / "preflight.json",
+        {"token_space": spaces, "trainable": trainable, "sequences": sequences, "decoded": samples},
+    )
 
 
 def trend(ctx: StageContext) -> None:
@@ -124,19 +141,44 @@ def generate(ctx: StageContext) -> None:
 def _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control) -> None:
     subject = {"initial": digest(trained.path(trained.initial)), "final": digest(trained.path(trained.final))}
     samples = [
-        {"path": f"qual/step_{one.step}/{emission.FOLDER[decoding]}/{row['path']}".replace("/./", "/"), "caption": row["caption"],
-         "id": row["id"], "decoding": decoding,
-         "sha256": sha256_file(one.folder / emission.FOLDER[decoding] / row["path"])}
-        for one in written[-1:] for (task, decoding), rows in one.rows.items() if task in EMIT for row in rows[:8] if row["path"]
+        {
+            "path": f"qual/step_{one.step}/{emission.FOLDER[decoding]}/{row['path']}".replace("/./", "/"),
+            "caption": row["caption"],
+            "id": row["id"],
+            "decoding": decoding,
+            "sha256": sha256_file(one.folder / emission.FOLDER[decoding] / row["path"]),
+        }
+        for one in written[-1:]
+        for (task, decoding), rows in one.rows.items()
+        if task in EMIT
+        for row in rows[:8]
+        if row["path"]
     ]
-    write_evidence(ctx.out, "B4", emission.artifact_metrics(decoder, written, references), subject=subject, samples=samples)
+    write_evidence(
+        ctx.out,
+        "B4",
+        emission.artifact_metrics(decoder, written, references),
+        subject=subject,
+        samples=samples,
+    )
     controls = [
-        {"name": f"random weights {one['task']} {one['decoding']}", "value": one["decoded"] / one["total"], "expected": 1.0,
-         "n": one["total"], "legal_mass": one["legal_mass"], "unconstrained": one["unconstrained"]} for one in control
+        {
+            "name": f"random weights {one['task']} {one['decoding']}",
+            "value": one["decoded"] / one["total"],
+            "expected": 1.0,
+            "n": one["total"],
+            "legal_mass": one["legal_mass"],
+        }
+        for one in control
     ]
     expected = 2 * len(emission.FOLDER) + len(emission.FOLDER)
-    write_evidence(ctx.out, "C1", emission.decode_metrics(sets, [*summaries, *control], expected), subject=subject,
-                   controls=controls)
+    write_evidence(
+        ctx.out,
+        "C1",
+        emission.decode_metrics(sets, [*summaries, *control], expected),
+        subject=subject,
+        controls=controls,
+    )
 
 
 def ablation(ctx: StageContext) -> None:
@@ -147,63 +189,103 @@ def ablation(ctx: StageContext) -> None:
     found: dict[int, dict[str, abl.Ablation]] = {}
     for step in (trained.initial, trained.final):
         with workshop.opened(trained.path(step)) as model:
-            found[step] = {task: abl.ablate(model, workshop.space, records, _bar(ctx, f"{task}, step {step}"))
-                           for task, records in sets.items()}
+            found[step] = {
+                task: abl.ablate(model, workshop.space, records, _bar(ctx, f"{task}, step {step}"))
+                for task, records in sets.items()
+            }
         folder = ctx.out / "qual" / f"step_{step}"
         folder.mkdir(parents=True)
-        write_json(folder / "prompt_ablation.json",
-                   {task: abl.report(one, resamples, ctx.seed) for task, one in found[step].items()})
-        write_jsonl(folder / "ablation_losses.jsonl", [row for one in found[step].values() for row in one.rows(step)])
+        write_json(
+            folder / "prompt_ablation.json",
+            {task: abl.report(one, resamples, ctx.seed) for task, one in found[step].items()},
+        )
+        write_jsonl(
+            folder / "ablation_losses.jsonl", [row for one in found[step].values() for row in one.rows(step)]
+        )
     first, last = found[trained.initial], found[trained.final]
     metrics = [metric for task in sets for metric in (*_gaps(ctx, last[task]), *abl.swap_metrics(sets[task]))]
-    subject = {"initial": digest(trained.path(trained.initial)), "final": digest(trained.path(trained.final)),
-               "golden": _set_digest(ctx.inputs["golden"])}
+    subject = {
+        "initial": digest(trained.path(trained.initial)),
+        "final": digest(trained.path(trained.final)),
+        "golden": _set_digest(ctx.inputs["golden"]),
+    }
     controls = [
-        {"name": f"step {trained.initial} {metric.slice} {metric.name}", "value": metric.value, "ci_low": metric.ci_low,
-         "ci_high": metric.ci_high, "n": metric.n} for task in sets for metric in _gaps(ctx, first[task])
+        {
+            "name": f"step {trained.initial} {metric.slice} {metric.name}",
+            "value": metric.value,
+            "ci_low": metric.ci_low,
+            "ci_high": metric.ci_high,
+            "n": metric.n,
+        }
+        for task in sets
+        for metric in _gaps(ctx, first[task])
     ]
     write_evidence(ctx.out, "B3", metrics, subject=subject, controls=controls)
-    grown = [abl.growth(last[task], first[task], resamples, ctx.seed).metric("gap_growth_nats", slice=task) for task in sets]
+    grown = [
+        abl.growth(last[task], first[task], resamples, ctx.seed).metric("gap_growth_nats", slice=task)
+        for task in sets
+    ]
     write_evidence(ctx.out, "C2", grown, subject=subject)
 
 
 def _set_digest(folder: Path) -> str:
-    from mmpt.store.digests import Manifest
-
     return Manifest.of(folder).digest
 
 
 def text_regression(ctx: StageContext) -> None:
-    """C3: loss on held-out text, final against base, each over its whole vocabulary; fixed prompts before and after."""
+    """C3: loss on held-out text, final against base, each over its whole vocabulary; fixed prompts before and
+    after.
+    """
     workshop, trained, folder = Workshop.of(ctx), Trained.of(ctx.inputs["train"]), ctx.inputs["token_space"]
     space, resamples = workshop.space, ctx.profile["evaluate.bootstrap"]
     heldout = encode_lines(folder / "text_heldout.txt", workshop.tokenizer, space)
     pieces = txt.chunks(heldout, ctx.profile["evaluate.text_tokens"])
     prompts = (*txt.FIXED_PROMPTS, *txt.heldout_prompts(folder / "text_heldout.txt"))
     base = workshop.untrained()
-    # The base is measured as it came: over its own rows. What the final model gives to new rows counts against it.
+    # The base is measured as it came: over its own rows. What the final model gives to new rows counts
+    # against it.
     before = txt.chunk_losses(base, pieces, (0, space.text_vocab_size))
     said_before = txt.continuations(base, space, workshop.tokenizer, prompts)
     del base
     with workshop.opened(trained.path(trained.final)) as model:
         after = txt.chunk_losses(model, pieces, (0, space.vocab_size_total))
         said_after = txt.continuations(model, space, workshop.tokenizer, prompts)
-    unigram = txt.unigram_losses(encode_lines(folder / "text_train.txt", workshop.tokenizer, space), pieces, space.text_vocab_size)
-    captions = {record["caption"] for modality in MODALITIES for split in SPLITS
-                for record in ShardSet.open(ctx.inputs["shards"], modality, split).records}
-    lines = [line for line in (folder / "text_heldout.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+    unigram = txt.unigram_losses(
+        encode_lines(folder / "text_train.txt", workshop.tokenizer, space), pieces, space.text_vocab_size
+    )
+    captions = {
+        record["caption"]
+        for modality in MODALITIES
+        for split in SPLITS
+        for record in ShardSet.open(ctx.inputs["shards"], modality, split).records
+    }
+    lines = [
+        line
+        for line in (folder / "text_heldout.txt").read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
     metrics = [
         txt.paired(after, before, resamples, ctx.seed).metric("nll_increase_nats", direction="lower"),
         txt.paired(before, unigram, resamples, ctx.seed).metric("base_minus_unigram_nats", direction="lower"),
         Metric("softmax_rows_missing", 0, space.vocab_size_total, "rows", "lower"),
-        Metric("caption_lines_in_heldout", sum(line in captions for line in lines), len(lines), "lines", "lower"),
+        Metric(
+            "caption_lines_in_heldout", sum(line in captions for line in lines), len(lines), "lines", "lower"
+        ),
     ]
-    write_json(ctx.out / "text_regression.json", {
-        "tokens": int(after.size), "nll_base": float(before.mean()), "nll_final": float(after.mean()),
-        "nll_unigram": float(unigram.mean()), "increase": metrics[0].to_json(),
-        "prompts": [{"prompt": one.prompt, "before": one.text, "after": two.text}
-                    for one, two in zip(said_before, said_after, strict=True)],
-    })
+    write_json(
+        ctx.out / "text_regression.json",
+        {
+            "tokens": int(after.size),
+            "nll_base": float(before.mean()),
+            "nll_final": float(after.mean()),
+            "nll_unigram": float(unigram.mean()),
+            "increase": metrics[0].to_json(),
+            "prompts": [
+                {"prompt": one.prompt, "before": one.text, "after": two.text}
+                for one, two in zip(said_before, said_after, strict=True)
+            ],
+        },
+    )
     write_evidence(ctx.out, "C3", metrics, subject={"final": digest(trained.path(trained.final))})
 
 
@@ -220,7 +302,11 @@ def scores(ctx: StageContext) -> None:
     look = sco.Look.of(ctx, workshop, trained)
     metrics, controls, attributes = sco.oracle_metrics(look)
     subject = {"final": digest(trained.path(trained.final)), "codecs": _set_digest(ctx.inputs["codecs"])}
-    notes = [] if metrics else ["no golden record has attributes: there is nothing that an oracle could read back"]
+    notes = (
+        []
+        if metrics
+        else ["no golden record has attributes: there is nothing that an oracle could read back"]
+    )
     write_evidence(ctx.out, "Q1", metrics, subject=subject, controls=controls, notes=notes)
     metrics, free = sco.free_metrics(look)
     write_evidence(ctx.out, "Q2", metrics, subject=subject)

@@ -22,7 +22,9 @@ class Interval:
     n: int
     n_groups: int
 
-    def metric(self, name: str, unit: str = "nats/token", direction: str = "higher", slice: str = "") -> Metric:
+    def metric(
+        self, name: str, unit: str = "nats/token", direction: str = "higher", slice: str = ""
+    ) -> Metric:
         return Metric(name, self.value, self.n, unit, direction, self.low, self.high, slice)
 
 
@@ -36,15 +38,17 @@ def mean_interval(
 ) -> Interval:
     """The (weighted) mean of `values` [n] and its interval when whole groups are drawn with replacement.
 
-    `groups` [n]: items with an equal name are drawn together (default: each item alone). `weights` [n]: e.g. the
-    tokens behind each value. For paired measures pass the differences. An interval of a single group is a point and
-    says nothing: callers look at `n`. Raises ValueError for no values.
+    `groups` [n]: items with an equal name are drawn together (default: each item alone). `weights` [n]: e.g.
+    the tokens behind each value. For paired measures pass the differences. An interval of a single group is a
+    point and says nothing: callers look at `n`. Raises ValueError for no values.
     """
     values = np.asarray(values, np.float64)
     if not len(values):
         raise ValueError("a mean of no values")
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
-    names, member = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
+    names, member = np.unique(
+        np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True
+    )
     totals = np.bincount(member, weights * values, minlength=len(names))
     mass = np.bincount(member, weights, minlength=len(names))
     means = _resampled(totals, mass, resamples, np.random.default_rng(seed))

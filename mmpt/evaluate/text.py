@@ -1,4 +1,6 @@
-"""Is the text model still the text model: loss on held-out text, and a few prompts continued before and after."""
+"""Is the text model still the text model: loss on held-out text, and a few prompts continued before and
+after.
+"""
 
 from __future__ import annotations
 
@@ -21,30 +23,42 @@ CONTINUED = 24  # tokens generated after a fixed prompt
 
 # Also continued by a model of another language or of a toy grammar: what matters is before against after.
 FIXED_PROMPTS = (
-    "The capital of France is", "Water boils at", "She opened the door and", "Two plus two equals", "Once upon a time",
+    "The capital of France is",
+    "Water boils at",
+    "She opened the door and",
+    "Two plus two equals",
+    "Once upon a time",
 )
 
 
 def chunks(ids: np.ndarray, limit: int) -> np.ndarray:
-    """int64 [n, CHUNK]: whole chunks that supervise at least `limit` tokens (CHUNK - 1 each), or all there are."""
+    """int64 [n, CHUNK]: whole chunks that supervise at least `limit` tokens (CHUNK - 1 each), or all there
+    are.
+    """
     wanted = -(-limit // (CHUNK - 1))
-    whole = ids[:len(ids) // CHUNK * CHUNK].reshape(-1, CHUNK)
+    whole = ids[: len(ids) // CHUNK * CHUNK].reshape(-1, CHUNK)
     return whole[:wanted].astype(np.int64)
 
 
 @torch.no_grad()
 def chunk_losses(model, pieces: np.ndarray, columns: tuple[int, int]) -> np.ndarray:
-    """-log p (nats, float64 [n, CHUNK - 1]) of every token but the first of each chunk, softmax over `columns`."""
+    """-log p (nats, float64 [n, CHUNK - 1]) of every token but the first of each chunk, softmax over
+    `columns`.
+    """
     weight_base, weight_new = model.head()
     device = weight_base.device
     losses = []
     for start in range(0, len(pieces), ROWS):
-        ids = torch.as_tensor(pieces[start:start + ROWS], device=device)
+        ids = torch.as_tensor(pieces[start : start + ROWS], device=device)
         position_ids = torch.arange(ids.shape[1], device=device).expand(ids.shape)
         hidden = model.hidden(ids, position_ids)[:, :-1]
         loss = linear_cross_entropy(
-            hidden.reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1), weight_base, weight_new,
-            column_range=columns, reduction="none",
+            hidden.reshape(-1, hidden.shape[-1]),
+            ids[:, 1:].reshape(-1),
+            weight_base,
+            weight_new,
+            column_range=columns,
+            reduction="none",
         )
         losses.append(loss.double().cpu().numpy().reshape(len(ids), -1))
     return np.concatenate(losses)
@@ -73,11 +87,19 @@ def continuations(model, space: TokenSpace, tokenizer: Tokenizer, prompts: Seque
     """Greedy continuations by CONTINUED text tokens."""
     encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text in prompts]
     free = Grammar(
-        task="text", lo=np.zeros(CONTINUED, np.int64), hi=np.full(CONTINUED, space.text_vocab_size, np.int64),
-        end_allowed=np.zeros(CONTINUED, bool), end_id=space.special("text_end"), min_len=CONTINUED, max_len=CONTINUED,
+        task="text",
+        lo=np.zeros(CONTINUED, np.int64),
+        hi=np.full(CONTINUED, space.text_vocab_size, np.int64),
+        end_allowed=np.zeros(CONTINUED, bool),
+        end_id=space.special("text_end"),
+        min_len=CONTINUED,
+        max_len=CONTINUED,
     )
     outputs = generate(model, [np.asarray(ids) for ids in encoded], [free] * len(encoded))
-    return [Continued(text, tokenizer.decode(one.ids.tolist())) for text, one in zip(prompts, outputs, strict=True)]
+    return [
+        Continued(text, tokenizer.decode(one.ids.tolist()))
+        for text, one in zip(prompts, outputs, strict=True)
+    ]
 
 
 def heldout_prompts(path: Path, n: int = 4) -> tuple[str, ...]:

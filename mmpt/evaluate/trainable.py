@@ -1,4 +1,6 @@
-"""Gate A2's measure: everything that should train is held by the optimizer and moves, and nothing else does."""
+"""Gate A2's measure: everything that should train is held by the optimizer and moves, and nothing else
+does.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,19 @@ ROW = 256  # tokens of a probe row
 def check_trainable(ctx: StageContext, workshop: Workshop, checkpoint) -> tuple[list[Metric], dict[str, Any]]:
     """Metrics and details of gate A2, on a copy of the warmed-up model that is thrown away."""
     with torch.random.fork_rng(devices=[]):
-        model = workshop.untrained(dict(ctx.profile["lora"]), bool(ctx.profile.get("train.layer_norm", False)))
+        model = workshop.untrained(
+            dict(ctx.profile["lora"]), bool(ctx.profile.get("train.layer_norm", False))
+        )
         load_adapter(model, checkpoint)
-    optimizer = make_optimizer(model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]),
-                               ctx.profile["train.weight_decay"])
+    optimizer = make_optimizer(
+        model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]), ctx.profile["train.weight_decay"]
+    )
     found = {**held(model, optimizer), **moved(model, optimizer)}
     metrics = [Metric(name, value, n, "", "lower") for name, (value, n) in found.items()]
     counts = parameter_counts(model)
-    metrics += [Metric("parameters", count, count, "parameters", slice=group) for group, count in counts.items()]
+    metrics += [
+        Metric("parameters", count, count, "parameters", slice=group) for group, count in counts.items()
+    ]
     return metrics, {**{name: value for name, (value, _) in found.items()}, "parameters": counts}
 
 
@@ -57,9 +64,13 @@ def held(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> dict[str, tup
     lora = {name: p for name, p in model.adapter_parameters().items() if ".lora_" in name}
     missing = sum(
         not any(name.endswith(f"{target}.lora_{side}.weight") and id(p) in inside for name, p in lora.items())
-        for target in wanted for side in "AB"
+        for target in wanted
+        for side in "AB"
     )
-    return {"rows_not_in_optimizer": (absent, rows * len(matrices)), "lora_matrices_missing": (missing, 2 * len(wanted))}
+    return {
+        "rows_not_in_optimizer": (absent, rows * len(matrices)),
+        "lora_matrices_missing": (missing, 2 * len(wanted)),
+    }
 
 
 def row_matrices(model: MultimodalLM) -> dict[str, nn.Parameter]:
@@ -68,7 +79,9 @@ def row_matrices(model: MultimodalLM) -> dict[str, nn.Parameter]:
 
 
 def lora_targets(model: MultimodalLM) -> list[str]:
-    """Paths of the base model's linear layers that the LoRA configuration names, as they stand in the base model."""
+    """Paths of the base model's linear layers that the LoRA configuration names, as they stand in the base
+    model.
+    """
     names = set(model.lora["target_modules"])
     paths = []
     for path, module in model.lm.get_base_model().named_modules():
@@ -96,7 +109,8 @@ def moved(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> dict[str, tu
     unchanged = sum(torch.equal(p, before[name]) for name, p in lora.items())
     changed = sum(tensor_digest(p) != frozen[name] for name, p in model.frozen().items())
     return {
-        "trained_rows_unchanged": (still, len(rows) * len(matrices)), "lora_matrices_unchanged": (unchanged, len(lora)),
+        "trained_rows_unchanged": (still, len(rows) * len(matrices)),
+        "lora_matrices_unchanged": (unchanged, len(lora)),
         "frozen_tensors_changed": (changed, len(frozen)),
     }
 
@@ -106,7 +120,9 @@ def _probe_loss(model: MultimodalLM) -> Tensor:
     ids = used_rows(model.space)
     width = min(ROW, len(ids))
     padded = np.resize(ids, -(-len(ids) // width) * width).reshape(-1, width)
-    whole = torch.as_tensor(np.concatenate([np.zeros((len(padded), 1), np.int64), padded], axis=1), device=model.device)
+    whole = torch.as_tensor(
+        np.concatenate([np.zeros((len(padded), 1), np.int64), padded], axis=1), device=model.device
+    )
     hidden = model.hidden(whole)[:, :-1]
     return linear_cross_entropy(hidden.flatten(0, 1), whole[:, 1:].flatten(), *model.head())
 
@@ -120,6 +136,11 @@ def tensor_digest(tensor: Tensor) -> str:
 def parameter_counts(model: MultimodalLM) -> dict[str, int]:
     """Parameters by group: embed_rows, head_rows, lora, layer_norm, frozen."""
     names = {"embed": "embed_rows", "head": "head_rows"}
-    groups = {names.get(group, group): sum(p.numel() for _, p in members) for group, members in model.trainable_groups().items()}
-    return {**{name: groups.get(name, 0) for name in ("embed_rows", "head_rows", "lora", "layer_norm")},
-            "frozen": sum(p.numel() for p in model.frozen().values())}
+    groups = {
+        names.get(group, group): sum(p.numel() for _, p in members)
+        for group, members in model.trainable_groups().items()
+    }
+    return {
+        **{name: groups.get(name, 0) for name in ("embed_rows", "head_rows", "lora", "layer_norm")},
+        "frozen": sum(p.numel() for p in model.frozen().values()),
+    }

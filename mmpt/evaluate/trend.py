@@ -1,7 +1,8 @@
 """Small golden sets at every saved step, so that a long run can be watched.
 
-What a checkpoint's small evaluation gives is a function of the checkpoint, the evaluation settings and the code, and is
-kept in a folder under the digest of the three: the hook fills it while training runs, stage `trend` collects it.
+What a checkpoint's small evaluation gives is a function of the checkpoint, the evaluation settings and the
+code, and is kept in a folder under the digest of the three: the hook fills it while training runs, stage
+`trend` collects it.
 """
 
 from __future__ import annotations
@@ -47,22 +48,36 @@ class Watch:
         codecs = Codecs.open(ctx.inputs["codecs"])
         limit = ctx.profile["evaluate.trend.ablation"]
         return Watch(
-            workshop, Decoder(workshop.space, codecs, workshop.tokenizer),
+            workshop,
+            Decoder(workshop.space, codecs, workshop.tokenizer),
             golden_sets(ctx.inputs["golden"], ctx.profile["evaluate.trend.golden_per_task"]),
-            {task: records for task, records in ablation_sets(ctx.inputs["golden"], limit).items() if task in EMIT},
-            setting_of(ctx), ctx.external.get("evaluations", ctx.work / "evaluations"),
+            {
+                task: records
+                for task, records in ablation_sets(ctx.inputs["golden"], limit).items()
+                if task in EMIT
+            },
+            setting_of(ctx),
+            ctx.external.get("evaluations", ctx.work / "evaluations"),
         )
 
     def key(self, checkpoint: Path) -> str:
-        return digest_json({
-            "checkpoint": digest(checkpoint), "setting": asdict(self.setting), "code": code_digest(),
-            "golden": digest_json(self.golden), "ablation": digest_json(self.ablation),
-            "where": [self.workshop.device, self.workshop.dtype, torch.get_num_threads()],
-        })
+        return digest_json(
+            {
+                "checkpoint": digest(checkpoint),
+                "setting": asdict(self.setting),
+                "code": code_digest(),
+                "golden": digest_json(self.golden),
+                "ablation": digest_json(self.ablation),
+                "where": [self.workshop.device, self.workshop.dtype, torch.get_num_threads()],
+            }
+        )
 
 
 def setting_of(ctx: StageContext) -> Setting:
-    chosen = {key: ctx.profile[f"generate.{key}"] for key in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")}
+    chosen = {
+        key: ctx.profile[f"generate.{key}"]
+        for key in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")
+    }
     return Setting(ctx.seed, **chosen)
 
 
@@ -76,7 +91,9 @@ def code_digest() -> str:
 
 
 def at_save(ctx: StageContext) -> Callable[[int, Path], None] | None:
-    """The train stage's hook: evaluates each checkpoint as it is saved. None where the context has no golden sets."""
+    """The train stage's hook: evaluates each checkpoint as it is saved. None where the context has no golden
+    sets.
+    """
     if "golden" not in ctx.inputs:
         return None
     watch = Watch.of(ctx)
@@ -88,13 +105,17 @@ def at_save(ctx: StageContext) -> Callable[[int, Path], None] | None:
 
 
 def evaluated(watch: Watch, step: int, checkpoint: Path) -> Path:
-    """The folder with the checkpoint's small evaluation: trend.json and qual/; computed where the cache lacks it."""
+    """The folder with the checkpoint's small evaluation: trend.json and qual/; computed where the cache lacks
+    it.
+    """
     folder = watch.cache / watch.key(checkpoint)
     if not (folder / "trend.json").is_file():
         staging = watch.cache / f".{folder.name}"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        write_json(staging / "trend.json", _evaluate(watch, step, checkpoint, staging / "qual" / f"step_{step}"))
+        write_json(
+            staging / "trend.json", _evaluate(watch, step, checkpoint, staging / "qual" / f"step_{step}")
+        )
         publish_folder(staging, folder)
     return folder
 
@@ -103,13 +124,19 @@ def _evaluate(watch: Watch, step: int, checkpoint: Path, qual: Path) -> dict[str
     result: dict[str, Any] = {"step": step, "golden": [], "ablation": {}}
     qual.mkdir(parents=True)
     with watch.workshop.opened(checkpoint) as model:
-        made = generate_golden(model, watch.decoder.space, watch.golden, watch.setting, decodings=("greedy",), free=False)
+        made = generate_golden(
+            model, watch.decoder.space, watch.golden, watch.setting, decodings=("greedy",), free=False
+        )
         for (task, decoding), outputs in made.items():
-            rows = output_rows(watch.decoder, watch.golden[task], outputs.golden, watch.setting, step, decoding, qual)
+            rows = output_rows(
+                watch.decoder, watch.golden[task], outputs.golden, watch.setting, step, decoding, qual
+            )
             write_jsonl(qual / f"step_{step}_golden_{task}.jsonl", rows)
             result["golden"].append(summary(rows, None))
         for task, records in watch.ablation.items():
-            result["ablation"][task] = report(ablate(model, watch.workshop.space, records), RESAMPLES, watch.setting.seed)
+            result["ablation"][task] = report(
+                ablate(model, watch.workshop.space, records), RESAMPLES, watch.setting.seed
+            )
     return result
 
 
@@ -117,4 +144,3 @@ def collect(folder: Path, out: Path) -> dict[str, Any]:
     """Copies an evaluation's files into `out` and returns its numbers."""
     shutil.copytree(folder / "qual", out / "qual", dirs_exist_ok=True)
     return read_json(folder / "trend.json")
-

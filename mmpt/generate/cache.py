@@ -1,7 +1,7 @@
 """The key-value cache of one generation: every layer's memory is taken once, at its final length.
 
-Layers hand out views of the filled part, so attention never reads the empty tail and nothing is copied when the
-sequence grows. The write position is a Python number: no read-back from the device is needed to know it.
+Layers hand out views of the filled part, so attention never reads the empty tail and nothing is copied when
+the sequence grows. The write position is a Python number: no read-back from the device is needed to know it.
 """
 
 from __future__ import annotations

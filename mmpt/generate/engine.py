@@ -1,8 +1,10 @@
-"""The decoding engine: prompts and grammars in, token ids out. It knows nothing about tokenizers, codecs or tasks.
+"""The decoding engine: prompts and grammars in, token ids out. It knows nothing about tokenizers, codecs or
+tasks.
 
-One batch runs as one left-padded prefill and then one forward a position. At each position only the head rows the
-grammar allows are multiplied, so an id that does not belong there cannot come out. Where no row can end early the
-loop never waits for the device; where the end is learned it looks every `LOOK_EVERY` positions whether all are done.
+One batch runs as one left-padded prefill and then one forward a position. At each position only the head rows
+the grammar allows are multiplied, so an id that does not belong there cannot come out. Where no row can end
+early the loop never waits for the device; where the end is learned it looks every `LOOK_EVERY` positions
+whether all are done.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ LOOK_EVERY = 8
 class Generated:
     """One output: `ids` int32 [n] is the payload without the end token.
 
-    `ended`: the model put the end token where the grammar left it a choice, or the length was exact from the start.
-    `legal_mass`: mean over the positions decoded of the probability which the softmax over the whole vocabulary
-    gives to the allowed ids (1.0 would mean the grammar had nothing to forbid).
+    `ended`: the model put the end token where the grammar left it a choice, or the length was exact from the
+    start.
+    `legal_mass`: mean over the positions decoded of the probability which the softmax over the whole
+    vocabulary gives to the allowed ids (1.0 would mean the grammar had nothing to forbid).
     """
 
     ids: np.ndarray
@@ -53,7 +56,11 @@ class _Items:
         n = len(self.prompts)
         for name, column in vars(self).items():
             if len(column) != n and (name != "empty_prompts" or guidance != 1.0):
-                needed = " (guidance other than 1 needs one empty prompt an item)" if name == "empty_prompts" else ""
+                needed = (
+                    " (guidance other than 1 needs one empty prompt an item)"
+                    if name == "empty_prompts"
+                    else ""
+                )
                 raise ValueError(f"{n} prompts, but {len(column)} {name}{needed}")
 
 
@@ -71,26 +78,34 @@ def generate(
     empty_prompts: Sequence[np.ndarray] = (),
     measure_mass: bool = True,
 ) -> list[Generated]:
-    """Decodes every prompt (int ids [P_i], up to and including the start token) under its grammar, in input order.
+    """Decodes every prompt (int ids [P_i], up to and including the start token) under its grammar, in input
+    order.
 
-    temperature (0: greedy), top_k, top_p: a number, or one an item. A sample is a function of (model, prompt, grammar,
-    temperature.., its seed): items are grouped by length for speed, and neither that nor `batch_size` changes what
-    comes out, up to the rounding of a matrix product in another shape.
-    guidance g follows empty + g * (prompt - empty); other than 1 it needs `empty_prompts` and doubles the batch.
-    measure_mass: multiply the whole head too, for `Generated.legal_mass`; else that is NaN.
+    temperature (0: greedy), top_k, top_p: a number, or one an item. A sample is a function of (model, prompt,
+    grammar, temperature.., its seed): items are grouped by length for speed, and neither that nor
+    `batch_size` changes what comes out, up to the rounding of a matrix product in another shape.
+    guidance g follows empty + g * (prompt - empty); other than 1 it needs `empty_prompts` and doubles the
+    batch. measure_mass: multiply the whole head too, for `Generated.legal_mass`; else that is NaN.
     Raises ValueError on lists of unlike length, and on NaN logits.
     """
     n = len(prompts)
     items = _Items(
-        prompts, empty_prompts, grammars, _one_each(temperature, n), _one_each(top_k, n), _one_each(top_p, n),
+        prompts,
+        empty_prompts,
+        grammars,
+        _one_each(temperature, n),
+        _one_each(top_k, n),
+        _one_each(top_p, n),
         [0] * n if seeds is None else seeds,
     )
     items.check(guidance)
     order = sorted(range(n), key=lambda i: (grammars[i].max_len, len(prompts[i]), i))
     outputs: dict[int, Generated] = {}
     for start in range(0, n, batch_size):
-        chosen = order[start:start + batch_size]
-        outputs.update(zip(chosen, _run_batch(model, items.take(chosen), guidance, measure_mass), strict=True))
+        chosen = order[start : start + batch_size]
+        outputs.update(
+            zip(chosen, _run_batch(model, items.take(chosen), guidance, measure_mass), strict=True)
+        )
     return [outputs[i] for i in range(n)]
 
 
@@ -112,8 +127,13 @@ def opened(grammar: Grammar, vocab_size: int) -> Grammar:
     """
     steps = grammar.max_len + 1
     return Grammar(
-        task=grammar.task, lo=np.zeros(steps, np.int64), hi=np.full(steps, vocab_size, np.int64),
-        end_allowed=np.zeros(steps, bool), end_id=grammar.end_id, min_len=0, max_len=steps,
+        task=grammar.task,
+        lo=np.zeros(steps, np.int64),
+        hi=np.full(steps, vocab_size, np.int64),
+        end_allowed=np.zeros(steps, bool),
+        end_id=grammar.end_id,
+        min_len=0,
+        max_len=steps,
     )
 
 
@@ -141,8 +161,12 @@ def _run_batch(model, items: _Items, guidance: float, measure_mass: bool) -> lis
             hidden = hidden[n:] + guidance * (hidden[:n] - hidden[n:])
         out[:, step] = drawn = draw(hidden, model.head(), bounds, step)
         done |= drawn == plan.end_ids
-        if plan.may_end and step % LOOK_EVERY == LOOK_EVERY - 1 and bool((done | (plan.lengths <= step + 1)).all()):
-            out[:, step + 1:] = plan.end_ids[:, None]
+        if (
+            plan.may_end
+            and step % LOOK_EVERY == LOOK_EVERY - 1
+            and bool((done | (plan.lengths <= step + 1)).all())
+        ):
+            out[:, step + 1 :] = plan.end_ids[:, None]
             break
         ids = (drawn.repeat(2) if guided else drawn)[:, None]
         position_ids, bias = position_ids[:, -1:] + 1, columns[..., : width + step + 1]
@@ -165,15 +189,25 @@ class _Draw:
             return torch.tensor(list(values), dtype=dtype, device=device)
 
         return _Draw(
-            put(items.temperature, torch.float64), put(items.top_k, torch.int64), put(items.top_p, torch.float64),
+            put(items.temperature, torch.float64),
+            put(items.top_k, torch.int64),
+            put(items.top_p, torch.float64),
             put((seed % 2**63 for seed in items.seeds), torch.int64),
         )
 
     def __call__(self, hidden: torch.Tensor, head, bounds, step: int) -> torch.Tensor:
         lo, hi, extra = bounds
         return sample_range(
-            hidden, *head, lo, hi, extra_id=extra, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
-            seed=self.seed, offset=step,
+            hidden,
+            *head,
+            lo,
+            hi,
+            extra_id=extra,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+            offset=step,
         )
 
 
@@ -196,30 +230,41 @@ class _Plan:
         lo, hi = np.zeros((len(grammars), steps), np.int64), np.ones((len(grammars), steps), np.int64)
         extra = np.full((len(grammars), steps), -1, np.int64)
         for row, grammar in enumerate(grammars):
-            lo[row, :grammar.max_len], hi[row, :grammar.max_len] = grammar.lo[:grammar.max_len], grammar.hi[:grammar.max_len]
-            extra[row, :grammar.max_len] = np.where(grammar.end_allowed[:grammar.max_len], grammar.end_id, -1)
+            lo[row, : grammar.max_len], hi[row, : grammar.max_len] = (
+                grammar.lo[: grammar.max_len],
+                grammar.hi[: grammar.max_len],
+            )
+            extra[row, : grammar.max_len] = np.where(
+                grammar.end_allowed[: grammar.max_len], grammar.end_id, -1
+            )
 
         def put(values) -> torch.Tensor:
             return torch.as_tensor(np.asarray(values, np.int64), device=device)
 
         return _Plan(
-            grammars, steps, any(grammar.min_len < grammar.max_len for grammar in grammars),
-            put([grammar.max_len for grammar in grammars]), put([grammar.end_id for grammar in grammars]),
-            put(lo), put(hi), put(extra),
+            grammars,
+            steps,
+            any(grammar.min_len < grammar.max_len for grammar in grammars),
+            put([grammar.max_len for grammar in grammars]),
+            put([grammar.end_id for grammar in grammars]),
+            put(lo),
+            put(hi),
+            put(extra),
         )
 
     def collect(self, out: np.ndarray, mass: list[float]) -> list[Generated]:
         rows = []
         for grammar, ids, share in zip(self.grammars, out, mass, strict=True):
-            ids = ids[:grammar.max_len]
+            ids = ids[: grammar.max_len]
             ends = np.flatnonzero(ids == grammar.end_id)
             ended = len(ends) > 0 or grammar.min_len == grammar.max_len
-            rows.append(Generated(ids[:ends[0] if len(ends) else None].astype(np.int32), ended, share))
+            rows.append(Generated(ids[: ends[0] if len(ends) else None].astype(np.int32), ended, share))
         return rows
 
 
 def allowed_mass(hidden, head, lo, hi, extra) -> torch.Tensor:
-    """Probability `[B]` (float64) inside `[lo, hi)` and `extra` (-1: none) under the softmax over all columns.
+    """Probability `[B]` (float64) inside `[lo, hi)` and `extra` (-1: none) under the softmax over all
+    columns.
 
     `hidden` [B, H]; `head` the pair (base rows [V0, H], new rows [T, H] or None).
     """
@@ -236,8 +281,8 @@ def _left_padded(prompts, steps: int, device):
     ids = np.zeros((len(prompts), width), np.int64)
     real = np.ones((len(prompts), width + steps), bool)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt):] = prompt
-        real[row, :width - len(prompt)] = False
+        ids[row, width - len(prompt) :] = prompt
+        real[row, : width - len(prompt)] = False
     positions = np.maximum(np.cumsum(real[:, :width], axis=1) - 1, 0)
     return tuple(torch.as_tensor(array, device=device) for array in (ids, positions, real))
 
@@ -247,7 +292,9 @@ def _as_bias(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
     Finite, so that a padding query, which sees nothing, gives a uniform row instead of NaN that would spread.
     """
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
+        ~allowed, torch.finfo(dtype).min
+    )
 
 
 def _prefill_bias(real: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:

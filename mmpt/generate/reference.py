@@ -1,4 +1,5 @@
-"""The reference decoder: `transformers.generate` over the whole vocabulary with a mask. Slow, and hard to get wrong.
+"""The reference decoder: `transformers.generate` over the whole vocabulary with a mask. Slow, and hard to get
+wrong.
 
 The engine must agree with it token for token; tests hold them together.
 """
@@ -36,7 +37,8 @@ class GrammarMask(LogitsProcessor):
 def reference_generate(
     causal_lm, prompts: Sequence[np.ndarray], grammars: Sequence[Grammar], *, pad_id: int
 ) -> list[Generated]:
-    """Greedy decoding of one batch with one end token, by `causal_lm.generate`; `legal_mass` is not measured (NaN).
+    """Greedy decoding of one batch with one end token, by `causal_lm.generate`; `legal_mass` is not measured
+    (NaN).
 
     `causal_lm`: a transformers model whose head covers the whole token space.
     """
@@ -44,11 +46,15 @@ def reference_generate(
     ids = np.full((len(prompts), width), pad_id, np.int64)
     attended = np.zeros((len(prompts), width), np.int64)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt):], attended[row, width - len(prompt):] = prompt, 1
+        ids[row, width - len(prompt) :], attended[row, width - len(prompt) :] = prompt, 1
     out = causal_lm.generate(
-        torch.as_tensor(ids), attention_mask=torch.as_tensor(attended), do_sample=False, num_beams=1,
+        torch.as_tensor(ids),
+        attention_mask=torch.as_tensor(attended),
+        do_sample=False,
+        num_beams=1,
         max_new_tokens=max(grammar.max_len for grammar in grammars) + 1,
-        eos_token_id=grammars[0].end_id, pad_token_id=pad_id,
+        eos_token_id=grammars[0].end_id,
+        pad_token_id=pad_id,
         logits_processor=LogitsProcessorList([GrammarMask(grammars, width)]),
     )[:, width:].numpy()
     results = []
@@ -65,14 +71,18 @@ class WholeHead(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         weight_base, weight_new = model.head()
-        self.weight = torch.nn.Parameter(torch.cat([weight_base.float(), weight_new.float()]), requires_grad=False)
+        self.weight = torch.nn.Parameter(
+            torch.cat([weight_base.float(), weight_new.float()]), requires_grad=False
+        )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.float() @ self.weight.T
 
 
 def as_causal_lm(model):
-    """A copy of a MultimodalLM as a transformers model with one head over the whole token space, for the reference."""
+    """A copy of a MultimodalLM as a transformers model with one head over the whole token space, for the
+    reference.
+    """
     causal = copy.deepcopy(model.lm.get_base_model()).eval()
     causal.lm_head = WholeHead(model)
     return causal

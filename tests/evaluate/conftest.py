@@ -36,7 +36,19 @@ train: {steps: 4, tokens_per_step: 512, row_len: 256, save_every: 2, log_every: 
 generate: {batch_size: 64, max_text_tokens: 6}
 evaluate: {trend: {golden_per_task: 2, ablation: 4}, bootstrap: 200, text_tokens: 500, resume: {before: 2, after: 1}}
 """
-BEFORE = ("corpus", "manifest", "split", "codecs", "token_space", "shards", "examples", "golden", "base", "warmup", "train")
+BEFORE = (
+    "corpus",
+    "manifest",
+    "split",
+    "codecs",
+    "token_space",
+    "shards",
+    "examples",
+    "golden",
+    "base",
+    "warmup",
+    "train",
+)
 
 
 @dataclass
@@ -62,7 +74,13 @@ class Run:
         inputs = {one: self.data(one) for one in stage.inputs} | replaced
         external = {"corpus": inputs["corpus"]} if "corpus" in inputs else {}
         return StageContext(
-            name, SliceView(self.profile.data, stage.slice, name), inputs, out, work, external, seed=self.profile.data["seed"],
+            name,
+            SliceView(self.profile.data, stage.slice, name),
+            inputs,
+            out,
+            work,
+            external,
+            seed=self.profile.data["seed"],
         )
 
     def build(self, name: str) -> Path:

@@ -10,8 +10,16 @@ from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 
 DEFAULTS = {
-    "prompt": None, "audio": None, "image": None, "out": None, "checkpoint": "final", "temperature": None, "top_k": None,
-    "top_p": None, "guidance": None, "seed": 0,
+    "prompt": None,
+    "audio": None,
+    "image": None,
+    "out": None,
+    "checkpoint": "final",
+    "temperature": None,
+    "top_k": None,
+    "top_p": None,
+    "guidance": None,
+    "seed": 0,
 }
 
 
@@ -21,11 +29,25 @@ def asked(**given):
 
 def test_a_sound_and_a_picture_and_what_they_are_read_as(run, tmp_path, capsys):
     wav, png = tmp_path / "x.wav", tmp_path / "new" / "x.png"
-    assert sample(run.root, run.profile, asked(task="t2a", prompt="a loud buzz", out=str(wav), temperature=1.0, guidance=2.0)) == 0
-    assert sample(run.root, run.profile, asked(task="t2i", prompt="a red circle", out=str(png), checkpoint="step_2")) == 0
+    assert (
+        sample(
+            run.root,
+            run.profile,
+            asked(task="t2a", prompt="a loud buzz", out=str(wav), temperature=1.0, guidance=2.0),
+        )
+        == 0
+    )
+    assert (
+        sample(
+            run.root, run.profile, asked(task="t2i", prompt="a red circle", out=str(png), checkpoint="step_2")
+        )
+        == 0
+    )
     wave, rate = read_wav(wav)
     assert rate == 16000 and wave.shape == (1, 16000)
-    assert "wrong_form" not in png_faults(png, size=(16, 16)) and "unreadable" not in png_faults(png, size=(16, 16))
+    assert "wrong_form" not in png_faults(png, size=(16, 16)) and "unreadable" not in png_faults(
+        png, size=(16, 16)
+    )
     capsys.readouterr()
     assert sample(run.root, run.profile, asked(task="a2t", audio=str(wav))) == 0
     assert sample(run.root, run.profile, asked(task="i2t", image=str(png))) == 0
@@ -34,7 +56,11 @@ def test_a_sound_and_a_picture_and_what_they_are_read_as(run, tmp_path, capsys):
 
 def test_a_seed_decides_the_sample(run, tmp_path):
     def made(name, seed):
-        sample(run.root, run.profile, asked(task="t2i", prompt="a red circle", out=str(tmp_path / name), temperature=1.0, seed=seed))
+        sample(
+            run.root,
+            run.profile,
+            asked(task="t2i", prompt="a red circle", out=str(tmp_path / name), temperature=1.0, seed=seed),
+        )
         return (tmp_path / name).read_bytes()
 
     assert made("a.png", 1) == made("b.png", 1) != made("c.png", 2)
@@ -43,10 +69,14 @@ def test_a_seed_decides_the_sample(run, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"task": "t2x", "prompt": "a"}, "unknown task"), ({"task": "t2i", "out": "x.png"}, "--prompt"),
-        ({"task": "t2i", "prompt": "a", "out": "x.wav"}, ".png"), ({"task": "t2i", "prompt": "a"}, ".png"),
-        ({"task": "a2t", "prompt": "a"}, "--audio"), ({"task": "t2a", "prompt": "a", "image": "x.png", "out": "x.wav"}, "--image"),
-        ({"task": "i2t", "image": "none.png"}, "none.png"), ({"task": "i2t", "image": "x.png", "out": "x.txt"}, "--out"),
+        ({"task": "t2x", "prompt": "a"}, "unknown task"),
+        ({"task": "t2i", "out": "x.png"}, "--prompt"),
+        ({"task": "t2i", "prompt": "a", "out": "x.wav"}, ".png"),
+        ({"task": "t2i", "prompt": "a"}, ".png"),
+        ({"task": "a2t", "prompt": "a"}, "--audio"),
+        ({"task": "t2a", "prompt": "a", "image": "x.png", "out": "x.wav"}, "--image"),
+        ({"task": "i2t", "image": "none.png"}, "none.png"),
+        ({"task": "i2t", "image": "x.png", "out": "x.txt"}, "--out"),
         ({"task": "t2i", "prompt": "a", "out": "x.png", "checkpoint": "step_3"}, "step_2"),
         ({"task": "t2i", "prompt": "word " * 99, "out": "x.png"}, "max_prompt_tokens"),
     ],
@@ -62,7 +92,10 @@ def test_wrong_arguments_of_sample(run, given, said, tmp_path, monkeypatch):
 def test_evaluate_writes_one_folder_and_prints_a_table(run, tmp_path, capsys):
     out = tmp_path / "looked"
     assert evaluate(run.root, run.profile, Namespace(checkpoint="step_2", tasks="t2a,i2t", out=str(out))) == 0
-    assert {path.name for path in out.glob("*.jsonl")} == {"step_2_golden_t2a.jsonl", "step_2_golden_i2t.jsonl"}
+    assert {path.name for path in out.glob("*.jsonl")} == {
+        "step_2_golden_t2a.jsonl",
+        "step_2_golden_i2t.jsonl",
+    }
     validate_file(out / "prompt_ablation.json", "prompt_ablation")
     table = capsys.readouterr().out
     assert "t2a  greedy    valid 4/4" in table and "win rate" in table
@@ -70,10 +103,17 @@ def test_evaluate_writes_one_folder_and_prints_a_table(run, tmp_path, capsys):
         evaluate(run.root, run.profile, Namespace(checkpoint="step_2", tasks="t2a", out=str(out)))
 
 
-@pytest.mark.parametrize(("given", "said"), [({"tasks": "t2b"}, "t2b"), ({"tasks": ""}, "unknown task"), ({"checkpoint": "step_7"}, "step_2")])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"tasks": "t2b"}, "t2b"), ({"tasks": ""}, "unknown task"), ({"checkpoint": "step_7"}, "step_2")],
+)
 def test_wrong_arguments_of_evaluate(run, given, said, tmp_path):
     with pytest.raises(UserError) as caught:
-        evaluate(run.root, run.profile, Namespace(**{"checkpoint": "final", "tasks": "t2a", "out": str(tmp_path / "o"), **given}))
+        evaluate(
+            run.root,
+            run.profile,
+            Namespace(**{"checkpoint": "final", "tasks": "t2a", "out": str(tmp_path / "o"), **given}),
+        )
     assert said in str(caught.value)
     assert not (tmp_path / "o").exists()
 

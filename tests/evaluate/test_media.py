@@ -29,8 +29,11 @@ def test_equal_waves_give_equal_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("wave", "fault"),
     [
-        (TONE * 1e-3, "silent"), (TONE * 0 + 0.25, "constant"), (TONE * 30, "clipped"),
-        (TONE[:, :100], "wrong_form"), (np.repeat(TONE, 2, 0), "wrong_form"),
+        (TONE * 1e-3, "silent"),
+        (TONE * 0 + 0.25, "constant"),
+        (TONE * 30, "clipped"),
+        (TONE[:, :100], "wrong_form"),
+        (np.repeat(TONE, 2, 0), "wrong_form"),
     ],
 )
 def test_bad_sounds_are_named(tmp_path, wave, fault):
@@ -53,7 +56,9 @@ def test_missing_unreadable_and_float_wavs(tmp_path):
 @pytest.mark.parametrize("seed", range(4))
 def test_our_png_reader_agrees_with_pillow(tmp_path, seed):
     rng = np.random.default_rng(seed)
-    smooth = np.add.outer(np.arange(24), np.arange(31))[:, :, None] * np.array([1, 2, 3]) + rng.integers(0, 1 + 40 * seed, 3)
+    smooth = np.add.outer(np.arange(24), np.arange(31))[:, :, None] * np.array([1, 2, 3]) + rng.integers(
+        0, 1 + 40 * seed, 3
+    )
     pixels = (smooth + rng.integers(0, 1 + 3 * seed, smooth.shape)).clip(0, 255).astype(np.uint8)
     write_png(tmp_path / "p.png", pixels)
     assert np.array_equal(read_png(tmp_path / "p.png"), pixels)
@@ -78,9 +83,16 @@ def test_every_line_filter_is_undone(tmp_path, line_filter):
         paeth = [min((a, b, c), key=lambda v: abs(e - v)) for a, b, c, e in zip(left, up, corner, near)]
         predicted = [0 * left, left, up, (left + up) // 2, np.array(paeth)][line_filter]
         rows += bytes([line_filter]) + bytes(((flat[y] - predicted) % 256).astype(np.uint8))
-    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    chunk = lambda kind, body: (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    )
     head = struct.pack(">IIBBBBB", 4, 5, 8, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
     (tmp_path / "f.png").write_bytes(data)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "f.png")), pixels)
     assert np.array_equal(read_png(tmp_path / "f.png"), pixels)

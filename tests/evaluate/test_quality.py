@@ -6,21 +6,41 @@ import pytest
 from mmpt.corpus.generated import generate_pictures, generate_sounds
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.quality import (
-    codebook_usage, duplicate_rate, longest_run, looped_rate, nearest_share, oracle_hits, token_f1,
+    codebook_usage,
+    duplicate_rate,
+    longest_run,
+    looped_rate,
+    nearest_share,
+    oracle_hits,
+    token_f1,
 )
 from mmpt.tokens import build_token_space
 
 SPACE = build_token_space(
-    base_text_model="tiny", text_vocab_size=30, n_special=12, image_tokenizer={"codebook_size": 20},
+    base_text_model="tiny",
+    text_vocab_size=30,
+    n_special=12,
+    image_tokenizer={"codebook_size": 20},
     audio_codec={"n_codebooks": 2, "codebook_size": 15},
 )
 
 
-def row(ids, caption="a"):
-    return {"ids": list(ids), "caption": caption}
+def row(ids, caption="a", attributes=None, mentioned=None):
+    return {"ids": list(ids), "caption": caption, "attributes": attributes, "mentioned": mentioned}
 
 
-def test_duplicates_count_only_across_prompts():
+def test_duplicates_count_only_across_prompts_that_say_something_else():
+    red = {"attributes": {"colour": "red", "size": "small"}, "mentioned": ["colour"]}
+    assert duplicate_rate([row([1], "a red one", **red), row([1], "one in red", **red)]) == 0.0
+    assert (
+        duplicate_rate(
+            [
+                row([1], "a red one", **red),
+                row([1], "a small red one", **{**red, "mentioned": ["colour", "size"]}),
+            ]
+        )
+        == 1.0
+    )
     assert duplicate_rate([row([1, 2], "a"), row([1, 2], "b"), row([3], "c"), row([4], "d")]) == 0.5
     assert duplicate_rate([row([1, 2], "a"), row([1, 2], "a")]) == 0.0
 
@@ -52,7 +72,9 @@ def test_the_oracle_reads_files_and_a_missing_one_is_wrong(tmp_path):
     assert np.mean([hit for found in hits.values() for hit in found]) > 0.95
     wrong = oracle_hits([{**one, "path": None} for one in rows], tmp_path)
     assert not any(hit for found in wrong.values() for hit in found)
-    assert {name: len(found) for name, found in wrong.items()} == {name: len(found) for name, found in hits.items()}
+    assert {name: len(found) for name, found in wrong.items()} == {
+        name: len(found) for name, found in hits.items()
+    }
 
 
 def test_caption_f1():

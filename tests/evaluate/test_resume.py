@@ -25,7 +25,11 @@ def checked(run):
 def test_a_resumed_run_is_the_same_run(checked):
     metrics = read_evidence(checked.out / "evidence" / "C4.json")["metrics"]
     assert all(metric["value"] == 0 and metric["n"] > 0 for metric in metrics)
-    assert {m["slice"] for m in metrics if m["name"] == "mismatches_not_refused"} == {"token_space", "row_shape", "lora_config"}
+    assert {m["slice"] for m in metrics if m["name"] == "mismatches_not_refused"} == {
+        "token_space",
+        "row_shape",
+        "lora_config",
+    }
     validate_file(checked.out / "resume_check.json", "resume_check")
 
 
@@ -58,8 +62,11 @@ def nudge(prefix):
 
 @pytest.mark.parametrize(
     ("name", "prefix", "kind"),
-    [("adapter_model.safetensors", "base_model", "parameters_differing"), (STATE, "optimizer.exp_avg.", "optimizer_tensors_differing"),
-     (STATE, "rng.", "rng_states_differing")],
+    [
+        ("adapter_model.safetensors", "base_model", "parameters_differing"),
+        (STATE, "optimizer.exp_avg.", "optimizer_tensors_differing"),
+        (STATE, "rng.", "rng_states_differing"),
+    ],
 )
 def test_a_tensor_that_differs_is_seen(checked, tmp_path, name, prefix, kind):
     assert edited(checked, tmp_path, name, nudge(prefix)) == {kind}
@@ -74,7 +81,11 @@ def test_a_batch_a_draw_and_a_loss_that_differ_are_seen(checked, tmp_path):
     rows = (other / "metrics.jsonl").read_text().splitlines()
     (other / "metrics.jsonl").write_text("\n".join(rows[:-1]) + "\n")
     found = resume.compare(checked.work / "once", other, STEPS)
-    assert {kind for kind, (names, _) in found.items() if names} == {"batches_differing", "rng_states_differing", "losses_differing"}
+    assert {kind for kind, (names, _) in found.items() if names} == {
+        "batches_differing",
+        "rng_states_differing",
+        "losses_differing",
+    }
 
 
 def test_loading_anything_is_seen(checked, monkeypatch, tmp_path):

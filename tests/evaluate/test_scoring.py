@@ -1,4 +1,6 @@
-"""Teacher-forced losses: equal to a naive computation, independent of batching; gaps and growth on known numbers."""
+"""Teacher-forced losses: equal to a naive computation, independent of batching; gaps and growth on known
+numbers.
+"""
 
 import numpy as np
 import pytest
@@ -24,8 +26,10 @@ def test_losses_are_those_of_one_sequence_at_a_time(run, opened):
     together = target_losses(opened, prompts, targets)
     for given, target, losses in zip(prompts, targets, together, strict=True):
         whole = torch.as_tensor(np.concatenate([given, target]).astype(np.int64))[None]
-        logits = opened.logits(opened.hidden(whole))[0, len(given) - 1:-1]
-        naive = torch.nn.functional.cross_entropy(logits.double(), torch.as_tensor(target.astype(np.int64)), reduction="none")
+        logits = opened.logits(opened.hidden(whole))[0, len(given) - 1 : -1]
+        naive = torch.nn.functional.cross_entropy(
+            logits.double(), torch.as_tensor(target.astype(np.int64)), reduction="none"
+        )
         assert losses == pytest.approx(naive.numpy(), abs=2e-5)
     small = target_losses(opened, prompts, targets, tokens_per_batch=1)
     assert np.concatenate(small) == pytest.approx(np.concatenate(together), abs=2e-5)
@@ -47,7 +51,14 @@ def made(gap, n=300, task="t2a"):
     rng = np.random.default_rng(0)
     correct = rng.normal(5, 1, n)
     names = tuple(f"r{i}" for i in range(n))
-    return Ablation(task, names, tuple(f"g{i // 3}" for i in range(n)), correct, correct + rng.normal(gap, 0.3, n), correct + 1.0)
+    return Ablation(
+        task,
+        names,
+        tuple(f"g{i // 3}" for i in range(n)),
+        correct,
+        correct + rng.normal(gap, 0.3, n),
+        correct + 1.0,
+    )
 
 
 def test_a_conditional_model_has_a_gap_and_an_unconditional_one_none():
@@ -87,7 +98,10 @@ def test_text_losses_see_only_the_columns_asked_for(opened):
     pieces = chunks(ids, 2 * (CHUNK - 1))
     assert pieces.shape == (2, CHUNK)
     total = opened.space.vocab_size_total
-    whole, text = chunk_losses(opened, pieces, (0, total)), chunk_losses(opened, pieces, (0, opened.space.text_vocab_size))
+    whole, text = (
+        chunk_losses(opened, pieces, (0, total)),
+        chunk_losses(opened, pieces, (0, opened.space.text_vocab_size)),
+    )
     assert (whole > text).all()
     logits = opened.logits(opened.hidden(torch.as_tensor(pieces)))[:, :-1].double()
     naive = -logits.log_softmax(-1).gather(-1, torch.as_tensor(pieces[:, 1:])[..., None])[..., 0]

@@ -7,11 +7,17 @@ from mmpt.evaluate.sequences import faults
 from mmpt.tokens import TASKS, build, build_token_space
 
 SPACE = build_token_space(
-    base_text_model="tiny", text_vocab_size=30, n_special=12, image_tokenizer={"codebook_size": 20},
+    base_text_model="tiny",
+    text_vocab_size=30,
+    n_special=12,
+    image_tokenizer={"codebook_size": 20},
     audio_codec={"n_codebooks": 2, "codebook_size": 15},
 )
 TEXT = np.array([3, 1, 4, 1, 5])
-PAYLOAD = {"audio": SPACE.audio_to_global(np.array([[1, 2, 3], [4, 5, 6]])), "image": SPACE.image_to_global([7, 8, 9, 7])}
+PAYLOAD = {
+    "audio": SPACE.audio_to_global(np.array([[1, 2, 3], [4, 5, 6]])),
+    "image": SPACE.image_to_global([7, 8, 9, 7]),
+}
 
 
 def example(task):
@@ -51,4 +57,4 @@ def test_a_codebook_out_of_turn_is_found():
     place = len(ids) - 3
     for array in (ids, labels):
         array[[place, place + 1]] = array[[place + 1, place]]
-    assert "labels_outside_segment" in found("t2a", ids, labels, ids[place - 4:place + 2])
+    assert "labels_outside_segment" in found("t2a", ids, labels, ids[place - 4 : place + 2])

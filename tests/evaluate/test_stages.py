@@ -1,4 +1,6 @@
-"""The evaluation stages on a run in miniature: what they write, and that their evidence is what the policy asks for."""
+"""The evaluation stages on a run in miniature: what they write, and that their evidence is what the policy
+asks for.
+"""
 
 import shutil
 
@@ -10,9 +12,9 @@ from mmpt.evaluate.checkpoint import Workshop
 from mmpt.evaluate.golden import output_rows, summary
 from mmpt.evaluate.sets import Codecs, golden_sets
 from mmpt.evaluate.stages import READ, generate
-from mmpt.generate import Generated
 from mmpt.gating.policy import load_policy
 from mmpt.gating.verdicts import decide_evidence
+from mmpt.generate import Generated
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import read_evidence
@@ -21,23 +23,52 @@ from mmpt.store.schema import validate_file
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
 
 STAGE_OF = {
-    "W1": "warmup_check", "A1": "preflight", "A2": "preflight", "A3": "preflight", "A4": "preflight", "B3": "ablation",
-    "C2": "ablation", "B4": "generate", "C1": "generate", "C3": "text_regression", "R1": "read_regression", "Q1": "scores",
-    "Q2": "scores", "T1": "scores",
+    "W1": "warmup_check",
+    "A1": "preflight",
+    "A2": "preflight",
+    "A3": "preflight",
+    "A4": "preflight",
+    "B3": "ablation",
+    "C2": "ablation",
+    "B4": "generate",
+    "C1": "generate",
+    "C3": "text_regression",
+    "R1": "read_regression",
+    "Q1": "scores",
+    "Q2": "scores",
+    "T1": "scores",
 }
 FILES = {
-    "generate": [("qual/step_*/**/step_*_golden_*.jsonl", "golden_output"), ("qual/step_*/golden_summary.json", "golden_summary"),
-                 ("qual/random_weights.json", "random_weights")],
-    "ablation": [("qual/step_*/prompt_ablation.json", "prompt_ablation"), ("qual/step_*/ablation_losses.jsonl", "ablation_loss")],
-    "warmup_check": [("read_gap.json", "read_gap")], "read_regression": [("read_regression.json", "read_gap")],
-    "trend": [("trend.jsonl", "trend_row")], "text_regression": [("text_regression.json", "text_regression")],
-    "preflight": [("preflight.json", "preflight")], "scores": [("scores.json", "scores")],
+    "generate": [
+        ("qual/step_*/**/step_*_golden_*.jsonl", "golden_output"),
+        ("qual/step_*/golden_summary.json", "golden_summary"),
+        ("qual/random_weights.json", "random_weights"),
+    ],
+    "ablation": [
+        ("qual/step_*/prompt_ablation.json", "prompt_ablation"),
+        ("qual/step_*/ablation_losses.jsonl", "ablation_loss"),
+    ],
+    "warmup_check": [("read_gap.json", "read_gap")],
+    "read_regression": [("read_regression.json", "read_gap")],
+    "trend": [("trend.jsonl", "trend_row")],
+    "text_regression": [("text_regression.json", "text_regression")],
+    "preflight": [("preflight.json", "preflight")],
+    "scores": [("scores.json", "scores")],
 }
 
 
 @pytest.fixture(scope="module")
 def built(run):
-    for stage in ("warmup_check", "preflight", "generate", "ablation", "text_regression", "read_regression", "scores", "trend"):
+    for stage in (
+        "warmup_check",
+        "preflight",
+        "generate",
+        "ablation",
+        "text_regression",
+        "read_regression",
+        "scores",
+        "trend",
+    ):
         run.build(stage)
     return run
 
@@ -81,18 +112,26 @@ def test_golden_files_have_the_names_of_the_specification(built):
         for below in (folder, folder / "sampled"):
             assert len(list(below.glob(f"step_{step}_t2a_audio/*.wav"))) == 4
             assert len(list(below.glob(f"step_{step}_t2i_image/*.png"))) == 4
-            assert {p.name for p in below.glob("*.jsonl")} == {f"step_{step}_golden_{t}.jsonl" for t in ("a2t", "i2t", "t2a", "t2i")}
+            assert {p.name for p in below.glob("*.jsonl")} == {
+                f"step_{step}_golden_{t}.jsonl" for t in ("a2t", "i2t", "t2a", "t2i")
+            }
         assert (folder / "golden_summary.json").is_file()
         assert {p.name for p in (folder / "inspect").iterdir()} == {"a2t", "i2t", "t2a", "t2i"}
     assert len(list((built.data("generate") / "qual" / "step_4" / "reference").rglob("*.*"))) == 8
 
 
-def test_random_weights_are_valid_under_the_grammar_and_not_without_it(built):
+def test_random_weights_are_valid_by_construction(built):
     controls = evidence(built, "C1")["controls"]
     assert len(controls) == 4 and all(control["value"] == 1.0 for control in controls)
-    assert sum(control["unconstrained"]["valid"] for control in controls) == 0
     assert all(control["legal_mass"] < 0.5 for control in controls)
     assert all(metric["n"] == 4 * (2 * 2 + 2) for metric in evidence(built, "C1")["metrics"])
+
+
+def test_what_the_grammar_hides_is_reported_before_and_after(built):
+    found = {(m["name"], m["slice"]): m["value"] for m in evidence(built, "Q2")["metrics"]}
+    for task in ("t2a", "t2i"):
+        assert found["unconstrained_validity_rate_before", f"{task}.sampled"] < 0.5
+        assert all(0 < found[name, f"{task}.greedy"] < 1 for name in ("legal_mass_before", "legal_mass"))
 
 
 def test_the_same_run_gives_the_same_bytes(built, tmp_path):
@@ -112,14 +151,23 @@ def test_an_untrained_model_shows_no_conditionality(built):
 def test_spoilt_files_are_counted(built, tmp_path):
     folder = tmp_path / "qual" / "step_4"
     shutil.copytree(built.data("generate") / "qual" / "step_4", folder)
-    rows = {(task, d): read_jsonl(folder / below / f"step_4_golden_{task}.jsonl")
-            for task in ("t2a", "t2i") for d, below in emission.FOLDER.items()}
+    rows = {
+        (task, d): read_jsonl(folder / below / f"step_4_golden_{task}.jsonl")
+        for task in ("t2a", "t2i")
+        for d, below in emission.FOLDER.items()
+    }
     decoder = trend.Watch.of(built.context("trend")).decoder
     references = {row["id"]: {"rms": 0.0} for made in rows.values() for row in made}
-    clean = {m.slice + m.name: m.value for m in emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)}
+    clean = {
+        m.slice + m.name: m.value
+        for m in emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)
+    }
     (folder / rows["t2a", "greedy"][0]["path"]).unlink()
     (folder / rows["t2i", "greedy"][0]["path"]).write_bytes(b"no picture")
-    spoilt = {m.slice + m.name: m.value for m in emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)}
+    spoilt = {
+        m.slice + m.name: m.value
+        for m in emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)
+    }
     assert spoilt["t2amissing_files"] == clean["t2amissing_files"] + 1
     assert spoilt["t2iunreadable_files"] == clean["t2iunreadable_files"] + 1
 
@@ -130,7 +178,9 @@ def test_out_of_range_and_short_outputs_are_counted(built):
     setting = trend.setting_of(built.context("trend"))
     good = [np.asarray(record["target_ids"], np.int32) for record in sets["t2a"]]
     bad = [good[0][:-1], np.append(good[1][1:], good[1][:1]), good[2], good[3]]
-    rows = output_rows(decoder, sets["t2a"], [Generated(ids, True, 1.0) for ids in bad], setting, 0, "greedy", None)
+    rows = output_rows(
+        decoder, sets["t2a"], [Generated(ids, True, 1.0) for ids in bad], setting, 0, "greedy", None
+    )
     counted = summary(rows, None)
     assert (counted["decoded"], counted["length_mismatches"]) == (2, 1)
     assert counted["ids_out_of_range"] > 0 and len(counted["failures"]) == 2
@@ -148,8 +198,13 @@ def test_a_second_token_space_is_found(built, tmp_path):
     write_jsonl(sidecar, records)
     space = built.workshop().space
     metrics, details = preflight.token_spaces(
-        space, built.data("token_space"), tmp_path / "shards", built.data("examples"), built.data("warmup") / "checkpoint",
-        built.data("base"))
+        space,
+        built.data("token_space"),
+        tmp_path / "shards",
+        built.data("examples"),
+        built.data("warmup") / "checkpoint",
+        built.data("base"),
+    )
     found = {m.name: m.value for m in metrics}
     assert found["distinct_digests"] == 2 and list(details["others"].values()) == ["1" * 64]
     assert found["records_without_digest"] == 1
@@ -175,8 +230,14 @@ def test_stored_codes_of_another_codec_do_not_pass_a4(built, tmp_path):
 
 def test_read_tasks_are_those_with_a_text_target(built):
     assert {m["slice"] for m in evidence(built, "W1")["metrics"]} == set(READ) == {"a2t", "i2t"}
-    after = {m["slice"]: m["value"] for m in evidence(built, "R1")["metrics"] if m["name"] == "gap_after_warmup_nats"}
-    before = {m["slice"]: m["value"] for m in evidence(built, "W1")["metrics"] if m["name"] == "gap_swapped_nats"}
+    after = {
+        m["slice"]: m["value"]
+        for m in evidence(built, "R1")["metrics"]
+        if m["name"] == "gap_after_warmup_nats"
+    }
+    before = {
+        m["slice"]: m["value"] for m in evidence(built, "W1")["metrics"] if m["name"] == "gap_swapped_nats"
+    }
     assert after == pytest.approx(before)
 
 

@@ -1,4 +1,6 @@
-"""Intervals: groups are what is drawn, equal seeds give equal ends, and the truth lies inside as often as promised."""
+"""Intervals: groups are what is drawn, equal seeds give equal ends, and the truth lies inside as often as
+promised.
+"""
 
 import numpy as np
 import pytest

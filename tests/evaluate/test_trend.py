@@ -1,4 +1,6 @@
-"""The trend: an evaluation is computed once, found again by what it depends on, and does not disturb training."""
+"""The trend: an evaluation is computed once, found again by what it depends on, and does not disturb
+training.
+"""
 
 import pytest
 import torch

@@ -14,7 +14,9 @@ TEXT, FRAMES, PICTURE = 50, 5, 8
 
 @dataclass
 class RandomLM:
-    """Random weights, spread so that greedy decoding does not settle on one id; the head is cut after the text rows."""
+    """Random weights, spread so that greedy decoding does not settle on one id; the head is cut after the
+    text rows.
+    """
 
     lm: Qwen3ForCausalLM
     dtype: torch.dtype = torch.float32
@@ -29,15 +31,21 @@ class RandomLM:
 
     def hidden(self, input_ids, position_ids, attention_mask=None, past_key_values=None):
         return self.lm.model(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask,
-            past_key_values=past_key_values, use_cache=past_key_values is not None,
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=past_key_values is not None,
         ).last_hidden_state
 
 
 @pytest.fixture(scope="session")
 def space() -> TokenSpace:
     return build_token_space(
-        base_text_model="tiny", text_vocab_size=TEXT, n_special=12, image_tokenizer={"codebook_size": 20},
+        base_text_model="tiny",
+        text_vocab_size=TEXT,
+        n_special=12,
+        image_tokenizer={"codebook_size": 20},
         audio_codec={"n_codebooks": 3, "codebook_size": 15},
     )
 
@@ -47,8 +55,14 @@ def model(space) -> RandomLM:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=space.vocab_size_total, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, intermediate_size=64, tie_word_embeddings=False,
+        vocab_size=space.vocab_size_total,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        tie_word_embeddings=False,
     )
     lm = Qwen3ForCausalLM(config).eval()
     with torch.no_grad():
@@ -67,7 +81,8 @@ def items(space):
         prompts, grammars = [], []
         for n in (1, 3, 7, 4, 9):
             source = {
-                "t2a": lambda: rng.integers(0, TEXT, n), "t2i": lambda: rng.integers(0, TEXT, n),
+                "t2a": lambda: rng.integers(0, TEXT, n),
+                "t2i": lambda: rng.integers(0, TEXT, n),
                 "a2t": lambda: space.audio_to_global(rng.integers(0, 15, (3, n))),
                 "i2t": lambda: space.image_to_global(rng.integers(0, 20, PICTURE)),
             }[task]()

@@ -46,7 +46,10 @@ def test_a_sample_does_not_depend_on_its_batch(model, items, task):
     how = {"temperature": 1.0, "top_k": 20, "top_p": 0.95}
     together = ids_of(generate(model, prompts, grammars, seeds=range(5), **how))
     assert together == ids_of(generate(model, prompts, grammars, seeds=range(5), batch_size=2, **how))
-    alone = [ids_of(generate(model, [p], [g], seeds=[i], **how))[0] for i, (p, g) in enumerate(zip(prompts, grammars))]
+    alone = [
+        ids_of(generate(model, [p], [g], seeds=[i], **how))[0]
+        for i, (p, g) in enumerate(zip(prompts, grammars))
+    ]
     assert together == alone
     assert together != ids_of(generate(model, prompts, grammars, seeds=range(5, 10), **how))
 
@@ -88,7 +91,7 @@ def test_legal_mass_is_the_softmax_share_of_the_allowed_ids(model, items):
     prompts, grammars = items("t2i")
     output = generate(model, prompts[:1], grammars[:1])[0]
     whole = torch.as_tensor(np.concatenate([prompts[0], output.ids]).astype(np.int64))[None]
-    shares = model.lm(whole).logits.detach()[0, len(prompts[0]) - 1:-1].softmax(-1)
+    shares = model.lm(whole).logits.detach()[0, len(prompts[0]) - 1 : -1].softmax(-1)
     lo, hi, _ = grammars[0].at(0)
     assert output.legal_mass == pytest.approx(float(shares[:, lo:hi].sum(1).mean()), abs=1e-6)
     assert 0 < output.legal_mass < 1
