@@ -36,9 +36,7 @@ PROGRESS_EVERY = 0.1  # seconds between two progress messages
 
 @dataclass(frozen=True)
 class JobHook:
-    """A stage's on_save: its factory, and the slice, inputs and further folders of the context it is called
-    with.
-    """
+    """A stage's on_save: its factory, and what the context that it is called with has."""
 
     factory: str
     stage: str
@@ -93,9 +91,7 @@ def run_job(job: Job, pipe: Connection) -> None:
 
 
 def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
-    """Run the body; how it ended: "ok", "blocked", "refused" (the user's input), "full" (the disk) or
-    "broke".
-    """
+    """Run the body; how it ended: "ok", "blocked", "refused" (by a UserError), "full" (the disk), "broke"."""
     try:
         if job.needs:
             from mmpt.gating import load_policy, require
@@ -110,9 +106,8 @@ def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
         return "blocked", str(error)
     except UserError as error:
         return "refused", str(error)
-    except (
-        BaseException
-    ) as error:  # the border: whatever a body raises is told to the build, with its traceback in the log
+    except BaseException as error:
+        # The border: whatever a body raises is told to the build, with its traceback in the log.
         with contextlib.suppress(OSError):  # a full disk has no room for the traceback either
             traceback.print_exc()
         if disk_full(error):
@@ -129,9 +124,7 @@ def _flush() -> None:
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is what an exception comes from; libraries wrap the errno in exceptions of their
-    own.
-    """
+    """Whether an exception comes from a full disk; libraries wrap the errno in exceptions of their own."""
     while error is not None:
         if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
             return True
@@ -174,9 +167,7 @@ def _hook_context(job: Job, hook: JobHook, context: StageContext) -> StageContex
 
 
 def _undisturbed(hook: Callable[[int, Path], None] | None) -> Callable[[int, Path], None] | None:
-    """The hook, leaving every random state as it found it: whether its cache is warm must not change a
-    training run.
-    """
+    """The hook, leaving random states as they were: whether its cache is warm must not change a training."""
     if hook is None:
         return None
     import random

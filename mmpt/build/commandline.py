@@ -1,5 +1,4 @@
-"""What every command does with its words: parse them itself, refuse what it does not know, turn errors into
-exit codes.
+"""What every command does with its words: parse them, refuse what is unknown, turn errors into exit codes.
 
 doit's own parser drops options after a positional word, makes a variable of any word with "=" in it, and
 accepts any variable; so our commands read the command line as it was typed.
@@ -93,9 +92,7 @@ class OurCommand(Command):
         raise NotImplementedError
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """doit's entry point. ``in_args`` lacks what doit took for variables, so the words as typed are read
-        instead.
-        """
+        """doit's entry point. ``in_args`` lacks what doit took for variables; the words as typed have it."""
         return guarded(lambda: self._main(typed_words(self.name)))
 
     def _main(self, words: list[str]) -> int:
@@ -142,9 +139,7 @@ def load(profile: str) -> Project:
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """Run a command; its exit code, also when it fails: 2 with one line for what the user can mend, 1 for the
-    rest.
-    """
+    """Run a command; its exit code, also when it fails: 2 and a line where the user can mend it, else 1."""
     try:
         return action()
     except UserError as error:

@@ -70,6 +70,8 @@ class Run(OurCommand, DoitRun):
             self._build(options, names)
             _summary(project.names)
             code = conclude(project, fresh={*RUN.fresh, *RUN.built})
+            if RUN.built:
+                plan(project)  # hashes what was built, so that the next run need only look at stats
             project.save_caches()
         return RUN.exit_code or code
 

@@ -39,9 +39,8 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
     write_report(project)
     print_gates(decision.verdicts)
     for name, why in old.items():
-        if (
-            project.root / name
-        ).exists() or decision.decision == "GO":  # gates say it of those that have no result
+        # Of stages without a result the gates have said it.
+        if (project.root / name).exists() or decision.decision == "GO":
             print(f"stale: {name}: {why}")
     print(f"report: {(project.root / 'report' / 'index.html').relative_to(project.repo)}")
     print(word, flush=True)
@@ -49,9 +48,7 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
 
 
 def stale_measurements(project: Project, fresh: Collection[str] = ()) -> dict[str, str]:
-    """Stages that a gate rests on and whose published result is not of the present profile, code and inputs
-    -> why.
-    """
+    """Stage that a gate rests on, of another profile, code or input than the present -> why."""
     return {
         one.stage.name: told(one.reasons) if one.reasons else f"waits for {', '.join(one.waits_for)}"
         for one in plan(project, fresh)
@@ -76,17 +73,13 @@ def write_report(project: Project) -> Path:
     folder, stamp = project.root / "report", project.state / "report.json"
     key = _report_key(project)
     if not _current(folder, stamp, key):
-        from mmpt.report import (
-            build_report,
-            html,
-            junit,
-            markdown,
-        )  # brings jinja: only where something is drawn
+        # Brings jinja, numpy and more: only where something is drawn.
+        from mmpt.report import build_report, html, junit, markdown
 
         report = build_report(project.root, project.stages)
         write_json(folder / "report.json", report)
         for name, text in (
-            ("index.html", html(report)),
+            ("index.html", html(report, project.root)),
             ("report.md", markdown(report)),
             ("junit.xml", junit(report)),
         ):
@@ -102,12 +95,13 @@ def _report_key(project: Project) -> str:
         project.root / "decision.json",
         history.history_path(project.root),
     ]
+    drawn_with = [sha256_file(path) for path in sorted((Path(__file__).parents[1] / "report").glob("page.*"))]
     digests = {
         path.relative_to(project.root).as_posix(): project.stat_cache.digest(path)
         for path in shown
         if path.exists()
     }
-    return digest_json([digests, [project.code.closure(body)[0] for body in REPORT_CODE]])
+    return digest_json([digests, drawn_with, [project.code.closure(body)[0] for body in REPORT_CODE]])
 
 
 def _current(folder: Path, stamp: Path, key: str) -> bool:

@@ -171,9 +171,7 @@ def _inputs(project: Project, stage: Stage) -> dict[str, Path]:
 
 
 def _folders(project: Project, stage: Stage) -> dict[str, Path]:
-    """ctx.external: media roots by source, "corpus" where it is an input, "evaluations" for a hook and its
-    stage.
-    """
+    """ctx.external: media roots by source, "corpus" if it is an input, "evaluations" for a hook's stage."""
     sources = "corpus.sources."
     folders = {
         key.removeprefix(sources): path
@@ -221,10 +219,8 @@ def _settled(project: Project, stage: Stage, before: Definition) -> tuple[Defini
     marked = {
         name: EDITED_WHILE_RUNNING if name in edited else value for name, value in before["code"].items()
     }
-    return {
-        **before,
-        "code": marked,
-    }, f"{', '.join(sorted(edited))} {EDITED_WHILE_RUNNING}; the next run builds it again"
+    warning = f"{', '.join(sorted(edited))} {EDITED_WHILE_RUNNING}; the next run builds it again"
+    return {**before, "code": marked}, warning
 
 
 def _details(run_id: str, start: str, log: Path, info: dict[str, Any]) -> dict[str, Any]:
@@ -248,9 +244,7 @@ def _context(torch: bool) -> BaseContext:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Set before a child starts, because libraries read them at import. Sets iterate by hash, hence the fixed
-    seed.
-    """
+    """Set before a child starts: libraries read them at import. Sets iterate by hash, hence the hash seed."""
     return {
         **{name: str(threads) for name in THREAD_VARIABLES},
         "PYTHONHASHSEED": "0",
@@ -282,9 +276,7 @@ def _run(job: Job, on_progress: OnProgress) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _no_main() -> Iterator[None]:
-    """multiprocessing imports the parent's main module in every child; doit's is of no use there and costs
-    0.15 s.
-    """
+    """multiprocessing imports the main module in every child; doit's is of no use there and costs 0.15 s."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

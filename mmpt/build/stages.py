@@ -1,7 +1,7 @@
 """Every stage, declared once as data. Bodies are named by strings, so that reading the table imports none.
 
 A stage reads only its `slice` of the profile (a key outside it raises KeyError in the body), its `inputs` and
-`external` files, and writes only its `outputs`. To let a body read one more key, add it to that stage's slice:
+`external` files, and writes only its `outputs`. To let a body read one more key, add it to the slice:
 the stage is then stale where that key changes, and nowhere else.
 """
 

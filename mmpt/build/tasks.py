@@ -1,7 +1,7 @@
 """The face of the build towards doit: the table as tasks, and the pieces of doit that are replaced.
 
 <stage>     runs if its receipt says that it is stale; after its inputs, and after the gates it needs
-gate:<ID>   decided at every run, in this process, after the stage that measures it; fails where it is not GO
+gate:<ID>   decided at every run, in this process, after its measuring stage; fails where it is not GO
 """
 
 from __future__ import annotations
@@ -170,8 +170,11 @@ class Reporter(ZeroReporter):
 
 
 class MemoryDB:
-    """A doit backend that keeps nothing. The receipts hold the truth, so a kill loses none of it, two runs do
-    not clash over it, and no command can mark a gate or a stage as done."""
+    """A doit backend that keeps nothing.
+
+    The receipts hold the truth, so a kill loses none of it, two runs do not clash over it, and no command can
+    mark a gate or a stage as done.
+    """
 
     desc = "in memory: receipts are what counts"
 
@@ -199,8 +202,11 @@ class MemoryDB:
 
 
 class Loader(DodoTaskLoader):
-    """dodo.py, as ever. Named in pyproject.toml because doit imports its loader before it looks at the
-    command line, which is the moment to mend that look."""
+    """Tasks come from dodo.py, as ever.
+
+    It is named in pyproject.toml because doit imports its loader before it looks at the command line: the
+    moment to mend that look.
+    """
 
 
 def _process_args(self: DoitMain, words: list[str]) -> list[str]:

@@ -1,8 +1,9 @@
-"""The built-in audio codec: residual vector quantisation of stacked log-mel frames, phase by fast Griffin-Lim.
+"""The built-in audio codec: residual vector quantisation of log-mel frames, phase by fast Griffin-Lim.
 
-A token frame is `stack` successive mel frames as one vector; codebook 0 is k-means over those vectors, each next
-one over what the earlier ones leave. Decoding sums the centres, spreads mel bands over linear bins and finds a
-phase that fits. Fitted in seconds on the train split, without weights from elsewhere; real runs bring EnCodec.
+A token frame is `stack` successive mel frames as one vector; codebook 0 is k-means over those vectors, each
+next one over what the earlier ones leave. Decoding sums the centres, spreads mel bands over linear bins and
+finds a phase that fits. Fitted in seconds on the train split, without weights from elsewhere; real runs bring
+EnCodec.
 """
 
 import hashlib
@@ -57,8 +58,8 @@ class MelRvqOptions:
 class MelRvq:
     """Audio codec `melrvq`.
 
-    `codebooks` is float32 [K, codebook_size, stack * n_mels] and `mean` [stack * n_mels], both in natural logarithms
-    of mel amplitude.
+    `codebooks` is float32 [K, codebook_size, stack * n_mels] and `mean` [stack * n_mels], both in natural
+    logarithms of mel amplitude.
     """
 
     options: MelRvqOptions
@@ -70,7 +71,7 @@ class MelRvq:
     channels = 1
     quality_metric = "log_mel_snr"
     quality_floor = 3.0
-    """dB; measured: see tests/codecs/test_melrvq.py."""
+    """dB. 30 held-out recordings with the default options: worst 2.7, 5 % quantile 3.8, median 11.4."""
 
     @classmethod
     def fit(cls, waves: Sequence[np.ndarray], options: MelRvqOptions) -> "MelRvq":
@@ -215,7 +216,7 @@ def _hann(options: MelRvqOptions) -> np.ndarray:
 
 
 def _mel_bank(options: MelRvqOptions) -> np.ndarray:
-    """Triangles, float32 [window // 2 + 1, n_mels], equally wide in mel, each of sum 1, none without a bin."""
+    """Triangles, float32 [window // 2 + 1, n_mels], equally wide in mel, each of sum 1 and with a bin."""
     bins = options.window // 2 + 1
     top = 2595 * np.log10(1 + options.sample_rate / 2 / 700)
     edges = 700 * (10 ** (np.linspace(0, top, options.n_mels + 2) / 2595) - 1)
@@ -252,7 +253,7 @@ def _istft(spectrum: np.ndarray, options: MelRvqOptions) -> np.ndarray:
 
 
 def _frames(wave: np.ndarray, options: MelRvqOptions) -> np.ndarray:
-    """Return float32 [frames, stack * n_mels]: log mel amplitudes of the wave, silence filling its last frame."""
+    """Return float32 [frames, stack * n_mels]: log mel amplitudes; silence fills the last frame."""
     whole = options.hop * options.stack
     padded = np.pad(wave, (0, max(1, -(-len(wave) // whole)) * whole - len(wave)))
     # A full-scale sine has amplitude 1: a Hann window sums to half its length, a sine has two lines.

@@ -1,7 +1,7 @@
 """The built-in image codec: k-means over square patches of a picture resized to one size.
 
-A token is one patch, row by row; decoding pastes the patches. It is fitted in seconds on the train split and needs
-no weights, which is all it is for: real runs bring a learned image tokenizer.
+A token is one patch, row by row; decoding pastes the patches. It is fitted in seconds on the train split and
+needs no weights, which is all it is for: real runs bring a learned image tokenizer.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from mmpt.store.tensors import load_tensors, save_tensors
 
 FIT_PATCHES = 16_384
 FLAT_SHARE = 0.25
-"""Share of the fitted patches drawn evenly; the others are drawn by how much they vary: most patches are flat."""
+"""Share of the fitted patches drawn evenly; the others by how much they vary: most patches are flat."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PatchVq:
     kind = "image"
     quality_metric = "psnr"
     quality_floor = 14.0
-    """dB; measured: see tests/codecs/test_patchvq.py."""
+    """dB. 64 held-out emoji at size 32, patch 4, 512 codes: worst 16.8, median 21.5."""
 
     @classmethod
     def fit(cls, pictures: Sequence[np.ndarray], options: PatchVqOptions) -> "PatchVq":
@@ -117,7 +117,7 @@ class PatchVq:
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
-        """PSNR in dB of `output` against `reference` (uint8 [H, W, 3]) resized to the codec's size, at most 99."""
+        """PSNR in dB, at most 99, against `reference` (uint8 [H, W, 3]) resized to the codec's size."""
         difference = resize(reference, self.options.size) - output.astype(np.float32)
         error = max(float(np.mean(difference.astype(np.float64) ** 2)), 255**2 * 10**-9.9)
         return {"psnr": float(10 * np.log10(255**2 / error))}
@@ -139,7 +139,8 @@ class PatchVq:
         """Write codec.json and codec.safetensors."""
         about = {"name": self.name, "kind": self.kind, "identity": self.identity(),
                  "options": asdict(self.options)}
-        save_tensors(Path(folder) / "codec.safetensors", {"codebook": self.codebook}, {"identity": self.identity()})
+        tensors = {"codebook": self.codebook}
+        save_tensors(Path(folder) / "codec.safetensors", tensors, {"identity": self.identity()})
         write_json(Path(folder) / "codec.json", about)
 
     @classmethod

@@ -1,9 +1,9 @@
 """The generated corpus: pictures and sounds made of independent attributes, with captions, from a seed.
 
-Every record is one combination of attribute values, rendered with a little jitter and described by one of
-several wordings that mention all or some of the attributes. Train, val and test hold different combinations
-(`split_hint`), so a model that is right on test has composed what it learned. `oracle.py` reads the attributes
-back from a file.
+Every record is one combination of attribute values, rendered with traces that only make its file
+differ, and described by one of several wordings that mention all or some of the attributes. Train, val and
+test hold different combinations (`split_hint`), so a model that is right on test has composed what it knows.
+`oracle.py` reads the attributes back from a file.
 """
 
 from collections import Counter
@@ -30,8 +30,8 @@ MIN_MENTIONED = 3
 class Generated:
     """One record of the corpus and its medium.
 
-    `medium` is uint8 [48, 48, 3] for a picture and float32 [16000] in (-1, 1) for a sound; the caller writes it
-    to `record["media"]["path"]` (.png, or 16-bit .wav at 16 kHz).
+    `medium` is uint8 [48, 48, 3] for a picture and float32 [16000] in (-1, 1) for a sound; the caller writes
+    it to `record["media"]["path"]` (.png, or 16-bit .wav at 16 kHz).
     """
 
     record: dict[str, Any]
@@ -39,12 +39,12 @@ class Generated:
 
 
 def generate_pictures(seed: int, n: int, *, val: float = 0.07, test: float = 0.2) -> list[Generated]:
-    """Return `n` pictures; `val` and `test` are shares both of the combinations and of the records."""
+    """Return `n` pictures; `val` and `test` are shares of the combinations and of the records."""
     return _generate("image", seed, n, val, test)
 
 
 def generate_sounds(seed: int, n: int, *, val: float = 0.07, test: float = 0.2) -> list[Generated]:
-    """Return `n` sounds of a second; `val` and `test` are shares both of the combinations and of the records."""
+    """Return `n` sounds of a second; `val` and `test` are shares of the combinations and of the records."""
     return _generate("audio", seed, n, val, test)
 
 
@@ -53,9 +53,9 @@ def split_combinations(
 ) -> dict[str, list[tuple[str, ...]]]:
     """Deal all attribute combinations into train, val and test.
 
-    With any one attribute left out, train has every combination of the others. So a held-out combination is new
-    as a whole, while each part of it (a loud low steady buzz, of another count) has been seen: by the model, and
-    by the codecs, which are fitted on train and could not spell it otherwise.
+    With any one attribute left out, train has every combination of the others. So a held-out combination is
+    new as a whole, while each part of it (a loud low steady buzz, of another count) has been seen: by the
+    model, and by the codecs, which are fitted on train and could not spell it otherwise.
     """
     attributes = ATTRIBUTES[modality]
     everything = list(product(*attributes.values()))

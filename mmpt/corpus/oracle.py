@@ -1,7 +1,7 @@
-"""Reads the attributes of a generated picture or sound back from pixels or samples, by rules, not by learning.
+"""Reads the attributes of a generated picture or sound back from pixels or samples, by rules.
 
-It knows how the corpus draws and plays (`pictures.py`, `sounds.py`) and nothing of captions, codecs or models.
-Each attribute has a value for any input: garbage is read as something, right as often as chance.
+It knows how the corpus draws and plays (`pictures.py`, `sounds.py`), and nothing of captions, codecs or
+models. Each attribute has a value for any input: garbage is read as something, right as often as chance.
 """
 
 from collections.abc import Sequence
@@ -148,8 +148,8 @@ def _log_bins() -> np.ndarray:
 def _describe(power: np.ndarray) -> np.ndarray:
     """Describe one event's power [frames, bins]: log2 of its pitch, glide in octaves, width, upper share.
 
-    Width: the spread in octaves of the power near the pitch. Upper share: of the power, what lies more than 0.6
-    octaves over it.
+    Width: the spread in octaves of the power near the pitch. Upper share: of the power, what lies more than
+    0.6 octaves over it.
     """
     bands = power @ _log_bins() + 1e-12
     weight = bands.sum(axis=1)
@@ -171,7 +171,7 @@ def _describe(power: np.ndarray) -> np.ndarray:
 
 
 def _glide(pitch: np.ndarray, weight: np.ndarray) -> float:
-    """Fit a line through the pitch of each frame, float [frames] in log2 Hz; return its rise over the event."""
+    """Fit a line through the pitch of each frame, float [frames] in log2 Hz; return its rise."""
     time = np.linspace(-0.5, 0.5, len(pitch))
     time = time - np.average(time, weights=weight)
     return float((weight * time * pitch).sum() / max(1e-9, (weight * time**2).sum()))

@@ -1,4 +1,4 @@
-"""Pictures of the generated corpus: one plain shape on a plain ground, 48 x 48, and sentences that describe it."""
+"""Pictures of the generated corpus: one plain shape on a plain ground, and sentences that describe it."""
 
 import numpy as np
 
@@ -21,8 +21,11 @@ CENTRE = {"left": (12, 24), "right": (36, 24), "top": (24, 12), "bottom": (24, 3
 """Place -> (x, y) in pixels; all are multiples of 12, so that places share patches."""
 
 SPECKS = 12
-"""Pixels that are one step brighter: files of one combination differ, though no eye and no codec sees it. Jitter that
-a codec does see would fill the codes with what no prompt can tell, and a small model learns that noise first."""
+"""Pixels that are one step brighter: files of one combination differ, though no eye and no codec sees it.
+
+Jitter that a codec does see would fill the codes with what no prompt can tell, and a small model learns that
+noise first.
+"""
 
 OVERSAMPLE = 4
 """Samples a pixel side, for smooth edges."""

@@ -57,7 +57,7 @@ def _generated(
         *generate_sounds(seed, source["sounds"], val=val, test=test),
     ]
     records = [{**item.record, "category": None} for item in made]
-    if source.get("shuffle_captions"):
+    if source.get("shuffle_train_captions"):
         records = _shuffled(records, seed)
     for done, (item, record) in enumerate(zip(made, records, strict=True)):
         _write(item, out)

@@ -15,8 +15,8 @@ SOUND_ATTRIBUTES: dict[str, tuple[str, ...]] = {
 PITCH_HZ = {"low": 250.0, "medium": 650.0, "high": 1600.0}
 GLIDE_OCTAVES = {"rising": 1.4, "falling": -1.4, "steady": 0.0}
 COUNT = {"one": 1, "two": 2, "three": 3}
-RMS = {"quiet": 0.04, "loud": 0.25}
-"""Root mean square within an event: 16 dB apart."""
+RMS = {"quiet": 0.04, "loud": 0.2}
+"""Root mean square within an event: 14 dB apart, and no kind clips."""
 
 EVENT_SECONDS = 0.2
 ONSETS = (0.1, 0.4, 0.7)
@@ -27,15 +27,16 @@ BELL_SECONDS = 0.08
 HISS_OCTAVES = 1.2
 HISS_PARTIALS = 60
 HISS_SEED = 5
-"""A hiss is always the same dense cluster of partials: noise drawn anew would fill the codebooks with detail."""
+"""A hiss is always the same dense cluster of partials: noise drawn anew would fill the codebooks."""
 GOLDEN_ANGLE = 2.399963
-"""Radians between the phases of neighbouring partials, which keeps a buzz from being one sharp pulse a period."""
+"""Radians between the phases of neighbouring partials: a buzz isn't one sharp pulse a period."""
 
 
 def play_sound(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
     """Return float32 [16000] in (-1, 1); `rng` only makes the hiss of silence, 74 dB under full scale.
 
-    Jitter that a codec hears would fill the codes with what no prompt can tell, and a small model learns that first.
+    Jitter that a codec hears would fill the codes with what no prompt can tell, and a small model learns that
+    noise first.
     """
     wave = rng.normal(0, 2e-4, SOUND_SAMPLES)
     event = _event(attributes["kind"], PITCH_HZ[attributes["pitch"]], GLIDE_OCTAVES[attributes["contour"]])

@@ -1,8 +1,8 @@
-"""Plain English sentences from a seed: to pretrain the tiny base, and to measure what training does to its text.
+"""Plain English sentences from a seed: to pretrain the tiny base, and to measure what its text loses.
 
 They tell of people, things, numbers, days and reasons, with words that the captions use too, but describe no
-picture and no sound. A sentence has inner rules (sums are right, pronouns and plurals agree), so that a model that
-has learned them is far better than word counts, and forgetting shows.
+picture and no sound. A sentence has inner rules (sums are right, pronouns and plurals agree), so that a model
+that has learned them is far better than word counts, and forgetting shows.
 """
 
 from collections.abc import Callable, Sequence
@@ -105,7 +105,8 @@ def _compares(rng: np.random.Generator) -> str:
 def _asks(rng: np.random.Generator) -> str:
     name, pronoun, own = _pick(rng, PEOPLE)
     thing, place = _pick(rng, THINGS), _pick(rng, PLACES)
-    return f"Where is the {thing} of {name}? It is in the {place}, because {pronoun} left {own} {thing} there."
+    question = f"Where is the {thing} of {name}?"
+    return f"{question} It is in the {place}, because {pronoun} left {own} {thing} there."
 
 
 def _prices(rng: np.random.Generator) -> str:

@@ -1,3 +1,1 @@
-"""Measures of a trained model: conditionality, regression, golden generation, resume, free-running
-quality.
-"""
+"""Measures of a trained model: conditionality, regression, golden outputs, resume, free-running quality."""

@@ -1,5 +1,4 @@
-"""Does the model use its condition: the loss of the right target after its own, a swapped and an empty
-condition.
+"""Does the model use its condition: losses of a target after its own, a swapped and an empty condition.
 
 Only payload tokens count (no start or end tokens), each against the whole vocabulary. The condition is the
 prompt of t2a and t2i, the medium of a2t and i2t; an empty condition exists for prompts only.
@@ -22,9 +21,7 @@ from mmpt.tokens import TokenSpace, prompt
 
 @dataclass(frozen=True)
 class Ablation:
-    """Losses (nats a payload token) of one task's items; each array is float64 [n], `empty` None for read
-    tasks.
-    """
+    """Losses of one task's items, nats a payload token, each float64 [n]; `empty` is None for read tasks."""
 
     task: str
     ids: tuple[str, ...]

@@ -70,9 +70,8 @@ class Workshop:
         """
         lora = dict(read_meta(checkpoint / WEIGHTS)["lora"])
         layer_norm = lora.pop("layer_norm", False)
-        with torch.random.fork_rng(devices=[]):
-            model = self.untrained(lora, layer_norm)
-            load_adapter(model, checkpoint)
+        model = self.untrained(lora, layer_norm)
+        load_adapter(model, checkpoint)
         with torch.no_grad(), model.merged():
             yield model
 

@@ -147,8 +147,7 @@ def _present(codec: Any, modality: str) -> Any:
 def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
     """Golden generation of any checkpoint, and the ablation where a task has one; prints a table, returns 0.
 
-    `options`: checkpoint (step_<k>, final, or a folder), tasks (comma-separated), out (a new folder, or
-    None).
+    `options`: checkpoint (step_<k>, final, or a folder), tasks (comma-separated), out (new folder or None).
     Raises UserError: an unknown task or checkpoint, an `out` that is not empty.
     """
     tasks = _tasks(options.tasks)
@@ -204,14 +203,16 @@ def _table(rows: dict, report: dict[str, dict[str, Any]]) -> list[str]:
         made = rows[task, decoding]
         good = sum(not (row["decode_error"] or row["fault"]) for row in made)
         lines.append(
-            f"{task}  {decoding:<8}  valid {good}/{len(made)}  legal mass {np.mean([r['legal_mass'] for r in made]):.4f}"
+            f"{task}  {decoding:<8}  valid {good}/{len(made)}  "
+            f"legal mass {np.mean([row['legal_mass'] for row in made]):.4f}"
         )
     for task, entry in report.items():
         for name in ("swapped", "empty"):
             if f"gap_{name}" in entry:
                 gap = entry[f"gap_{name}"]
                 lines.append(
-                    f"{task}  {name:<8}  gap {gap['mean']:.4f} [{gap['ci_low']:.4f}, {gap['ci_high']:.4f}] nats a token, "
+                    f"{task}  {name:<8}  gap {gap['mean']:.4f} "
+                    f"[{gap['ci_low']:.4f}, {gap['ci_high']:.4f}] nats a token, "
                     f"win rate {entry[f'win_rate_{name}']:.3f}, n {entry['n_examples']}"
                 )
     return lines

@@ -1,6 +1,4 @@
-"""What stage `generate` writes and measures: golden outputs of a checkpoint as files, and gates B4 and C1 on
-them.
-"""
+"""What stage `generate` writes and measures: golden outputs as files, and gates B4 and C1 on them."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ Sets = Mapping[str, Sequence[Record]]
 def generate_step(
     model, decoder: Decoder, sets: Sets, setting: Setting, step: int, folder: Path
 ) -> dict[tuple[str, str], Rows]:
-    """Generates, decodes and writes all golden sets below `folder` (= qual/step_<k>); rows by (task,
-    decoding).
-    """
+    """Generates and writes all golden sets below `folder`, qual/step_<k>; rows by (task, decoding)."""
     rows: dict[tuple[str, str], Rows] = {}
     summaries = []
     for (task, decoding), outputs in generate_golden(model, decoder.space, sets, setting).items():
@@ -78,8 +74,9 @@ def random_control(model, decoder: Decoder, sets: Sets, setting: Setting) -> lis
 def write_references(
     decoder: Decoder, sets: Sets, setting: Setting, folder: Path
 ) -> dict[str, dict[str, Any]]:
-    """The stored codes of t2a and t2i, decoded with their own meta below `folder`; by id: its path and, of
-    sounds, RMS.
+    """Decodes the stored codes of t2a and t2i, with their own meta, below `folder`.
+
+    Returns, by record id, {"path"} and for sounds also {"rms"}.
     """
     references: dict[str, dict[str, Any]] = {}
     for task, records in sets.items():
@@ -111,9 +108,7 @@ def reference_path(task: str, record_id: str) -> str:
 def write_inspect(
     decoder: Decoder, sets: Sets, rows: Mapping[tuple[str, str], Rows], folder: Path, references: Path
 ) -> None:
-    """`inspect/<task>/<id>/`: prompt, generated and reference of the first greedy outputs, to be opened side
-    by side.
-    """
+    """`inspect/<task>/<id>/`: prompt, output and reference of the first greedy outputs, side by side."""
     for task, records in sets.items():
         for record, row in list(zip(records, rows[task, "greedy"], strict=True))[:INSPECTED]:
             place = folder / "inspect" / task / safe_name(record["id"])
@@ -141,9 +136,7 @@ class Written:
 def artifact_metrics(
     decoder: Decoder, written: Sequence[Written], references: Mapping[str, dict[str, Any]]
 ) -> list[Metric]:
-    """B4. Form is asked of every checkpoint; silent, constant and clipped of the last one, which is meant to
-    be good.
-    """
+    """B4. Form is asked of all; silence, constancy and clipping of the last, which is meant to be good."""
     metrics = []
     for task in EMIT:
         counts: Counter[str] = Counter()

@@ -1,7 +1,6 @@
 """Golden generation: every golden prompt decoded to a caption, wav or png, greedy and at temperature 1.
 
-Names are the spec's, below `qual/step_<k>/`; the sampled outputs lie in its folder `sampled/` under the same
-names.
+Names are the spec's, below `qual/step_<k>/`; sampled outputs lie in its `sampled/` under the same names.
 """
 
 from __future__ import annotations
@@ -35,9 +34,7 @@ TEMPERATURE = {"greedy": 0.0, "sampled": 1.0}
 
 @dataclass(frozen=True)
 class Setting:
-    """How golden sets are generated; the fields are the profile's `generate` section. The seed is the
-    run's.
-    """
+    """How golden sets are generated: the run's seed, and the profile's `generate` section."""
 
     seed: int
     top_k: int = 0
@@ -58,9 +55,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Outputs:
-    """A task's outputs under one decoding, in the order of its records; `free`: the same with the vocabulary
-    open.
-    """
+    """A task's outputs under one decoding, one a record; `free`: the same with the vocabulary open."""
 
     golden: list[Generated]
     free: list[Generated]

@@ -32,9 +32,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def read_wav(path: Path) -> tuple[np.ndarray, int]:
-    """float32 [C, T] and the rate in Hz. Raises ValueError or OSError for what is not a readable PCM_16
-    wav.
-    """
+    """float32 [C, T] and the rate in Hz. ValueError or OSError for what is no readable PCM_16 wav."""
     rate, samples = wavfile.read(path)
     if samples.dtype != np.int16:
         raise ValueError(f"{samples.dtype} samples, expected int16")
@@ -67,9 +65,7 @@ def wav_faults(
 
 
 def png_faults(path: Path, *, size: tuple[int, int]) -> list[str]:
-    """What is wrong with a written picture of height and width `size`: missing, unreadable, wrong_form,
-    constant.
-    """
+    """What is wrong with a picture of (height, width) `size`: missing, unreadable, wrong_form, constant."""
     if not path.is_file():
         return ["missing"]
     try:
@@ -80,9 +76,7 @@ def png_faults(path: Path, *, size: tuple[int, int]) -> list[str]:
 
 
 def read_png(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3] of an 8-bit RGB PNG without interlacing, checksums verified. ValueError for any other
-    file.
-    """
+    """uint8 [H, W, 3] of an 8-bit RGB PNG without interlacing, checksums verified; else ValueError."""
     data = path.read_bytes()
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         raise ValueError("no PNG signature")
@@ -105,9 +99,7 @@ def read_png(path: Path) -> np.ndarray:
 
 
 def _unfiltered(rows: np.ndarray) -> np.ndarray:
-    """Undoes the line filters (PNG specification, section 9); `rows` is [H, 1 + bytes] with the filter
-    first.
-    """
+    """Undoes the line filters (PNG specification, section 9) of `rows` [H, 1 + bytes], filter first."""
     out = np.zeros((len(rows), rows.shape[1] - 1), np.uint8)
     above = np.zeros(out.shape[1], np.int64)
     for y, row in enumerate(rows):

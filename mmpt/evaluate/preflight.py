@@ -1,5 +1,4 @@
-"""What must hold before the long run: one token space (A1), sound sequences (A3), stored codes that decode
-(A4).
+"""Before the long run: one token space (A1), sound sequences (A3), stored codes that decode (A4).
 
 A2, what trains, needs the optimizer and is measured in `trainable.py`.
 """
@@ -49,9 +48,7 @@ class Marks:
 def token_spaces(
     space: TokenSpace, token_space: Path, shards: Path, examples: Path, checkpoint: Path, base: Path
 ) -> tuple[list[Metric], dict[str, Any]]:
-    """A1: every token-space digest of the run's files, each file and each record asked; metrics and
-    details.
-    """
+    """A1: the token-space digest of every file and every record of the run; metrics and details."""
     marks = Marks()
     marks.add("token_space", space.digest)
     for folder, name in ((shards, "shards"), (examples, "examples"), (checkpoint, "checkpoint")):
@@ -104,9 +101,7 @@ def reference_failures(token_space: Path) -> list[str]:
 def sequence_checks(
     space: TokenSpace, shards: Path, examples: Path, token_space: Path, progress: Callable[[int, int], None]
 ) -> tuple[list[Metric], dict[str, Any]]:
-    """A3: every example of every split, its labels and its target against the shard's ids or the
-    caption's.
-    """
+    """A3: labels of every example, and its target against the shard's or the caption's ids."""
     tokenizer, drops = open_tokenizer(token_space), read_json(examples / "drops.json")
     metrics: list[Metric] = []
     details: dict[str, Any] = {}
@@ -153,9 +148,7 @@ def _whole_targets(examples: ExampleSet, tokenizer):
 def decode_stored(
     space: TokenSpace, shards: Path, codecs: Codecs, out: Path, seed: int
 ) -> tuple[list[Metric], list[dict]]:
-    """A4: SAMPLES stored items a modality decoded to `out`/decode, read back and held against their own
-    meta.
-    """
+    """A4: SAMPLES items a modality decoded to `out`/decode, read back and held against their meta."""
     metrics: list[Metric] = []
     samples: list[dict[str, Any]] = []
     for modality, codec in (("audio", codecs.audio), ("image", codecs.image)):

@@ -47,8 +47,7 @@ def longest_run(ids: np.ndarray, n_codebooks: int) -> int:
 
 
 def looped_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codebooks: int) -> float:
-    """Share of sounds with a run of LOOP equal frames or more that is longer than any reference's own longest
-    run.
+    """Share of sounds with a run of LOOP equal frames or more, longer than any in a reference.
 
     Silence repeats frames in real sounds too; the references say how long that goes on.
     """
@@ -58,9 +57,7 @@ def looped_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codeboo
 
 
 def codebook_usage(rows: Sequence[Row], references: Sequence[np.ndarray], space: TokenSpace) -> float:
-    """Distinct ids in the outputs over distinct ids in the references, mean over the segments that references
-    use.
-    """
+    """Distinct ids in the outputs over those in the references, mean over the segments in use."""
     used = np.unique(np.concatenate([np.asarray(row["ids"], np.int64) for row in rows]))
     wanted = np.unique(np.concatenate([np.asarray(ids, np.int64) for ids in references]))
     shares = []
@@ -72,8 +69,7 @@ def codebook_usage(rows: Sequence[Row], references: Sequence[np.ndarray], space:
 
 
 def oracle_hits(rows: Sequence[Row], folder: Path) -> dict[str, list[bool]]:
-    """`<modality>.<attribute>` -> was it right, for every mentioned attribute of every row, read from its
-    file.
+    """`<modality>.<attribute>` -> was it right, for each mentioned attribute of each row, read from its file.
 
     A file that is missing counts as wrong: nothing is left out of the mean.
     """
@@ -111,8 +107,7 @@ def _words(text: str) -> Counter[str]:
 
 
 def nearest_share(rows: Sequence[Row], train: Sequence[np.ndarray]) -> list[tuple[float, int]]:
-    """For each output the largest share of equal positions with a training payload of its length, and which
-    one.
+    """For each output the largest share of positions equal to a training payload of its length; and which.
 
     (0.0, -1) where no training payload has that length.
     """

@@ -36,9 +36,7 @@ NEVER = 1 << 30
 
 
 def check_resume(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
-    """Metrics and details of gate C4. Raises RuntimeError with the child's words when the new process
-    fails.
-    """
+    """Metrics and details of gate C4. RuntimeError with its words when the new process fails."""
     before, after = ctx.profile["evaluate.resume.before"], ctx.profile["evaluate.resume.after"]
     short = _short_context(ctx, before + after)
     once, twice = ctx.work / "once", ctx.work / "twice"
@@ -75,9 +73,7 @@ def check_resume(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
 
 
 def run_until(ctx: StageContext, folder: Path, until: int) -> Prepared:
-    """Trains from the warm-up, or from the newest checkpoint in `folder`, up to step `until`, noting its
-    batches.
-    """
+    """Trains up to step `until`, from the warm-up or the newest checkpoint in `folder`; notes its batches."""
     torch.manual_seed(ctx.seed)
     prepared = prepare_train(ctx)
     seen: dict[str, Any] = {}
@@ -152,9 +148,7 @@ def _in_new_process(ctx: StageContext, folder: Path, until: int) -> None:
 
 
 def compare(once: Path, twice: Path, step: int) -> dict[str, tuple[list[str], int]]:
-    """(names that differ, how many were compared) of parameters, optimizer, random states, batches and
-    losses.
-    """
+    """(names that differ, number compared) of parameters, optimizer, random states, batches, losses."""
     folders = [step_folder(root / "steps", step) for root in (once, twice)]
     found = {
         "parameters_differing": _unequal(*(load_tensors(folder / WEIGHTS, "torch") for folder in folders))

@@ -1,6 +1,4 @@
-"""Gates Q1, Q2 and T1: what golden outputs show, how they run free, and how close they are to training
-items.
-"""
+"""Gates Q1, Q2 and T1: what golden outputs show, how they run free, how near they are to training items."""
 
 from __future__ import annotations
 
@@ -61,9 +59,7 @@ class Look:
 
 
 def oracle_metrics(look: Look) -> tuple[list[Metric], list[dict[str, Any]], dict[str, Any]]:
-    """Q1's metrics, controls (step 0, temperature 1) and details; nothing at all where no record has
-    attributes.
-    """
+    """Q1's metrics, controls (step 0, temperature 1), details; nothing where no record has attributes."""
     metrics: list[Metric] = []
     controls: list[dict[str, Any]] = []
     details: dict[str, Any] = {}

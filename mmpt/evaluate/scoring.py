@@ -21,8 +21,7 @@ def target_losses(
     tokens_per_batch: int = TOKENS_PER_BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[np.ndarray]:
-    """-log p of every target token (nats, float64 [len(target)]) for each (prompt, target) pair, in input
-    order.
+    """-log p of every target token, nats, float64 [len(target)], for each pair in input order.
 
     The softmax runs over all columns of the head. Sequences are right-padded by length; with causal attention
     a padding column is invisible to what precedes it, so padding changes nothing.
@@ -41,9 +40,7 @@ def target_losses(
 
 
 def _batches(order: np.ndarray, lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Runs of `order` (ascending lengths) whose padded size stays within `tokens`; one long item is a run
-    alone.
-    """
+    """Runs of `order` (ascending lengths), each within `tokens` when padded; one long item runs alone."""
     runs: list[list[int]] = []
     for i in order:
         if runs and (len(runs[-1]) + 1) * lengths[i] <= tokens:

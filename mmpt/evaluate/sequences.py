@@ -1,6 +1,4 @@
-"""Gate A3's measure: what is wrong with a training sequence, by rules written here and not taken from its
-builder.
-"""
+"""Gate A3's measure: what is wrong with a training sequence, by rules not taken from its builder."""
 
 from __future__ import annotations
 

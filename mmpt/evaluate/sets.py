@@ -1,6 +1,4 @@
-"""The fixed sets that models are measured on (golden, ablation), and the codecs that turn their ids into
-media.
-"""
+"""The fixed sets that models are measured on (golden, ablation), and the codecs that make media of ids."""
 
 from __future__ import annotations
 
@@ -62,9 +60,7 @@ def record_prompt(space: TokenSpace, record: Record) -> np.ndarray:
 
 
 def record_grammar(space: TokenSpace, record: Record, max_text_tokens: int) -> Grammar:
-    """What may be generated for a golden record: its own number of frames, a whole picture, or bounded
-    text.
-    """
+    """What may be generated for a golden record: its own frames, a whole picture, or bounded text."""
     task = record["task"]
     if task == "t2a":
         return grammar(space, task, frames=int(record["n_frames"]))
@@ -74,9 +70,7 @@ def record_grammar(space: TokenSpace, record: Record, max_text_tokens: int) -> G
 
 
 def item_seed(seed: int, *parts: str | int) -> int:
-    """The seed of one sample: a function of the run's seed and what the sample is, never of its place in a
-    batch.
-    """
+    """The seed of one sample: a function of the run's seed and the sample, never of its place in a batch."""
     text = "\0".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -94,9 +88,7 @@ def decode_audio(
 
 
 def decode_image(codecs: Codecs, space: TokenSpace, ids: np.ndarray, seed: int) -> np.ndarray:
-    """uint8 [H, W, 3] of image ids; `seed` is for decoders that draw noise. Raises UserError as decode_audio
-    does.
-    """
+    """uint8 [H, W, 3] of image ids; `seed` is for decoders that draw noise. UserError as decode_audio."""
     return codecs.image.decode([space.image_from_global(ids)], [seed])[0]
 
 

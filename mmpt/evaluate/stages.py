@@ -1,6 +1,4 @@
-"""The evaluation stages. Each body reads its inputs, calls the measures beside this file, and writes
-evidence.
-"""
+"""The evaluation stages: each body reads its inputs, calls the measures beside it and writes evidence."""
 
 from __future__ import annotations
 
@@ -233,9 +231,7 @@ def _set_digest(folder: Path) -> str:
 
 
 def text_regression(ctx: StageContext) -> None:
-    """C3: loss on held-out text, final against base, each over its whole vocabulary; fixed prompts before and
-    after.
-    """
+    """C3: held-out text, final against base, each over its whole vocabulary; fixed prompts too."""
     workshop, trained, folder = Workshop.of(ctx), Trained.of(ctx.inputs["train"]), ctx.inputs["token_space"]
     space, resamples = workshop.space, ctx.profile["evaluate.bootstrap"]
     heldout = encode_lines(folder / "text_heldout.txt", workshop.tokenizer, space)

@@ -1,6 +1,4 @@
-"""Is the text model still the text model: loss on held-out text, and a few prompts continued before and
-after.
-"""
+"""Is the text model still the text model: loss on held-out text, and prompts continued before and after."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ FIXED_PROMPTS = (
 
 
 def chunks(ids: np.ndarray, limit: int) -> np.ndarray:
-    """int64 [n, CHUNK]: whole chunks that supervise at least `limit` tokens (CHUNK - 1 each), or all there
-    are.
-    """
+    """int64 [n, CHUNK]: whole chunks with at least `limit` supervised tokens (CHUNK - 1 each), or all."""
     wanted = -(-limit // (CHUNK - 1))
     whole = ids[: len(ids) // CHUNK * CHUNK].reshape(-1, CHUNK)
     return whole[:wanted].astype(np.int64)
@@ -42,9 +38,7 @@ def chunks(ids: np.ndarray, limit: int) -> np.ndarray:
 
 @torch.no_grad()
 def chunk_losses(model, pieces: np.ndarray, columns: tuple[int, int]) -> np.ndarray:
-    """-log p (nats, float64 [n, CHUNK - 1]) of every token but the first of each chunk, softmax over
-    `columns`.
-    """
+    """-log p of every token but a chunk's first, nats, float64 [n, CHUNK - 1]; softmax over `columns`."""
     weight_base, weight_new = model.head()
     device = weight_base.device
     losses = []

@@ -1,6 +1,4 @@
-"""Gate A2's measure: everything that should train is held by the optimizer and moves, and nothing else
-does.
-"""
+"""Gate A2's measure: all that should train is held by the optimizer and moves, and nothing else does."""
 
 from __future__ import annotations
 
@@ -27,11 +25,8 @@ ROW = 256  # tokens of a probe row
 
 def check_trainable(ctx: StageContext, workshop: Workshop, checkpoint) -> tuple[list[Metric], dict[str, Any]]:
     """Metrics and details of gate A2, on a copy of the warmed-up model that is thrown away."""
-    with torch.random.fork_rng(devices=[]):
-        model = workshop.untrained(
-            dict(ctx.profile["lora"]), bool(ctx.profile.get("train.layer_norm", False))
-        )
-        load_adapter(model, checkpoint)
+    model = workshop.untrained(dict(ctx.profile["lora"]), bool(ctx.profile.get("train.layer_norm", False)))
+    load_adapter(model, checkpoint)
     optimizer = make_optimizer(
         model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]), ctx.profile["train.weight_decay"]
     )
@@ -79,9 +74,7 @@ def row_matrices(model: MultimodalLM) -> dict[str, nn.Parameter]:
 
 
 def lora_targets(model: MultimodalLM) -> list[str]:
-    """Paths of the base model's linear layers that the LoRA configuration names, as they stand in the base
-    model.
-    """
+    """Paths of the linear layers, as in the base model, that the LoRA configuration names."""
     names = set(model.lora["target_modules"])
     paths = []
     for path, module in model.lm.get_base_model().named_modules():

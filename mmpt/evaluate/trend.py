@@ -91,9 +91,7 @@ def code_digest() -> str:
 
 
 def at_save(ctx: StageContext) -> Callable[[int, Path], None] | None:
-    """The train stage's hook: evaluates each checkpoint as it is saved. None where the context has no golden
-    sets.
-    """
+    """The train stage's hook: evaluates each checkpoint as saved. None for a context without golden sets."""
     if "golden" not in ctx.inputs:
         return None
     watch = Watch.of(ctx)
@@ -105,9 +103,7 @@ def at_save(ctx: StageContext) -> Callable[[int, Path], None] | None:
 
 
 def evaluated(watch: Watch, step: int, checkpoint: Path) -> Path:
-    """The folder with the checkpoint's small evaluation: trend.json and qual/; computed where the cache lacks
-    it.
-    """
+    """The folder of the checkpoint's small evaluation, trend.json and qual/; computed if not cached."""
     folder = watch.cache / watch.key(checkpoint)
     if not (folder / "trend.json").is_file():
         staging = watch.cache / f".{folder.name}"

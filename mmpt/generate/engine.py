@@ -1,5 +1,4 @@
-"""The decoding engine: prompts and grammars in, token ids out. It knows nothing about tokenizers, codecs or
-tasks.
+"""The decoding engine: prompts and grammars in, ids out. It knows no tokenizer, codec or task.
 
 One batch runs as one left-padded prefill and then one forward a position. At each position only the head rows
 the grammar allows are multiplied, so an id that does not belong there cannot come out. Where no row can end
@@ -55,13 +54,10 @@ class _Items:
     def check(self, guidance: float) -> None:
         n = len(self.prompts)
         for name, column in vars(self).items():
-            if len(column) != n and (name != "empty_prompts" or guidance != 1.0):
-                needed = (
-                    " (guidance other than 1 needs one empty prompt an item)"
-                    if name == "empty_prompts"
-                    else ""
-                )
-                raise ValueError(f"{n} prompts, but {len(column)} {name}{needed}")
+            left_out = name == "empty_prompts" and guidance == 1.0 and not column
+            if len(column) != n and not left_out:
+                why = "; guidance other than 1 needs one empty prompt an item" if guidance != 1.0 else ""
+                raise ValueError(f"{n} prompts, but {len(column)} {name}{why}")
 
 
 def generate(
@@ -78,8 +74,7 @@ def generate(
     empty_prompts: Sequence[np.ndarray] = (),
     measure_mass: bool = True,
 ) -> list[Generated]:
-    """Decodes every prompt (int ids [P_i], up to and including the start token) under its grammar, in input
-    order.
+    """Decodes every prompt (int ids [P_i], up to and including the start token) under its grammar, in order.
 
     temperature (0: greedy), top_k, top_p: a number, or one an item. A sample is a function of (model, prompt,
     grammar, temperature.., its seed): items are grouped by length for speed, and neither that nor
@@ -263,8 +258,7 @@ class _Plan:
 
 
 def allowed_mass(hidden, head, lo, hi, extra) -> torch.Tensor:
-    """Probability `[B]` (float64) inside `[lo, hi)` and `extra` (-1: none) under the softmax over all
-    columns.
+    """Probability `[B]` (float64) of `[lo, hi)` and `extra` (-1: none) under the softmax over all columns.
 
     `hidden` [B, H]; `head` the pair (base rows [V0, H], new rows [T, H] or None).
     """

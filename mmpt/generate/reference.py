@@ -1,5 +1,4 @@
-"""The reference decoder: `transformers.generate` over the whole vocabulary with a mask. Slow, and hard to get
-wrong.
+"""The reference decoder: `transformers.generate` over the whole vocabulary with a mask. Slow, but simple.
 
 The engine must agree with it token for token; tests hold them together.
 """
@@ -37,8 +36,7 @@ class GrammarMask(LogitsProcessor):
 def reference_generate(
     causal_lm, prompts: Sequence[np.ndarray], grammars: Sequence[Grammar], *, pad_id: int
 ) -> list[Generated]:
-    """Greedy decoding of one batch with one end token, by `causal_lm.generate`; `legal_mass` is not measured
-    (NaN).
+    """Greedy decoding of one batch by `causal_lm.generate`; `legal_mass` is not measured (NaN).
 
     `causal_lm`: a transformers model whose head covers the whole token space.
     """
@@ -80,9 +78,7 @@ class WholeHead(torch.nn.Module):
 
 
 def as_causal_lm(model):
-    """A copy of a MultimodalLM as a transformers model with one head over the whole token space, for the
-    reference.
-    """
+    """A copy of a MultimodalLM as a transformers model with one head over the whole token space."""
     causal = copy.deepcopy(model.lm.get_base_model()).eval()
     causal.lm_head = WholeHead(model)
     return causal

@@ -64,13 +64,15 @@ class Outcome:
 class Hooks:
     """What the loop calls.
 
-    on_log(row): after each row of metrics.jsonl. on_save(step, folder): after each checkpoint.
+    on_log(row): after each row of metrics.jsonl. on_save(step, folder): after each checkpoint. on_resume(step): before
+    the first step of a run that goes on from a checkpoint.
     measure(step): JSON to keep in the checkpoint, called at the steps in `measure_at`, at each save and at
         the end, before the save. None of them may change the model; the random state is put back after each.
     """
 
     on_log: Callable[[dict[str, Any]], None] = lambda row: None
     on_save: Callable[[int, Path], None] = lambda step, folder: None
+    on_resume: Callable[[int], None] = lambda step: None
     measure: Callable[[int], dict[str, Any]] | None = None
     measure_at: tuple[int, ...] = ()
 
@@ -158,6 +160,7 @@ def _start(model: MultimodalLM, loader: Loader, settings: TrainSettings, folder:
     run.saved, run.measured = list(saved.counters["saved"]), dict(saved.counters["measured"])
     run.rows = [row for row in _stored_rows(folder) if row["step"] <= run.step]
     write_jsonl(folder / METRICS, run.rows)
+    hooks.on_resume(run.step)
     return run
 
 

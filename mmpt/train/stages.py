@@ -147,6 +147,7 @@ def train(ctx: StageContext) -> None:
     hooks = Hooks(
         on_log=_reporter(ctx, ready),
         on_save=ctx.on_save or (lambda step, folder: None),
+        on_resume=lambda step: ctx.log(f"resumed from the checkpoint of step {step}"),
         measure=exam.measure,
         measure_at=(ramp_end(ready.loader),),
     )

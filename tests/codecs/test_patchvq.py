@@ -29,7 +29,8 @@ def codec(pictures):
 def test_held_out_pictures_keep_their_attributes_and_look_alike(codec, pictures):
     media = [item.medium for item in pictures["held_out"]]
     back = codec.decode(codec.encode(media))
-    right = [oracle.read_picture(out)[name] == value for item, out in zip(pictures["held_out"], back, strict=True)
+    pairs = zip(pictures["held_out"], back, strict=True)
+    right = [oracle.read_picture(out)[name] == value for item, out in pairs
              for name, value in item.record["attributes"].items()]
     assert np.mean(right) >= 0.99
     quality = [codec.quality(*pair)["psnr"] for pair in zip(media, back, strict=True)]
@@ -38,8 +39,8 @@ def test_held_out_pictures_keep_their_attributes_and_look_alike(codec, pictures)
 
 def test_codes_do_not_depend_on_the_batch(codec, pictures):
     media = [item.medium for item in pictures["held_out"][:6]]
-    together = codec.encode(media)
-    assert all(np.array_equal(code, codec.encode([one])[0]) for code, one in zip(together, media, strict=True))
+    together, alone = codec.encode(media), [codec.encode([one])[0] for one in media]
+    assert all(np.array_equal(*pair) for pair in zip(together, alone, strict=True))
     assert all(code.shape == (16,) and code.dtype == np.int32 for code in together)
 
 

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from mmpt.corpus.generated import ATTRIBUTES, MIN_MENTIONED, generate_pictures, generate_sounds, split_combinations
+from mmpt.corpus.generated import (
+    ATTRIBUTES,
+    MIN_MENTIONED,
+    generate_pictures,
+    generate_sounds,
+    split_combinations,
+)
 from mmpt.corpus.text import generate_sentences
 
 GENERATE = {"image": generate_pictures, "audio": generate_sounds}
@@ -23,7 +29,8 @@ def test_no_combination_is_in_two_splits_and_all_are_dealt(modality):
     dealt = split_combinations(modality, 7, val=0.07, test=0.2)
     everything = [combination for combinations in dealt.values() for combination in combinations]
     assert len(everything) == len(set(everything)) == np.prod([len(v) for v in ATTRIBUTES[modality].values()])
-    assert len(dealt["test"]) == round(0.2 * len(everything)) and len(dealt["val"]) == round(0.07 * len(everything))
+    assert len(dealt["test"]) == round(0.2 * len(everything))
+    assert len(dealt["val"]) == round(0.07 * len(everything))
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -55,7 +62,7 @@ def test_shares_are_kept(modality):
 def test_a_caption_says_what_it_mentions_and_nothing_else(modality):
     values = {value for options in ATTRIBUTES[modality].values() for value in options}
     partial = 0
-    for item in GENERATE[modality](11, 200):
+    for item in GENERATE[modality](11, 120):
         record = item.record
         said = {record["attributes"][name] for name in record["mentioned"]}
         words = record["caption"].rstrip(".").split()
@@ -63,7 +70,7 @@ def test_a_caption_says_what_it_mentions_and_nothing_else(modality):
         assert found == said
         assert MIN_MENTIONED <= len(record["mentioned"]) <= len(record["attributes"])
         partial += len(record["mentioned"]) < len(record["attributes"])
-    assert partial > 20
+    assert partial > 12
 
 
 def test_files_of_one_combination_differ():

@@ -8,8 +8,10 @@ from mmpt.corpus.generated import ATTRIBUTES, generate_pictures, generate_sounds
 
 
 @pytest.mark.parametrize("modality, generate", [("image", generate_pictures), ("audio", generate_sounds)])
-def test_it_reads_every_combination(modality, generate):
-    for item in generate(21, 432):
+def test_it_reads_what_the_corpus_makes(modality, generate):
+    items = generate(21, 360)
+    assert len({item.record["group"] for item in items}) > 200
+    for item in items:
         assert oracle.read(modality, item.medium) == item.record["attributes"]
 
 
@@ -29,19 +31,28 @@ def test_a_picture_moved_or_recoloured_reads_as_moved_or_recoloured():
 
 
 def test_a_sound_reversed_or_turned_down_reads_so():
-    item = next(i for i in generate_sounds(1, 400) if i.record["attributes"]["contour"] == "rising"
-                and i.record["attributes"]["kind"] == "whistle" and i.record["attributes"]["loudness"] == "loud")
+    wanted = {"contour": "rising", "kind": "whistle", "loudness": "loud"}
+    item = next(i for i in generate_sounds(1, 200) if wanted.items() <= i.record["attributes"].items())
     assert oracle.read_sound(item.medium[::-1], 16_000) == {**item.record["attributes"], "contour": "falling"}
-    assert oracle.read_sound(item.medium * 0.16, 16_000) == {**item.record["attributes"], "loudness": "quiet"}
+    assert oracle.read_sound(item.medium * 0.2, 16_000) == {**item.record["attributes"], "loudness": "quiet"}
 
 
-def test_garbage_is_read_as_something_about_as_often_as_chance():
+@pytest.mark.parametrize("modality, generate", [("image", generate_pictures), ("audio", generate_sounds)])
+def test_media_of_other_records_score_near_chance(modality, generate):
+    items = generate(3, 150)
+    for name, values in ATTRIBUTES[modality].items():
+        read = [oracle.read(modality, item.medium)[name] for item in items]
+        other = [item.record["attributes"][name] for item in items[1:] + items[:1]]
+        right = np.mean([a == b for a, b in zip(read, other, strict=True)])
+        assert abs(right - 1 / len(values)) < 0.15
+
+
+def test_noise_is_read_as_something():
     rng = np.random.default_rng(0)
-    for item in generate_sounds(3, 20) + generate_pictures(3, 20):
-        modality = item.record["modality"]
-        noise = rng.integers(0, 256, (48, 48, 3)).astype(np.uint8) if modality == "image" else rng.normal(0, 0.1, 16_000)
-        read = oracle.read(modality, noise)
-        assert all(read[name] in values for name, values in ATTRIBUTES[modality].items())
+    noise = {"image": rng.integers(0, 256, (48, 48, 3)).astype(np.uint8), "audio": rng.normal(0, 0.1, 16_000)}
+    for modality, attributes in ATTRIBUTES.items():
+        read = oracle.read(modality, noise[modality])
+        assert all(read[name] in values for name, values in attributes.items())
 
 
 @pytest.mark.parametrize("modality, blank", [

@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_bytes(made, tmp_path):
 
 def test_shuffled_captions_touch_only_training_records(made, tmp_path):
     plain = read_jsonl(made["corpus"] / "records.jsonl")
-    mixed = read_jsonl(run(tmp_path, shuffle_captions=True)["corpus"] / "records.jsonl")
+    mixed = read_jsonl(run(tmp_path, shuffle_train_captions=True)["corpus"] / "records.jsonl")
     for modality in ("image", "audio"):
         pairs = [(a, b) for a, b in zip(plain, mixed, strict=True) if a["modality"] == modality]
         train = [(a, b) for a, b in pairs if a["split_hint"] == "train"]

@@ -1,4 +1,4 @@
-"""A whole run in miniature: the real stages on 100 generated records and a Qwen3 of two layers, made once a session."""
+"""A whole run in miniature, made once a session: the real stages, 100 records, a Qwen3 of two layers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ codecs:
   image: {name: patchvq, size: 16, patch: 4, codebook_size: 32}
 text: {vocab_size: 300, train_sentences: 60, heldout_sentences: 60}
 base:
-  config: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8, intermediate_size: 64}
+  config:
+    {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8,
+     intermediate_size: 64}
   pretrain: {steps: 2, lr: 2.0e-3, tokens_per_step: 512}
 golden: {per_task: 4, ablation: 12}
 lora: {r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj, v_proj, down_proj]}
 warmup: {steps: 2, lr: 2.0e-3, tokens_per_step: 512}
 train: {steps: 4, tokens_per_step: 512, row_len: 256, save_every: 2, log_every: 2, warmup_steps: 1}
 generate: {batch_size: 64, max_text_tokens: 6}
-evaluate: {trend: {golden_per_task: 2, ablation: 4}, bootstrap: 200, text_tokens: 500, resume: {before: 2, after: 1}}
+evaluate:
+  {trend: {golden_per_task: 2, ablation: 4}, bootstrap: 200, text_tokens: 500, resume: {before: 2, after: 1}}
 """
 BEFORE = (
     "corpus",
@@ -62,7 +65,7 @@ class Run:
         return self.root / stage / "data"
 
     def context(self, name: str, out: Path | None = None, **replaced: Path) -> StageContext:
-        """A stage's context with the inputs and the slice of the stage table; `replaced`: other input folders.
+        """A stage's context as the stage table says; `replaced`: other input folders.
 
         `out` is where it may write; by default a folder that no other stage reads.
         """

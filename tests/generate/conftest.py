@@ -1,42 +1,14 @@
 """A random Qwen3 small enough to decode hundreds of sequences in seconds, seen as the engine sees a model."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mmpt.tokens import TokenSpace, build_token_space, grammar, prompt
+from tests.generate.random_lm import TEXT, RandomLM
 
-TEXT, FRAMES, PICTURE = 50, 5, 8
-
-
-@dataclass
-class RandomLM:
-    """Random weights, spread so that greedy decoding does not settle on one id; the head is cut after the
-    text rows.
-    """
-
-    lm: Qwen3ForCausalLM
-    dtype: torch.dtype = torch.float32
-
-    @property
-    def config(self):
-        return self.lm.config
-
-    def head(self):
-        weight = self.lm.lm_head.weight
-        return weight[:TEXT], weight[TEXT:]
-
-    def hidden(self, input_ids, position_ids, attention_mask=None, past_key_values=None):
-        return self.lm.model(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
-        ).last_hidden_state
+FRAMES, PICTURE = 5, 8
 
 
 @pytest.fixture(scope="session")

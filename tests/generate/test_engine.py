@@ -1,5 +1,7 @@
 """The decoding engine: what comes out is legal, the reference's own choice, and independent of its batch."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from mmpt.generate import generate, unconstrained
 from mmpt.generate.reference import reference_generate
 from mmpt.tokens import TASKS, check, prompt
+from tests.generate.random_lm import TEXT, RandomLM
 
 
 def ids_of(outputs):
@@ -54,6 +57,15 @@ def test_a_sample_does_not_depend_on_its_batch(model, items, task):
     assert together != ids_of(generate(model, prompts, grammars, seeds=range(5, 10), **how))
 
 
+def test_every_position_draws_its_own_noise(model, items):
+    prompts, grammars = items("t2i")
+    flat = RandomLM(copy.deepcopy(model.lm))
+    with torch.no_grad():
+        flat.lm.lm_head.weight.zero_()  # all ids equally likely: what comes out is the noise
+    outputs = ids_of(generate(flat, prompts, grammars, temperature=1.0, seeds=range(5)))
+    assert all(len(set(ids)) > 3 for ids in outputs)
+
+
 def test_top_k_one_is_greedy(model, items):
     prompts, grammars = items("t2i")
     assert ids_of(generate(model, prompts, grammars, temperature=3.0, top_k=1, seeds=range(5))) == ids_of(
@@ -95,6 +107,20 @@ def test_legal_mass_is_the_softmax_share_of_the_allowed_ids(model, items):
     lo, hi, _ = grammars[0].at(0)
     assert output.legal_mass == pytest.approx(float(shares[:, lo:hi].sum(1).mean()), abs=1e-6)
     assert 0 < output.legal_mass < 1
+
+
+def test_legal_mass_counts_the_end_token_where_it_is_allowed(model, items):
+    prompts, grammars = items("a2t")
+    outputs = generate(model, prompts, grammars)
+    for given, output, grammar in zip(prompts, outputs, grammars, strict=True):
+        decoded = np.append(output.ids, grammar.end_id) if output.ended else output.ids
+        whole = torch.as_tensor(np.concatenate([given, decoded]).astype(np.int64))[None]
+        shares = model.lm(whole).logits.detach()[0, len(given) - 1 : -1].softmax(-1)
+        legal = (
+            shares[:, :TEXT].sum(1)
+            + torch.as_tensor(grammar.end_allowed[: len(decoded)]) * shares[:, grammar.end_id]
+        )
+        assert output.legal_mass == pytest.approx(float(legal.mean()), abs=1e-6)
 
 
 def test_without_the_grammar_random_weights_are_rarely_valid(model, space, items):
