@@ -136,7 +136,9 @@ class Written:
 def artifact_metrics(
     decoder: Decoder, written: Sequence[Written], references: Mapping[str, dict[str, Any]]
 ) -> list[Metric]:
-    """B4. Form is asked of all; silence, constancy and clipping of the last, which is meant to be good."""
+    """B4. Form is asked of all; silence, constancy and clipping of the last checkpoint's greedy outputs, which are
+    meant to be good: a draw at temperature 1 may be silence, and Q2 looks at those.
+    """
     metrics = []
     for task in EMIT:
         counts: Counter[str] = Counter()
@@ -146,7 +148,8 @@ def artifact_metrics(
                 for row in one.rows.get((task, decoding), ()):
                     faults = _file_faults(decoder, task, one.folder / below, row, references[row["id"]])
                     formal = {"missing", "unreadable", "wrong_form"}
-                    counts.update(fault for fault in faults if one is written[-1] or fault in formal)
+                    meant = one is written[-1] and decoding == "greedy"
+                    counts.update(fault for fault in faults if meant or fault in formal)
                     looked += 1
         if looked:
             names = [

@@ -118,7 +118,7 @@ def test_a_threshold_edit_decides_again_without_building(project):
     def check() -> tuple[str, float]:
         verdict = json.loads((project / "artifacts/pipeline-test/gates/B4/verdict.json").read_text())
         found = next(one for one in verdict["checks"] if one["id"] == "constant" and one["slice"] == "t2i")
-        return found["status"], found["threshold"]
+        return found["status"], found["bound"]
 
     before = check()
     with open(project / PROFILE, "a") as stream:
