@@ -69,7 +69,7 @@ class Run(OurCommand, DoitRun):
             _clear_staging(project)
             self._build(options, names)
             _summary(project.names)
-            code = conclude(project, fresh={*RUN.fresh, *RUN.built})
+            code = conclude(project, fresh={*RUN.fresh, *RUN.built}, brief="refused" in RUN.failed.values())
             if RUN.built:
                 plan(project)  # hashes what was built, so that the next run need only look at stats
             project.save_caches()
@@ -94,9 +94,11 @@ def _clear_staging(project: Project) -> None:
 
 
 def _summary(stages: Container[str]) -> None:
-    for name, causes in RUN.waiting.items():
-        if name in stages:
-            print(f"not run: {name} waits for {_first(causes.split())}")
+    waiting = {name: causes for name, causes in RUN.waiting.items() if name in stages}
+    if RUN.failed and waiting:  # they all wait for what failed; its own message should stand out
+        print(f"not run: {len(waiting)} stages, which wait for {', '.join(RUN.failed)}")
+    for name, causes in () if RUN.failed else waiting.items():
+        print(f"not run: {name} waits for {_first(causes.split())}")
     for name, status in RUN.failed.items():
         print(f"failed: {name} ({status})")
     print(

@@ -20,7 +20,9 @@ REPORT_CODE = ("mmpt.report:build_report", "mmpt.report:html")
 REPORT_FILES = ("report.json", "index.html", "report.md", "junit.xml")
 
 
-def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> int:
+def conclude(
+    project: Project, *, strict: bool = False, fresh: Collection[str] = (), brief: bool = False
+) -> int:
     """Decide, write decision.json and the report, print the gates and the decision; returns its exit code.
 
     GO on measurements of an older profile or older code is no GO: it is CANNOT-DECIDE until they are made
@@ -29,6 +31,7 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
     Args:
         strict: ignore waivers.
         fresh: stages that this process already found fresh, or built.
+        brief: print the decision only; for a run that bad input stopped, whose message should stand out.
     """
     decision = decide(project.root, policy_of(project, strict), project.profile.data)
     word, code = decision.decision, decision.exit_code
@@ -37,8 +40,9 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
         word, code = "CANNOT-DECIDE", EXIT_CANNOT_DECIDE
         write_json(project.root / "decision.json", {**decision.body, "decision": word})
     write_report(project)
-    print_gates(decision.verdicts)
-    for name, why in old.items():
+    if not brief:
+        print_gates(decision.verdicts)
+    for name, why in () if brief else old.items():
         # Of stages without a result the gates have said it.
         if (project.root / name).exists() or decision.decision == "GO":
             print(f"stale: {name}: {why}")

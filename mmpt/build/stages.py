@@ -300,7 +300,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=(
             Output("adapter/adapter_config.json"),
             Output("adapter/*.safetensors"),
-            Output("token_space.json", "token_space"),
+            Output("token_space.json"),
             Output("token_space.sha256"),
             Output("RELEASE.json", "release"),
         ),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gate_evidence import fixture, publish, publish_all, sign
+from tests.gating.gate_evidence import fixture, publish, publish_all, sign
 
 from mmpt.gating import (
     GATES_FOLDER,

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from gate_evidence import FIXTURES, fixture
+from tests.gating.gate_evidence import FIXTURES, fixture
 
 from mmpt.gating import GATES_FOLDER, load_policy
 from mmpt.gating.rules import index_metrics

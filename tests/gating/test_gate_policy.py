@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from gate_evidence import fixture, publish, publish_all
+from tests.gating.gate_evidence import fixture, publish, publish_all
 
 from mmpt.gating import decide, evaluate_gate, load_policy
 from mmpt.gating.floors import FLOORS

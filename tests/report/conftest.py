@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sample_run import make_run
+from tests.report.sample_run import make_run
 
 from mmpt.report import build_report
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from sample_run import HOSTILE, make_run
+from tests.report.sample_run import HOSTILE, make_run
 
 from mmpt.gating import decide, load_policy
 from mmpt.report import build_report, html, junit, markdown, terminal

@@ -8,7 +8,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from sample_run import HOSTILE
+from tests.report.sample_run import HOSTILE
 
 from mmpt.report import draw_html, html
 
