@@ -1,4 +1,4 @@
-// The operations' schemas, and their registration for CPU and Meta; ops_cuda.cpp registers CUDA where it is built.
+// The operations' schemas, and their registration for CPU, Meta and, where it is built (MMPT_CUDA), CUDA.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -120,27 +120,35 @@ Gradients cross_entropy_backward_meta(const Tensor& hidden, const Tensor&, const
           gradient_meta(weight_new ? *weight_new : weight_base, acc, want_new && weight_new)};
 }
 
-Tensor sample_range_op(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new, double softcap,
-                       int64_t lo, int64_t hi, int64_t extra, double temperature, int64_t top_k, double top_p,
-                       int64_t seed, int64_t offset, const Maybe& row_lo, const Maybe& row_hi, const Maybe& row_extra,
-                       const Maybe& row_temperature, const Maybe& row_top_k, const Maybe& row_top_p,
-                       const Maybe& row_seed, const Maybe& row_offset, int64_t) {
+using SampleRange = Tensor (*)(const Tensor&, const Tensor&, const Maybe&, double, const Sampling&, int64_t);
+using SampleLogits = Tensor (*)(const Tensor&, const Sampling&, int64_t);
+
+template <SampleRange Run>
+Tensor sample_range(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new, double softcap,
+                    int64_t lo, int64_t hi, int64_t extra, double temperature, int64_t top_k, double top_p,
+                    int64_t seed, int64_t offset, const Maybe& row_lo, const Maybe& row_hi, const Maybe& row_extra,
+                    const Maybe& row_temperature, const Maybe& row_top_k, const Maybe& row_top_p,
+                    const Maybe& row_seed, const Maybe& row_offset, int64_t max_range) {
   TORCH_CHECK_VALUE(hidden.dim() == 2 && weight_base.dim() == 2 && hidden.size(1) == weight_base.size(1) &&
                         (!weight_new || (weight_new->dim() == 2 && weight_new->size(1) == hidden.size(1))),
                     "hidden is ", hidden.sizes(), ", weight_base ", weight_base.sizes(),
                     ", expected [B, H] and [V0, H], and weight_new [T, H]");
-  return sample_range_cpu(hidden, weight_base, weight_new, softcap,
-                          {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature},
-                           {top_k, row_top_k}, {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}});
+  return Run(hidden, weight_base, weight_new, softcap,
+             {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature}, {top_k, row_top_k},
+              {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
+             max_range);
 }
 
-Tensor sample_logits_op(const Tensor& logits, int64_t lo, int64_t hi, int64_t extra, double temperature, int64_t top_k,
-                        double top_p, int64_t seed, int64_t offset, const Maybe& row_lo, const Maybe& row_hi,
-                        const Maybe& row_extra, const Maybe& row_temperature, const Maybe& row_top_k,
-                        const Maybe& row_top_p, const Maybe& row_seed, const Maybe& row_offset, int64_t) {
+template <SampleLogits Run>
+Tensor sample_logits(const Tensor& logits, int64_t lo, int64_t hi, int64_t extra, double temperature, int64_t top_k,
+                     double top_p, int64_t seed, int64_t offset, const Maybe& row_lo, const Maybe& row_hi,
+                     const Maybe& row_extra, const Maybe& row_temperature, const Maybe& row_top_k,
+                     const Maybe& row_top_p, const Maybe& row_seed, const Maybe& row_offset, int64_t max_range) {
   TORCH_CHECK_VALUE(logits.dim() == 2, "logits is ", logits.sizes(), ", expected [B, V]");
-  return sample_logits_cpu(logits, {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature},
-                                    {top_k, row_top_k}, {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}});
+  return Run(logits,
+             {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature}, {top_k, row_top_k},
+              {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
+             max_range);
 }
 
 Tensor sample_range_meta(const Tensor& hidden, const Tensor&, const Maybe&, double, int64_t, int64_t, int64_t, double,
@@ -182,9 +190,18 @@ TORCH_LIBRARY(mmpt, m) {
 TORCH_LIBRARY_IMPL(mmpt, CPU, m) {
   m.impl("linear_cross_entropy", cross_entropy<cross_entropy_cpu>);
   m.impl("linear_cross_entropy_backward", cross_entropy_backward<cross_entropy_backward_cpu>);
-  m.impl("sample_range", sample_range_op);
-  m.impl("sample_logits", sample_logits_op);
+  m.impl("sample_range", sample_range<sample_range_cpu>);
+  m.impl("sample_logits", sample_logits<sample_logits_cpu>);
 }
+
+#ifdef MMPT_CUDA
+TORCH_LIBRARY_IMPL(mmpt, CUDA, m) {
+  m.impl("linear_cross_entropy", cross_entropy<cross_entropy_cuda>);
+  m.impl("linear_cross_entropy_backward", cross_entropy_backward<cross_entropy_backward_cuda>);
+  m.impl("sample_range", sample_range<sample_range_cuda>);
+  m.impl("sample_logits", sample_logits<sample_logits_cuda>);
+}
+#endif
 
 TORCH_LIBRARY_IMPL(mmpt, Meta, m) {
   m.impl("linear_cross_entropy", cross_entropy_meta);

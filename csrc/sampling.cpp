@@ -340,13 +340,13 @@ at::Tensor sample_logits(const at::Tensor& logits, const Sampling& how) {
 }  // namespace
 
 at::Tensor sample_range_cpu(const at::Tensor& hidden, const at::Tensor& weight_base,
-                            const std::optional<at::Tensor>& weight_new, double softcap, const Sampling& how) {
+                            const std::optional<at::Tensor>& weight_new, double softcap, const Sampling& how, int64_t) {
   const HeadRows head{weight_base, weight_new};
   return hidden.scalar_type() == at::kDouble ? sample_range<double>(hidden, head, softcap, how)
                                              : sample_range<float>(hidden, head, softcap, how);
 }
 
-at::Tensor sample_logits_cpu(const at::Tensor& logits, const Sampling& how) {
+at::Tensor sample_logits_cpu(const at::Tensor& logits, const Sampling& how, int64_t) {
   return logits.scalar_type() == at::kDouble ? sample_logits<double>(logits, how) : sample_logits<float>(logits, how);
 }
 

@@ -24,13 +24,15 @@ struct Sampling {
   PerRow<int64_t> seed, offset;
 };
 
-// hidden [B, H], weight_base [V0, H], weight_new [T, H]; softcap 0 is off. ids int64 [B].
+// hidden [B, H], weight_base [V0, H], weight_new [T, H]; softcap 0 is off. ids int64 [B]. max_range bounds hi - lo of
+// every row and sizes scratch on CUDA (< 0: the whole vocabulary); the CPU has no need of it.
 at::Tensor sample_range_cpu(const at::Tensor& hidden, const at::Tensor& weight_base,
-                            const std::optional<at::Tensor>& weight_new, double softcap, const Sampling& how);
-at::Tensor sample_logits_cpu(const at::Tensor& logits, const Sampling& how);
+                            const std::optional<at::Tensor>& weight_new, double softcap, const Sampling& how,
+                            int64_t max_range);
+at::Tensor sample_logits_cpu(const at::Tensor& logits, const Sampling& how, int64_t max_range);
 
-// As above without waiting for the device: max_range bounds hi - lo (< 0: the whole vocabulary), and a row that is NaN
-// or not allowed anything gives -1.
+// As above without waiting for the device: a row that is NaN, or whose range is empty, out of the vocabulary or wider
+// than max_range, gives -1.
 at::Tensor sample_range_cuda(const at::Tensor& hidden, const at::Tensor& weight_base,
                              const std::optional<at::Tensor>& weight_new, double softcap, const Sampling& how,
                              int64_t max_range);

@@ -51,8 +51,9 @@ def plan(extra_flags: tuple[str, ...] = ()) -> Plan:
     if compiler is None or shutil.which(compiler.split()[0]) is None:
         raise UserError("no C++ compiler for csrc", found=compiler or "none of g++, c++, clang++ on PATH", fix=REMEDY)
     cuda = _cuda_version()
-    sources = tuple(sorted(p for p in SOURCES.glob("*.c*") if cuda or not (p.suffix == ".cu" or "cuda" in p.stem)))
-    flags = (*FLAGS, *extra_flags)
+    kinds = [path for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".cu")]
+    sources = tuple(path for path in kinds if cuda or not (path.suffix == ".cu" or path.stem.endswith("_cuda")))
+    flags = (*FLAGS, *(("-DMMPT_CUDA",) if cuda else ()), *extra_flags)
     key = {
         "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(SOURCES.iterdir()) if p.is_file()},
         "flags": [flags, CUDA_FLAGS if cuda else ()],
@@ -130,8 +131,8 @@ def _compile(folder: Path, build: Plan) -> Path:
     built = folder / f"{MODULE}.so"
     if not built.exists():
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        telling = [line for line in lines if "error" in line.lower()] or lines
-        raise UserError("csrc does not build", found="\n".join(telling[-12:]), fix=REMEDY)
+        telling = [line for line in lines if "error:" in line][:3] or lines[-3:]
+        raise UserError("csrc does not build", found=" | ".join(telling), fix=REMEDY)
     return built
 
 
