@@ -137,6 +137,16 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.rest = (ignore_index, lo, hi), (cap, z, smooth)
 
 
+def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
+    """grad * factor; in place where the graph is not kept, since nobody will read the saved gradient again.
+
+    The new rows' gradient is 50 MB at H = 1024: a second copy costs a tenth of the whole step in bf16 on a CPU.
+    """
+    if type(grad) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
+        return grad * factor
+    return grad if grad.device.type == "cpu" and float(factor) == 1.0 else grad.mul_(factor)
+
+
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple:
     if torch.is_grad_enabled():
         raise RuntimeError("linear_cross_entropy has no second derivative: call backward without create_graph")
@@ -144,7 +154,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple:
     if grad_loss is None:
         return tuple(out)
     if ctx.fused:
-        grads = [g * grad_loss for g in ctx.saved_tensors]
+        grads = [_scaled(g, grad_loss) for g in ctx.saved_tensors]
         dtypes = ctx.dtypes
     else:
         hidden, labels, base, new, lse, row_lo, row_hi, token_weight = ctx.saved_tensors

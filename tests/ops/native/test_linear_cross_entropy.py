@@ -205,8 +205,20 @@ def test_backward_twice_and_with_a_scale():
     for _ in range(3):
         (loss * 0.25).backward(retain_graph=True)
     torch.testing.assert_close(new.grad, 0.75 * once)
+    last = torch.autograd.grad(loss * 0.5, new, retain_graph=True)[0]
+    torch.testing.assert_close(last, 0.5 * once)
     with pytest.raises(RuntimeError, match="second derivative"):
         torch.autograd.grad(loss, new, create_graph=True)
+
+
+def test_gradients_of_two_steps_add_up():
+    hidden, labels, base, new = problem(dtype=torch.float32)
+    hidden.requires_grad_(), new.requires_grad_()
+    for factor in (1.0, 1.0, 0.5):  # 1 hands the saved gradient over as it is: the next step must not write into it
+        (linear_cross_entropy(hidden, labels, base, new) * factor).backward()
+    single = gradients(linear_cross_entropy, hidden, labels, base, new)
+    torch.testing.assert_close(hidden.grad, 2.5 * single[1])
+    torch.testing.assert_close(new.grad, 2.5 * single[3])
 
 
 def test_a_nan_in_a_supervised_row_is_seen_and_one_in_an_ignored_row_is_not():
