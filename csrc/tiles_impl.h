@@ -17,7 +17,7 @@ namespace MMPT_SET {
 namespace {
 
 constexpr int kBytes = MMPT_VECTOR_BYTES;
-constexpr int kSlice = 96;   // k of one slice: 96 x 64 fp32 is 24 KiB
+constexpr int kSlice = 64;   // k of one slice: b's panel is 16 KiB of fp32, a's part as much, and L1 holds 32 or 48
 constexpr int kPanel = 64;   // columns of b's panel
 
 template <typename T>
@@ -46,6 +46,9 @@ inline void micro(const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t
   for (int i = 0; i < MR; ++i)
     for (int j = 0; j < NV; ++j) acc[i][j] = accumulate ? S::load(c + i * ldc + j * S::lanes) : S::all(T(0));
   for (int64_t at = 0; at < k; ++at) {
+    // The next rows of a: a row is its own memory page at H = 1024, which no hardware prefetcher crosses.
+    if (at % (64 / sizeof(T)) == 0)
+      for (int i = 0; i < MR; ++i) __builtin_prefetch(a + (MR + i) * a_row + at * a_step);
     typename S::vec column[NV];
     for (int j = 0; j < NV; ++j) column[j] = S::load(b + at * ldb + j * S::lanes);
     for (int i = 0; i < MR; ++i) {
