@@ -129,8 +129,10 @@ void pair_product(const uint32_t* a, int64_t lda, const void* b, int64_t ldb, bo
 #if MMPT_AMX
   const TileScope tiles;
 #endif
-  for (int64_t k0 = 0; k0 < k; k0 += kPairSlice) {
-    const int64_t depth = k - k0 < kPairSlice ? k - k0 : kPairSlice;
+  // b that is paired already is the hidden rows: a whole row of a, read in one go from memory, matters more than L1.
+  const int64_t slice = b_paired ? k : kPairSlice;
+  for (int64_t k0 = 0; k0 < k; k0 += slice) {
+    const int64_t depth = k - k0 < slice ? k - k0 : slice;
     const bool add = accumulate || k0 > 0;
     for (int64_t j0 = 0; j0 < n; j0 += kPairPanel) {
       const int64_t width = n - j0 < kPairPanel ? n - j0 : kPairPanel;
