@@ -21,6 +21,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       },
       py::arg("seed"), py::arg("offset"), py::arg("first"), py::arg("count"),
       "uint32 [count]: the Philox word of ids first, first + 1, ...");
+#ifdef _OPENMP
+  m.attr("threads") = true;
+#else
+  m.attr("threads") = false;
+#endif
   m.def(
       "instruction_set", [] { return std::string(mmpt::instruction_set().name); },
       "The instruction set in use: generic, avx2, avx512, avx512_bf16 or amx.");

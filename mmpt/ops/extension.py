@@ -53,11 +53,15 @@ def plan(extra_flags: tuple[str, ...] = ()) -> Plan:
     cuda = _cuda_version()
     kinds = [path for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".cu")]
     sources = tuple(path for path in kinds if cuda or not (path.suffix == ".cu" or path.stem.endswith("_cuda")))
-    flags = (*FLAGS, *(("-DMMPT_CUDA",) if cuda else ()), *extra_flags)
+    version = _first_line([*compiler.split(), "--version"])
+    # at::parallel_for lives in torch's headers: without this flag it runs on one thread and says nothing. The runtime is
+    # not linked, so that the one torch has loaded is used and no second pool of threads appears; clang has another one.
+    threads = () if "clang" in version else ("-fopenmp",)
+    flags = (*FLAGS, *threads, *(("-DMMPT_CUDA",) if cuda else ()), *extra_flags)
     key = {
         "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(SOURCES.iterdir()) if p.is_file()},
         "flags": [flags, CUDA_FLAGS if cuda else ()],
-        "compiler": _first_line([*compiler.split(), "--version"]),
+        "compiler": version,
         "torch": torch.__version__,
         "python": sysconfig.get_config_var("SOABI") or platform.python_version(),
         "cuda": cuda,

@@ -1,10 +1,11 @@
 """The build of csrc: what makes it another build, and what a user is told when it cannot be made."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from mmpt.ops import extension
+from mmpt.ops import extension, native
 from mmpt.store.errors import UserError
 
 GOOD = '#include <pybind11/pybind11.h>\nPYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.attr("answer") = 42; }\n'
@@ -29,6 +30,12 @@ def test_a_build_is_named_by_its_content_its_flags_and_its_headers(sources):
     assert extension.plan().digest != first.digest
     (sources / "part.h").unlink()
     assert extension.plan().digest == first.digest
+
+
+def test_the_kernels_run_on_torchs_threads():
+    maps = Path("/proc/self/maps").read_text()
+    assert native.kernels.threads
+    assert len({line.split()[-1] for line in maps.splitlines() if "libgomp" in line}) == 1
 
 
 def test_cuda_sources_belong_only_to_a_build_with_cuda(sources, monkeypatch):
