@@ -54,6 +54,17 @@ void gather(const at::Tensor& matrix, int64_t first, int64_t rows, D* out, int64
   });
 }
 
+// Rows [rows][width] of sums, their first columns, as rows `first` ... of a contiguous matrix.
+template <typename S>
+void store_rows(const S* sums, int64_t width, int64_t rows, at::Tensor& matrix, int64_t first) {
+  const int64_t columns = matrix.size(1);
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, matrix.scalar_type(), "store_rows", [&] {
+    scalar_t* out = matrix.mutable_data_ptr<scalar_t>() + first * columns;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; ++j) out[i * columns + j] = static_cast<scalar_t>(sums[i * width + j]);
+  });
+}
+
 // One matrix of the head: ids first .. first + count.
 template <typename T>
 struct Segment {
@@ -61,8 +72,11 @@ struct Segment {
   int64_t first, count;
   bool pairs;       // bf16 products
   bool in_place;    // tiles are read as they lie in memory
-  T* grad;          // [count][H], null where it does not train
+  T* grad;          // [count][H], null where it does not train, or trains in one go:
   bool grad_fresh;  // grad holds nothing yet: the first block of rows writes it
+  at::Tensor narrow;  // [count][H] in the weight's own, narrower dtype, written by the only chunk of rows
+
+  bool trains() const { return grad || narrow.defined(); }
 
   // Rows of a tile, and their distance in elements.
   const void* tile(int64_t row, int64_t n, int64_t padded, void* scratch, int64_t& ld) const {
@@ -114,17 +128,17 @@ struct Block {
 
 template <typename T>
 struct Scratch {
-  Scratch(int64_t tile, int64_t padded, bool gathers, bool pads_gradient)
+  Scratch(int64_t tile, int64_t padded, bool gathers, bool gathers_gradient)
       : logits(tile * kBlock),
         ids(tile * kBlock / 2 + 16 * kBlock),
         lanes(tile * kBlock),
         weight(gathers ? tile * padded : 0),
-        gradient(pads_gradient ? tile * padded : 0) {}
+        gradient(gathers_gradient ? tile * padded : 0) {}
   Buffer<T> logits;        // [tile][lanes]
   Buffer<uint32_t> ids;    // pairs over ids, [lanes][tile / 2]
   Buffer<uint16_t> lanes;  // bf16 [tile][lanes]
   Buffer<T> weight;        // a tile that could not be read in place
-  Buffer<T> gradient;      // weight gradients of a tile, where H needs padding
+  Buffer<T> gradient;      // weight gradients of a tile that cannot be summed where they belong
 };
 
 }  // namespace mmpt

@@ -76,7 +76,7 @@ class Pass {
       return;
     }
     for (const auto& s : segments_)
-      if (s.grad) run(std::max(span_.lo, s.first), std::min(span_.hi, s.first + s.count), false, nullptr);
+      if (s.trains()) run(std::max(span_.lo, s.first), std::min(span_.hi, s.first + s.count), false, nullptr);
   }
 
  private:
@@ -106,10 +106,10 @@ class Pass {
     partials_.clear();
     for (int64_t p = 0; p < partitions_ && hidden; ++p)
       for (const auto& block : blocks_) partials_.emplace_back(block.lanes * padded_);
-    bool gathers = false, pads = call_.dimensions() % kDimensionStep != 0;
-    for (const auto& s : segments_) gathers |= !s.in_place;
+    bool gathers = false, apart = call_.dimensions() != padded_;
+    for (const auto& s : segments_) gathers |= !s.in_place, apart |= s.narrow.defined();
     at::parallel_for(0, partitions_, 1, [&](int64_t from, int64_t to) {
-      Scratch<T> scratch(tile_, padded_, gathers, pads);
+      Scratch<T> scratch(tile_, padded_, gathers, apart);
       for (int64_t p = from; p < to; ++p)
         walk(p, lo + p * share, std::min(hi, lo + (p + 1) * share), hidden, target_logit, scratch);
     });
@@ -137,7 +137,7 @@ class Pass {
         else
           to_exponentials(p, b, id, n, target_logit, scratch);
         if (hidden) add_hidden(p, b, *s, weight, ld, n, first, scratch);
-        if (mode_ == Mode::kGradient && s->grad) add_weight(b, *s, id - s->first, n, scratch);
+        if (mode_ == Mode::kGradient && s->trains()) add_weight(b, *s, id - s->first, n, scratch);
       }
       first = false;
       id += n;
@@ -200,24 +200,34 @@ class Pass {
     }
   }
 
+  // The tile's weight gradient: summed over blocks where it belongs, or apart and then brought there.
   void add_weight(size_t b, const Segment<T>& s, int64_t row, int64_t n, Scratch<T>& scratch) const {
     const Block<T>& block = blocks_[b];
     const int64_t columns = call_.dimensions();
-    const bool pads = columns != padded_, add = !(fresh_ && s.grad_fresh && b == 0);
-    T* grad = s.grad + row * columns;
-    T* out = pads ? scratch.gradient.data : grad;
+    const bool apart = columns != padded_ || s.narrow.defined();
+    T* out = apart ? scratch.gradient.data : s.grad + row * columns;
+    const bool add = b > 0 || (!apart && !(fresh_ && s.grad_fresh));
     if (!s.pairs) {
       kernels_->product(scratch.logits.data, block.lanes, 1, block.rows.data, padded_, out, padded_, n, padded_,
-                        block.count, add && !pads);
+                        block.count, add);
     } else if constexpr (sizeof(T) == 4) {
       set_->pairs->pair_lanes(scratch.logits.data, n * block.lanes, scratch.lanes.data);
       set_->pairs->product(reinterpret_cast<const uint32_t*>(scratch.lanes.data), block.lanes / 2,
                            block.pair_rows.data, padded_, false, block.lanes, out, padded_, n, padded_,
-                           block.lanes / 2, add && !pads);
+                           block.lanes / 2, add);
     }
-    for (int64_t i = 0; i < n && pads; ++i)
-      for (int64_t j = 0; j < columns; ++j)
-        grad[i * columns + j] = (add ? grad[i * columns + j] : T(0)) + out[i * padded_ + j];
+    if (!apart || b + 1 < blocks_.size()) return;
+    if (s.narrow.defined()) {
+      at::Tensor narrow = s.narrow;
+      store_rows(out, padded_, n, narrow, row);
+      return;
+    }
+    const bool first = fresh_ && s.grad_fresh;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < columns; ++j) {
+        T& sum = s.grad[(row + i) * columns + j];
+        sum = (first ? T(0) : sum) + out[i * padded_ + j];
+      }
   }
 
   void merge(size_t b, int64_t lane, double* lse, double* mean_logit, int32_t* best) const {

@@ -76,42 +76,58 @@ void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t by
 #endif
 }
 
-template <typename T>
-struct Head {
-  std::vector<Segment<T>> segments;
-  at::Tensor d_base, d_new;
-};
-
-template <typename T>
-Head<T> head_of(const CrossEntropy& call, const Supervised& rows) {
-  Head<T> head;
-  const auto options = call.hidden.options().dtype(sizeof(T) == 8 ? at::kDouble : at::kFloat);
-  head.d_base = at::empty({0}, options), head.d_new = at::empty({0}, options);
-  const auto add = [&](const at::Tensor& weight, int64_t first, bool trains, at::Tensor& grad) {
-    Segment<T> s{&weight, first, weight.size(0), false, false, nullptr, false};
-    s.pairs = sizeof(T) == 4 && call.hidden.scalar_type() == at::kBFloat16 &&
-              weight.scalar_type() == at::kBFloat16 && instruction_set().pairs;
-    const bool same = s.pairs || weight.scalar_type() == (sizeof(T) == 8 ? at::kDouble : at::kFloat);
-    s.in_place = same && weight.size(1) % kDimensionStep == 0 && weight.stride(1) == 1 && weight.stride(0) % 2 == 0;
-    if (trains) {
-      s.grad_fresh = rows.spans.size() == 1 && rows.spans[0].lo <= first && first + s.count <= rows.spans[0].hi;
-      grad = at::empty(weight.sizes(), options);
-      ask_for_huge_pages(grad.mutable_data_ptr(), int64_t(grad.nbytes()));
-      if (!s.grad_fresh) grad.zero_();
-      s.grad = grad.mutable_data_ptr<T>();
-    }
-    if (s.count) head.segments.push_back(s);
-  };
-  add(call.weight_base, 0, call.want_base, head.d_base);
-  if (call.weight_new) add(*call.weight_new, call.base_rows(), call.want_new, head.d_new);
-  return head;
+// Rows of a chunk: as many blocks as the partial sums of d_hidden leave room for.
+int64_t chunk_rows(const CrossEntropy& call, int64_t element) {
+  const int64_t block_bytes = kMaxPartitions * kBlock * round_up(call.dimensions(), kDimensionStep) * element;
+  return std::clamp(kPartialBytes / block_bytes, int64_t(1), kMaxBlocks) * kBlock;
 }
 
-// Rows [begin, end) of one pass: as many blocks as the partial sums of d_hidden leave room for.
+template <typename T>
+struct Head {
+  Head(const CrossEntropy& call, const Supervised& rows)
+      : wide(call.hidden.options().dtype(sizeof(T) == 8 ? at::kDouble : at::kFloat)) {
+    add(call, rows, call.weight_base, 0, call.want_base);
+    if (call.weight_new) add(call, rows, *call.weight_new, call.base_rows(), call.want_new);
+  }
+
+  void add(const CrossEntropy& call, const Supervised& rows, const at::Tensor& weight, int64_t first, bool trains) {
+    Segment<T> s{&weight, first, weight.size(0), false, false, nullptr, false, {}};
+    s.pairs = sizeof(T) == 4 && call.hidden.scalar_type() == at::kBFloat16 &&
+              weight.scalar_type() == at::kBFloat16 && instruction_set().pairs;
+    const bool same = s.pairs || weight.scalar_type() == wide.dtype().toScalarType();
+    s.in_place = same && weight.size(1) % kDimensionStep == 0 && weight.stride(1) == 1 && weight.stride(0) % 2 == 0;
+    grads.emplace_back();
+    if (trains) {
+      s.grad_fresh = rows.spans.size() == 1 && rows.spans[0].lo <= first && first + s.count <= rows.spans[0].hi;
+      const bool once = s.grad_fresh && int64_t(rows.row.size()) <= chunk_rows(call, sizeof(T));
+      const bool narrow = once && weight.scalar_type() != wide.dtype().toScalarType();
+      at::Tensor grad = at::empty(weight.sizes(), narrow ? wide.dtype(weight.scalar_type()) : wide);
+      ask_for_huge_pages(grad.mutable_data_ptr(), int64_t(grad.nbytes()));
+      if (!s.grad_fresh) grad.zero_();
+      if (narrow) s.narrow = grad;
+      else s.grad = grad.mutable_data_ptr<T>();
+      grads.back() = grad;
+    }
+    if (s.count) segments.push_back(s);
+  }
+
+  // The gradient of a matrix, in its dtype; empty where it does not train.
+  at::Tensor gradient(size_t matrix, const at::Tensor& weight) const {
+    const bool trains = matrix < grads.size() && grads[matrix].defined();
+    return trains ? grads[matrix].to(weight.scalar_type()) : at::empty({0}, wide.dtype(weight.scalar_type()));
+  }
+  Gradients gradients(const CrossEntropy& call, const at::Tensor& d_hidden) const {
+    return {d_hidden, gradient(0, call.weight_base), gradient(1, call.weight_new ? *call.weight_new : call.weight_base)};
+  }
+
+  at::TensorOptions wide;
+  std::vector<Segment<T>> segments;
+  std::vector<at::Tensor> grads;  // of each matrix, in wide or, where one chunk does it all, in the weight's dtype
+};
+
 template <typename F>
 void each_chunk(const CrossEntropy& call, const Supervised& rows, int64_t element, F&& use) {
-  const int64_t block_bytes = kMaxPartitions * kBlock * round_up(call.dimensions(), kDimensionStep) * element;
-  const int64_t step = std::clamp(kPartialBytes / block_bytes, int64_t(1), kMaxBlocks) * kBlock;
+  const int64_t step = chunk_rows(call, element);
   bool fresh = true;
   for (const Span& span : rows.spans)
     for (int64_t begin = span.begin; begin < span.end; begin += step, fresh = false)
@@ -184,7 +200,7 @@ ForwardResult forward(const CrossEntropy& call, const Reduction& reduction) {
     const double total = std::accumulate(rows.weight.begin(), rows.weight.end(), 0.0);
     for (double& weight : rows.weight) weight /= reduction.num_items.value_or(total);
   }
-  Head<T> head = head_of<T>(call, rows);
+  const Head<T> head(call, rows);
   at::Tensor d_hidden = hidden_gradient(call);
   RowValues values(count);
   const bool online = call.want_hidden && call.label_smoothing == 0, later = call.want_hidden && !online;
@@ -196,13 +212,14 @@ ForwardResult forward(const CrossEntropy& call, const Reduction& reduction) {
   });
   Outputs<T> out(call, reduction);
   out.fill(call, rows, values);
-  return {out.loss, out.nll, out.lse, out.correct, out.group_loss, out.group_count, d_hidden, head.d_base, head.d_new};
+  const auto [d_h, d_base, d_new] = head.gradients(call, d_hidden);
+  return {out.loss, out.nll, out.lse, out.correct, out.group_loss, out.group_count, d_h, d_base, d_new};
 }
 
 template <typename T>
 Gradients backward(const CrossEntropy& call, const at::Tensor& lse_rows, const at::Tensor& upstream_rows) {
   Supervised rows = supervised_rows(call);
-  Head<T> head = head_of<T>(call, rows);
+  const Head<T> head(call, rows);
   at::Tensor d_hidden = hidden_gradient(call);
   const at::Tensor upstream = upstream_rows.to(at::kDouble).contiguous();
   const at::Tensor lse_values = lse_rows.to(at::kDouble).contiguous();
@@ -215,7 +232,7 @@ Gradients backward(const CrossEntropy& call, const at::Tensor& lse_rows, const a
     Pass<T>(call, rows, head.segments, span, begin, end, fresh)
         .gradient(lse.data(), call.want_hidden ? &d_hidden : nullptr);
   });
-  return {d_hidden, head.d_base, head.d_new};
+  return head.gradients(call, d_hidden);
 }
 
 }  // namespace

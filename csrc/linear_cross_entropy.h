@@ -43,8 +43,8 @@ struct Reduction {
   int64_t num_groups;
 };
 
-// loss, nll [N], lse [N], correct [N], group_loss [G], group_count [G], d_hidden, d_base, d_new (empty where unwanted;
-// weight gradients in the accumulation dtype: fp32, or fp64 for fp64 hidden).
+// loss, nll [N], lse [N], correct [N], group_loss [G], group_count [G], d_hidden, d_base, d_new (each in the dtype of
+// its tensor, though summed in fp32, or fp64 for fp64 hidden; empty where unwanted).
 using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
                                  at::Tensor, at::Tensor>;
 using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;

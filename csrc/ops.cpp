@@ -84,9 +84,8 @@ at::ScalarType accumulation(const Tensor& hidden) {
   return hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-Tensor gradient_meta(const Tensor& like, at::ScalarType dtype, bool wanted) {
-  const auto options = like.options().dtype(dtype);
-  return wanted ? at::empty_symint(like.sym_sizes(), options) : at::empty({0}, options);
+Tensor gradient_meta(const Tensor& like, bool wanted) {
+  return wanted ? at::empty_symint(like.sym_sizes(), like.options()) : at::empty({0}, like.options());
 }
 
 // Shapes alone; sizes stay symbolic.
@@ -106,18 +105,17 @@ ForwardResult cross_entropy_meta(const Tensor& hidden, const Tensor&, const Tens
           row(at::kBool),
           at::empty({num_groups}, options.dtype(at::kDouble)),
           at::empty({num_groups}, options.dtype(at::kLong)),
-          gradient_meta(hidden, hidden.scalar_type(), want_hidden),
-          gradient_meta(weight_base, acc, want_base),
-          gradient_meta(weight_new ? *weight_new : weight_base, acc, want_new && weight_new)};
+          gradient_meta(hidden, want_hidden),
+          gradient_meta(weight_base, want_base),
+          gradient_meta(weight_new ? *weight_new : weight_base, want_new && weight_new)};
 }
 
 Gradients cross_entropy_backward_meta(const Tensor& hidden, const Tensor&, const Tensor& weight_base,
                                       const Maybe& weight_new, const Tensor&, const Tensor&, int64_t, int64_t, int64_t,
                                       const Maybe&, const Maybe&, const Maybe&, double, double, double,
                                       bool want_hidden, bool want_base, bool want_new) {
-  const auto acc = accumulation(hidden);
-  return {gradient_meta(hidden, hidden.scalar_type(), want_hidden), gradient_meta(weight_base, acc, want_base),
-          gradient_meta(weight_new ? *weight_new : weight_base, acc, want_new && weight_new)};
+  return {gradient_meta(hidden, want_hidden), gradient_meta(weight_base, want_base),
+          gradient_meta(weight_new ? *weight_new : weight_base, want_new && weight_new)};
 }
 
 using SampleRange = Tensor (*)(const Tensor&, const Tensor&, const Maybe&, double, const Sampling&, int64_t);

@@ -209,7 +209,8 @@ class Run {
   }
 
   Tensor gradient_of(size_t part, bool wanted) const {
-    return wanted ? parts_[part].grad : at::empty({0}, call_.hidden.options().dtype(wide_));
+    const at::ScalarType type = (part && call_.weight_new ? *call_.weight_new : call_.weight_base).scalar_type();
+    return wanted ? parts_[part].grad.to(type) : at::empty({0}, call_.hidden.options().dtype(type));
   }
 
   const CrossEntropy& call_;
