@@ -1,0 +1,211 @@
+// The operations' schemas, and their registration for CPU, Meta and, where it is built (MMPT_CUDA), CUDA.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "linear_cross_entropy.h"
+#include "sampling.h"
+
+namespace mmpt {
+
+void check_cross_entropy(const CrossEntropy& call) {
+  TORCH_CHECK_VALUE(call.hidden.dim() == 2 && call.labels.dim() == 1 && call.labels.size(0) == call.hidden.size(0),
+                    "hidden is ", call.hidden.sizes(), " and labels ", call.labels.sizes(),
+                    ", expected [N, H] and [N]");
+  TORCH_CHECK_VALUE(at::isIntegralType(call.labels.scalar_type(), false), "labels are ", call.labels.scalar_type(),
+                    ", expected integers");
+  const auto weight = [&](const char* name, const at::Tensor& matrix) {
+    TORCH_CHECK_VALUE(matrix.dim() == 2 && matrix.size(1) == call.hidden.size(1), name, " is ", matrix.sizes(),
+                      ", expected [rows, ", call.hidden.size(1), "] as hidden");
+    TORCH_CHECK_VALUE(at::isFloatingType(matrix.scalar_type()), name, " is ", matrix.scalar_type(),
+                      ", expected floating point");
+    TORCH_CHECK_VALUE(matrix.device() == call.hidden.device(), name, " is on ", matrix.device(), " and hidden on ",
+                      call.hidden.device());
+  };
+  TORCH_CHECK_VALUE(at::isFloatingType(call.hidden.scalar_type()), "hidden is ", call.hidden.scalar_type(),
+                    ", expected floating point");
+  weight("weight_base", call.weight_base);
+  if (call.weight_new) weight("weight_new", *call.weight_new);
+  const auto rows = [&](const char* name, const std::optional<at::Tensor>& value) {
+    TORCH_CHECK_VALUE(!value || (value->dim() == 1 && value->size(0) == call.hidden.size(0)), name, " is ",
+                      value->sizes(), ", expected [", call.hidden.size(0), "]");
+  };
+  rows("column_range lo", call.row_lo);
+  rows("column_range hi", call.row_hi);
+  rows("token_weight", call.token_weight);
+  TORCH_CHECK_VALUE(call.softcap >= 0, "softcap is ", call.softcap, ", expected a positive number");
+  TORCH_CHECK_VALUE(0 <= call.label_smoothing && call.label_smoothing < 1, "label_smoothing is ", call.label_smoothing,
+                    ", expected [0, 1)");
+  constexpr int64_t kMostIds = (int64_t(1) << 31) - 1;
+  TORCH_CHECK_VALUE(call.vocabulary() <= kMostIds, "the vocabulary has ", call.vocabulary(), " ids, at most ", kMostIds);
+}
+
+namespace {
+
+using at::Tensor;
+using Maybe = std::optional<Tensor>;
+
+void check_reduction(const CrossEntropy& call, const Reduction& reduction) {
+  TORCH_CHECK_VALUE(reduction.kind == "mean" || reduction.kind == "sum" || reduction.kind == "none", "reduction is '",
+                    reduction.kind, "', expected mean, sum or none");
+  TORCH_CHECK_VALUE(!reduction.group || (reduction.group->dim() == 1 && reduction.group->size(0) == call.rows()),
+                    "group is ", reduction.group->sizes(), ", expected [", call.rows(), "]");
+  TORCH_CHECK_VALUE(reduction.num_groups >= 0, "num_groups is ", reduction.num_groups);
+}
+
+template <ForwardResult (*Run)(const CrossEntropy&, const Reduction&)>
+ForwardResult cross_entropy(const Tensor& hidden, const Tensor& labels, const Tensor& weight_base,
+                            const Maybe& weight_new, int64_t ignore_index, int64_t lo, int64_t hi, const Maybe& row_lo,
+                            const Maybe& row_hi, const Maybe& group, int64_t num_groups, const Maybe& token_weight,
+                            double softcap, double z_loss, double label_smoothing, std::string_view reduction,
+                            std::optional<double> num_items, std::optional<int64_t> max_valid, bool want_hidden,
+                            bool want_base, bool want_new) {
+  const CrossEntropy call{hidden, labels, weight_base, weight_new, ignore_index, lo, hi, row_lo, row_hi, token_weight,
+                          softcap, z_loss, label_smoothing, want_hidden, want_base, want_new};
+  const Reduction how{reduction, num_items, max_valid, group, num_groups};
+  check_cross_entropy(call);
+  check_reduction(call, how);
+  return Run(call, how);
+}
+
+template <Gradients (*Run)(const CrossEntropy&, const Tensor&, const Tensor&)>
+Gradients cross_entropy_backward(const Tensor& hidden, const Tensor& labels, const Tensor& weight_base,
+                                 const Maybe& weight_new, const Tensor& lse, const Tensor& upstream,
+                                 int64_t ignore_index, int64_t lo, int64_t hi, const Maybe& row_lo, const Maybe& row_hi,
+                                 const Maybe& token_weight, double softcap, double z_loss, double label_smoothing,
+                                 bool want_hidden, bool want_base, bool want_new) {
+  const CrossEntropy call{hidden, labels, weight_base, weight_new, ignore_index, lo, hi, row_lo, row_hi, token_weight,
+                          softcap, z_loss, label_smoothing, want_hidden, want_base, want_new};
+  check_cross_entropy(call);
+  return Run(call, lse, upstream);
+}
+
+at::ScalarType accumulation(const Tensor& hidden) {
+  return hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+Tensor gradient_meta(const Tensor& like, bool wanted) {
+  return wanted ? at::empty_symint(like.sym_sizes(), like.options()) : at::empty({0}, like.options());
+}
+
+// Shapes alone; sizes stay symbolic.
+ForwardResult cross_entropy_meta(const Tensor& hidden, const Tensor&, const Tensor& weight_base,
+                                 const Maybe& weight_new, int64_t, int64_t, int64_t, const Maybe&, const Maybe&,
+                                 const Maybe&, int64_t num_groups, const Maybe&, double, double, double,
+                                 std::string_view reduction, std::optional<double>, std::optional<int64_t>,
+                                 bool want_hidden, bool want_base, bool want_new) {
+  const auto acc = accumulation(hidden);
+  const auto options = hidden.options().dtype(acc);
+  const auto row = [&](at::ScalarType dtype) {
+    return at::empty_symint({hidden.sym_size(0)}, hidden.options().dtype(dtype));
+  };
+  return {reduction == "none" ? row(acc) : at::empty({}, options),
+          row(acc),
+          row(acc),
+          row(at::kBool),
+          at::empty({num_groups}, options.dtype(at::kDouble)),
+          at::empty({num_groups}, options.dtype(at::kLong)),
+          gradient_meta(hidden, want_hidden),
+          gradient_meta(weight_base, want_base),
+          gradient_meta(weight_new ? *weight_new : weight_base, want_new && weight_new)};
+}
+
+Gradients cross_entropy_backward_meta(const Tensor& hidden, const Tensor&, const Tensor& weight_base,
+                                      const Maybe& weight_new, const Tensor&, const Tensor&, int64_t, int64_t, int64_t,
+                                      const Maybe&, const Maybe&, const Maybe&, double, double, double,
+                                      bool want_hidden, bool want_base, bool want_new) {
+  return {gradient_meta(hidden, want_hidden), gradient_meta(weight_base, want_base),
+          gradient_meta(weight_new ? *weight_new : weight_base, want_new && weight_new)};
+}
+
+using SampleRange = Tensor (*)(const Tensor&, const Tensor&, const Maybe&, double, const Sampling&, int64_t);
+using SampleLogits = Tensor (*)(const Tensor&, const Sampling&, int64_t);
+
+template <SampleRange Run>
+Tensor sample_range(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new, double softcap,
+                    int64_t lo, int64_t hi, int64_t extra, double temperature, int64_t top_k, double top_p,
+                    int64_t seed, int64_t offset, const Maybe& row_lo, const Maybe& row_hi, const Maybe& row_extra,
+                    const Maybe& row_temperature, const Maybe& row_top_k, const Maybe& row_top_p,
+                    const Maybe& row_seed, const Maybe& row_offset, int64_t max_range) {
+  TORCH_CHECK_VALUE(hidden.dim() == 2 && weight_base.dim() == 2 && hidden.size(1) == weight_base.size(1) &&
+                        (!weight_new || (weight_new->dim() == 2 && weight_new->size(1) == hidden.size(1))),
+                    "hidden is ", hidden.sizes(), ", weight_base ", weight_base.sizes(),
+                    ", expected [B, H] and [V0, H], and weight_new [T, H]");
+  return Run(hidden, weight_base, weight_new, softcap,
+             {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature}, {top_k, row_top_k},
+              {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
+             max_range);
+}
+
+template <SampleLogits Run>
+Tensor sample_logits(const Tensor& logits, int64_t lo, int64_t hi, int64_t extra, double temperature, int64_t top_k,
+                     double top_p, int64_t seed, int64_t offset, const Maybe& row_lo, const Maybe& row_hi,
+                     const Maybe& row_extra, const Maybe& row_temperature, const Maybe& row_top_k,
+                     const Maybe& row_top_p, const Maybe& row_seed, const Maybe& row_offset, int64_t max_range) {
+  TORCH_CHECK_VALUE(logits.dim() == 2, "logits is ", logits.sizes(), ", expected [B, V]");
+  return Run(logits,
+             {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature}, {top_k, row_top_k},
+              {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
+             max_range);
+}
+
+Tensor sample_range_meta(const Tensor& hidden, const Tensor&, const Maybe&, double, int64_t, int64_t, int64_t, double,
+                         int64_t, double, int64_t, int64_t, const Maybe&, const Maybe&, const Maybe&, const Maybe&,
+                         const Maybe&, const Maybe&, const Maybe&, const Maybe&, int64_t) {
+  return at::empty_symint({hidden.sym_size(0)}, hidden.options().dtype(at::kLong));
+}
+
+Tensor sample_logits_meta(const Tensor& logits, int64_t, int64_t, int64_t, double, int64_t, double, int64_t, int64_t,
+                          const Maybe&, const Maybe&, const Maybe&, const Maybe&, const Maybe&, const Maybe&,
+                          const Maybe&, const Maybe&, int64_t) {
+  return at::empty_symint({logits.sym_size(0)}, logits.options().dtype(at::kLong));
+}
+
+}  // namespace
+
+#define MMPT_SAMPLING_ARGUMENTS                                                                                    \
+  "int lo, int hi, int extra_id, float temperature, int top_k, float top_p, int seed, int offset, "                \
+  "Tensor? row_lo, Tensor? row_hi, Tensor? row_extra_id, Tensor? row_temperature, Tensor? row_top_k, "             \
+  "Tensor? row_top_p, Tensor? row_seed, Tensor? row_offset, int max_range) -> Tensor"
+
+TORCH_LIBRARY(mmpt, m) {
+  m.def(
+      "linear_cross_entropy(Tensor hidden, Tensor labels, Tensor weight_base, Tensor? weight_new, int ignore_index, "
+      "int lo, int hi, Tensor? row_lo, Tensor? row_hi, Tensor? group, int num_groups, Tensor? token_weight, "
+      "float softcap, float z_loss, float label_smoothing, str reduction, float? num_items, int? max_valid, "
+      "bool want_hidden, bool want_base, bool want_new) -> (Tensor loss, Tensor nll, Tensor lse, Tensor correct, "
+      "Tensor group_loss, Tensor group_count, Tensor d_hidden, Tensor d_base, Tensor d_new)");
+  m.def(
+      "linear_cross_entropy_backward(Tensor hidden, Tensor labels, Tensor weight_base, Tensor? weight_new, Tensor lse, "
+      "Tensor upstream, int ignore_index, int lo, int hi, Tensor? row_lo, Tensor? row_hi, Tensor? token_weight, "
+      "float softcap, float z_loss, float label_smoothing, bool want_hidden, bool want_base, bool want_new) -> "
+      "(Tensor d_hidden, Tensor d_base, Tensor d_new)");
+  m.def(
+      "sample_range(Tensor hidden, Tensor weight_base, Tensor? weight_new, float softcap, " MMPT_SAMPLING_ARGUMENTS);
+  m.def("sample_logits(Tensor logits, " MMPT_SAMPLING_ARGUMENTS);
+}
+
+TORCH_LIBRARY_IMPL(mmpt, CPU, m) {
+  m.impl("linear_cross_entropy", cross_entropy<cross_entropy_cpu>);
+  m.impl("linear_cross_entropy_backward", cross_entropy_backward<cross_entropy_backward_cpu>);
+  m.impl("sample_range", sample_range<sample_range_cpu>);
+  m.impl("sample_logits", sample_logits<sample_logits_cpu>);
+}
+
+#ifdef MMPT_CUDA
+TORCH_LIBRARY_IMPL(mmpt, CUDA, m) {
+  m.impl("linear_cross_entropy", cross_entropy<cross_entropy_cuda>);
+  m.impl("linear_cross_entropy_backward", cross_entropy_backward<cross_entropy_backward_cuda>);
+  m.impl("sample_range", sample_range<sample_range_cuda>);
+  m.impl("sample_logits", sample_logits<sample_logits_cuda>);
+}
+#endif
+
+TORCH_LIBRARY_IMPL(mmpt, Meta, m) {
+  m.impl("linear_cross_entropy", cross_entropy_meta);
+  m.impl("linear_cross_entropy_backward", cross_entropy_backward_meta);
+  m.impl("sample_range", sample_range_meta);
+  m.impl("sample_logits", sample_logits_meta);
+}
+
+}  // namespace mmpt

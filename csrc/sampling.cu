@@ -1,0 +1,381 @@
+// Sampling from an allowed range on CUDA: two launches, logits of the range, then one block a row that chooses.
+//
+// Logits: a warp owns one id for up to 8 rows of the batch, so a range that rows share is read once for all of them; the
+// lanes' order of summation is the same for any batch. Choosing: greedy and plain sampling are one reduction by (score,
+// lower id); top-k and top-p descend the bits of an order-preserving key, 8 at a time, with counts or integer masses
+// (exp * 2^40) in a histogram, which is exact and needs no sort. Nothing is read back to the host.
+#include "sampling.cuh"
+
+#include <cmath>
+
+#include "cuda_device.cuh"
+#include "philox.h"
+
+namespace mmpt {
+namespace {
+
+constexpr int kLogitWarps = 8;
+constexpr int kBatchTile = 8;
+constexpr int64_t kHiddenBytes = 64 << 10;  // of hidden rows in shared memory: three blocks an SM
+constexpr int kChooseThreads = 512;
+constexpr double kMassUnit = double(int64_t(1) << 40);
+
+template <typename T>
+__device__ __forceinline__ T parameter(const DeviceParameter<T>& of, int64_t row) {
+  return of.rows ? of.rows[row * of.step] : of.value;
+}
+
+struct Range {
+  int64_t lo, hi, extra;
+  int side;  // of the extra id: -1 below the range, 1 above, 0 absent or inside
+  bool valid;
+  __device__ int64_t count() const { return hi - lo + (side ? 1 : 0); }
+  __device__ int64_t id(int64_t column) const {
+    if (side < 0) return column == 0 ? extra : lo + column - 1;
+    return column == hi - lo ? extra : lo + column;
+  }
+};
+
+__device__ Range range_of(const DeviceSampling& how, int64_t row) {
+  Range r{parameter(how.lo, row), parameter(how.hi, row), parameter(how.extra, row), 0, false};
+  r.side = r.extra >= r.hi ? 1 : r.extra >= 0 && r.extra < r.lo ? -1 : 0;
+  r.valid = r.lo >= 0 && r.lo < r.hi && r.hi <= how.vocabulary && r.extra < how.vocabulary &&
+            r.hi - r.lo <= how.max_range;
+  return r;
+}
+
+// ---- logits of the range ---------------------------------------------------------------------------------------
+
+// Lane-strided partial sums of weight row times each hidden row (fp32, in shared memory), folded by halves.
+template <typename W>
+__device__ void warp_dots(const W* weight, const float* hidden, int dimensions, int rows, float* sums) {
+  const int lane = threadIdx.x % 32;
+  for (int b = 0; b < kBatchTile; ++b) sums[b] = 0.f;
+  constexpr int kPack = 16 / sizeof(W);
+  const bool aligned = reinterpret_cast<uintptr_t>(weight) % 16 == 0;
+  const int packs = aligned ? dimensions / kPack : 0;
+  for (int i = lane; i < packs; i += 32) {
+    const Pack<W> pack = reinterpret_cast<const Pack<W>*>(weight)[i];
+    for (int b = 0; b < rows; ++b)
+      for (int j = 0; j < kPack; ++j) sums[b] += float(widen(pack.value[j])) * hidden[b * dimensions + i * kPack + j];
+  }
+  for (int k = packs * kPack + lane; k < dimensions; k += 32)
+    for (int b = 0; b < rows; ++b) sums[b] += float(widen(weight[k])) * hidden[b * dimensions + k];
+  for (int b = 0; b < rows; ++b)
+    for (int distance = 16; distance; distance /= 2) sums[b] += shuffle(sums[b], distance);
+}
+
+__device__ void id_dots(const DeviceHead& head, int64_t id, const float* hidden, int rows, float* sums) {
+  const bool in_base = id < head.base_rows;
+  const Element element = in_base ? head.base_element : head.fresh_element;
+  const int64_t at = in_base ? id * head.base_stride : (id - head.base_rows) * head.fresh_stride;
+  const void* matrix = in_base ? head.base : head.fresh;
+  if (element == Element::kBFloat16)
+    warp_dots(static_cast<const __nv_bfloat16*>(matrix) + at, hidden, int(head.dimensions), rows, sums);
+  else if (element == Element::kHalf)
+    warp_dots(static_cast<const __half*>(matrix) + at, hidden, int(head.dimensions), rows, sums);
+  else
+    warp_dots(static_cast<const float*>(matrix) + at, hidden, int(head.dimensions), rows, sums);
+}
+
+// grid (tiles of ids, tiles of `tile` rows). Dynamic shared memory: [tile][dimensions] fp32 hidden rows.
+template <typename T>
+__global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden, int64_t hidden_stride,
+                                                                 DeviceHead head, DeviceSampling how, float* values,
+                                                                 int64_t stride, int tile) {
+  extern __shared__ __align__(16) unsigned char storage[];
+  float* rows_of_hidden = reinterpret_cast<float*>(storage);
+  __shared__ Range ranges[kBatchTile];
+  const int64_t first = int64_t(blockIdx.y) * tile;
+  const int rows = int(how.batch - first < tile ? how.batch - first : tile);
+  const int dimensions = int(head.dimensions), warp = threadIdx.x / 32;
+  if (threadIdx.x < rows) ranges[threadIdx.x] = range_of(how, first + threadIdx.x);
+  for (int i = threadIdx.x; i < rows * dimensions; i += blockDim.x)
+    rows_of_hidden[i] = float(widen(hidden[(first + i / dimensions) * hidden_stride + i % dimensions]));
+  __syncthreads();
+  bool shared = true;
+  for (int b = 0; b < rows; ++b)
+    shared = shared && ranges[b].valid && ranges[b].lo == ranges[0].lo && ranges[b].hi == ranges[0].hi;
+
+  float sums[kBatchTile];
+  const auto put = [&](int b, int64_t column, float sum) {
+    if (head.softcap > 0.f) sum = tanhf(sum / head.softcap) * head.softcap;
+    if (threadIdx.x % 32 == 0) values[(first + b) * stride + column] = sum;
+  };
+  for (int64_t r = int64_t(blockIdx.x) * kLogitWarps + warp; r < how.max_range; r += int64_t(gridDim.x) * kLogitWarps) {
+    if (shared) {
+      if (r >= ranges[0].hi - ranges[0].lo) break;
+      id_dots(head, ranges[0].lo + r, rows_of_hidden, rows, sums);
+      for (int b = 0; b < rows; ++b) put(b, r + (ranges[b].side < 0), sums[b]);
+    } else {
+      for (int b = 0; b < rows; ++b) {
+        if (!ranges[b].valid || r >= ranges[b].hi - ranges[b].lo) continue;
+        id_dots(head, ranges[b].lo + r, rows_of_hidden + b * dimensions, 1, sums);
+        put(b, r + (ranges[b].side < 0), sums[0]);
+      }
+    }
+  }
+  if (blockIdx.x == 0)
+    for (int b = warp; b < rows; b += kLogitWarps)
+      if (ranges[b].valid && ranges[b].side) {
+        id_dots(head, ranges[b].extra, rows_of_hidden + b * dimensions, 1, sums);
+        put(b, ranges[b].side < 0 ? 0 : ranges[b].hi - ranges[b].lo, sums[0]);
+      }
+}
+
+template <typename T>
+__global__ void copy_logits(const T* logits, int64_t row_stride, int64_t step, DeviceSampling how, float* values,
+                            int64_t stride) {
+  const int64_t row = blockIdx.y;
+  const Range range = range_of(how, row);
+  if (!range.valid) return;
+  for (int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; c < range.count();
+       c += int64_t(gridDim.x) * blockDim.x)
+    values[row * stride + c] = float(widen(logits[row * row_stride + range.id(c) * step]));
+}
+
+// ---- choosing --------------------------------------------------------------------------------------------------
+
+struct Candidate {
+  double score;
+  int64_t column;
+  __device__ Candidate shuffled(int distance) const { return {shuffle(score, distance), shuffle(column, distance)}; }
+};
+struct Better {
+  __device__ Candidate operator()(const Candidate& a, const Candidate& b) const {
+    if (a.score != b.score) return a.score > b.score ? a : b;
+    return a.column < b.column ? a : b;
+  }
+};
+
+__device__ __forceinline__ double gumbel(uint32_t word) {
+  const double u = (double(word) + 0.5) * (1.0 / 4294967296.0);
+  return -log(-log1p(-u));
+}
+
+// Unsigned order of the keys is the order of the values; -0 and 0 share one key.
+__device__ __forceinline__ uint32_t key_of(float value) {
+  const uint32_t bits = __float_as_uint(value == 0.f ? 0.f : value);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// Which columns are kept: keys above `key`, and of those equal to it the columns up to `last`.
+struct Cut {
+  uint32_t key;
+  int64_t last;
+  __device__ bool keeps(uint32_t k, int64_t column) const { return k > key || (k == key && column <= last); }
+};
+
+struct Row {
+  const float* value;
+  int64_t count;
+  double temperature;
+  float top;
+  __device__ double scaled(int64_t column) const { return double(value[column]) / temperature; }
+  __device__ unsigned long long mass(int64_t column) const {
+    return (unsigned long long)(exp(scaled(column) - double(top) / temperature) * kMassUnit + 0.5);
+  }
+};
+
+// Shared memory of a descent.
+struct Histogram {
+  unsigned long long bin[256];
+  unsigned long long before;
+  uint32_t digit;
+  int64_t last;
+  int warp_count[32];
+};
+
+// The column of the `wanted`-th (from 1) of those with this key that `within` keeps, in ascending order.
+__device__ int64_t column_of(const Row& row, const Cut& within, uint32_t key, unsigned long long wanted, Histogram& h) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  unsigned long long seen = 0;
+  if (threadIdx.x == 0) h.last = row.count - 1;
+  for (int64_t start = 0; start < row.count; start += blockDim.x) {
+    const int64_t c = start + threadIdx.x;
+    const bool equal = c < row.count && key_of(row.value[c]) == key && within.keeps(key, c);
+    const unsigned ballot = __ballot_sync(kAllLanes, equal);
+    __syncthreads();
+    if (lane == 0) h.warp_count[warp] = __popc(ballot);
+    __syncthreads();
+    unsigned long long before = seen + __popc(ballot & ((1u << lane) - 1u)), total = 0;
+    for (int w = 0; w < warps; ++w) {
+      if (w < warp) before += h.warp_count[w];
+      total += h.warp_count[w];
+    }
+    if (equal && before + 1 == wanted) h.last = c;
+    seen += total;
+  }
+  __syncthreads();
+  return h.last;
+}
+
+// The shortest prefix, in order of (value, lower column first), of the columns that `within` keeps, whose weights reach
+// `wanted`: by_mass ? the columns' masses : one each.
+__device__ Cut descend(const Row& row, const Cut& within, bool by_mass, double wanted, Histogram& h) {
+  uint32_t prefix = 0, mask = 0;
+  if (threadIdx.x == 0) h.before = 0;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < 256; i += blockDim.x) h.bin[i] = 0;
+    __syncthreads();
+    for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x) {
+      const uint32_t key = key_of(row.value[c]);
+      if ((key & mask) == prefix && within.keeps(key, c))
+        atomicAdd(&h.bin[(key >> shift) & 255u], by_mass ? row.mass(c) : 1ull);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      unsigned long long before = h.before;
+      int digit = 255, lowest = 255;
+      bool found = false;
+      for (int i = 255; i >= 0 && !found; --i) {
+        if (!h.bin[i]) continue;
+        lowest = i;
+        if (double(before + h.bin[i]) >= wanted) digit = i, found = true;
+        else before += h.bin[i];
+      }
+      if (!found) {  // rounding: keep down to the last bin that weighs anything
+        digit = lowest;
+        before -= h.bin[lowest];
+      }
+      h.before = before, h.digit = uint32_t(digit);
+    }
+    __syncthreads();
+    prefix |= h.digit << shift;
+    mask |= 255u << shift;
+  }
+  // All with this key weigh the same: as many of them as it takes.
+  const unsigned long long before = h.before;
+  unsigned long long unit = 1;
+  if (by_mass) {
+    __syncthreads();
+    for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x)
+      if (key_of(row.value[c]) == prefix && within.keeps(prefix, c)) h.bin[0] = row.mass(c);  // the same from all
+    __syncthreads();
+    unit = h.bin[0];
+  }
+  unsigned long long needed = 1;
+  if (double(before) < wanted && unit) {
+    needed = (unsigned long long)ceil((wanted - double(before)) / double(unit));
+    while (needed > 1 && double(before + (needed - 1) * unit) >= wanted) --needed;
+    while (double(before + needed * unit) < wanted) ++needed;
+  }
+  return {prefix, column_of(row, within, prefix, needed, h)};
+}
+
+__device__ unsigned long long total_mass(const Row& row, const Cut& within, Histogram& h) {
+  __syncthreads();
+  if (threadIdx.x == 0) h.bin[0] = 0;
+  __syncthreads();
+  unsigned long long own = 0;
+  for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x)
+    if (within.keeps(key_of(row.value[c]), c)) own += row.mass(c);
+  atomicAdd(&h.bin[0], own);
+  __syncthreads();
+  const unsigned long long total = h.bin[0];
+  __syncthreads();
+  return total;
+}
+
+// One block a row.
+__global__ void __launch_bounds__(kChooseThreads) choose(const float* values, int64_t stride, DeviceSampling how,
+                                                         int64_t* ids) {
+  __shared__ Candidate scratch[32];
+  __shared__ Histogram histogram;
+  const int64_t b = blockIdx.x;
+  const Range range = range_of(how, b);
+  Row row{values + b * stride, 0, parameter(how.temperature, b), 0.f};
+  if (!range.valid) {
+    if (threadIdx.x == 0) ids[b] = -1;
+    return;
+  }
+  row.count = range.count();
+  Candidate greedy{-INFINITY, 0x7fffffff};
+  int64_t nan = 0;
+  for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x) {
+    const float value = row.value[c];
+    if (value != value) nan = 1;
+    else greedy = Better()(greedy, Candidate{double(value), c});
+  }
+  greedy = block_reduce(greedy, scratch, Better());
+  const Candidate broken = block_reduce(Candidate{double(nan), 0}, scratch, Better());
+  if (broken.score > 0 || greedy.score == -INFINITY || row.temperature == 0) {
+    // Nothing but -inf is the lowest id, as for temperature 0.
+    if (threadIdx.x == 0) ids[b] = broken.score > 0 ? -1 : range.id(greedy.score == -INFINITY ? 0 : greedy.column);
+    return;
+  }
+  row.top = float(greedy.score);
+  Cut cut{key_of(-INFINITY), -1};  // everything above -inf
+  const int64_t top_k = parameter(how.top_k, b);
+  const double top_p = parameter(how.top_p, b);
+  const bool infinite = isinf(greedy.score);
+  if ((top_k > 0 && top_k < row.count) || (infinite && top_p < 1))
+    cut = descend(row, cut, false, infinite && top_p < 1 ? 1.0 : double(top_k), histogram);
+  if (top_p < 1 && !infinite)
+    cut = descend(row, cut, true, top_p * double(total_mass(row, cut, histogram)), histogram);
+
+  const uint64_t seed = uint64_t(parameter(how.seed, b)), offset = uint64_t(parameter(how.offset, b));
+  Candidate best{-INFINITY, 0x7fffffff};
+  for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x) {
+    if (!cut.keeps(key_of(row.value[c]), c)) continue;
+    const uint32_t word = philox_word(seed, offset, uint64_t(range.id(c)));
+    const double scaled = row.scaled(c);
+    // -log(u) bounds the noise from above: two fp64 logarithms only for what may still win.
+    const float bound = -__logf((float(word) + 0.5f) * 2.3283064365386963e-10f) + 1e-2f;
+    if (scaled + double(bound) + 1e-6 * fabs(scaled) < best.score) continue;
+    best = Better()(best, Candidate{scaled + gumbel(word), c});
+  }
+  best = block_reduce(best, scratch, Better());
+  if (threadIdx.x == 0) ids[b] = range.id(best.column);
+}
+
+template <typename T>
+void launch_range_logits_of(const T* hidden, int64_t hidden_stride, const DeviceHead& head, const DeviceSampling& how,
+                            float* values, int64_t stride, cudaStream_t stream) {
+  const int64_t row_bytes = head.dimensions * int64_t(sizeof(float));
+  int64_t tile = kHiddenBytes / (row_bytes ? row_bytes : 1);
+  tile = tile < 1 ? 1 : tile < kBatchTile ? tile : kBatchTile;
+  tile = tile < how.batch ? tile : how.batch;
+  const int64_t shared = tile * row_bytes;
+  cudaFuncSetAttribute(range_logits<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
+  const int64_t tiles = (how.max_range + kLogitWarps - 1) / kLogitWarps;
+  const dim3 grid(unsigned(tiles < 2048 ? tiles : 2048), unsigned((how.batch + tile - 1) / tile));
+  range_logits<T><<<grid, kLogitWarps * 32, size_t(shared), stream>>>(hidden, hidden_stride, head, how, values, stride,
+                                                                      int(tile));
+}
+
+template <typename T>
+void launch_copy_logits_of(const T* logits, int64_t row_stride, int64_t step, const DeviceSampling& how, float* values,
+                           int64_t stride, cudaStream_t stream) {
+  const int64_t tiles = (how.max_range + 1 + 255) / 256;
+  const dim3 grid(unsigned(tiles < 64 ? tiles : 64), unsigned(how.batch));
+  copy_logits<T><<<grid, 256, 0, stream>>>(logits, row_stride, step, how, values, stride);
+}
+
+}  // namespace
+
+#define MMPT_BY_ELEMENT(element, ...)                                         \
+  switch (element) {                                                          \
+    case Element::kBFloat16: { using T = __nv_bfloat16; __VA_ARGS__; break; } \
+    case Element::kHalf: { using T = __half; __VA_ARGS__; break; }            \
+    default: { using T = float; __VA_ARGS__; break; }                         \
+  }
+
+void launch_range_logits(const void* hidden, Element element, int64_t hidden_stride, const DeviceHead& head,
+                         const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream) {
+  MMPT_BY_ELEMENT(element, launch_range_logits_of(static_cast<const T*>(hidden), hidden_stride, head, how, values,
+                                                  stride, stream));
+}
+
+void launch_copy_logits(const void* logits, Element element, int64_t row_stride, int64_t step,
+                        const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream) {
+  MMPT_BY_ELEMENT(element, launch_copy_logits_of(static_cast<const T*>(logits), row_stride, step, how, values, stride,
+                                                 stream));
+}
+
+void launch_choose(const float* values, int64_t stride, const DeviceSampling& how, int64_t* ids, cudaStream_t stream) {
+  choose<<<unsigned(how.batch), kChooseThreads, 0, stream>>>(values, stride, how, ids);
+}
+
+}  // namespace mmpt

@@ -1,0 +1,48 @@
+// Kernels of range-constrained sampling on CUDA, as launchers free of torch.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "linear_cross_entropy.cuh"
+
+namespace mmpt {
+
+// A parameter on the device: rows[b] where there are rows, else value. `step` 0 repeats one element.
+template <typename T>
+struct DeviceParameter {
+  T value;
+  const T* rows;
+  int64_t step;
+};
+
+struct DeviceSampling {
+  DeviceParameter<int64_t> lo, hi, extra;
+  DeviceParameter<double> temperature;
+  DeviceParameter<int64_t> top_k;
+  DeviceParameter<double> top_p;
+  DeviceParameter<int64_t> seed, offset;
+  int64_t batch, vocabulary, max_range;
+};
+
+struct DeviceHead {
+  const void* base;
+  int64_t base_rows, base_stride;
+  Element base_element;
+  const void* fresh;
+  int64_t fresh_stride;
+  Element fresh_element;
+  int64_t dimensions;
+  float softcap;
+};
+
+// values [batch][stride] fp32: the logits of each row's allowed ids in ascending order of id.
+void launch_range_logits(const void* hidden, Element element, int64_t hidden_stride, const DeviceHead& head,
+                         const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream);
+void launch_copy_logits(const void* logits, Element element, int64_t row_stride, int64_t step,
+                        const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream);
+// ids [batch]; -1 where a logit is NaN, the range is empty, out of the vocabulary or wider than max_range.
+void launch_choose(const float* values, int64_t stride, const DeviceSampling& how, int64_t* ids, cudaStream_t stream);
+
+}  // namespace mmpt

@@ -1,0 +1,196 @@
+"""Benchmark of the operations against their peers: python -m mmpt.bench.ops [--device cuda] [--only loss|draw].
+
+Every measurement is a process of its own, so that its peak memory is its own; peers of one case follow one another, in
+two rounds, so that a machine that slows down slows them all. Prints a table a case, and writes
+results/ops-<chip>-<date>.json. The floor is the case's multiplications at the rate of a large square product, or its
+bytes at the rate of reading memory, whichever takes longer; both rates are measured first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from mmpt.bench import machine, ops_peers
+from mmpt.store.canonical import write_json
+
+RESULTS = Path(__file__).parent / "results"
+ROUNDS = 2
+VOCABULARY, NEW = 164_021, 12_352
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape. Loss: n rows of which `supervised` count, and what trains. Draw: batch n, `width` allowed ids."""
+
+    kind: str
+    n: int
+    h: int
+    dtype: str
+    supervised: int = 0
+    trains: str = "new"
+    width: int = 0
+
+    @property
+    def title(self) -> str:
+        if self.kind == "loss":
+            return f"loss {self.dtype} N={self.n} supervised={self.supervised} H={self.h} trains={self.trains}"
+        return f"draw {self.dtype} B={self.n} R={self.width} H={self.h}"
+
+    def floor(self, rates: dict[str, float]) -> float:
+        """Seconds that no implementation of this case goes under."""
+        size = 2 if self.dtype == "bfloat16" else 4
+        if self.kind == "draw":
+            return self.width * self.h * size / rates["bytes"]
+        trained = {"new": NEW, "all": VOCABULARY, "hidden": 0}[self.trains]
+        flops = 2 * self.supervised * self.h * (2 * VOCABULARY + trained)
+        return max(flops / rates["flops"], VOCABULARY * self.h * size / rates["bytes"])
+
+
+def cases(device: str) -> list[Case]:
+    if device == "cuda":
+        losses = [Case("loss", n, h, "bfloat16", int(n * share), trains)
+                  for h in (1024, 2048, 4096) for n in (4096, 16384) for share in (1, 0.5, 0.25, 0.1, 0.01)
+                  for trains in ("new", "all")]  # fmt: skip
+        return losses + [Case("draw", b, 1024, "bfloat16", width=w) for b in (1, 4, 16, 64, 256) for w in (1024, 8192)]
+    losses = [Case("loss", 256, 1024, dtype, 60, trains) for dtype in ("float32", "bfloat16") for trains in ("new", "hidden")]
+    draws = [Case("draw", b, 1024, dtype, width=w) for dtype in ("float32", "bfloat16") for b, w in ((1, 1024), (64, 1024), (1, 8192))]
+    return losses + draws
+
+
+def peers(case: Case) -> list[str]:
+    """Names to run; "NAME, filtered" is a peer given the supervised rows alone."""
+    if case.kind == "draw":
+        return list(ops_peers.DRAWS)
+    some_ignored = case.supervised < case.n
+    return [*ops_peers.LOSSES, *(f"{name}, filtered" for name in ops_peers.MULTIPLY_ALL_ROWS if some_ignored)]
+
+
+def measure(case: Case, peer: str, device: str, threads: int, limit: float) -> dict:
+    """In a child process: seconds of each run, extra memory at the peak, and a value to compare."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    dtype = getattr(torch, case.dtype)
+    if case.kind == "draw":
+        step = ops_peers.DRAWS[peer](ops_peers.draw_problem(case.n, case.h, case.width, dtype, device))
+        run, repeats = step, 400
+    else:
+        problem = ops_peers.loss_problem(case.n, case.supervised, case.h, dtype, device, case.trains)
+        name, _, filtered = peer.partition(", ")
+        problem = ops_peers.prefiltered(problem) if filtered else problem
+        step, repeats = ops_peers.LOSSES[name](problem), 30
+        leaves = [problem.hidden, problem.base, problem.new, problem.whole]
+
+        def run() -> torch.Tensor:
+            for leaf in leaves:
+                leaf.grad = None
+            loss = step()
+            loss.backward()
+            return loss
+
+    value = float(run().detach().float().flatten()[0])  # compiles and allocates what stays
+    for leaf in leaves if case.kind == "loss" else ():
+        leaf.grad = None
+    memory = machine.PeakMemory(device)
+    run()
+    machine.wait(device)
+    extra = memory.extra()
+    return {"seconds": machine.seconds(run, device, repeats=repeats, limit=limit), "extra_bytes": extra, "value": value}
+
+
+def in_child(case: Case, peer: str, device: str, threads: int, limit: float) -> dict:
+    words = [json.dumps(asdict(case)), peer, device, str(threads), str(limit)]
+    done = subprocess.run([sys.executable, "-m", "mmpt.bench.ops", "--child", *words], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return {"absent": lines[-1][:200]}
+
+
+def bench_case(case: Case, device: str, threads: int, limit: float, rates: dict[str, float]) -> dict:
+    """All peers of a case: {title, floor, rows: {peer: numbers or why it is absent}}."""
+    found: dict[str, dict] = {}
+    for _ in range(ROUNDS):
+        for peer in peers(case):
+            if "absent" in found.get(peer, {}):
+                continue
+            one = in_child(case, peer, device, threads, limit)
+            if peer in found and "seconds" in one:
+                one["seconds"] = found[peer]["seconds"] + one["seconds"]
+            found[peer] = one
+    floor = case.floor(rates)
+    rows = {}
+    for peer, one in found.items():
+        if "absent" in one:
+            rows[peer] = one
+            continue
+        median = machine.quantile(one["seconds"], 0.5)
+        rows[peer] = {
+            "median": median, "p10": machine.quantile(one["seconds"], 0.1), "p90": machine.quantile(one["seconds"], 0.9),
+            "runs": len(one["seconds"]), "extra_bytes": one["extra_bytes"], "of_floor": floor / median, "value": one["value"],
+        }  # fmt: skip
+    return {"title": case.title, **asdict(case), "floor": floor, "peers": rows}
+
+
+def table(result: dict) -> str:
+    """One case as text, fastest first, with each peer's time over ours."""
+    rows = result["peers"]
+    ours = rows["mmpt"].get("median", float("nan"))
+    lines = [result["title"], f"  {'':38}{'median':>12}{'p10':>12}{'p90':>12}{'peak MiB':>10}{'of floor':>10}{'x ours':>8}"]
+    for name, one in sorted(rows.items(), key=lambda item: item[1].get("median", 1e9)):
+        if "absent" in one:
+            lines.append(f"  {name:38}absent: {one['absent']}")
+            continue
+        times = "".join(f"{_time(one[key]):>12}" for key in ("median", "p10", "p90"))
+        lines.append(f"  {name:38}{times}{one['extra_bytes'] / 2**20:>10.1f}{one['of_floor']:>10.0%}{one['median'] / ours:>8.2f}")
+    return "\n".join(lines)
+
+
+def _time(value: float) -> str:
+    return f"{value * 1e3:.1f} ms" if value > 1e-3 else f"{value * 1e6:.1f} us"
+
+
+def main() -> None:
+    """Runs the cases, prints their tables, writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only", choices=["loss", "draw"])
+    parser.add_argument("--match", default="", help="run the cases whose title contains this")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--limit", type=float, default=10.0, help="seconds a measurement may take, about")
+    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        case, peer, device, threads, limit = arguments.child
+        print(json.dumps(measure(Case(**json.loads(case)), peer, device, int(threads), float(limit))))
+        return
+    torch.set_num_threads(arguments.threads)
+    device = arguments.device
+    chosen = [c for c in cases(device) if arguments.only in (None, c.kind) and arguments.match in c.title]
+    rates = {name: machine.rates(device, getattr(torch, name)) for name in sorted({c.dtype for c in chosen})}
+    results = []
+    for case in chosen:
+        results.append(bench_case(case, device, arguments.threads, arguments.limit, rates[case.dtype]))
+        print(table(results[-1]), flush=True)
+    write_results(device, arguments.threads, rates, results)
+
+
+def write_results(device: str, threads: int, rates: dict, results: list[dict]) -> None:
+    today, name = datetime.date.today().isoformat(), machine.chip(device)
+    report = {"chip": name, "device": device, "date": today, "threads": threads, "torch": torch.__version__, "rates": rates,
+              "cases": results}  # fmt: skip
+    path = RESULTS / f"ops-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{today}.json"
+    write_json(path, report)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Builds csrc into one extension module, once for each content, and loads it.
+
+The cache key is the digest of the sources, the flags, and the versions of torch, Python and the compiler: a changed
+kernel is another folder, an unchanged one loads in milliseconds. CUDA sources are added where torch has CUDA and nvcc
+is at hand. A build happens in a folder of its own and is moved into place when whole, so a killed build leaves nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from mmpt.store.errors import UserError
+
+MODULE = "mmpt_kernels"
+SOURCES = Path(__file__).resolve().parents[2] / "csrc"
+FLAGS = ("-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi")
+CUDA_FLAGS = ("-O3", "-lineinfo")
+REMEDY = "install g++ 11 or newer and ninja (pip install ninja), or choose `ops.backend: reference` in the profile"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one build consists of; two equal plans give the same module."""
+
+    sources: tuple[Path, ...]
+    compiler: str
+    flags: tuple[str, ...]
+    cuda: str | None
+    digest: str
+
+
+def plan(extra_flags: tuple[str, ...] = ()) -> Plan:
+    """The build that fits this machine. Raises UserError where no C++ compiler is."""
+    compiler = os.environ.get("CXX") or next((c for c in ("g++", "c++", "clang++") if shutil.which(c)), None)
+    if compiler is None or shutil.which(compiler.split()[0]) is None:
+        raise UserError("no C++ compiler for csrc", found=compiler or "none of g++, c++, clang++ on PATH", fix=REMEDY)
+    cuda = _cuda_version()
+    kinds = [path for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".cu")]
+    sources = tuple(path for path in kinds if cuda or not (path.suffix == ".cu" or path.stem.endswith("_cuda")))
+    version = _first_line([*compiler.split(), "--version"])
+    # at::parallel_for lives in torch's headers: without this flag it runs on one thread and says nothing. The runtime is
+    # not linked, so that the one torch has loaded is used and no second pool of threads appears; clang has another one.
+    threads = () if "clang" in version else ("-fopenmp",)
+    flags = (*FLAGS, *threads, *(("-DMMPT_CUDA",) if cuda else ()), *extra_flags)
+    key = {
+        "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(SOURCES.iterdir()) if p.is_file()},
+        "flags": [flags, CUDA_FLAGS if cuda else ()],
+        "compiler": version,
+        "torch": torch.__version__,
+        "python": sysconfig.get_config_var("SOABI") or platform.python_version(),
+        "cuda": cuda,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return Plan(sources, compiler, flags, cuda, digest)
+
+
+def module_path(build: Plan) -> Path:
+    """Where the finished module of a plan lies: MMPT_CACHE, else the user's cache folder."""
+    root = os.environ.get("MMPT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmpt"
+    return Path(root) / "kernels" / build.digest[:24] / f"{MODULE}.so"
+
+
+@functools.cache
+def load() -> ModuleType:
+    """The extension module, built first if its cache is empty; importing it registers torch.ops.mmpt.
+
+    Raises UserError where no compiler is, or with the compiler's last lines where the build fails.
+    """
+    build = plan()
+    path = module_path(build)
+    if not path.exists():
+        compile_into(path, build)
+    return import_module(path)
+
+
+def import_module(path: Path) -> ModuleType:
+    """Loads a built module; a process can hold one, since its operations are registered once."""
+    spec = importlib.util.spec_from_file_location(MODULE, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def compile_into(path: Path, build: Plan) -> None:
+    """Builds a plan's module at `path`; one process builds, others wait for it and find it done."""
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.parent.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        folder = Path(tempfile.mkdtemp(prefix=".building-", dir=path.parent.parent))
+        try:
+            built = _compile(folder, build)
+            path.parent.mkdir(exist_ok=True)
+            os.replace(built, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compile(folder: Path, build: Plan) -> Path:
+    """Runs ninja in a child process, whose output is shown only where it fails."""
+    words = {
+        "name": MODULE,
+        "sources": [str(p) for p in build.sources],
+        "extra_cflags": list(build.flags),
+        "extra_ldflags": [flag for flag in build.flags if flag.startswith("-fsanitize")],
+        "extra_cuda_cflags": list(CUDA_FLAGS),
+        "build_directory": str(folder),
+        "with_cuda": build.cuda is not None,
+        "is_python_module": False,
+        "verbose": True,
+    }
+    code = "import json, sys; from torch.utils.cpp_extension import load; load(**json.loads(sys.argv[1]))"
+    environment = dict(os.environ, CXX=build.compiler, PATH=_path_with_ninja())
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(words)], capture_output=True, text=True, env=environment, check=False
+    )
+    built = folder / f"{MODULE}.so"
+    if not built.exists():
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        telling = [line for line in lines if "error:" in line][:3] or lines[-3:]
+        raise UserError("csrc does not build", found=" | ".join(telling), fix=REMEDY)
+    return built
+
+
+def _path_with_ninja() -> str:
+    """PATH, with the folder of pip's ninja where an unactivated environment left it out."""
+    folder = Path(sys.executable).parent
+    if shutil.which("ninja") is None and not (folder / "ninja").exists():
+        raise UserError("ninja is missing, csrc is built with it", fix=REMEDY)
+    return os.pathsep.join([os.environ.get("PATH", ""), str(folder)])
+
+
+def _cuda_version() -> str | None:
+    """nvcc's version where torch has CUDA and nvcc is there, else None: the module is then for the CPU alone."""
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return None
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    nvcc = shutil.which("nvcc") or (CUDA_HOME and os.path.join(CUDA_HOME, "bin", "nvcc"))
+    return _first_line([nvcc, "--version"], line=-1) if nvcc and os.path.exists(nvcc) else None
+
+
+def _first_line(command: list[str], line: int = 0) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[line]

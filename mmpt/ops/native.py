@@ -1,0 +1,170 @@
+"""The compiled operations behind the names of the plain ones: same arguments, same results, same errors.
+
+Importing this builds or loads csrc. The schemas and the CPU, CUDA and Meta kernels are registered there; here are the
+backward of the loss and the Python face. Nothing falls back: what a kernel cannot do is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpt.ops import extension
+from mmpt.ops.linear_cross_entropy import LossResult
+
+kernels = extension.load()
+
+Scalar = int | float | Tensor
+_LOSS = "mmpt::linear_cross_entropy"
+_LOSS_ARGUMENTS = 21
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    labels: Tensor,
+    weight_base: Tensor,
+    weight_new: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    column_range: tuple[int | Tensor, int | Tensor] | None = None,
+    group: Tensor | None = None,
+    num_groups: int = 0,
+    token_weight: Tensor | None = None,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    num_items: float | None = None,
+    max_valid: int | None = None,
+    return_stats: bool = False,
+) -> Tensor | LossResult:
+    """mmpt.ops.linear_cross_entropy.linear_cross_entropy, compiled; arguments and results are described there.
+
+    Any of float32, bfloat16, float16 and float64 for hidden and, independently, for each weight; sums are fp32, fp64
+    for fp64 hidden. Two calls with equal arguments give equal bits. On CUDA nothing waits for the device, and
+    max_valid bounds the scratch; more supervised rows than that, or a label out of its range, give a NaN loss there.
+    """
+    grad = torch.is_grad_enabled()
+    lo, row_lo = _split(0 if column_range is None else column_range[0])
+    hi, row_hi = _split(-1 if column_range is None else column_range[1])
+    loss, nll, lse, correct, group_loss, group_count, *_ = torch.ops.mmpt.linear_cross_entropy(
+        hidden, labels, weight_base, weight_new, ignore_index, lo, hi, row_lo, row_hi,
+        None if group is None else group, num_groups, token_weight, softcap or 0.0, z_loss, label_smoothing, reduction,
+        num_items, max_valid, grad and hidden.requires_grad, grad and weight_base.requires_grad,
+        grad and weight_new is not None and weight_new.requires_grad,
+    )
+    if not return_stats:
+        return loss
+    return LossResult(loss, nll, lse, correct, group_loss, group_count)
+
+
+def sample_range(
+    hidden: Tensor,
+    weight_base: Tensor,
+    weight_new: Tensor | None,
+    lo: int | Tensor,
+    hi: int | Tensor,
+    *,
+    extra_id: int | Tensor | None = None,
+    temperature: Scalar = 0.0,
+    top_k: int | Tensor = 0,
+    top_p: Scalar = 1.0,
+    seed: int | Tensor = 0,
+    offset: int | Tensor = 0,
+    softcap: float | None = None,
+    max_range: int | None = None,
+) -> Tensor:
+    """mmpt.ops.sampling.sample_range, compiled; arguments and results are described there.
+
+    max_range: the widest hi - lo of any row; it sizes scratch on CUDA, where lo and hi are not read on the host.
+    On CUDA nothing waits for the device: a row with a NaN logit or nothing allowed gives -1 instead of an error, and
+    parameters that are tensors are read at each replay of a captured graph, so advance `offset` in the graph.
+    """
+    return torch.ops.mmpt.sample_range(
+        hidden, weight_base, weight_new, softcap or 0.0,
+        *_parameters(lo, hi, extra_id, temperature, top_k, top_p, seed, offset, max_range),
+    )
+
+
+def sample_logits(
+    logits: Tensor,
+    lo: int | Tensor,
+    hi: int | Tensor,
+    *,
+    extra_id: int | Tensor | None = None,
+    temperature: Scalar = 0.0,
+    top_k: int | Tensor = 0,
+    top_p: Scalar = 1.0,
+    seed: int | Tensor = 0,
+    offset: int | Tensor = 0,
+    max_range: int | None = None,
+) -> Tensor:
+    """sample_range on given logits [B, V], all ids: the same arguments, the same draws."""
+    return torch.ops.mmpt.sample_logits(
+        logits, *_parameters(lo, hi, extra_id, temperature, top_k, top_p, seed, offset, max_range)
+    )
+
+
+def _split(value: Scalar) -> tuple[Any, Tensor | None]:
+    """(number, None), or (a number nobody reads, the tensor)."""
+    return (0, value) if isinstance(value, Tensor) else (value, None)
+
+
+def _parameters(lo, hi, extra_id, temperature, top_k, top_p, seed, offset, max_range) -> list:  # type: ignore[no-untyped-def]
+    """The numbers, the tensors and max_range, in the order of the schema."""
+    given = (lo, hi, -1 if extra_id is None else extra_id, temperature, top_k, top_p, seed, offset)
+    numbers = [0 if isinstance(value, Tensor) else value for value in given]
+    if max_range is None:
+        whole = isinstance(lo, Tensor) or isinstance(hi, Tensor)
+        max_range = -1 if whole else hi - lo
+    return [*numbers, *(value if isinstance(value, Tensor) else None for value in given), max_range]
+
+
+def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
+    loss, _, lse, _, _, _, *grads = output
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.fused = inputs[15] != "none"
+    ctx.want = inputs[18:21]
+    if ctx.fused:
+        ctx.save_for_backward(*grads)
+        return
+    hidden, labels, base, new, ignore_index, lo, hi, row_lo, row_hi, _, _, token_weight, cap, z, smooth = inputs[:15]
+    ctx.save_for_backward(hidden, labels, base, new, lse, row_lo, row_hi, token_weight)
+    ctx.rest = (ignore_index, lo, hi), (cap, z, smooth)
+
+
+def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
+    """grad * factor; in place where the graph is not kept, since nobody will read the saved gradient again.
+
+    The new rows' gradient is 50 MB in fp32 at H = 1024, whose page faults alone cost a CPU 20 ms.
+    """
+    if type(grad) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
+        return grad * factor
+    return grad if grad.device.type == "cpu" and float(factor) == 1.0 else grad.mul_(factor)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple:
+    if torch.is_grad_enabled():
+        raise RuntimeError("linear_cross_entropy has no second derivative: call backward without create_graph")
+    out: list[Tensor | None] = [None] * _LOSS_ARGUMENTS
+    if grad_loss is None:
+        return tuple(out)
+    if ctx.fused:
+        grads = [_scaled(g, grad_loss) for g in ctx.saved_tensors]
+    else:
+        hidden, labels, base, new, lse, row_lo, row_hi, token_weight = ctx.saved_tensors
+        (ignore_index, lo, hi), options = ctx.rest
+        grads = torch.ops.mmpt.linear_cross_entropy_backward(
+            hidden, labels, base, new, lse, grad_loss, ignore_index, lo, hi, row_lo, row_hi, token_weight,
+            *options, *ctx.want,
+        )
+    for place, wanted, value in zip((0, 2, 3), ctx.want, grads, strict=True):
+        if wanted:
+            out[place] = value
+    return tuple(out)
+
+
+torch.library.register_autograd(_LOSS, _backward, setup_context=_setup)

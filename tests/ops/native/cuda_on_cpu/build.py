@@ -1,0 +1,48 @@
+"""Builds csrc's CUDA side for the CPU and registers it as torch.ops.mmpt_on_cpu, beside the real operations.
+
+Only the text that is no C++ is rewritten: kernel launches, dynamic shared memory, and the name of the library.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch.utils.cpp_extension import load
+
+from mmpt.ops import extension
+
+HERE = Path(__file__).parent
+LAUNCH = re.compile(r"(\b\w+(?:<[\w, ]+>)?)<<<(.*?)>>>\s*\(", re.DOTALL)
+DYNAMIC = "extern __shared__ __align__(16) unsigned char storage[];"
+
+
+def build(folder: Path) -> None:
+    """Compiles into `folder` and loads the result."""
+    for source in extension.SOURCES.iterdir():
+        text = source.read_text()
+        if source.suffix == ".cu":
+            target = folder / f"{source.stem}_kernels.cpp"
+            text = LAUNCH.sub(r"emulated::launch_of([](auto... x) { \1(x...); }, \2)(", text).replace(
+                DYNAMIC, "unsigned char* storage = emulated::dynamic_shared();"
+            )
+        elif source.name == "ops.cpp":
+            target = folder / source.name
+            text = text.replace("TORCH_LIBRARY(mmpt, m)", "TORCH_LIBRARY(mmpt_on_cpu, m)")
+            text = re.sub(r"TORCH_LIBRARY_IMPL\(mmpt, CPU, m\) \{.*?\n\}\n", "", text, flags=re.DOTALL)
+            text = text.replace("TORCH_LIBRARY_IMPL(mmpt, CUDA, m)", "TORCH_LIBRARY_IMPL(mmpt_on_cpu, CPU, m)")
+            text = text.replace("TORCH_LIBRARY_IMPL(mmpt, Meta, m)", "TORCH_LIBRARY_IMPL(mmpt_on_cpu, Meta, m)")
+        elif source.suffix in (".h", ".cuh") or source.name == "ops_cuda.cpp":
+            target = folder / source.name
+        else:
+            continue
+        target.write_text(text)
+    (folder / "emulated.cpp").write_text((HERE / "emulated.cpp").read_text())
+    load(
+        "mmpt_on_cpu", [str(path) for path in sorted(folder.glob("*.cpp"))], build_directory=str(folder),
+        extra_include_paths=[str(HERE)], extra_cflags=["-O1", "-DMMPT_CUDA", "-fno-strict-aliasing"],
+        is_python_module=False, verbose=False,
+    )  # fmt: skip
+    assert torch.ops.mmpt_on_cpu.linear_cross_entropy is not None
+

@@ -1,0 +1,110 @@
+// CUDA enough to run this project's kernels on the CPU, one block at a time, one fiber a thread.
+//
+// For machines without a GPU: it shows that compaction, row kernel, sampler and the code between the launches compute
+// the right thing, not that they are fast or free of races. A cluster has one block here.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n)
+#define __shared__ static
+
+using std::max;
+using std::min;
+using std::isinf;
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+typedef void* cudaStream_t;
+
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulated {
+
+unsigned char* dynamic_shared();
+void block_barrier();
+void warp_barrier();
+// A value of 8 bytes put by each lane of the warp, and read from another.
+uint64_t exchange(uint64_t value, int lane);
+unsigned ballot(bool vote);
+// Runs `body` for every thread of every block.
+void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body);
+
+template <typename T>
+T shuffle_xor(T value, int distance) {
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = exchange(bits, int(threadIdx.x % 32) ^ distance);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+// launch_of(kernel, grid, block, shared, stream)(arguments): what kernel<<<...>>>(arguments) is rewritten to.
+template <typename F>
+auto launch_of(F kernel, dim3 grid, dim3 block, size_t shared = 0, cudaStream_t = nullptr) {
+  return [=](auto... arguments) { launch(grid, block, shared, [=] { kernel(arguments...); }); };
+}
+
+}  // namespace emulated
+
+#define __syncthreads() emulated::block_barrier()
+#define __shfl_xor_sync(mask, value, distance) emulated::shuffle_xor(value, distance)
+#define __ballot_sync(mask, vote) emulated::ballot(vote)
+#define __popc __builtin_popcount
+
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+inline float __expf(float x) { return std::exp(x); }
+inline float __logf(float x) { return std::log(x); }
+using std::exp;
+using std::log;
+using std::log1p;
+using std::tanh;
+template <typename T>
+T atomicAdd(T* at, T value) {
+  const T before = *at;
+  *at += value;
+  return before;
+}
+
+enum { cudaDevAttrComputeCapabilityMajor, cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum { cudaLaunchAttributeClusterDimension };
+inline void cudaGetDevice(int* device) { *device = 0; }
+inline void cudaDeviceGetAttribute(int* value, int attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : 227 << 10;
+}
+template <typename F>
+void cudaFuncSetAttribute(F, int, int) {}
+struct cudaLaunchAttribute {
+  int id;
+  struct {
+    dim3 clusterDim;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  int numAttrs;
+};
+template <typename F, typename... A>
+void cudaLaunchKernelEx(const cudaLaunchConfig_t* config, F kernel, A... arguments) {
+  emulated::launch(config->gridDim, config->blockDim, config->dynamicSmemBytes, [=] { kernel(arguments...); });
+}

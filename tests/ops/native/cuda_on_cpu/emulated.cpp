@@ -1,0 +1,120 @@
+// The scheduler of cuda_runtime_api.h: fibers that hand over to the next at every barrier.
+#include <ucontext.h>
+
+#include <memory>
+#include <vector>
+
+#include "cuda_runtime_api.h"
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulated {
+namespace {
+
+constexpr size_t kStack = 64 << 10;
+
+struct Barrier {
+  unsigned waiting = 0, generation = 0;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<unsigned char[]> stack;
+  bool done = false;
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<Barrier> warps;
+  std::vector<unsigned> alive_in_warp;
+  Barrier all;
+  unsigned alive = 0, current = 0;
+  std::vector<uint64_t> slots;
+  std::vector<unsigned char> shared;
+  const std::function<void()>* body = nullptr;
+  ucontext_t scheduler;
+};
+
+Block* running = nullptr;
+
+void give_way() { swapcontext(&running->fibers[running->current].context, &running->scheduler); }
+
+void wait_at(Barrier& barrier, const unsigned& expected) {
+  const unsigned generation = barrier.generation;
+  ++barrier.waiting;
+  while (barrier.generation == generation) {
+    if (barrier.waiting >= expected) {
+      barrier.waiting = 0;
+      ++barrier.generation;
+      break;
+    }
+    give_way();
+  }
+}
+
+void run_fiber() {
+  (*running->body)();
+  Fiber& fiber = running->fibers[running->current];
+  fiber.done = true;
+  --running->alive;
+  --running->alive_in_warp[running->current / 32];
+  give_way();
+}
+
+}  // namespace
+
+unsigned char* dynamic_shared() { return running->shared.data(); }
+void block_barrier() { wait_at(running->all, running->alive); }
+void warp_barrier() { wait_at(running->warps[running->current / 32], running->alive_in_warp[running->current / 32]); }
+
+uint64_t exchange(uint64_t value, int lane) {
+  running->slots[running->current] = value;
+  warp_barrier();
+  const uint64_t other = running->slots[running->current / 32 * 32 + lane];
+  warp_barrier();
+  return other;
+}
+
+unsigned ballot(bool vote) {
+  running->slots[running->current] = vote;
+  warp_barrier();
+  unsigned out = 0;
+  for (int lane = 0; lane < 32; ++lane) out |= unsigned(running->slots[running->current / 32 * 32 + lane]) << lane;
+  warp_barrier();
+  return out;
+}
+
+void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body) {
+  Block state;
+  running = &state;
+  state.body = &body;
+  state.fibers.resize(block.x);
+  for (Fiber& fiber : state.fibers) fiber.stack.reset(new unsigned char[kStack]);
+  for (unsigned y = 0; y < grid.y; ++y)
+    for (unsigned x = 0; x < grid.x; ++x) {
+      blockIdx = dim3(x, y, 0), blockDim = block, gridDim = grid;
+      state.alive = block.x;
+      state.warps.assign((block.x + 31) / 32, {});
+      state.alive_in_warp.assign(state.warps.size(), 32);
+      state.all = {};
+      state.slots.assign(block.x, 0);
+      state.shared.assign(shared, 0xff);  // what a kernel forgets to write is not zero
+      for (Fiber& fiber : state.fibers) {
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = kStack;
+        fiber.context.uc_link = nullptr;
+        fiber.done = false;
+        makecontext(&fiber.context, run_fiber, 0);
+      }
+      while (state.alive)
+        for (state.current = 0; state.current < block.x; ++state.current)
+          if (!state.fibers[state.current].done) {
+            threadIdx = dim3(state.current, 0, 0);
+            swapcontext(&state.scheduler, &state.fibers[state.current].context);
+          }
+    }
+  running = nullptr;
+}
+
+}  // namespace emulated
