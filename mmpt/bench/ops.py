@@ -2,7 +2,7 @@
 
 Every measurement is a process of its own, so that its peak memory is its own; peers of one case follow one another, in
 two rounds, so that a machine that slows down slows them all. Prints a table a case, and writes
-results/ops-<chip>-<date>.json. The floor is the case's multiplications at the rate of a large square product, or its
+results/ops-<what>-<chip>-<date>.json. The floor is the case's multiplications at the rate of a large square product, or its
 bytes at the rate of reading memory, whichever takes longer; both rates are measured first.
 """
 
@@ -180,14 +180,14 @@ def main() -> None:
     for case in chosen:
         results.append(bench_case(case, device, arguments.threads, arguments.limit, rates[case.dtype]))
         print(table(results[-1]), flush=True)
-    write_results(device, arguments.threads, rates, results)
+    write_results(arguments.only or "all", device, arguments.threads, rates, results)
 
 
-def write_results(device: str, threads: int, rates: dict, results: list[dict]) -> None:
+def write_results(which: str, device: str, threads: int, rates: dict, results: list[dict]) -> None:
     today, name = datetime.date.today().isoformat(), machine.chip(device)
     report = {"chip": name, "device": device, "date": today, "threads": threads, "torch": torch.__version__, "rates": rates,
               "cases": results}  # fmt: skip
-    path = RESULTS / f"ops-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{today}.json"
+    path = RESULTS / f"ops-{which}-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{today}.json"
     write_json(path, report)
     print(path)
 
