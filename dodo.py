@@ -5,7 +5,7 @@ measured, is GO. What reaches b through others is not drawn again.
 
     corpus -> manifest -S1-> split -S2-> codecs -> token_space -> shards -> shard_audit
     shard_audit -S3-> base, examples
-    kernels -K1-> base
+    extension -> kernels -K1-> base
     token_space -> base
     shards -> examples -> golden
     golden -> warmup_check, preflight

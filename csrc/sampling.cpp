@@ -59,7 +59,7 @@ class Values {  // the rows' values of one parameter
   int64_t step_ = 0;
 };
 
-std::vector<Row> checked_rows(const Sampling& how, int64_t batch, int64_t vocabulary) {
+std::vector<Row> checked_rows(const Sampling& how, int64_t batch, int64_t vocabulary, int64_t max_range) {
   const Values<int64_t> lo("lo", how.lo, batch), hi("hi", how.hi, batch), extra("extra_id", how.extra, batch),
       top_k("top_k", how.top_k, batch), seed("seed", how.seed, batch), offset("offset", how.offset, batch);
   const Values<double> temperature("temperature", how.temperature, batch), top_p("top_p", how.top_p, batch);
@@ -70,6 +70,8 @@ std::vector<Row> checked_rows(const Sampling& how, int64_t batch, int64_t vocabu
     TORCH_CHECK_VALUE(0 <= r.lo && r.lo < r.hi && r.hi <= vocabulary && r.extra < vocabulary, "row ", i,
                       " allows ids [", r.lo, ", ", r.hi, ") and ", r.extra, ": expected a non-empty range within [0, ",
                       vocabulary, ")");
+    TORCH_CHECK_VALUE(max_range < 0 || r.hi - r.lo <= max_range, "row ", i, " allows ", r.hi - r.lo,
+                      " ids, max_range is ", max_range);
     TORCH_CHECK_VALUE(r.temperature >= 0, "temperature is negative in row ", i, ": ", r.temperature);
     TORCH_CHECK_VALUE(r.top_k >= 0, "top_k is negative in row ", i, ": ", r.top_k);
     TORCH_CHECK_VALUE(r.top_p > 0 && r.top_p <= 1, "top_p ", r.top_p, " of row ", i, " is not within (0, 1]");
@@ -276,9 +278,10 @@ void logits_of(const HeadRows& head, int64_t first, int64_t count, const T* x, i
 }
 
 template <typename T>
-at::Tensor sample_range(const at::Tensor& hidden, const HeadRows& head, double softcap, const Sampling& how) {
+at::Tensor sample_range(const at::Tensor& hidden, const HeadRows& head, double softcap, const Sampling& how,
+                        int64_t max_range) {
   const int64_t batch = hidden.size(0), k = hidden.size(1);
-  const std::vector<Row> rows = checked_rows(how, batch, head.size());
+  const std::vector<Row> rows = checked_rows(how, batch, head.size(), max_range);
   std::vector<int64_t> order(batch);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
@@ -319,9 +322,9 @@ at::Tensor sample_range(const at::Tensor& hidden, const HeadRows& head, double s
 }
 
 template <typename T>
-at::Tensor sample_logits(const at::Tensor& logits, const Sampling& how) {
+at::Tensor sample_logits(const at::Tensor& logits, const Sampling& how, int64_t max_range) {
   const int64_t batch = logits.size(0);
-  const std::vector<Row> rows = checked_rows(how, batch, logits.size(1));
+  const std::vector<Row> rows = checked_rows(how, batch, logits.size(1), max_range);
   std::vector<std::vector<T>> storage(batch);
   std::vector<const T*> logit(batch);
   const int64_t row_step = logits.stride(0), step = logits.stride(1);
@@ -340,14 +343,16 @@ at::Tensor sample_logits(const at::Tensor& logits, const Sampling& how) {
 }  // namespace
 
 at::Tensor sample_range_cpu(const at::Tensor& hidden, const at::Tensor& weight_base,
-                            const std::optional<at::Tensor>& weight_new, double softcap, const Sampling& how, int64_t) {
+                            const std::optional<at::Tensor>& weight_new, double softcap, const Sampling& how,
+                            int64_t max_range) {
   const HeadRows head{weight_base, weight_new};
-  return hidden.scalar_type() == at::kDouble ? sample_range<double>(hidden, head, softcap, how)
-                                             : sample_range<float>(hidden, head, softcap, how);
+  return hidden.scalar_type() == at::kDouble ? sample_range<double>(hidden, head, softcap, how, max_range)
+                                             : sample_range<float>(hidden, head, softcap, how, max_range);
 }
 
-at::Tensor sample_logits_cpu(const at::Tensor& logits, const Sampling& how, int64_t) {
-  return logits.scalar_type() == at::kDouble ? sample_logits<double>(logits, how) : sample_logits<float>(logits, how);
+at::Tensor sample_logits_cpu(const at::Tensor& logits, const Sampling& how, int64_t max_range) {
+  return logits.scalar_type() == at::kDouble ? sample_logits<double>(logits, how, max_range)
+                                             : sample_logits<float>(logits, how, max_range);
 }
 
 }  // namespace mmpt

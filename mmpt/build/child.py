@@ -99,6 +99,10 @@ def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
             require(job.root, job.needs, load_policy(job.policy, job.profile))
         if job.torch:
             _set_up_torch(job.threads, job.seed)
+        if "extension" in job.inputs:
+            from mmpt.ops import adopt
+
+            adopt(job.inputs["extension"])
         if job.hook is not None:
             context.on_save = _undisturbed(_resolve(job.hook.factory)(_hook_context(job, job.hook, context)))
         _resolve(job.body)(context)

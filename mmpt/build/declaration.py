@@ -52,6 +52,7 @@ class Stage:
         needs: gates that must be GO before it runs.
         measures: gates whose evidence it writes, as evidence/<ID>.json.
         torch: run it forked from the process that has torch loaded.
+        tools: programs of the machine whose version counts: "c++", "nvcc".
         on_save: what to call after each checkpoint; never part of the fingerprint.
     """
 
@@ -65,6 +66,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     torch: bool = False
+    tools: tuple[str, ...] = ()
     on_save: Hook | None = None
 
 

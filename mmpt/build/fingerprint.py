@@ -12,6 +12,7 @@ from typing import Any
 from mmpt.build.code import CodeIndex
 from mmpt.build.declaration import Stage
 from mmpt.build.project import Project
+from mmpt.store import programs
 from mmpt.store.canonical import digest_json
 from mmpt.store.digests import Manifest, sha256_bytes
 from mmpt.store.stage import SliceView
@@ -30,9 +31,12 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
 
     Returns:
         {"stage", "body", "slice": {key: value}, "inputs": {stage: manifest digest, "absent" where not built},
-        "external": {key: digest}, "code": {unit: digest}, "packages": {name: version}, "runtime": {..}}.
+        "external": {key: digest}, "code": {unit: digest}, "packages": {name: version}, "runtime": {..}}, and
+        "tools": {program: version} where the stage names some.
     """
     units, others = (code or project.code).closure(stage.body)
+    if "extension" in stage.inputs:  # the module itself counts, not what it was made of
+        units = {unit: digest for unit, digest in units.items() if not unit.startswith("csrc/")}
     return {
         "stage": stage.name,
         "body": stage.body,
@@ -46,6 +50,7 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
             **{key: project.runtime(key) for key in ("dtype", "device", "threads")},
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         },
+        **({"tools": {tool: programs.version(tool) for tool in stage.tools}} if stage.tools else {}),
     }
 
 

@@ -19,6 +19,7 @@ from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.sets import Codecs, ablation_sets, decode_audio, decode_image, golden_sets
 from mmpt.generate import generate
 from mmpt.model.adapter import WEIGHTS
+from mmpt.ops import adopt
 from mmpt.profile import Profile
 from mmpt.store.atomic import publish_folder
 from mmpt.store.canonical import write_json
@@ -221,6 +222,7 @@ def _table(rows: dict, report: dict[str, dict[str, Any]]) -> list[str]:
 def _workshop(root: Path, profile: Profile) -> Workshop:
     runtime = profile.data["runtime"]
     torch.set_num_threads(runtime["threads"])
+    adopt(_data(root, "extension"))
     return Workshop.at(
         _data(root, "base"),
         _data(root, "token_space"),

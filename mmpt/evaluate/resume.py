@@ -22,6 +22,7 @@ import torch
 
 from mmpt.model.adapter import WEIGHTS
 from mmpt.model.checkpoints import STATE, load_checkpoint, step_folder
+from mmpt.ops import adopt
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric
@@ -244,6 +245,8 @@ def main(job_path: str) -> None:
         device=job["device"],
         dtype=job["dtype"],
     )
+    if "extension" in ctx.inputs:
+        adopt(ctx.inputs["extension"])
     run_until(ctx, Path(job["folder"]), job["until"])
 
 

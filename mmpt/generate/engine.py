@@ -81,7 +81,7 @@ def generate(
     `batch_size` changes what comes out, up to the rounding of a matrix product in another shape.
     guidance g follows empty + g * (prompt - empty); other than 1 it needs `empty_prompts` and doubles the
     batch. measure_mass: multiply the whole head too, for `Generated.legal_mass`; else that is NaN.
-    Raises ValueError on lists of unlike length, and on NaN logits.
+    Raises ValueError on lists of unlike length, and on NaN logits: at once on a CPU, after the batch on CUDA.
     """
     n = len(prompts)
     items = _Items(
@@ -135,7 +135,8 @@ def opened(grammar: Grammar, vocab_size: int) -> Grammar:
 @torch.no_grad()
 def _run_batch(model, items: _Items, guidance: float, measure_mass: bool) -> list[Generated]:
     n, guided, device = len(items.prompts), guidance != 1.0, model.head()[0].device
-    plan, draw = _Plan.of(items.grammars, device), _Draw.of(items, device)
+    plan = _Plan.of(items.grammars, device)
+    draw = _Draw.of(items, plan.widest, device)
     prompts = [*items.prompts, *items.empty_prompts] if guided else items.prompts
     ids, position_ids, real = _left_padded(prompts, plan.steps, device)
     width = ids.shape[1]
@@ -177,9 +178,10 @@ class _Draw:
     top_k: torch.Tensor
     top_p: torch.Tensor
     seed: torch.Tensor
+    widest: int
 
     @staticmethod
-    def of(items: _Items, device) -> _Draw:
+    def of(items: _Items, widest: int, device) -> _Draw:
         def put(values, dtype) -> torch.Tensor:
             return torch.tensor(list(values), dtype=dtype, device=device)
 
@@ -188,6 +190,7 @@ class _Draw:
             put(items.top_k, torch.int64),
             put(items.top_p, torch.float64),
             put((seed % 2**63 for seed in items.seeds), torch.int64),
+            widest,
         )
 
     def __call__(self, hidden: torch.Tensor, head, bounds, step: int) -> torch.Tensor:
@@ -203,6 +206,7 @@ class _Draw:
             top_p=self.top_p,
             seed=self.seed,
             offset=step,
+            max_range=self.widest,
         )
 
 
@@ -212,6 +216,7 @@ class _Plan:
 
     grammars: Sequence[Grammar]
     steps: int
+    widest: int
     may_end: bool
     lengths: torch.Tensor
     end_ids: torch.Tensor
@@ -239,6 +244,7 @@ class _Plan:
         return _Plan(
             grammars,
             steps,
+            int((hi - lo).max()),
             any(grammar.min_len < grammar.max_len for grammar in grammars),
             put([grammar.max_len for grammar in grammars]),
             put([grammar.end_id for grammar in grammars]),
@@ -251,6 +257,8 @@ class _Plan:
         rows = []
         for grammar, ids, share in zip(self.grammars, out, mass, strict=True):
             ids = ids[: grammar.max_len]
+            if (ids < 0).any():
+                raise ValueError(f"position {int(np.argmax(ids < 0))} of a {grammar.task} output has a NaN logit")
             ends = np.flatnonzero(ids == grammar.end_id)
             ended = len(ends) > 0 or grammar.min_len == grammar.max_len
             rows.append(Generated(ids[: ends[0] if len(ends) else None].astype(np.int32), ended, share))

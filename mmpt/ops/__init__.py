@@ -1,6 +1,6 @@
-"""The two operations of this project: masked cross-entropy and range-constrained sampling."""
+"""The two operations of this project: masked cross-entropy and range-constrained sampling, compiled or plain."""
 
-from mmpt.ops.linear_cross_entropy import LossResult, linear_cross_entropy
-from mmpt.ops.sampling import sample_logits, sample_range
+from mmpt.ops.backend import active, adopt, linear_cross_entropy, sample_logits, sample_range, use
+from mmpt.ops.reference_loss import LossResult
 
-__all__ = ["LossResult", "linear_cross_entropy", "sample_logits", "sample_range"]
+__all__ = ["LossResult", "active", "adopt", "linear_cross_entropy", "sample_logits", "sample_range", "use"]

@@ -8,7 +8,6 @@ is at hand. A build happens in a folder of its own and is moved into place when 
 from __future__ import annotations
 
 import fcntl
-import functools
 import hashlib
 import importlib.util
 import json
@@ -25,6 +24,7 @@ from types import ModuleType
 
 import torch
 
+from mmpt.store import programs
 from mmpt.store.errors import UserError
 
 MODULE = "mmpt_kernels"
@@ -40,6 +40,7 @@ class Plan:
 
     sources: tuple[Path, ...]
     compiler: str
+    version: str
     flags: tuple[str, ...]
     cuda: str | None
     digest: str
@@ -47,13 +48,14 @@ class Plan:
 
 def plan(extra_flags: tuple[str, ...] = ()) -> Plan:
     """The build that fits this machine. Raises UserError where no C++ compiler is."""
-    compiler = os.environ.get("CXX") or next((c for c in ("g++", "c++", "clang++") if shutil.which(c)), None)
-    if compiler is None or shutil.which(compiler.split()[0]) is None:
-        raise UserError("no C++ compiler for csrc", found=compiler or "none of g++, c++, clang++ on PATH", fix=REMEDY)
+    compiler = programs.cxx()
+    if compiler is None:
+        found = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else "none of g++, c++, clang++ on PATH"
+        raise UserError("no C++ compiler for csrc", found=found, fix=REMEDY)
     cuda = _cuda_version()
     kinds = [path for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".cu")]
     sources = tuple(path for path in kinds if cuda or not (path.suffix == ".cu" or path.stem.endswith("_cuda")))
-    version = _first_line([*compiler.split(), "--version"])
+    version = programs.version("c++")
     # at::parallel_for lives in torch's headers: without this flag it runs on one thread and says nothing. The runtime is
     # not linked, so that the one torch has loaded is used and no second pool of threads appears; clang has another one.
     threads = () if "clang" in version else ("-fopenmp",)
@@ -67,7 +69,7 @@ def plan(extra_flags: tuple[str, ...] = ()) -> Plan:
         "cuda": cuda,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return Plan(sources, compiler, flags, cuda, digest)
+    return Plan(sources, compiler, version, flags, cuda, digest)
 
 
 def module_path(build: Plan) -> Path:
@@ -76,17 +78,36 @@ def module_path(build: Plan) -> Path:
     return Path(root) / "kernels" / build.digest[:24] / f"{MODULE}.so"
 
 
-@functools.cache
-def load() -> ModuleType:
-    """The extension module, built first if its cache is empty; importing it registers torch.ops.mmpt.
+_loaded: tuple[ModuleType, Path] | None = None
 
-    Raises UserError where no compiler is, or with the compiler's last lines where the build fails.
+
+def load(path: Path | None = None) -> ModuleType:
+    """The extension module; loading it registers torch.ops.mmpt. A process holds one: a second call returns it.
+
+    path: a module that is built; default: the one of `plan`, built first if its cache is empty.
+    Raises UserError where no compiler is, with the compiler's last lines where the build fails, and where `path` was
+    built for another torch, Python or system.
     """
-    build = plan()
-    path = module_path(build)
-    if not path.exists():
-        compile_into(path, build)
-    return import_module(path)
+    global _loaded
+    if _loaded is not None:
+        if path is not None and path != _loaded[1] and path.read_bytes() != _loaded[1].read_bytes():
+            raise RuntimeError(f"this process runs {_loaded[1]}, it cannot load {path} too")
+        return _loaded[0]
+    if path is None:
+        build = plan()
+        path = module_path(build)
+        if not path.exists():
+            compile_into(path, build)
+    try:
+        _loaded = import_module(path), path
+    except ImportError as error:
+        raise UserError(
+            "the compiled module does not load",
+            where=str(path),
+            found=str(error).splitlines()[0],
+            fix="delete it and run again: it is built for the torch and the Python that are here",
+        ) from error
+    return _loaded[0]
 
 
 def import_module(path: Path) -> ModuleType:
@@ -152,11 +173,5 @@ def _cuda_version() -> str | None:
     """nvcc's version where torch has CUDA and nvcc is there, else None: the module is then for the CPU alone."""
     if torch.version.cuda is None or not torch.cuda.is_available():
         return None
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    nvcc = shutil.which("nvcc") or (CUDA_HOME and os.path.join(CUDA_HOME, "bin", "nvcc"))
-    return _first_line([nvcc, "--version"], line=-1) if nvcc and os.path.exists(nvcc) else None
-
-
-def _first_line(command: list[str], line: int = 0) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[line]
+    found = programs.version("nvcc")
+    return None if found == programs.ABSENT else found

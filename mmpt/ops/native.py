@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmpt.ops import extension
-from mmpt.ops.linear_cross_entropy import LossResult
+from mmpt.ops.reference_loss import LossResult
 
 kernels = extension.load()
 
@@ -40,7 +40,7 @@ def linear_cross_entropy(
     max_valid: int | None = None,
     return_stats: bool = False,
 ) -> Tensor | LossResult:
-    """mmpt.ops.linear_cross_entropy.linear_cross_entropy, compiled; arguments and results are described there.
+    """mmpt.ops.reference_loss.linear_cross_entropy, compiled; arguments and results are described there.
 
     Any of float32, bfloat16, float16 and float64 for hidden and, independently, for each weight; sums are fp32, fp64
     for fp64 hidden. Two calls with equal arguments give equal bits. On CUDA nothing waits for the device, and
@@ -76,7 +76,7 @@ def sample_range(
     softcap: float | None = None,
     max_range: int | None = None,
 ) -> Tensor:
-    """mmpt.ops.sampling.sample_range, compiled; arguments and results are described there.
+    """mmpt.ops.reference_sampling.sample_range, compiled; arguments and results are described there.
 
     max_range: the widest hi - lo of any row; it sizes scratch on CUDA, where lo and hi are not read on the host.
     On CUDA nothing waits for the device: a row with a NaN logit or nothing allowed gives -1 instead of an error, and

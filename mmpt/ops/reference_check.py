@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpt.ops.linear_cross_entropy import linear_cross_entropy
-from mmpt.ops.sampling import sample_logits, sample_range
+from mmpt.ops.backend import linear_cross_entropy, sample_logits, sample_range
 
 QUANTITIES = ("loss", "nll", "lse", "grad_hidden", "grad_weight")
 FLOOR = {torch.float32: 1e-5, torch.bfloat16: 2e-3}  # share of the quantity's largest value
@@ -59,6 +58,9 @@ LOSS_CASES = (
     LossCase(48, 24, 97, 31, 0.5, {"z_loss": 0.01, "label_smoothing": 0.1}),
     LossCase(48, 24, 97, 31, 0.0),
     LossCase(40, 24, 60, 68, 0.7, {"ranges": True}),
+    # More rows, columns and dimensions than one tile of any kernel holds, none of them a multiple of a vector.
+    LossCase(301, 131, 9001, 703, 0.5),
+    LossCase(301, 131, 9001, 703, 0.5, {"ranges": True}),
 )
 
 

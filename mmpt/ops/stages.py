@@ -1,22 +1,60 @@
-"""Stage kernels: measures the ops for gate K1. Profile key it reads: ops.backend."""
+"""Stages extension and kernels: csrc compiled for this machine, and the operations measured for gate K1."""
 
 from __future__ import annotations
 
+import shutil
+
+import torch
+
+from mmpt.ops import backend, extension
 from mmpt.ops.reference_check import check, devices
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import sha256_file
+from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.stage import StageContext
 
-REFERENCE = "reference"
+
+def build_extension(ctx: StageContext) -> None:
+    """Compiles csrc, unless the profile chose the reference: extension.json, mmpt_kernels.so.
+
+    The module is compiled once for each content in the user's cache (extension.module_path) and published as a copy:
+    every later stage loads that very file.
+    """
+    if ctx.profile["ops.backend"] == backend.REFERENCE:
+        write_json(ctx.out / backend.ABOUT, {"backend": backend.REFERENCE})
+        return
+    plan = extension.plan()
+    if ctx.device == "cuda" and plan.cuda is None:
+        raise UserError(
+            "the operations cannot be compiled for CUDA",
+            found="no nvcc on PATH or below CUDA_HOME",
+            fix="install the CUDA toolkit that torch was built with, or choose `ops.backend: reference` in the profile",
+        )
+    built = extension.module_path(plan)
+    ctx.progress(0, 1, "loading" if built.exists() else f"compiling {len(plan.sources)} files")
+    extension.compile_into(built, plan)
+    file = f"{extension.MODULE}.so"
+    ctx.out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(built, ctx.out / file)
+    about = {
+        "backend": backend.COMPILED,
+        "module": {"file": file, "sha256": sha256_file(ctx.out / file)},
+        "compiler": plan.version,
+        "flags": list(plan.flags),
+        "cuda": plan.cuda,
+        "torch": torch.__version__,
+    }
+    write_json(ctx.out / backend.ABOUT, about)
+    ctx.log(f"{file} of {len(plan.sources)} sources by {plan.version}")
 
 
 def kernels(ctx: StageContext) -> None:
-    """Checks both ops on every device of this machine: kernels.json, evidence/K1."""
+    """Checks both operations, as every later stage runs them, on each device of this machine: kernels.json, evidence/K1."""
     found = {device: check(device, ctx.seed) for device in devices()}
     report = {
         "asked": ctx.profile["ops.backend"],
-        "backend": REFERENCE,
+        "backend": backend.active(),
         "devices": {
             device: {"errors": one.errors, "violations": one.violations, "notes": one.notes}
             for device, one in found.items()
@@ -40,12 +78,14 @@ def kernels(ctx: StageContext) -> None:
     metrics.append(
         Metric("devices_unchecked", len(set(devices()) - set(found)), len(found), "devices", "lower")
     )
-    notes = [f"backend: {REFERENCE}", *(note for one in found.values() for note in one.notes)]
-    write_evidence(
-        ctx.out, "K1", metrics, subject={"kernels.json": sha256_file(ctx.out / "kernels.json")}, notes=notes
-    )
+    notes = [f"backend: {backend.active()}", *(note for one in found.values() for note in one.notes)]
+    subject = {"kernels.json": sha256_file(ctx.out / "kernels.json")}
+    if "extension" in ctx.inputs:
+        subject[backend.ABOUT] = sha256_file(ctx.inputs["extension"] / backend.ABOUT)
+    write_evidence(ctx.out, "K1", metrics, subject=subject, notes=notes)
     worst = max(max(one.errors.values()) for one in found.values())
+    ctx.info(backend=backend.active(), **backend.machine())
     ctx.log(
-        f"largest error over tolerance {worst:.3g}, draws outside the support "
+        f"{backend.active()} operations: largest error over tolerance {worst:.3g}, draws outside the support "
         f"{sum(sum(one.violations.values()) for one in found.values())}"
     )

@@ -12,7 +12,7 @@ from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
 
 
-def test_the_ops_hold_their_tolerances():
+def test_the_ops_hold_their_tolerances(backend):
     found = check("cpu", 1)
     assert max(found.errors.values()) <= 1 and found.nonfinite == 0
     assert sum(found.violations.values()) == 0 and min(found.draws.values()) > 1000
@@ -36,7 +36,7 @@ def test_a_sampler_that_leaves_its_range_is_found(monkeypatch):
     assert check("cpu", 1).violations["sample_logits.cpu"] > 0
 
 
-def test_the_stage_writes_valid_equal_bytes(tmp_path):
+def test_the_stage_writes_valid_equal_bytes(tmp_path, backend):
     texts = []
     for name in ("a", "b"):
         ctx = StageContext(
@@ -49,6 +49,7 @@ def test_the_stage_writes_valid_equal_bytes(tmp_path):
         )
         kernels(ctx)
         validate_file(tmp_path / name / "kernels.json", "kernels")
+        assert json.loads((tmp_path / name / "kernels.json").read_text())["backend"] == backend
         texts.append((tmp_path / name / "evidence" / "K1.json").read_bytes())
     assert texts[0] == texts[1]
     metrics = {m["name"] for m in json.loads(texts[0])["metrics"]}

@@ -9,7 +9,9 @@ from scipy.stats import chisquare
 
 from mmpt.ops import sample_logits, sample_range
 from mmpt.ops.philox import philox4x32, words
-from mmpt.ops.sampling import keep
+from mmpt.ops.reference_sampling import keep
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def test_philox_known_answers():
@@ -147,7 +149,7 @@ def test_rows_may_mix_greedy_and_sampling():
         (dict(extra_id=30), "and 30"),
         (dict(temperature=-1.0), "temperature is negative in row 0"),
         (dict(top_p=0.0), "top_p"),
-        (dict(seed=torch.zeros(3)), r"seed is \(3,\)"),
+        (dict(seed=torch.zeros(3)), r"seed is [(\[]3"),
     ],
 )
 def test_bad_arguments_are_named(change, words_):

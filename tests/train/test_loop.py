@@ -48,7 +48,7 @@ def test_n_plus_m_steps_equal_n_then_m_in_a_new_run(tmp_path, cut):
     assert (a / "adapter_model.safetensors").read_bytes() == (b / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path):
+def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path, one_thread):
     """kill -9 after a save and some steps, then the same again: the folder is that of a run never cut."""
 
     def die(row):

@@ -84,7 +84,7 @@ class Pipeline:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
+def pipeline(tmp_path_factory, one_thread):
     made = Pipeline(tmp_path_factory.mktemp("pipeline"))
     for stage in BODIES:
         made.run(stage)

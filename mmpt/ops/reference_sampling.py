@@ -31,14 +31,15 @@ def sample_range(
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
     softcap: float | None = None,
+    max_range: int | None = None,
 ) -> Tensor:
     """One id a row, int64 [B], from ids in [lo, hi) and, where it is not -1, extra_id.
 
     hidden [B, H]; weight_base [V0, H], weight_new [T, H] as in linear_cross_entropy; others: a number or [B].
     temperature 0: the id of the largest logit, the lowest id on a tie. top_k 0 and top_p 1 keep everything;
     top-k keeps the k first by (logit, lower id first), top-p the shortest such prefix whose probability
-    reaches p, at least one. softcap as in linear_cross_entropy. Raises ValueError on an empty range, an id
-    outside the vocabulary, a NaN logit.
+    reaches p, at least one. softcap as in linear_cross_entropy. max_range: the widest hi - lo that the caller promises.
+    Raises ValueError on an empty or too wide range, an id outside the vocabulary, a NaN logit.
     """
 
     def rows_of(start: int, stop: int) -> Tensor:
@@ -67,6 +68,7 @@ def sample_range(
     rows = _Rows(
         hidden.shape[0], hidden.device, vocab, lo, hi, extra_id, temperature, top_k, top_p, seed, offset
     )
+    rows.check_width(max_range)
     return _sample(rows, columns, single)
 
 
@@ -81,6 +83,7 @@ def sample_logits(
     top_p: Scalar = 1.0,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
+    max_range: int | None = None,
 ) -> Tensor:
     """sample_range on given logits [B, V], all ids: the same arguments, the same draws."""
     rows = _Rows(
@@ -96,6 +99,7 @@ def sample_logits(
         seed,
         offset,
     )
+    rows.check_width(max_range)
     values = logits if logits.dtype == torch.float64 else logits.float()
     return _sample(
         rows, lambda members, a, b: values[members, a:b], lambda members, ids: values[members, ids]
@@ -130,6 +134,13 @@ class _Rows:
                 raise ValueError(f"{name} is negative in row {int(wrong.nonzero()[0])}")
         if bool(((self.top_p <= 0) | (self.top_p > 1)).any()):
             raise ValueError(f"top_p {self.top_p.tolist()} is not within (0, 1]")
+
+    def check_width(self, max_range: int | None) -> None:
+        """ValueError where a row allows more than max_range ids."""
+        wide = (self.hi - self.lo > max_range).nonzero() if max_range is not None else ()
+        if len(wide):
+            i = int(wide[0])
+            raise ValueError(f"row {i} allows {int(self.hi[i] - self.lo[i])} ids, max_range is {max_range}")
 
     def groups(self) -> Iterator[tuple[int, int, int, Tensor]]:
         """(lo, hi, side, rows) of rows with one range and one side (-1, 0 none, 1) of their extra id."""

@@ -1,0 +1,92 @@
+"""Which implementation the operations run on: the compiled one, or the plain reference where that was asked for.
+
+The compiled one is the default; nothing falls back. A stage of the build adopts what stage `extension` published, so
+that every stage runs the very binary that gate K1 was measured on.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mmpt.ops import extension, reference_loss, reference_sampling
+from mmpt.store.canonical import read_json
+from mmpt.store.digests import sha256_file
+from mmpt.store.errors import UserError
+
+COMPILED = "compiled"
+REFERENCE = "reference"
+ABOUT = "extension.json"
+
+_chosen: str = COMPILED
+
+
+def use(name: str, module: Path | None = None) -> None:
+    """Choose the implementation of this process: "compiled" or "reference".
+
+    module: a built module to load for "compiled"; default: the one that fits csrc and this machine, built if need be.
+    Raises UserError where no compiler is or the module does not load.
+    """
+    global _chosen
+    if name not in (COMPILED, REFERENCE):
+        raise ValueError(f"backend {name!r}, expected {COMPILED} or {REFERENCE}")
+    if name == COMPILED:
+        extension.load(module)
+    _chosen = name
+
+
+def adopt(folder: Path) -> str:
+    """Use what stage `extension` published in `folder`, and return its name.
+
+    Raises UserError where the module is not the one that extension.json names.
+    """
+    about = read_json(folder / ABOUT)
+    if about["backend"] == REFERENCE:
+        use(REFERENCE)
+        return REFERENCE
+    path = folder / about["module"]["file"]
+    if sha256_file(path) != about["module"]["sha256"]:
+        raise UserError(
+            "the compiled module is not the one that was published",
+            where=str(path),
+            expected=f"sha256 {about['module']['sha256'][:12]}",
+            fix="run `doit`: it builds the stage extension again",
+        )
+    use(COMPILED, path)
+    return COMPILED
+
+
+def active() -> str:
+    """ "compiled" or "reference": what the next call runs on."""
+    return _chosen
+
+
+def implementation() -> tuple[ModuleType, ModuleType]:
+    """The modules that hold (linear_cross_entropy) and (sample_range, sample_logits)."""
+    if _chosen == REFERENCE:
+        return reference_loss, reference_sampling
+    native = importlib.import_module("mmpt.ops.native")  # builds csrc where nobody has yet
+    return native, native
+
+
+@functools.wraps(reference_loss.linear_cross_entropy)
+def linear_cross_entropy(*args: Any, **options: Any) -> Any:
+    return implementation()[0].linear_cross_entropy(*args, **options)
+
+
+@functools.wraps(reference_sampling.sample_range)
+def sample_range(*args: Any, **options: Any) -> Any:
+    return implementation()[1].sample_range(*args, **options)
+
+
+@functools.wraps(reference_sampling.sample_logits)
+def sample_logits(*args: Any, **options: Any) -> Any:
+    return implementation()[1].sample_logits(*args, **options)
+
+
+def machine() -> dict[str, str]:
+    """What the compiled operations found on this processor, for a receipt's run part; {} for the reference."""
+    return {} if _chosen == REFERENCE else {"instruction_set": extension.load().instruction_set()}

@@ -1,0 +1,39 @@
+"""Programs of this machine that a result may depend on: the C++ compiler, nvcc."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+
+ABSENT = "absent"
+COMPILERS = ("g++", "c++", "clang++")
+
+
+def cxx() -> str | None:
+    """The C++ compiler's command: $CXX, else the first of g++, c++ and clang++ on PATH, else None."""
+    asked = os.environ.get("CXX")
+    if asked:
+        return asked if shutil.which(asked.split()[0]) else None
+    return next((name for name in COMPILERS if shutil.which(name)), None)
+
+
+def nvcc() -> str | None:
+    """Path of nvcc on PATH or below $CUDA_HOME, else None."""
+    found = shutil.which("nvcc")
+    home = os.environ.get("CUDA_HOME")
+    if found is None and home and os.path.exists(os.path.join(home, "bin", "nvcc")):
+        return os.path.join(home, "bin", "nvcc")
+    return found
+
+
+@functools.cache
+def version(program: str) -> str:
+    """What "c++" or "nvcc" says of its version, in one line; "absent" where it is not installed."""
+    command = {"c++": cxx, "nvcc": nvcc}[program]()
+    if command is None:
+        return ABSENT
+    said = subprocess.run([*command.split(), "--version"], capture_output=True, text=True, check=True).stdout
+    lines = said.strip().splitlines()
+    return lines[-1 if program == "nvcc" else 0]
