@@ -7,18 +7,20 @@ import getpass
 import importlib
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Container
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn
+from typing import Any
 
 from doit.cmd_run import Run as DoitRun
 
 from mmpt.build.commandline import OurCommand, Parser
-from mmpt.build.conclusion import conclude, print_gates, write_report
+from mmpt.build.conclusion import conclude, print_gates
+from mmpt.build.drawn import write_report
+from mmpt.build.fingerprint import portable
 from mmpt.build.project import Project
 from mmpt.build.receipts import RECEIPT
+from mmpt.build.runner import forward_signals
 from mmpt.build.staleness import Reason, plan, reasons
 from mmpt.build.tasks import RUN, Reporter, policy_of
 from mmpt.build.verification import verify
@@ -63,8 +65,7 @@ class Run(OurCommand, DoitRun):
             )
         names = [project.stage(word).name for word in words]
         policy_of(project)  # a bad policy is better refused before the first stage than after it
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, _interrupt)
+        forward_signals()
         with held(project):
             _clear_staging(project)
             self._build(options, names)
@@ -82,15 +83,11 @@ class Run(OurCommand, DoitRun):
         DoitRun.execute(self, params, names)
 
 
-def _interrupt(signum: int, _: Any) -> NoReturn:
-    raise KeyboardInterrupt(signal.Signals(signum).name)
-
-
 def _clear_staging(project: Project) -> None:
     """Remove attempts of killed runs that cannot be adopted; folders to resume from stay."""
     for attempt in project.staging.glob("out-*"):
         if not (attempt / RECEIPT).exists():
-            shutil.rmtree(attempt)
+            shutil.rmtree(attempt, ignore_errors=True)  # a dying process may still write there
 
 
 def _summary(stages: Container[str]) -> None:
@@ -239,7 +236,7 @@ class Report(OurCommand):
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         with held(project):
             if not (project.root / "decision.json").exists():
-                decide(project.root, policy_of(project), project.profile.data)
+                decide(project.root, policy_of(project), portable(project.profile.data))
             print(write_report(project).relative_to(project.repo))
             project.save_caches()
         return EXIT_GO

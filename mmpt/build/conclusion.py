@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 from mmpt.build.declaration import measured_by
+from mmpt.build.drawn import write_report
+from mmpt.build.fingerprint import portable
 from mmpt.build.project import Project
 from mmpt.build.staleness import plan, told
 from mmpt.build.tasks import policy_of
-from mmpt.gating import Verdict, decide, history
+from mmpt.gating import Verdict, decide
 from mmpt.gating.text import gate_line
-from mmpt.store.atomic import atomic_write
-from mmpt.store.canonical import digest_json, read_json, write_json
-from mmpt.store.digests import sha256_file
-from mmpt.store.errors import EXIT_CANNOT_DECIDE, UserError
-
-REPORT_CODE = ("mmpt.report:build_report", "mmpt.report:html")
-REPORT_FILES = ("report.json", "index.html", "report.md", "junit.xml")
 
 
 def conclude(
@@ -33,22 +27,18 @@ def conclude(
         fresh: stages that this process already found fresh, or built.
         brief: print the decision only; for a run that bad input stopped, whose message should stand out.
     """
-    decision = decide(project.root, policy_of(project, strict), project.profile.data)
-    word, code = decision.decision, decision.exit_code
     old = stale_measurements(project, fresh)
-    if old and word == "GO":  # NO-GO and CANNOT-DECIDE stand as they are
-        word, code = "CANNOT-DECIDE", EXIT_CANNOT_DECIDE
-        write_json(project.root / "decision.json", {**decision.body, "decision": word})
+    decision = decide(project.root, policy_of(project, strict), portable(project.profile.data), stale=old)
     write_report(project)
     if not brief:
         print_gates(decision.verdicts)
     for name, why in () if brief else old.items():
         # Of stages without a result the gates have said it.
-        if (project.root / name).exists() or decision.decision == "GO":
+        if (project.root / name).exists() or all(one.good for one in decision.verdicts):
             print(f"stale: {name}: {why}")
     print(f"report: {(project.root / 'report' / 'index.html').relative_to(project.repo)}")
-    print(word, flush=True)
-    return code
+    print(decision.decision, flush=True)
+    return decision.exit_code
 
 
 def stale_measurements(project: Project, fresh: Collection[str] = ()) -> dict[str, str]:
@@ -70,54 +60,3 @@ def print_gates(verdicts: Iterable[Verdict]) -> None:
     """One line a gate: value against bound."""
     for verdict in verdicts:
         print(gate_line(verdict.to_json()))
-
-
-def write_report(project: Project) -> Path:
-    """Render the report, unless what it shows and the code that draws it are what they were."""
-    folder, stamp = project.root / "report", project.state / "report.json"
-    key = _report_key(project)
-    if not _current(folder, stamp, key):
-        # Brings jinja, numpy and more: only where something is drawn.
-        from mmpt.report import build_report, html, junit, markdown
-
-        report = build_report(project.root, project.stages)
-        write_json(folder / "report.json", report)
-        for name, text in (
-            ("index.html", html(report, project.root)),
-            ("report.md", markdown(report)),
-            ("junit.xml", junit(report)),
-        ):
-            atomic_write(folder / name, text.encode())
-        write_json(stamp, {"key": key, "files": {name: sha256_file(folder / name) for name in REPORT_FILES}})
-    return folder / "index.html"
-
-
-def _report_key(project: Project) -> str:
-    shown = [
-        *sorted(project.root.glob("*/receipt.json")),
-        *sorted(project.root.glob("gates/*/verdict.json")),
-        project.root / "decision.json",
-        history.history_path(project.root),
-    ]
-    drawn_with = [sha256_file(path) for path in sorted((Path(__file__).parents[1] / "report").glob("page.*"))]
-    digests = {
-        path.relative_to(project.root).as_posix(): project.stat_cache.digest(path)
-        for path in shown
-        if path.exists()
-    }
-    return digest_json([digests, drawn_with, [project.code.closure(body)[0] for body in REPORT_CODE]])
-
-
-def _current(folder: Path, stamp: Path, key: str) -> bool:
-    try:
-        known = read_json(stamp)
-    except UserError:
-        return False
-    files = known.get("files", {})
-    return (
-        known.get("key") == key
-        and set(files) == set(REPORT_FILES)
-        and all(
-            (folder / name).exists() and sha256_file(folder / name) == value for name, value in files.items()
-        )
-    )

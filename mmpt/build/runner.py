@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import mmpt
 from mmpt.build.child import Job, JobHook, disk_full, run_job
@@ -44,6 +45,7 @@ THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",
 )
 LAST_LINES = 12  # of the log, shown when a stage breaks
+KEPT_LOGS = 4  # of earlier attempts at a stage, beside the log of the last one
 GRACE = 5.0  # seconds between asking a stage to end and ending it
 
 
@@ -260,17 +262,19 @@ def _run(job: Job, on_progress: OnProgress) -> dict[str, Any]:
     context = _context(job.torch)
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=run_job, args=(job, theirs), name=job.name)
-    with _no_main():
-        child.start()
-    theirs.close()
+    _keep_logs(job.log)
     try:
+        with _no_main():
+            child.start()
+        theirs.close()
         end = _follow(child, ours, on_progress)
         child.join()
     except BaseException:
         _stop(child)
         raise
     finally:
-        _kill_group(child.pid)  # a body may have left processes of its own
+        if child.pid is not None:
+            _kill_group(child.pid)  # a body may have left processes of its own
         ours.close()
     return _conclude(job, end, child.exitcode)
 
@@ -315,6 +319,28 @@ def _conclude(job: Job, end: dict[str, Any] | None, exit_code: int | None) -> di
     else:
         what = f"ended with code {exit_code} before its body returned"
     raise StageError("broke", f"{what}\n  log: {job.log}\n{_tail(job.log)}")
+
+
+def _keep_logs(log: Path) -> None:
+    """Make room for the log of a new attempt: slow.log becomes slow.1.log, and so on; the last few are kept."""
+    kept = [log, *(log.with_suffix(f".{age}.log") for age in range(1, KEPT_LOGS + 1))]
+    for newer, older in reversed(list(itertools.pairwise(kept))):
+        if newer.exists():
+            os.replace(newer, older)
+
+
+def forward_signals() -> None:
+    """Let SIGTERM and SIGHUP stop a run as Ctrl-C does: the stage is asked to end, what is finished stays.
+
+    A signal that is ignored stays so: that is how nohup lets a run outlive its terminal.
+    """
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _interrupt)
+
+
+def _interrupt(signum: int, _: Any) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(signum).name)
 
 
 def _tail(log: Path) -> str:

@@ -2,7 +2,7 @@
 
 from mmpt.gating.baselines import accept, load_baselines
 from mmpt.gating.checks import Check, Gate
-from mmpt.gating.decision import Decision, decide, evaluate_all, require
+from mmpt.gating.decision import Decision, decide, evaluate_all, read_decision, require, withdraw
 from mmpt.gating.history import read_history
 from mmpt.gating.policy import GATES_FOLDER, Policy, load_policy
 from mmpt.gating.verdicts import CheckResult, Verdict, evaluate_gate, read_verdict
@@ -24,8 +24,10 @@ __all__ = [
     "load_baselines",
     "load_policy",
     "load_waivers",
+    "read_decision",
     "read_history",
     "read_verdict",
     "require",
     "waive",
+    "withdraw",
 ]

@@ -19,6 +19,7 @@ from mmpt.gating import (
     decide,
     evaluate_gate,
     load_policy,
+    read_decision,
     load_waivers,
     read_history,
     read_verdict,
@@ -34,7 +35,7 @@ def test_all_good_is_go(policy, root, profile):
     publish_all(root, policy)
     decision = decide(root, policy, profile)
     assert (decision.decision, decision.exit_code) == ("GO", 0)
-    assert json.loads((root / "decision.json").read_text()) == decision.body
+    assert read_decision(root) == decision.body
     assert set(decision.body["digests"]["stages"]) == {gate.stage for gate in policy.gates.values()}
 
 
