@@ -19,7 +19,7 @@ from mmpt.build.conclusion import conclude, print_gates
 from mmpt.build.drawn import write_report
 from mmpt.build.fingerprint import portable
 from mmpt.build.project import Project
-from mmpt.build.receipts import RECEIPT
+from mmpt.build.receipts import RECEIPT, sweep
 from mmpt.build.runner import forward_signals
 from mmpt.build.staleness import Reason, plan, reasons
 from mmpt.build.tasks import RUN, Reporter, policy_of
@@ -69,6 +69,7 @@ class Run(OurCommand, DoitRun):
         with held(project):
             _clear_staging(project)
             self._build(options, names)
+            sweep(project, RUN.fresh)  # what a kill between publishing and clearing up left
             _summary(project.names)
             code = conclude(project, fresh={*RUN.fresh, *RUN.built}, brief="refused" in RUN.failed.values())
             if RUN.built:

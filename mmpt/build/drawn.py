@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmpt.build.project import Project
-from mmpt.build.published import DRAWN, REPORT, index_published, report_files
+from mmpt.build.published import DRAWN, REPORT, clear_leftovers, index_published, report_files
 from mmpt.gating import history
 from mmpt.store.atomic import atomic_write
 from mmpt.store.canonical import digest_json, pretty_json, read_sealed, write_sealed
@@ -22,6 +22,7 @@ REPORT_CODE = ("mmpt.report:build_report", "mmpt.report:html")
 def write_report(project: Project) -> Path:
     """Draw the report if need be, then bring INDEX.sha256 up to date; the path of its page."""
     folder = project.root / REPORT
+    clear_leftovers(project.root)
     key = _key(project)
     if not _current(project, key):
         (folder / DRAWN).unlink(missing_ok=True)

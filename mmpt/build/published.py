@@ -13,7 +13,6 @@ Not published: .state, .staging, logs, and evaluate, where `doit evaluate` write
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,14 +48,19 @@ def report_files(project: Project, cache: StatCache | None = None) -> dict[str, 
 
 
 def index_published(project: Project) -> None:
-    """Write INDEX.sha256, and clear away what killed writes left; for whoever holds the profile's lock."""
-    with one_writer(project.root):
-        for path in _leftovers(project.root):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-        # History and verdicts may be written by a gate's script at any time, hence within the lock.
+    """Write INDEX.sha256; for whoever holds the profile's lock."""
+    with one_writer(project.root):  # verdicts and history may be written by a gate's script at any time
         files = {path: path.relative_to(project.root).as_posix() for path in published(project)}
         write_index(project.root, {name: project.stat_cache.digest(path) for path, name in files.items()})
+
+
+def clear_leftovers(root: Path) -> None:
+    """Remove the temporary files of writes that were killed; for whoever holds the profile's lock."""
+    with one_writer(root):
+        for folder in (root, root / GATES, *(root / GATES).glob("*/"), root / REPORT):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if TEMPORARY.fullmatch(path.name):
+                    path.unlink()
 
 
 def strays(project: Project) -> list[str]:
@@ -80,9 +84,3 @@ def _files(folder: Path, *, skip_data: bool) -> Iterator[Path]:
             yield from _files(path, skip_data=False)
         else:
             yield path
-
-
-def _leftovers(root: Path) -> Iterator[Path]:
-    for folder in (root, root / GATES, *(root / GATES).glob("*/"), root / REPORT):
-        if folder.is_dir():
-            yield from (path for path in folder.iterdir() if TEMPORARY.fullmatch(path.name))

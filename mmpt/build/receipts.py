@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +175,16 @@ def adopt(project: Project, stage: Stage, definition: Definition) -> bool:
     return False
 
 
-def sweep(project: Project, stage: str) -> None:
-    """Remove what earlier attempts at a stage left in staging; called once its result is published."""
-    for pattern in (f"out-{stage}-*", f"work-{stage}-*"):
-        for path in project.staging.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()  # the lock of a work folder
+def sweep(project: Project, stages: Collection[str]) -> None:
+    """Remove what attempts at ``stages`` left in staging; for stages whose result is published."""
+    for path in project.staging.iterdir() if project.staging.is_dir() else ():
+        kind, _, rest = path.name.partition("-")
+        if kind not in ("out", "work") or rest.split("-")[0] not in stages:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()  # the lock of a work folder
 
 
 def machine() -> dict[str, str]:

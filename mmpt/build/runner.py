@@ -108,7 +108,7 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
             )
     before, definition = manifest_digest(project, stage.name), define(project, stage)
     if adopt(project, stage, definition):
-        sweep(project, stage.name)
+        sweep(project, (stage.name,))
         after = manifest_digest(project, stage.name)
         return Built(after, after != before, time.monotonic() - started, adopted=True)
     attempt = project.staging / f"out-{stage.name}-{os.getpid()}"
@@ -122,7 +122,7 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
         manifest = publish(project, stage, attempt, final, details)
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
-    sweep(project, stage.name)
+    sweep(project, (stage.name,))
     return Built(manifest, manifest != before, time.monotonic() - started, warning=warning)
 
 

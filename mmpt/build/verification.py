@@ -55,7 +55,7 @@ def verify(project: Project, *, deep: bool = False) -> Findings:
         sound = sound and not found
         yield name, found
     if (project.root / REPORT).exists():
-        found = _report(project)
+        found = _report(project, deep)
         # A report of what is itself in doubt would only repeat the doubt.
         yield "report", found or (_drawn_again(project) if deep and sound else [])
     yield "index", _index(project)
@@ -69,10 +69,10 @@ def _stages(project: Project, deep: bool) -> Findings:
 
 
 def _gates(project: Project, deep: bool) -> Findings:
-    strict = _strict(project)
+    strict = _strict(project) if deep else None
     for folder in sorted((project.root / GATES).glob("*/")):
         if (folder / VERDICT).exists():
-            yield f"gate {folder.name}", _verdict(project, folder.name, strict if deep else None)
+            yield f"gate {folder.name}", _verdict(project, folder.name, strict)
     yield "history", [f"{GATES}/{HISTORY}: {one}" for one in check_history(project.root)]
     if (project.root / DECISION).exists():
         yield "decision", _decision(project, deep)
@@ -116,9 +116,10 @@ def _verdict(project: Project, gate: str, strict: bool | None) -> list[str]:
     """Args: strict: decide again, with or without waivers; None: only read it."""
     name = f"{GATES}/{gate}/{VERDICT}"
     try:
-        known = read_verdict(project.root, gate)
         if strict is None:
+            read_sealed(project.root / name)
             return []
+        known = read_verdict(project.root, gate)
         now = evaluate_gate(gate, project.root, policy_of(project, strict), write=False)
     except UserError as error:
         return [_line(name, error)]
@@ -129,11 +130,12 @@ def _verdict(project: Project, gate: str, strict: bool | None) -> list[str]:
 
 def _decision(project: Project, deep: bool) -> list[str]:
     try:
+        if not deep:
+            read_sealed(project.root / DECISION)
+            return []
         known = read_decision(project.root)
     except UserError as error:
         return [_line(DECISION, error)]
-    if not deep:
-        return []
     policy = policy_of(project, known["strict"])
     stale = stale_measurements(project)
     now = decide(project.root, policy, portable(project.profile.data), stale=stale, write=False)
@@ -147,10 +149,11 @@ def _same(name: str, known: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{name}: not what evidence and policy give: {', '.join(other)}"] if other else []
 
 
-def _report(project: Project) -> list[str]:
+def _report(project: Project, deep: bool) -> list[str]:
     try:
         known = read_sealed(project.root / REPORT / DRAWN)
-        validate(known, "drawn", where=DRAWN)
+        if deep:
+            validate(known, "drawn", where=DRAWN)
     except UserError as error:
         return [_line(f"{REPORT}/{DRAWN}", error)]
     found, files = report_files(project), known["files"]
