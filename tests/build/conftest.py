@@ -109,6 +109,8 @@ def slow(ctx):
 
 
 def side(ctx):
+    import sidepack
+
     how = ctx.profile["side.how"]
     if how == "break":
         raise RuntimeError("side went wrong")
@@ -182,6 +184,8 @@ class Tiny:
             "bodies/__init__.py": "",
             "bodies/arithmetic.py": "def add(a, b):\n    return a + b\n",
             "bodies/scale.py": "FACTOR = 1\n",
+            "sidepack.py": "",
+            "sidepack-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: sidepack\nVersion: 1.0\n",
             "gates/policy.yaml": policy(),
             "smoke.yaml": PROFILE.replace("MEDIA", str(folder / "media")),
             "pyproject.toml": (REPO / "pyproject.toml").read_text(),
