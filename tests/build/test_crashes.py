@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from mmpt.build.verification import verify
 from mmpt.gating import read_history
 from mmpt.store.canonical import read_sealed
 from mmpt.store.errors import UserError
+from tests.build.forked_doit import REPO, forked_doit
 from tests.build.test_tampering import open_tiny, published
 
 HOOK = Path(__file__).parent / "crashing"
@@ -54,40 +54,20 @@ class Ended:
 
 
 def run(folder: Path, at: int = 0, how: str = "KILL") -> Ended:
-    """`doit double`, forked from this process, which has imported what it needs; hit at change ``at``."""
-    printed, trace = folder / "printed", folder / "trace"
+    """`doit double`, hit at change ``at``; 0: not at all."""
+    trace = folder.with_name("trace")
     trace.unlink(missing_ok=True)
-    sys.stdout.flush()
-    if (pid := os.fork()) == 0:
-        try:
-            _be_doit(folder, printed, trace, at, how)
-        finally:
-            os._exit(99)  # only doit's own exit counts
-    _, status = os.waitpid(pid, 0)
-    lines = trace.read_text().splitlines()
-    return Ended(os.waitstatus_to_exitcode(status), printed.read_text(), lines)
+    crash = {"CRASH_BELOW": folder / "artifacts", "CRASH_TRACE": trace, "CRASH_AT": at, "CRASH_HOW": how}
+    environment = {key: str(value) for key, value in crash.items()}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HOOK), str(REPO)])  # for the stages' processes
+    status, text = forked_doit(folder, "double", environment=environment, first=watch_this_process)
+    return Ended(status, text, trace.read_text().splitlines())
 
 
-def _be_doit(folder: Path, printed: Path, trace: Path, at: int, how: str) -> None:
-    for descriptor in (1, 2):
-        os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if descriptor == 1 else 1, descriptor)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    os.chdir(folder)
-    crash = {"BELOW": folder / "artifacts", "TRACE": trace, "AT": at, "HOW": how, "DOIT": os.getpid()}
-    os.environ.update({f"CRASH_{key}": str(value) for key, value in crash.items()})
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HOOK), str(Path(__file__).parents[2])])
-    sys.argv = ["doit", "double"]
-    sys.path.insert(0, str(folder))
+def watch_this_process() -> None:
+    os.environ["CRASH_DOIT"] = str(os.getpid())
     spec = importlib.util.spec_from_file_location("crashing", HOOK / "sitecustomize.py")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    from doit.doit_cmd import DoitMain
-
-    from mmpt.build.tasks import RUN
-
-    RUN.display.stream = sys.stdout  # it was made when pytest imported it
-    status = DoitMain().run(sys.argv[1:])
-    sys.stdout.flush()
-    os._exit(status)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +81,6 @@ def stale(_built, tmp_path_factory) -> Path:
     assert project.doit("decide").code == 10
     project.edit("bodies/scale.py", "FACTOR = 1", "FACTOR = 2")
     shutil.copyfile(project.folder / "smoke.yaml", project.folder / "original.yaml")
-    import mmpt.build.commands  # noqa: F401  what each fork would import again
-    import mmpt.report  # noqa: F401
-
     return project.folder
 
 

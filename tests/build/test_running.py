@@ -110,7 +110,7 @@ def test_a_missing_declared_output_is_refused(tiny):
 def test_a_full_disk_is_one_line_exit_2_and_nothing_half_written(built):
     before = (built.root / "side/MANIFEST.sha256").read_bytes()
     built.edit("smoke.yaml", "{how: plain, bytes: 0}", "{how: fill, bytes: 5000000}")
-    outcome = built.doit(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
+    outcome = built.real_doit(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
     assert (
         outcome.code == 2
         and "side             FULL: the disk is full" in outcome.text

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from mmpt.store.canonical import read_json, read_sealed, write_sealed
+from tests.build.test_tampering import named, open_tiny
 
 ALL = ["count", "double", "slow", "side", "render"]
 
@@ -313,8 +314,7 @@ def test_what_runs_after_a_change(built, change, expected, code):
     outcome = built.doit()
     ran = "".join("R" if stage in outcome.ran else "." for stage in ALL)
     assert (ran, outcome.code) == (expected, code), outcome
-    verified = built.doit("verify")
-    assert verified.code == 0, verified
+    assert named(open_tiny(built.folder)) == set(), "and what it leaves verifies"
 
 
 @pytest.mark.parametrize(
