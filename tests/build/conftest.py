@@ -189,6 +189,7 @@ class Tiny:
             "sidepack.py": "",
             "sidepack-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: sidepack\nVersion: 1.0\n",
             "gates/policy.yaml": policy(),
+            "gates/baselines.json": '{"version": 1, "profiles": {}}',
             "smoke.yaml": PROFILE.replace("MEDIA", str(folder / "media")),
             "pyproject.toml": (REPO / "pyproject.toml").read_text(),
         }.items():
