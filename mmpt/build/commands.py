@@ -9,7 +9,7 @@ import difflib
 import importlib
 import shutil
 import sys
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def _summary(stages: Container[str]) -> None:
     )
 
 
-def _ran(stages: Container[str]) -> list[dict[str, Any]]:
+def _ran(stages: Iterable[str]) -> list[dict[str, Any]]:
     """What became of each stage that the run came to."""
     states = {name: "fresh" for name in RUN.fresh} | {name: "built" for name in RUN.built}
     states |= {name: "built from edited code" for name in RUN.stale}
@@ -154,13 +154,13 @@ def _ran(stages: Container[str]) -> list[dict[str, Any]]:
     return [
         {
             "stage": name,
-            "state": state,
+            "state": states[name],
             **RUN.notes.get(name, {}),
             **({"status": RUN.failed[name]} if name in RUN.failed else {}),
             **({"waits_for": RUN.waiting[name].split()} if name in RUN.waiting else {}),
         }
-        for name, state in states.items()
-        if name in stages
+        for name in stages
+        if name in states
     ]
 
 
@@ -239,7 +239,7 @@ def _causes(seen: dict[str, Outlook], name: str, indent: str, told: set[str]) ->
         str(reason) + ("  (published files were touched)" if reason.tampered else "")
         for reason in one.reasons
     ]
-    own += [line for line in one.lines()[len(one.reasons) :] if one.state == "blocked"]
+    own += one.holds()
     found = {name: [head, *(f"{indent}    {line}" for line in own)]}
     for source in dict.fromkeys([*one.waits_for, *one.behind]):
         if source in told:

@@ -25,6 +25,7 @@ from mmpt.gating.verdicts import evidence_path
 from mmpt.store.errors import EXIT_BROKE, EXIT_GO, UserError
 from mmpt.store.evidence import read_evidence
 
+LEAST_REASON = 8  # characters, as in the schemas of waivers and baselines
 NEXT = "`doit decide` decides with it"
 
 
@@ -81,6 +82,7 @@ class Waive(OurCommand):
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         policy = policy_of(project)
+        _check_reason(options.reason)
         if _day(options.expires) < policy.today:
             raise UserError(
                 "that day is over",
@@ -106,7 +108,7 @@ class Waive(OurCommand):
             )
             for one in added:
                 check = f"{one.check} [{one.slice}]" if one.slice else one.check
-                said = f"{check} at {number(one.value)} waived until {one.expires}"
+                said = f"{check} at {number(one.value)}, until {one.expires}"
                 _note(project, verdict, "waiver added", said, options)
         for one in added:
             self.say(
@@ -116,6 +118,12 @@ class Waive(OurCommand):
         self.say(NEXT)
         self.result = {"waived": [vars(one) for one in added]}
         return EXIT_GO
+
+
+def _check_reason(text: str) -> None:
+    if len(text.strip()) < LEAST_REASON:
+        expected = f"a sentence of at least {LEAST_REASON} characters that others can judge"
+        raise UserError("not a reason", where="--reason", found=repr(text), expected=expected)
 
 
 def _day(text: str) -> datetime.date:
@@ -134,7 +142,7 @@ def _note(
         "gate": verdict.gate,
         "from": verdict.verdict,
         "to": verdict.verdict,
-        "reason": f"{said}, by {options.owner}: {options.reason}",
+        "reason": f"{event}: {said}; {options.owner}: {options.reason}",
         "owner": options.owner,
         "subject": verdict.subject_digest,
         "evidence": verdict.evidence_sha256,
@@ -164,6 +172,7 @@ class Accept(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
+        _check_reason(options.reason)
         policy, path = policy_of(project), project.repo / "gates" / "baselines.json"
         wanted = [policy.gate(word).id for word in words] or [
             gate.id for gate in policy.gates.values() if baseline_checks(gate)
@@ -179,7 +188,7 @@ class Accept(OurCommand):
                 rows = _changes(one, before.get(gate))
                 said = "; ".join(_told(row) for row in rows)
                 more = {"baseline": one.digest, "changes": rows}
-                _note(project, verdicts[gate], "baseline accepted", f"baseline {said}", options, **more)
+                _note(project, verdicts[gate], "baseline accepted", said, options, **more)
         self.result = {
             "accepted": [
                 {**vars(one), "changes": _changes(one, before.get(gate))} for gate, one in new.items()
@@ -340,6 +349,6 @@ def _count(text: str) -> int:
 
 def _history_lines(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
     for row in rows:
-        what = row.get("event") or f"{row['from'] or '-'} -> {row['to']}"
-        head = f"{row['time'][:19].replace('T', ' ')}  {row['gate']}  {what}"
-        yield from wrapped(f"{head}  {row['reason']}".rstrip(), width(), "    ")
+        head = f"{row['time'][:19].replace('T', ' ')}  {row['gate']}  "
+        head += "" if "event" in row else f"{row['from'] or '-'} -> {row['to']}  "
+        yield from wrapped(f"{head}{row['reason']}".rstrip(), width(), "    ")

@@ -40,10 +40,13 @@ class Outlook:
         lines = [str(reason) for reason in self.reasons] + ["asked for (-a)"] * self.asked
         if self.state == "may run":
             lines.append(f"if {' or '.join(self.waits_for)} comes out different")
-        lines += [
+        return [*lines, *self.holds(), *(f"waits for {name}, which is blocked" for name in self.behind)]
+
+    def holds(self) -> list[str]:
+        """One line a gate that holds it back."""
+        return [
             f"held back by gate {one.gate}, {one.verdict}: {one.reason}".rstrip(": ") for one in self.held_by
         ]
-        return lines + [f"waits for {name}, which is blocked" for name in self.behind]
 
     def to_json(self) -> dict[str, Any]:
         """As commands.schema.json describes it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmpt.gating.columns import elided, wrapped
+from mmpt.gating.columns import columns, elided, wrapped
 
 SIGN = {
     "min": ">=",
@@ -15,7 +15,8 @@ SIGN = {
     "ci_high_max": "<=",
     "ci_high_below": "<",
 }
-NAME_WIDTH = 30  # of a check in a table; the longest is elided
+NAME_WIDTH = 30  # of a check in a table of less than WIDE columns; a longer name is elided
+WIDE = 110
 END = {"ci_low_above": "lower end", "ci_high_max": "upper end", "ci_high_below": "upper end"}
 
 
@@ -105,31 +106,31 @@ def gate_table(verdicts: Sequence[Mapping[str, Any]], width: int = 80) -> list[s
     """
     if not verdicts:
         return []
-    rows = [_row(one) for one in verdicts]
-    sizes = [max((len(row[at]) for row in rows if len(row) > 3), default=0) for at in range(6)]
-    sizes[0], sizes[1] = (max(len(row[at]) for row in rows) for at in (0, 1))
-    room = width - sum(sizes) - 2 * len(sizes)
+    rows = [_row(one, NAME_WIDTH if width < WIDE else WIDE) for one in verdicts]
+    full = columns([row for row in rows if len(row) > 3], right={3, 6})
+    room = width - max(map(len, full), default=0) - 2
     titles = room >= max(len(one["title"]) for one in verdicts)
+    size = max(len(row[1]) for row in rows)
     lines = []
     for row, verdict in zip(rows, verdicts, strict=True):
-        cells = [
-            cell.rjust(size) if at in (3, 5) else cell.ljust(size)
-            for at, (cell, size) in enumerate(zip(row, sizes, strict=False))
-        ]
-        lines.append("  ".join([*cells, *[verdict["title"]] * (titles and len(row) > 3)]).rstrip())
+        if len(row) > 3:
+            line = full.pop(0)
+            lines.append(f"{line:<{width - room}}{verdict['title']}" if titles else line)
+        else:  # nothing was measured: why, instead of a value
+            lines.append(f"{row[0]}  {row[1]:<{size}}  {row[2]}".rstrip())
     for verdict in verdicts:
         lines += _problem(verdict, width)
     return lines
 
 
-def _row(verdict: Mapping[str, Any]) -> list[str]:
+def _row(verdict: Mapping[str, Any], most: int) -> list[str]:
     """Gate, verdict, check, value, bound, n; or gate, verdict, and why there is no check to show."""
     told, head = telling(verdict["checks"]), [verdict["gate"], verdict["verdict"]]
     if told is None or told["value"] is None or told["status"] == "not_applicable":
         return [*head, verdict["reason"]]
     what = compared(told) if compared(told) is not None else told["value"]
     bound = bound_text(told).replace("lower end", "low").replace("upper end", "high")
-    row = [*head, elided(check_name(told), NAME_WIDTH), number(what), bound, f"n {told['n']}"]
+    row = [*head, elided(check_name(told), most), number(what), bound, "n", str(told["n"])]
     return [*row, "warns"] if any(one["status"] == "warn" for one in verdict["checks"]) else row
 
 
