@@ -1,4 +1,4 @@
-"""The commands of `doit` about gates: what they say, who answers for what, what was accepted, what differs."""
+"""The commands of `doit` about gates: what they say, who answers for what, what is accepted, what differs."""
 
 from __future__ import annotations
 

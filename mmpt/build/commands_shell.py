@@ -150,8 +150,8 @@ class Refused(OurCommand):
 
     def _main(self, words: list[str]) -> NoReturn:
         raise UserError(
-            f"{self.name} does nothing here: receipts are what counts, and no command marks a stage or a gate "
-            "as done",
+            f"{self.name} does nothing here: receipts are what counts, "
+            "and no command marks a stage or a gate as done",
             fix=self.instead,
         )
 
