@@ -19,9 +19,10 @@ from mmpt.build.tasks import policy_of
 from mmpt.gating import Accepted, Verdict, accept, evaluate_gate, read_accepted, read_history, waive
 from mmpt.gating.baselines import baseline_checks, baseline_values
 from mmpt.gating.columns import columns, width, wrapped
-from mmpt.gating.history import append_change
+from mmpt.gating.history import append_change, one_writer
 from mmpt.gating.text import number
 from mmpt.gating.verdicts import evidence_path
+from mmpt.store.canonical import digest_json
 from mmpt.store.errors import EXIT_BROKE, EXIT_GO, UserError
 from mmpt.store.evidence import read_evidence
 
@@ -147,9 +148,11 @@ def _note(
         "subject": verdict.subject_digest,
         "evidence": verdict.evidence_sha256,
         "policy": verdict.policy_sha256,
-        "verdict": "",
     }
-    append_change(project.root, row | more)
+    # The history takes a line that leads where the one before it did for the same line: a person may do twice.
+    row["verdict"] = digest_json(row | more)
+    with one_writer(project.root):
+        append_change(project.root, row | more)
 
 
 class Accept(OurCommand):

@@ -28,7 +28,7 @@ EXIT_CODES = (
     ("0", "GO, or done"),
     ("10", "NO-GO"),
     ("20", "CANNOT-DECIDE"),
-    ("2", "something you can mend: a wrong word, a bad file, a full disk; one line says what"),
+    ("2", "something you can mend: a wrong word, a bad file, a full disk"),
     ("1", "anything that broke"),
 )
 
@@ -50,7 +50,7 @@ def overview(commands: Mapping[str, type]) -> list[str]:
         lines += ["", title]
         for name in names:
             lines += wrapped(known[name].doc_purpose, width(), " " * size, first=f"  {name}".ljust(size))
-    lines += ["", "Every command takes profile= (default smoke), --json, and --help for its options.", ""]
+    lines += ["", "Every command takes profile= (default smoke), --json, and --help for its own.", ""]
     return [*lines, "exit code", *columns(EXIT_CODES, indent="  ")]
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from mmpt.build.fingerprint import Definition
 from mmpt.build.receipts import DATA, MANIFEST, RECEIPT, definition_of, read_receipt, subject_digest
-from mmpt.gating import read_verdict
-from mmpt.store.canonical import read_json
+from mmpt.gating import read_decision, read_verdict
 from mmpt.store.digests import Manifest, sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import read_evidence
-from mmpt.store.schema import nearest, validate
+from mmpt.store.schema import nearest
 
 Row = dict[str, Any]
 
@@ -114,9 +113,7 @@ def _read_verdict(side: Side, path: Path) -> None:
 
 
 def _read_decision(side: Side) -> None:
-    path = side.root / "decision.json"
-    decision = read_json(path)
-    validate(decision, "decision", where=path)
+    decision = read_decision(side.root)
     side.decision = decision["decision"]
     for gate, entry in decision["gates"].items():
         verdict = side.root / "gates" / gate / "verdict.json"
