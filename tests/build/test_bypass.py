@@ -9,14 +9,29 @@ import pytest
 from mmpt.store.canonical import read_json, read_sealed, write_sealed
 
 
-@pytest.fixture
-def blocked(built):
-    """Stage slow needs S1, which is NO_GO; slow and its user were never built."""
-    built.ask_for(99)
+def copied(project, folder):
+    """The same project at another place."""
+    shutil.copytree(project.folder, folder, symlinks=True)
+    copy = object.__new__(type(project))
+    copy.folder = folder
+    copy.edit("smoke.yaml", str(project.folder), str(folder))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def _blocked(_built, tmp_path_factory):
+    project = copied(_built, tmp_path_factory.mktemp("blocked") / "project")
+    project.ask_for(99)
     for name in ("slow", "render"):
-        shutil.rmtree(built.root / name)
-    assert built.doit("decide").code == 10
-    return built
+        shutil.rmtree(project.root / name)
+    assert project.doit("decide").code == 10
+    return project
+
+
+@pytest.fixture
+def blocked(_blocked, tmp_path):
+    """Stage slow needs S1, which is NO_GO; slow and its user were never built."""
+    return copied(_blocked, tmp_path / "project")
 
 
 def python(project, code: str) -> subprocess.CompletedProcess:
