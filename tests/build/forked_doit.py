@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import mmpt.build.commands  # noqa: F401  to have it before the fork
+import mmpt.build.commands  # noqa: F401  to have them before the fork
+import mmpt.build.commands_gates
+import mmpt.build.commands_shell
 import mmpt.report  # noqa: F401
 
 REPO = Path(__file__).resolve().parents[2]
@@ -18,18 +20,20 @@ def forked_doit(
     *words: str,
     environment: Mapping[str, str] | None = None,
     first: Callable[[], None] = lambda: None,
+    errors: Path | None = None,
 ) -> tuple[int, str]:
     """Run ``doit WORDS`` in ``folder``; exit status (negative: the signal that ended it) and what it printed.
 
     Args:
         environment: added to that of this process.
         first: called in the new process before anything else.
+        errors: where stderr goes; default: to stdout.
     """
     printed = folder.with_name(f"{folder.name}.printed")
     sys.stdout.flush()
     if (pid := os.fork()) == 0:
         try:
-            _be_doit(folder, printed, words, environment or {}, first)
+            _be_doit(folder, (printed, errors or printed), words, environment or {}, first)
         finally:
             os._exit(99)  # only doit's own exit counts
     _, status = os.waitpid(pid, 0)
@@ -38,14 +42,13 @@ def forked_doit(
 
 def _be_doit(
     folder: Path,
-    printed: Path,
+    streams: tuple[Path, Path],
     words: tuple[str, ...],
     environment: Mapping[str, str],
     first: Callable[[], None],
 ) -> None:
-    output = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for number, path in enumerate(streams, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     os.chdir(folder)
     os.environ.update({"PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1", **environment})

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.build.forked_doit import forked_doit
 
 from mmpt.store.canonical import read_json
 from mmpt.store.schema import violations
@@ -17,13 +18,9 @@ ANSWERS = ["--owner", "ada", "--reason", "good enough to be held against"]
 
 def run(project, *words: str, **environment: str) -> subprocess.CompletedProcess:
     """`doit` with stdout and stderr apart."""
-    return subprocess.run(
-        [sys.executable, "-m", "doit", *words],
-        cwd=project.folder,
-        env={**os.environ, "PYTHONPATH": str(project.repo), "PYTHONDONTWRITEBYTECODE": "1", **environment},
-        text=True,
-        capture_output=True,
-    )
+    errors = project.folder.with_name(f"{project.folder.name}.errors")
+    code, printed = forked_doit(project.folder, *words, environment=environment, errors=errors)
+    return subprocess.CompletedProcess(words, code, printed, errors.read_text())
 
 
 def answer(project, *words: str) -> dict:
@@ -139,15 +136,15 @@ class Loaded:
 
 
 def test_the_exit_code_is_the_decision(built):
-    assert [run(built, *words).returncode for words in ([], ["gates"])] == [0, 0]
+    assert [built.real_doit(*words).code for words in ([], ["gates"])] == [0, 0]
     built.ask_for(99)
-    assert [run(built, *words).returncode for words in ([], ["decide"], ["gates"])] == [10, 10, 10]
+    assert [built.real_doit(*words).code for words in ([], ["decide"], ["gates"])] == [10, 10, 10]
     built.ask_for(1)
     built.edit("smoke.yaml", "n: 4", "n: 5")
-    assert [run(built, *words).returncode for words in (["decide"], ["gates"])] == [20, 20], "stale is no GO"
+    assert [built.real_doit(*words).code for words in (["decide"], ["gates"])] == [20, 20], "stale is no GO"
     built.edit("smoke.yaml", "how: plain", "how: break")
-    assert run(built).returncode == 1
-    assert run(built, "why").returncode == 2
+    assert built.real_doit().code == 1
+    assert built.real_doit("why").code == 2
 
 
 def test_a_bug_in_a_command_exits_1_with_its_traceback(built):
