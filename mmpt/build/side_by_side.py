@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmpt.gating.columns import columns, elided, wrapped
+from mmpt.gating.columns import columns, wrapped
 from mmpt.gating.text import number
 from mmpt.store.canonical import canonical_json
 
 Row = Mapping[str, Any]
 
-SHOWN = 12  # rows of what the results were made of; --json has them all
-METRIC_WIDTH = 34
+SHOWN = 12  # rows of code and of packages; --json has them all
+NARROW, WIDE = 26, 110  # columns that a metric's name may take; the second from terminals as wide as that on
 
 
 def diff_lines(found: Row, width: int) -> list[str]:
@@ -32,7 +32,7 @@ def diff_lines(found: Row, width: int) -> list[str]:
     lines += _section("checks that changed", _checks(found["checks"]))
     lines += _section("bounds", _checks(found["bounds"]))
     lines += _section(
-        f"metrics: {len(found['metrics'])} of {found['compared']} differ", _metrics(found["metrics"])
+        f"metrics: {len(found['metrics'])} of {found['compared']} differ", _metrics(found["metrics"], width)
     )
     for title, key in (
         ("profile keys", "profile"),
@@ -42,7 +42,9 @@ def diff_lines(found: Row, width: int) -> list[str]:
         ("runtime", "runtime"),
         ("machine", "machine"),
     ):
-        lines += _section(title, _pairs(found[key], width))
+        lines += _section(
+            title, _pairs(found[key], width, SHOWN if key in ("code", "packages") else len(found[key]))
+        )
     differing = [one["name"] for one in found["outputs"]]
     outputs = f"outputs: {found['stages'] - len(differing)} of {found['stages']} stages byte-identical"
     return [
@@ -78,32 +80,37 @@ def _named(name: str, part: str) -> str:
     return f"{name} [{part}]" if part else name
 
 
-def _metrics(rows: Sequence[Row]) -> list[str]:
-    """A line a metric, and one more for its interval if there is one."""
+def _metrics(rows: Sequence[Row], width: int) -> list[str]:
+    """A line a metric; a long name has one of its own above, n that differs and an interval one below."""
+    most = NARROW if width < WIDE else WIDE
+    names = [_named(row["metric"], row["slice"]) for row in rows]
     cells = [
         (
-            row["gate"],
-            elided(_named(row["metric"], row["slice"]), METRIC_WIDTH),
+            row["gate"] if len(name) <= most else "",
+            name if len(name) <= most else "",
             number(row["a"]["value"]),
             number(row["b"]["value"]),
             "" if row["delta"] is None else f"{row['delta']:+.4g}",
             row["change"] if row["change"] != "different" else "",
-            _both(row, "n"),
+            "" if row["a"]["n"] != row["b"]["n"] else f"{row['a']['n']}",
         )
-        for row in rows
+        for row, name in zip(rows, names, strict=True)
     ]
-    head = ("gate", "metric", "A", "B", "B - A", "", "n")
-    shown = columns(cells, head=head, right={2, 3, 4})
+    shown = columns(cells, head=("", "metric", "A", "B", "B - A", "", "n"), right={2, 3, 4, 6})
     lines = shown[:1]
-    for row, line in zip(rows, shown[1:], strict=True):
-        intervals = [_interval(row[letter]) for letter in "ab"]
-        lines += [line] + [f"      95 %  {' -> '.join(one or 'none' for one in intervals)}"] * any(intervals)
+    for row, name, line in zip(rows, names, shown[1:], strict=True):
+        above = [f"{row['gate']}  {name}"] if len(name) > most else []
+        lines += [*above, line, *([f"      {more}"] if (more := _more(row)) else [])]
     return lines
 
 
-def _both(row: Row, key: str) -> str:
-    a, b = row["a"][key], row["b"][key]
-    return f"{a}" if a == b else f"{a} -> {b}"
+def _more(row: Row) -> str:
+    """What one line has no room for: "n 256 -> 64, 95 % 0.61 .. 0.83 -> 0.62 .. 0.83"."""
+    a, b = row["a"], row["b"]
+    told = [f"n {a['n']} -> {b['n']}"] if a["n"] != b["n"] else []
+    intervals = [_interval(side) for side in (a, b)]
+    told += [f"95 % {' -> '.join(one or 'none' for one in intervals)}"] if any(intervals) else []
+    return ", ".join(told)
 
 
 def _interval(side: Row) -> str:
@@ -112,11 +119,11 @@ def _interval(side: Row) -> str:
     return f"{number(side['ci_low'])} .. {number(side['ci_high'])}"
 
 
-def _pairs(rows: Sequence[Row], width: int) -> list[str]:
+def _pairs(rows: Sequence[Row], width: int, most: int) -> list[str]:
     lines = []
-    for row in rows[:SHOWN]:
+    for row in rows[:most]:
         lines += wrapped(f"{row['name']}: {' '.join(_arrow(row))}", width - 2, "    ")
-    more = len(rows) - SHOWN
+    more = len(rows) - most
     return lines + [f"and {more} more: --json has all"] * (more > 0)
 
 
