@@ -473,6 +473,12 @@ def test_bash_completes(_built, bash, typed, offered):
     assert (sorted(outcome.stdout.split()), outcome.stderr) == (sorted(offered), "")
 
 
+def test_bash_offers_profiles_right_after_the_equals_sign(_built, bash):
+    code = bash + '\nCOMP_WORDS=(doit plan profile =); COMP_CWORD=3; _doit; printf "%s\n" "${COMPREPLY[@]}"'
+    outcome = subprocess.run(["bash", "-c", code], cwd=_built.folder, text=True, capture_output=True)
+    assert {"captions", "smoke", "smoke.yaml", "media/"} <= set(outcome.stdout.split())
+
+
 def test_bash_completes_at_a_terminal(_built, bash, tmp_path):
     """The real thing: a word, the tab key, and what the line then says."""
     import pty
