@@ -19,7 +19,7 @@ from doit.cmd_base import Command
 from mmpt.build.child import disk_full
 from mmpt.build.project import Project
 from mmpt.build.tasks import DEFAULT_PROFILE
-from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, UserError
+from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, MAY_NOT_WRITE, UserError
 from mmpt.store.schema import nearest
 
 VARIABLES = ("profile",)
@@ -158,6 +158,9 @@ def guarded(action: Callable[[], int]) -> int:
     except Exception as error:  # the border: doit would answer 3
         if disk_full(error):
             print(f"doit: the disk is full: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        if isinstance(error, OSError) and error.errno in MAY_NOT_WRITE:
+            print(f"doit: {error.filename}: {error.strerror}", file=sys.stderr)
             return EXIT_USAGE
         traceback.print_exc()
         return EXIT_BROKE
