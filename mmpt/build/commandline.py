@@ -27,7 +27,7 @@ from doit.cmd_base import Command
 from mmpt.build.child import disk_full
 from mmpt.build.project import Project
 from mmpt.build.tasks import DEFAULT_PROFILE
-from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, UserError
+from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, MAY_NOT_WRITE, UserError
 from mmpt.store.lock import exclusive
 from mmpt.store.schema import nearest
 
@@ -237,5 +237,8 @@ def guarded(action: Callable[[], int]) -> tuple[int, Problem | None]:
         if disk_full(error):
             print(f"doit: the disk is full: {error}", file=sys.stderr)
             return EXIT_USAGE, Problem("disk full", f"the disk is full: {error}")
+        if isinstance(error, OSError) and error.errno in MAY_NOT_WRITE:
+            print(f"doit: {error.filename}: {error.strerror}", file=sys.stderr)
+            return EXIT_USAGE, Problem("usage", str(error.strerror), where=str(error.filename))
         traceback.print_exc()
         return EXIT_BROKE, Problem("broke", f"{type(error).__name__}: {error}")

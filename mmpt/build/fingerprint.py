@@ -32,8 +32,8 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
 
     Returns:
         {"stage", "body", "slice": {key: value}, "inputs": {stage: manifest digest, "absent" where not built},
-        "external": {key: digest}, "code": {unit: digest}, "packages": {name: version}, "runtime": {..}}, and
-        "tools": {program: version} where the stage names some.
+        "external": {key: digest}, "code": {unit: digest}, "packages": {name: version}, "runtime": {..},
+        "tools": {program: version}}.
     """
     units, others = (code or project.code).closure(stage.body)
     if "extension" in stage.inputs:  # the module itself counts, not what it was made of
@@ -51,7 +51,7 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
             **{key: project.runtime(key) for key in ("dtype", "device", "threads")},
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         },
-        **({"tools": {tool: programs.version(tool) for tool in stage.tools}} if stage.tools else {}),
+        "tools": {tool: programs.version(tool) for tool in stage.tools},
     }
 
 

@@ -33,7 +33,13 @@ MANIFEST, RECEIPT, DATA = "MANIFEST.sha256", "receipt.json", "data"
 STATEMENT, PREDICATE, BUILD_TYPE = "https://in-toto.io/Statement/v1", "urn:mmpt:receipt:1", "urn:mmpt:stage:1"
 HEX = re.compile("[0-9a-f]{64}")
 # definition key -> prefix of its resolved dependencies
-DEPENDENCIES = {"inputs": "artifact", "external": "external", "code": "code", "packages": "package"}
+DEPENDENCIES = {
+    "inputs": "artifact",
+    "external": "external",
+    "code": "code",
+    "packages": "package",
+    "tools": "tool",
+}
 
 
 def make_receipt(definition: Definition, manifest: Manifest, run: Mapping[str, Any]) -> dict[str, Any]:

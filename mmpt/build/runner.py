@@ -46,7 +46,7 @@ THREAD_VARIABLES = (
 )
 LAST_LINES = 12  # of the log, shown when a stage breaks
 KEPT_LOGS = 4  # of earlier attempts at a stage, beside the log of the last one
-GRACE = 5.0  # seconds between asking a stage to end and ending it
+GRACE = 5.0  # seconds between asking a stage, and what it started, to end and ending it
 
 
 class StageError(Exception):
@@ -349,19 +349,28 @@ def _tail(log: Path) -> str:
 
 
 def _stop(child: multiprocessing.process.BaseProcess) -> None:
-    """End a child that the build gives up on: ask, wait, insist."""
+    """End a child that the build gives up on, and what it started: ask, wait, insist."""
     if child.pid is None:
         return
-    for signum, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-        if child.is_alive():
-            os.kill(child.pid, signum)
-            _kill_group(child.pid, signum)
-            child.join(patience)
+    end = time.monotonic() + GRACE
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.pid, signal.SIGTERM)  # it may have no group of its own yet
+    asked = _kill_group(child.pid, signal.SIGTERM)
+    child.join(GRACE)
+    while asked and time.monotonic() < end and _kill_group(child.pid, 0):
+        time.sleep(0.01)
+    if child.is_alive():
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(GRACE)
 
 
-def _kill_group(pid: int, signum: int = signal.SIGKILL) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def _kill_group(pid: int, signum: int = signal.SIGKILL) -> bool:
+    """Signal the process group of a child; whether there was one."""
+    try:
         os.killpg(pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def warm_up(threads: int) -> None:

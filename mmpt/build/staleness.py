@@ -25,6 +25,7 @@ Kind = Literal[
     "external",
     "code",
     "package",
+    "tool",
     "runtime",
     "body",
 ]
@@ -35,6 +36,7 @@ PARTS: dict[str, Kind] = {
     "external": "external",
     "code": "code",
     "packages": "package",
+    "tools": "tool",
     "runtime": "runtime",
 }
 EDITED_WHILE_RUNNING = "edited while the stage ran"

@@ -73,6 +73,7 @@ BODIES = '''
 
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -118,6 +119,11 @@ def side(ctx):
         raise RuntimeError("side went wrong")
     if how == "die":
         os.kill(os.getpid(), 9)
+    if how == "spawn":  # and wait; the trap tells that the stage's children were asked to end
+        trap = f"trap 'echo ended >> {ctx.work}/trap; exit' TERM; echo $$; while :; do sleep 0.05; done"
+        other = subprocess.Popen(["sh", "-c", trap])
+        ctx.log(f"waits as {os.getpid()} with {other.pid} below {os.getppid()}")
+        other.wait()
     if how == "fill":
         (ctx.out / "side.json").write_bytes(bytes(ctx.profile["side.bytes"]))
     elif how != "nothing":
