@@ -1,4 +1,4 @@
-"""Benchmark of the operations against their peers: python -m mmpt.bench.ops [--device cuda] [--only loss|draw].
+"""Benchmark of the operations against their peers: `doit bench ops [--device cuda] [--only loss|draw]`.
 
 Every measurement is a process of its own, so that its peak memory is its own; peers of one case follow one another, in
 two rounds, so that a machine that slows down slows them all. Prints a table a case, and writes
@@ -14,6 +14,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -158,16 +159,16 @@ def _time(value: float) -> str:
     return f"{value * 1e3:.1f} ms" if value > 1e-3 else f"{value * 1e6:.1f} us"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the cases, prints their tables, writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", choices=["loss", "draw"])
     parser.add_argument("--match", default="", help="run the cases whose title contains this")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--limit", type=float, default=10.0, help="seconds a measurement may take, about")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.child:
         case, peer, device, threads, limit = arguments.child
         print(json.dumps(measure(Case(**json.loads(case)), peer, device, int(threads), float(limit))))

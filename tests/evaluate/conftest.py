@@ -40,6 +40,7 @@ evaluate:
   {trend: {golden_per_task: 2, ablation: 4}, bootstrap: 200, text_tokens: 500, resume: {before: 2, after: 1}}
 """
 BEFORE = (
+    "extension",
     "corpus",
     "manifest",
     "split",

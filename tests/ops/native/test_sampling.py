@@ -227,3 +227,8 @@ def test_compiled_equals_eager():
     lo, hi, rest = per_row(5, 1200, 8)
     run = lambda h: sample_range(h + 1, base, new, lo, hi, **rest)  # noqa: E731
     assert torch.equal(torch.compile(run, fullgraph=True, backend="aot_eager")(hidden), run(hidden))
+
+
+def test_a_range_wider_than_max_range_is_named():
+    with pytest.raises(ValueError, match="row 1 allows 9 ids, max_range is 8"):
+        native.sample_logits(torch.zeros(2, 20), torch.tensor([0, 1]), torch.tensor([8, 10]), max_range=8)

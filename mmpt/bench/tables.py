@@ -1,0 +1,102 @@
+"""The benchmark tables of README, drawn from results/*.json: `python -m mmpt.bench.tables` writes them there.
+
+A table stands between `<!-- bench NAME -->` and `<!-- end -->`; whatever is between is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmpt.store.atomic import atomic_write
+from mmpt.store.canonical import read_json
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).resolve().parents[2] / "README.md"
+BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def newest(prefix: str) -> dict[str, Any]:
+    """The result file of that prefix with the latest date. Raises FileNotFoundError where there is none."""
+    found = [read_json(path) for path in sorted(RESULTS.glob(f"{prefix}-*.json"))]
+    if not found:
+        raise FileNotFoundError(f"no {prefix}-*.json in {RESULTS}")
+    return max(found, key=lambda one: one["date"])
+
+
+def _head(result: dict[str, Any]) -> str:
+    return f"{result['chip']}, {result['threads']} threads, torch {result['torch']}, {result['date']}."
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _seconds(value: float) -> str:
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} us"
+
+
+def _cells(one: dict[str, Any], ours: dict[str, Any]) -> str:
+    if "absent" in one:
+        return "not installed"
+    ratio = "" if one is ours else f" ({one['median'] / ours['median']:.2f}x)"
+    return f"{_seconds(one['median'])}{ratio}"
+
+
+def _label(case: dict[str, Any]) -> str:
+    dtype = {"float32": "fp32", "bfloat16": "bf16"}[case["dtype"]]
+    if case["kind"] == "loss":
+        trains = {"new": "new rows train", "all": "all rows train", "hidden": "head frozen"}[case["trains"]]
+        return f"{dtype}, {trains}"
+    return f"{dtype}, batch {case['n']}, {case['width']} ids"
+
+
+def _by_case(result: dict[str, Any], memory: bool) -> list[str]:
+    cases = result["cases"]
+    names = [name for name in cases[0]["peers"] if any("absent" not in c["peers"].get(name, {"absent": 1}) for c in cases)]
+    names.sort(key=lambda name: cases[0]["peers"][name].get("median", 1e9))
+    head = ["", *map(_label, cases), *(["extra memory, first case"] if memory else [])]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for name in names:
+        cells = [_cells(case["peers"][name], case["peers"]["mmpt"]) for case in cases]
+        extra = [f"{cases[0]['peers'][name]['extra_bytes'] / 2**20:.0f} MiB"] if memory else []
+        lines.append(_row([f"**{name}**" if name == "mmpt" else name, *cells, *extra]))
+    floors = [_seconds(case["floor"]) for case in cases]
+    lines.append(_row(["floor", *floors, *([""] if memory else [])]))
+    return lines
+
+
+def loss() -> str:
+    """Median times of the loss with its gradients, and each peer's time over ours."""
+    result = newest("ops-loss")
+    case = result["cases"][0]
+    shape = f" {case['n']} rows, {case['supervised']} supervised, H = {case['h']}, 164,021 ids; loss and gradients."
+    return "\n".join([_head(result) + shape, "", *_by_case(result, memory=True)])
+
+
+def draw() -> str:
+    """Median times of one decode step, hidden state to id."""
+    result = newest("ops-draw")
+    shape = f" Hidden state to id, H = {result['cases'][0]['h']}, temperature 1."
+    return "\n".join([_head(result) + shape, "", *_by_case(result, memory=False)])
+
+
+TABLES: dict[str, Callable[[], str]] = {"loss": loss, "draw": draw}
+
+
+def drawn(text: str) -> str:
+    """README's text with every table drawn again. Raises KeyError on a table nobody draws."""
+    return BLOCK.sub(lambda block: f"{block[1]}\n{TABLES[block[2]]()}\n\n{block[3]}", text)
+
+
+def main() -> None:
+    """Writes README.md."""
+    atomic_write(README, drawn(README.read_text()).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Each kernel broken on purpose, once, and the tests that must see it: a test that no bug fails proves nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmpt.ops import extension
+
+pytestmark = pytest.mark.slow
+
+LOSS, DRAW = "test_linear_cross_entropy.py", "test_sampling.py"
+# name: (file of csrc, what it says, what it says when broken, test file, tests that cover it)
+MUTANTS = {
+    "largest logit": ("tiles_impl.h", "top = above ? value : top;", "top = v < 100 && above ? value : top;", LOSS, "statistics or near_float64"),
+    "rescaling of a running sum": ("tiles_impl.h", "if (factor[i] == T(1)) continue;", "continue;", LOSS, "near_float64"),
+    "lowest id of a tie": ("tiles_impl.h", "const auto above = value > top;", "const auto above = value >= top;", LOSS, "statistics"),
+    "last row of a product": ("tiles_impl.h", "if (i < m) micro<T, 1, NV>", "if (i + 1 < m) micro<T, 1, NV>", LOSS, "small_and_odd or near_float64"),
+    "order of bf16 pairs": ("pairs_impl.h", "_mm512_permutex2var_epi16(x, second, y)", "_mm512_permutex2var_epi16(x, first, y)", LOSS, "bf16_error"),
+    "a tile of AMX": ("pairs_impl.h", "_tile_dpbf16ps(3, 5, 7);", "_tile_dpbf16ps(3, 5, 6);", LOSS, "bf16_error"),
+    "slope of the softcap at the target": ("linear_cross_entropy.cpp", "return rows_.weight[i] * slope(target_logit[i]);", "return rows_.weight[i];", LOSS, "gradcheck"),
+    "gradient of the z-loss": ("linear_cross_entropy.cpp", "const double scale = rows_.weight[i] * (1 + 2 * call_.z_loss * lse[i]);", "const double scale = rows_.weight[i];", LOSS, "gradcheck"),
+    "fresh memory taken for zeros": ("linear_cross_entropy.cpp", "!(fresh_ && s.grad_fresh && b == 0)", "false", LOSS, "near_float64"),
+    "an ignored row that counts": ("linear_cross_entropy.cpp", "if (label[row] == call.ignore_index) continue;", "if (label[row] == call.ignore_index && row) continue;", LOSS, "nothing"),
+    "order of a dot's parts": ("tiles_impl.h", "for (int width = kParts / 2; width; width /= 2)", "for (int width = kBytes / 8; width; width /= 2)", DRAW, "every_instruction or plain"),
+    "key of a Philox round": ("tiles_impl.h", "k0 = (k0 + kPhiloxWeylA) & kPhiloxMask, k1", "k1", DRAW, "noise or follow"),
+    "bound on who can still win": ("tiles_impl.h", "(32.f - exponent - p) * 0.69314718f + size", "(24.f - exponent - p) * 0.69314718f + size", DRAW, "plain or follow"),
+    "ties of top-k": ("sampling.cpp", ": a < b; };", ": a > b; };", DRAW, "oracle"),
+    "last id of a nucleus": ("sampling.cpp", "if (double(before) >= wanted) break;", "if (double(before + mass[i]) >= wanted) break;", DRAW, "oracle"),
+    "greedy tie": ("sampling.cpp", "if (logit[c] > top) top", "if (logit[c] >= top) top", DRAW, "lowest_id"),
+    "the extra id": ("sampling.cpp", "return column == hi - lo ? extra : lo + column;", "return lo + column;", DRAW, "outside or plain"),
+    "width of a range": ("sampling.cpp", "max_range < 0 || r.hi - r.lo <= max_range", "true", DRAW, "max_range"),
+}  # fmt: skip
+RUN = """
+import sys
+from pathlib import Path
+from mmpt.ops import extension
+extension.SOURCES = Path(sys.argv[1])
+import pytest
+sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", sys.argv[2], sys.argv[3]]))
+"""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_kernel_fails_its_tests(name, tmp_path):
+    file, right, wrong, tests, covering = MUTANTS[name]
+    for source in extension.SOURCES.iterdir():
+        text = source.read_text()
+        if source.name == file:
+            assert right in text, f"{file} does not say {right!r} any more: break it elsewhere"
+            text = text.replace(right, wrong, 1)
+        (tmp_path / source.name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path), covering, str(Path(__file__).parent / tests)],
+        capture_output=True, text=True, check=False, env={**os.environ, "MMPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1, f"exit code {done.returncode}: nothing failed\n" + (done.stdout + done.stderr)[-1500:]
+    assert "FAILED" in done.stdout and "error:" not in done.stderr
