@@ -83,7 +83,7 @@ class Waive(OurCommand):
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         policy = policy_of(project)
-        _check_reason(options.reason)
+        _check_person(project, options.reason)
         if _day(options.expires) < policy.today:
             raise UserError(
                 "that day is over",
@@ -121,10 +121,13 @@ class Waive(OurCommand):
         return EXIT_GO
 
 
-def _check_reason(text: str) -> None:
-    if len(text.strip()) < LEAST_REASON:
+def _check_person(project: Project, reason: str) -> None:
+    """Refuse to answer for a profile that was never built, or without a reason."""
+    if len(reason.strip()) < LEAST_REASON:
         expected = f"a sentence of at least {LEAST_REASON} characters that others can judge"
-        raise UserError("not a reason", where="--reason", found=repr(text), expected=expected)
+        raise UserError("not a reason", where="--reason", found=repr(reason), expected=expected)
+    if not project.root.is_dir():
+        raise UserError("nothing is built yet", where=project.profile.name, fix="run `doit` first")
 
 
 def _day(text: str) -> datetime.date:
@@ -175,7 +178,7 @@ class Accept(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        _check_reason(options.reason)
+        _check_person(project, options.reason)
         policy, path = policy_of(project), project.repo / "gates" / "baselines.json"
         wanted = [policy.gate(word).id for word in words] or [
             gate.id for gate in policy.gates.values() if baseline_checks(gate)

@@ -73,6 +73,7 @@ def test_every_command_answers_in_json(built):
 
 def test_a_run_in_json_tells_every_stage_and_keeps_progress_off_stdout(tiny):
     assert "nothing is published yet" in run(tiny, "verify").stderr
+    assert "nothing is built yet" in run(tiny, "accept", *ANSWERS).stderr and not tiny.root.exists()
     outcome = run(tiny, "--json")
     body = json.loads(outcome.stdout)
     assert list(violations(body, "commands")) == []
