@@ -77,7 +77,11 @@ def run_job(job: Job, pipe: Connection) -> None:
     # A group of its own: everything that the body starts ends with it, and Ctrl-C reaches it once, forwarded.
     os.setpgid(0, 0)
     _die_with_doit(job, pipe)
-    _log_to(job.log)
+    try:
+        _log_to(job.log)
+    except OSError as error:  # nothing runs that could not say what it did
+        _tell_end(pipe, *_failure(error), {})
+        return
     started = time.monotonic()
     context = _context(job, pipe)
     status, text = _attempt(job, context)
@@ -87,6 +91,10 @@ def run_job(job: Job, pipe: Connection) -> None:
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_mib": peak_memory_mib(),
     }
+    _tell_end(pipe, status, text, info)
+
+
+def _tell_end(pipe: Connection, status: str, text: str, info: dict[str, Any]) -> None:
     pipe.send_bytes(json.dumps({"end": status, "text": text, "info": info}, default=float).encode())
 
 
@@ -115,10 +123,14 @@ def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
         # The border: whatever a body raises is told to the build, with its traceback in the log.
         with contextlib.suppress(OSError):  # a full disk has no room for the traceback either
             traceback.print_exc()
-        if disk_full(error):
-            return "full", f"the disk is full: {error}"
-        return "broke", f"{type(error).__name__}: {error}"
+        return _failure(error)
     return "ok", ""
+
+
+def _failure(error: BaseException) -> tuple[str, str]:
+    if disk_full(error):
+        return "full", f"the disk is full: {error}"
+    return "broke", f"{type(error).__name__}: {error}"
 
 
 def _flush() -> None:
