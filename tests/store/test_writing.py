@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from mmpt.store.atomic import atomic_write, publish_folder
+from mmpt.store.atomic import atomic_write, exchange, publish_folder
 from mmpt.store.canonical import canonical_json, digest_json, read_json, write_json
 from mmpt.store.errors import Blocked, UserError
 from mmpt.store.jsonl import read_jsonl, write_jsonl
@@ -105,3 +105,31 @@ def test_errors_cross_a_process_border():
     assert str(error) == "f.yaml: bad; found 1; expected 2; mend it" and error.exit_code == 2
     blocked = pickle.loads(pickle.dumps(Blocked(["S3"], ["ids out of range"])))
     assert str(blocked) == "blocked by S3: ids out of range"
+
+
+def folders(tmp_path):
+    for name in ("final", "staging"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    return tmp_path / "staging", tmp_path / "final"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux'")
+def test_a_folder_is_never_absent_while_it_is_replaced(tmp_path, monkeypatch):
+    staging, final = folders(tmp_path)
+    monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("two renames leave a moment without a folder"))
+    publish_folder(staging, final)
+    assert (final / "f").read_text() == "staging" and os.listdir(tmp_path) == ["final"]
+
+
+def test_where_names_cannot_change_places_two_renames_do(tmp_path, monkeypatch):
+    staging, final = folders(tmp_path)
+    monkeypatch.setattr("mmpt.store.atomic.exchange", lambda *_: False)
+    publish_folder(staging, final)
+    assert (final / "f").read_text() == "staging" and os.listdir(tmp_path) == ["final"]
+
+
+def test_exchange_of_what_is_not_there_is_an_error(tmp_path):
+    (tmp_path / "one").mkdir()
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "one", tmp_path / "other")
