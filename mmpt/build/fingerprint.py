@@ -99,7 +99,7 @@ def _slice(project: Project, stage: Stage) -> dict[str, Any]:
 
 
 def portable(value: Any) -> Any:
-    """A profile's data, or a part of it, without the places of files that are here: those count by content."""
+    """A profile's data, or part of it, without the places of files that are here: those count by content."""
     if isinstance(value, dict):
         return {
             key: COVERED if key in PATHS and isinstance(one, str) and Path(one).exists() else portable(one)

@@ -248,7 +248,7 @@ def _environment(threads: int) -> dict[str, str]:
     """Set before a child starts: libraries read them at import. Sets iterate by hash, hence the hash seed."""
     return {
         **{name: str(threads) for name in THREAD_VARIABLES},
-        # numpy's products here are small: with two BLAS threads a melrvq decode took 45 to 250 ms, with one 14.
+        # numpy's products here are small: with two BLAS threads a melrvq decode took 45 to 250 ms, else 14.
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -322,7 +322,7 @@ def _conclude(job: Job, end: dict[str, Any] | None, exit_code: int | None) -> di
 
 
 def _keep_logs(log: Path) -> None:
-    """Make room for the log of a new attempt: slow.log becomes slow.1.log, and so on; the last few are kept."""
+    """Make room for the log of a new attempt: slow.log becomes slow.1.log, and so on for the last few."""
     kept = [log, *(log.with_suffix(f".{age}.log") for age in range(1, KEPT_LOGS + 1))]
     for newer, older in reversed(list(itertools.pairwise(kept))):
         if newer.exists():

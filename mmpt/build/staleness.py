@@ -111,7 +111,8 @@ def _integrity(project: Project, stage: Stage, recorded: str) -> list[Reason]:
                 f"was edited: its receipt names {recorded[:12]}",
             )
         ]
-    if project.stat_cache.vouches(folder / DATA, recorded):  # ten thousand files in 30 ms, their manifest unread
+    # Ten thousand files in 30 ms, without reading their manifest.
+    if project.stat_cache.vouches(folder / DATA, recorded):
         return []
     manifest = Manifest.parse(text.decode(), folder / MANIFEST)
     return [

@@ -1,7 +1,7 @@
 """`doit verify`: every published byte against what vouches for it (published.py), without any cache.
 
-It finds accidents and edits by hand. Whoever rewrites a file and everything that vouches for it is not found by
-this, but by `--deep` as far as evidence, code and profile contradict them.
+It finds accidents and edits by hand. Whoever rewrites a file and everything that vouches for it is not found
+by this, but by `--deep` as far as evidence, code and profile contradict them.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _report(project: Project, deep: bool) -> list[str]:
 
 
 def _drawn_again(project: Project) -> list[str]:
-    """The report against one drawn now, where that writes nothing: without stage render it would copy media."""
+    """The report against one drawn now, where that writes nothing: else it would copy media."""
     if not (project.root / "render" / DATA).is_dir() or not (project.root / DECISION).exists():
         return []
     try:
@@ -181,8 +181,8 @@ def _drawn_again(project: Project) -> list[str]:
 
 
 def _index(project: Project) -> list[str]:
-    """What is gone, and what nobody published. A file that differs from the index is not named: it vouches for
-    itself, and is newer where a run was killed before its end.
+    """What is gone, and what nobody published. A file that differs from the index is not named: it vouches
+    for itself, and is newer where a run was killed before its end.
     """
     wrong = [f"{name}: not published" for name in strays(project) if not name.startswith(f"{REPORT}/")]
     try:
@@ -197,7 +197,8 @@ def _index(project: Project) -> list[str]:
             wrong.append(f"{name}: missing")
     history = f"{GATES}/{HISTORY}"
     path = project.root / history
-    if history in known and path.is_file() and not check_history(project.root) and not _began(path, known[history]):
+    sound = path.is_file() and not check_history(project.root)
+    if history in known and sound and not _began(path, known[history]):
         wrong.append(f"{history}: lines are missing at its end")
     return wrong
 

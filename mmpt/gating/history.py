@@ -24,19 +24,20 @@ def history_path(root: Path) -> Path:
 
 
 def one_writer(root: Path) -> AbstractContextManager[None]:
-    """Keep others from writing verdicts and history meanwhile: a gate's script may be started beside a run."""
+    """Keep others from writing verdicts and history: a gate's script may be started beside a run."""
     return in_turn(root / ".state" / "gates.lock")
 
 
 def append_change(root: Path, row: dict[str, Any]) -> None:
-    """Add one change, unless the gate's last line already says where it leads: a run may have been killed after
-    it wrote this line and before it wrote the verdict.
+    """Add one change, unless the gate's last line already tells it: a run may have been killed after it wrote
+    this line and before it wrote the verdict.
     """
     path = history_path(root)
     data = path.read_bytes() if path.is_file() else b""
     rows = read_history(root)
-    same = [one for one in rows if one.get("gate") == row["gate"]][-1:]
-    if data.endswith(b"\n") and same and all(same[0].get(key) == row[key] for key in ("from", "to", "verdict")):
+    last = next((one for one in reversed(rows) if one.get("gate") == row["gate"]), {})
+    told = all(last.get(key) == row[key] for key in ("from", "to", "verdict"))
+    if told and data.endswith(b"\n"):
         return
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = {**row, "time": now, "previous": rows[-1].get("digest", "") if rows else ""}

@@ -1,4 +1,4 @@
-"""`doit` in a process forked from this one: what a fresh interpreter would do, without its half second of imports."""
+"""`doit` in a process forked from this one: as a fresh interpreter, without its half second of imports."""
 
 from __future__ import annotations
 

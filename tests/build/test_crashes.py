@@ -1,8 +1,8 @@
 """A run that is ended anywhere goes on as if nothing had been: the same bytes, no finished stage again.
 
-The runs here build one stage, with the gates, history, decision, report and index that follow from it, and are
-hit at their k-th change to the file system (crashing/sitecustomize.py). A few telling places here; every k under
-`-m slow`.
+The runs here build one stage, with the gates, history, decision, report and index that follow from it, and
+are hit at their k-th change to the file system (crashing/sitecustomize.py). A few telling places here; every
+k under `-m slow`.
 """
 
 import importlib.util
@@ -112,7 +112,7 @@ def lasting(folder: Path) -> dict[str, object]:
             timed = ("time", "previous", "digest")
             kept[name] = [{key: row[key] for key in row if key not in timed} for row in read_history(root)]
         elif name.startswith("report/") or name == "INDEX.sha256":
-            kept[name] = "named"  # they tell times and digests of receipts; verify holds them against the rest
+            kept[name] = "named"  # they tell times; verify holds them against the rest
         else:
             kept[name] = path.read_bytes()
     return kept

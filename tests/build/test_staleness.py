@@ -18,8 +18,8 @@ def test_everything_runs_once_and_then_nothing(tiny):
     assert first.text.splitlines()[-1] == second.text.splitlines()[-1] == "GO"
 
 
-# Changes to a project in which everything is built. Those to outputs are made in every stage at once, to see that
-# each is looked at; `test_a_touched_result_is_named_loudly_and_made_again` makes them in one.
+# Changes to a project in which everything is built. Those to outputs are made in every stage at once, to see
+# that each is looked at; `test_a_touched_result_is_named_loudly_and_made_again` makes them in one.
 
 
 def same_mtime(path, text):
@@ -361,7 +361,8 @@ def test_deep_verification_finds_a_verdict_written_by_hand(built):
     write_sealed(path, {**read_sealed(path), "verdict": "NO_GO"})  # by somebody who knows how it is sealed
     assert built.doit("verify").code == 0
     outcome = built.doit("verify", "--deep")
-    assert outcome.code == 1 and "gates/S1/verdict.json: says NO_GO, evidence and policy say GO" in outcome.text
+    assert outcome.code == 1, outcome
+    assert "gates/S1/verdict.json: says NO_GO, evidence and policy say GO" in outcome.text
 
 
 def test_an_edit_that_keeps_size_and_mtime_is_found(built):

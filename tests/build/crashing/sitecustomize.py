@@ -1,9 +1,9 @@
 """Ends a run at its k-th change to the file system, in whichever of its processes that happens.
 
-Put on the path of a run, this file is imported by each of its Python processes. An audit hook sees every open for
-writing, rename, removal and new folder below $CRASH_BELOW before it happens; the product needs no test hooks.
-$CRASH_TRACE gets one line a change; at line $CRASH_AT the process $CRASH_DOIT is hit with $CRASH_HOW: KILL, TERM,
-or "full", which lets this and every later write fail with ENOSPC.
+Put on the path of a run, this file is imported by each of its Python processes. An audit hook sees every open
+for writing, rename, removal and new folder below $CRASH_BELOW before it happens; the product needs no test
+hooks. $CRASH_TRACE gets one line a change; at line $CRASH_AT the process $CRASH_DOIT is hit with $CRASH_HOW:
+KILL, TERM, or "full", which lets this and every later write fail with ENOSPC.
 """
 
 import errno
