@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmpt.gating.decision import read_decision
 from mmpt.gating.history import read_history
 from mmpt.report.changes import changes, state_of
 from mmpt.report.provenance import provenance
-from mmpt.store.canonical import read_json
+from mmpt.store.canonical import read_json, read_sealed
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate
 
@@ -38,10 +39,9 @@ def build_report(root: Path, stages: Iterable[StageRow] = ()) -> dict[str, Any]:
         The report as report.schema.json wants it; paths of pictures and sounds are relative to ``root``.
 
     Raises:
-        UserError: no decision.json, or one that is none.
+        UserError: no decision.json, one that is none, or an edited one.
     """
-    decision = read_json(root / "decision.json")
-    validate(decision, "decision", where=root / "decision.json")
+    decision = read_decision(root)
     gates = sorted(
         decision["gates"].items(), key=lambda pair: (ORDER.find(pair[0][0]) % (len(ORDER) + 1), pair[0])
     )
@@ -72,7 +72,7 @@ def _verdict(root: Path, gate_id: str, entry: Mapping[str, Any]) -> dict[str, An
     """The verdict on disk; where there is none, the little that the decision says."""
     path = root / "gates" / gate_id / "verdict.json"
     try:
-        body = read_json(path)
+        body = read_sealed(path)
         validate(body, "verdict", where=path)
         return body
     except UserError as error:
