@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmpt.gating.history import read_history
-from mmpt.report.changes import changes, state_of
+from mmpt.gating.text import telling
+from mmpt.report.changes import changes, key_of, state_of
 from mmpt.report.provenance import provenance
+from mmpt.report.runs import read_runs, record_run
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate
 
 HISTORY = 60  # verdict changes shown, newest first
+RUNS = 24  # past runs shown, this one included
 ORDER = "SKWABCRQT"  # first letters of the gates in the order in which a run comes by them
 
 
@@ -26,13 +29,23 @@ class StageRow(Protocol):
     needs: tuple[str, ...]
 
 
-def build_report(root: Path, stages: Iterable[StageRow] = ()) -> dict[str, Any]:
+def build_report(
+    root: Path,
+    stages: Iterable[StageRow] = (),
+    command: str = "doit",
+    stale: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Read decision, verdicts, receipts, history and what stage render gathered below ``root``.
+
+    A run that differs from the last one in report/runs.jsonl is put on record there.
 
     Args:
         root: artifacts/<profile>.
         stages: the stage table, so that the graph also shows what was never built; without it the receipts
             there are draw the graph.
+        command: what builds this profile again, for the remedies.
+        stale: stage that a gate rests on and that is of another profile, code or input than the present ->
+            why.
 
     Returns:
         The report as report.schema.json wants it; paths of pictures and sounds are relative to ``root``.
@@ -49,10 +62,14 @@ def build_report(root: Path, stages: Iterable[StageRow] = ()) -> dict[str, Any]:
     data, base = _data(root)
     built = provenance(root)
     state = state_of(decision, verdicts)
-    previous, changed = changes(_old_report(root), state)
+    record_run(root, state)
+    past = read_runs(root)
+    previous = past[-2]["state"] if len(past) > 1 else None
     report = {
         "schema": "report/1",
         "profile": decision["profile"],
+        "command": command,
+        "stale": dict(stale or {}),
         "decision": decision,
         "verdicts": verdicts,
         "data": data,
@@ -61,7 +78,8 @@ def build_report(root: Path, stages: Iterable[StageRow] = ()) -> dict[str, Any]:
         "provenance": built,
         "state": state,
         "previous": previous,
-        "changes": changed,
+        "changes": changes(previous, state) if previous is not None else [],
+        "runs": _runs(past[-RUNS:], verdicts),
         "history": list(reversed(read_history(root)))[:HISTORY],
     }
     validate(report, "report", where="report.json")
@@ -114,14 +132,19 @@ def _data(root: Path) -> tuple[dict[str, Any], str]:
     return data, "report"
 
 
-def _old_report(root: Path) -> dict[str, Any] | None:
-    """The report of the run before, if it can still be read."""
-    try:
-        body = read_json(root / "report" / "report.json")
-        validate(body, "report", where="report.json")
-        return body
-    except UserError:
-        return None
+def _runs(past: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Past runs, oldest first and this one last; of their values those of the checks that now tell most."""
+    told = [(one["gate"], telling(one["checks"])) for one in verdicts]
+    keys = [key_of(gate, check) for gate, check in told if check is not None]
+    return [
+        {
+            "time": one["time"],
+            "decision": one["state"]["decision"],
+            "verdicts": one["state"]["verdicts"],
+            "values": {key: one["state"]["values"][key] for key in keys if key in one["state"]["values"]},
+        }
+        for one in past
+    ]
 
 
 def _graph(
