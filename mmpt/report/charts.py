@@ -16,25 +16,30 @@ WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
 NODE, TALL, COLUMN, ROW = 142, 44, 164, 66  # of the graph: a stage's size, steps to the next column and row
 TONES = 6  # line colours in page.css
+WIDE = 15  # times the smallest value: from there on positive curves are drawn over their logarithm
 
 Scale = Callable[[float], float]
 
 
 def line_chart(title: str, curves: Sequence[Mapping[str, Any]], unit: str) -> Markup:
-    """One chart of several curves {"name", "steps", "values"} over the step."""
+    """One chart of several curves {"name", "steps", "values"} over the step; wide ranges on a log scale."""
     steps = [step for curve in curves for step in curve["steps"]]
     values = [value for curve in curves for value in curve["values"] if math.isfinite(value)]
     if not steps or not values:
         return Markup("")
     across = (min(steps), max(max(steps), min(steps) + 1))
-    ticks = nice_ticks(min(values), max(values))
+    log = min(values) > 0 and max(values) > WIDE * min(values)
+    ticks = log_ticks(min(values), max(values)) if log else nice_ticks(min(values), max(values))
+    scale = math.log10 if log else float
+    low, high = scale(ticks[0]), scale(ticks[-1])
 
     def x(step: float) -> float:
         return LEFT + (step - across[0]) / (across[1] - across[0]) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (scale(value) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
+    unit = ", ".join(part for part in (unit, "log scale" if log else "") if part)
     parts = [_open(WIDTH, HEIGHT, f"{title}: {', '.join(curve['name'] for curve in curves)} over the step")]
     for tick in ticks:
         parts += [
@@ -223,6 +228,21 @@ def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(step * place, 12) for place in range(first, max(last, first + 1) + 1)]
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """1, 2 and 5 times powers of ten from at or below ``low`` to at or above ``high``, or fewer of them."""
+    powers = range(math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        first = max(place for place, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))
+        last = min((place for place, tick in enumerate(ticks) if tick >= high * (1 - 1e-9)), default=None)
+        shown = ticks[first:] if last is None else ticks[first : max(last, first + 1) + 1]
+        if len(shown) <= most:
+            return shown
+    return shown[:: -(-len(shown) // most)] + (
+        [shown[-1]] if (len(shown) - 1) % -(-len(shown) // most) else []
+    )
 
 
 def _open(width: int, height: float, label: str) -> str:

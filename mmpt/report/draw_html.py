@@ -14,7 +14,17 @@ from mmpt.gating.text import number
 from mmpt.report.charts import tone
 from mmpt.report.page_charts import ablation, along_the_way, curve_groups
 from mmpt.report.page_gallery import Media, galleries
-from mmpt.report.page_gates import SIGNS, TONES, counts, gate_row, graph, key_numbers, past_runs, stage_rows
+from mmpt.report.page_gates import (
+    SIGNS,
+    TONES,
+    changed,
+    counts,
+    gate_row,
+    graph,
+    key_numbers,
+    past_runs,
+    stage_rows,
+)
 from mmpt.report.remedies import remedies
 
 if TYPE_CHECKING:
@@ -51,6 +61,7 @@ def html(report: Mapping[str, Any], root: Path | None = None) -> str:
             trend=along_the_way(data["trend"]),
             runs=past_runs(report["runs"]),
             key_numbers=key_numbers(report),
+            changed=changed(report["changes"]),
             number=number,
             shown=SHOWN,
             tone=tone,

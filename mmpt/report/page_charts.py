@@ -24,7 +24,8 @@ def curve_groups(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _kind(name: str) -> tuple[str, str]:
     """Title and unit of the chart that a curve belongs to."""
     if name.startswith("loss"):
-        return ("Loss by codebook" if "_cb" in name else "Loss by task"), "nats a token"
+        part = "by codebook" if "_cb" in name or name.endswith("_image") else "by task"
+        return f"Loss {'of end tokens' if name.endswith('_end') else part}", "nats a token"
     if name.startswith("lr"):
         return NAMES["lr"], ""
     return NAMES.get(name, name.replace("_", " ").capitalize()), ""
@@ -43,7 +44,8 @@ def _group(key: tuple[str, str, str], curves: list[dict[str, Any]]) -> dict[str,
 
 def _label(name: str) -> str:
     """ "loss_t2a_cb3" -> "t2a codebook 3"."""
-    return name.removeprefix("loss_").replace("_cb", " codebook ").replace("_", " ")
+    part = "all tasks" if name == "loss" else name.removeprefix("loss_")
+    return part.replace("_cb", " codebook ").replace("_", " ")
 
 
 def _order(entry: tuple[tuple[str, str, str], Any]) -> tuple[bool, bool, str]:

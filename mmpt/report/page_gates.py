@@ -47,6 +47,7 @@ CHECK_TONES = {
     "not_applicable": "off",
 }
 WORST = ("NO_GO", "CANNOT_DECIDE", "GO_WAIVED", "GO", "NOT_APPLICABLE")
+SEEN = 12  # changed rows of one kind in sight; more open on demand
 MOVES = 6  # gates named in a row of past runs
 
 
@@ -174,3 +175,12 @@ def _cell(run: Mapping[str, Any], gate: str, key: str) -> dict[str, str]:
     text = number(run["values"][key]) if key in run["values"] else "–"
     bad = verdict in ("NO_GO", "CANNOT_DECIDE")
     return {"text": text, "tone": TONES[verdict] if bad else "", "sign": SIGNS[verdict] if bad else ""}
+
+
+def changed(rows: list[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """What changed since the last run by kind: {"name", "rows", "open"}."""
+    kinds = {"decision": "Verdicts", "verdict": "Verdicts", "policy": "Verdicts", "value": "Measured values"}
+    groups: dict[str, list[Mapping[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(kinds.get(row["what"], "Outputs of stages"), []).append(row)
+    return [{"name": name, "rows": many, "open": len(many) <= SEEN} for name, many in groups.items()]
