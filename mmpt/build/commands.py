@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from doit.cmd_run import Run as DoitRun
 
 from mmpt.build.commandline import OurCommand, Parser
-from mmpt.build.conclusion import conclude, print_gates, write_report
+from mmpt.build.conclusion import conclude, print_gates, stale_measurements, write_report
 from mmpt.build.project import Project
 from mmpt.build.receipts import RECEIPT
 from mmpt.build.staleness import Reason, plan, reasons
@@ -240,7 +240,7 @@ class Report(OurCommand):
         with held(project):
             if not (project.root / "decision.json").exists():
                 decide(project.root, policy_of(project), project.profile.data)
-            print(write_report(project).relative_to(project.repo))
+            print(write_report(project, stale_measurements(project)).relative_to(project.repo))
             project.save_caches()
         return EXIT_GO
 

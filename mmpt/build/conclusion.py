@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import os
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from mmpt.build.declaration import measured_by
 from mmpt.build.project import Project
 from mmpt.build.staleness import plan, told
-from mmpt.build.tasks import policy_of
+from mmpt.build.tasks import DEFAULT_PROFILE, policy_of
 from mmpt.gating import Verdict, decide, history
 from mmpt.gating.text import gate_line
+from mmpt.profile import PACKAGED
 from mmpt.store.atomic import atomic_write
 from mmpt.store.canonical import digest_json, read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import EXIT_CANNOT_DECIDE, UserError
 
 REPORT_CODE = ("mmpt.report:build_report", "mmpt.report:html")
-REPORT_FILES = ("report.json", "index.html", "report.md", "junit.xml")
+REPORT_FILES = ("report.json", "index.html", "report.md", "report.txt", "junit.xml")
 
 
 def conclude(
@@ -39,7 +41,7 @@ def conclude(
     if old and word == "GO":  # NO-GO and CANNOT-DECIDE stand as they are
         word, code = "CANNOT-DECIDE", EXIT_CANNOT_DECIDE
         write_json(project.root / "decision.json", {**decision.body, "decision": word})
-    write_report(project)
+    write_report(project, old)
     if not brief:
         print_gates(decision.verdicts)
     for name, why in () if brief else old.items():
@@ -72,24 +74,37 @@ def print_gates(verdicts: Iterable[Verdict]) -> None:
         print(gate_line(verdict.to_json()))
 
 
-def write_report(project: Project) -> Path:
-    """Render the report, unless what it shows and the code that draws it are what they were."""
+def write_report(project: Project, stale: Mapping[str, str]) -> Path:
+    """Render the report, unless what it shows and the code that draws it are what they were.
+
+    Args:
+        stale: as ``stale_measurements`` finds it.
+    """
     folder, stamp = project.root / "report", project.state / "report.json"
-    key = _report_key(project)
+    key = digest_json([_report_key(project), dict(stale), command_of(project)])
     if not _current(folder, stamp, key):
         # Brings jinja, numpy and more: only where something is drawn.
-        from mmpt.report import build_report, html, junit, markdown
+        from mmpt.report import build_report, html, junit, markdown, terminal
 
-        report = build_report(project.root, project.stages)
+        report = build_report(project.root, project.stages, command_of(project), stale)
         write_json(folder / "report.json", report)
         for name, text in (
             ("index.html", html(report, project.root)),
             ("report.md", markdown(report)),
+            ("report.txt", terminal(report)),
             ("junit.xml", junit(report)),
         ):
             atomic_write(folder / name, text.encode())
         write_json(stamp, {"key": key, "files": {name: sha256_file(folder / name) for name in REPORT_FILES}})
     return folder / "index.html"
+
+
+def command_of(project: Project) -> str:
+    """What a person types in the clone to build this profile: "doit", "doit profile=trial"."""
+    path = project.profile.path
+    if path.parent == PACKAGED:
+        return "doit" if path.stem == DEFAULT_PROFILE else f"doit profile={path.stem}"
+    return f"doit profile={os.path.relpath(path, project.repo)}"
 
 
 def _report_key(project: Project) -> str:

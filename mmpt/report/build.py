@@ -69,7 +69,7 @@ def build_report(
         "schema": "report/1",
         "profile": decision["profile"],
         "command": command,
-        "stale": dict(stale or {}),
+        "stale": _worth_telling(root, stale or {}, verdicts),
         "decision": decision,
         "verdicts": verdicts,
         "data": data,
@@ -130,6 +130,12 @@ def _data(root: Path) -> tuple[dict[str, Any], str]:
     roots = {"corpus": inputs["corpus"]} if "corpus" in inputs else {}
     data = collect(inputs, root / "report", roots)
     return data, "report"
+
+
+def _worth_telling(root: Path, stale: Mapping[str, str], verdicts: list[dict[str, Any]]) -> dict[str, str]:
+    """Stale stages that have a result; of the others the gates have said it, unless all gates are good."""
+    good = not any(one["verdict"] in ("NO_GO", "CANNOT_DECIDE") for one in verdicts)
+    return {name: why for name, why in stale.items() if good or (root / name).exists()}
 
 
 def _runs(past: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:

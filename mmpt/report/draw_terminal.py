@@ -24,11 +24,8 @@ def terminal(report: Mapping[str, Any]) -> str:
     todo = remedies(report)
     for one in todo:
         lines += ["", *_todo(one)]
-    lines += (
-        ["", f"then: {report['command']}  (builds only what a change touches, and decides again)"]
-        if todo
-        else []
-    )
+    if todo or report["stale"]:
+        lines += ["", f"then: {report['command']}  (builds only what a change touches, and decides again)"]
     return "\n".join([*lines, decision["decision"]]) + "\n"
 
 

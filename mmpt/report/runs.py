@@ -26,18 +26,36 @@ def runs_path(root: Path) -> Path:
 
 def read_runs(root: Path) -> list[dict[str, Any]]:
     """All runs on record, oldest first; a line that a crash tore or a hand edited is left out."""
+    return [row for row in _rows(root) if row is not None]
+
+
+def wrong_runs(root: Path) -> list[str]:
+    """One text a line that is torn or edited, or whose predecessor is not the line before it."""
+    wrong, before = [], ""
+    for place, row in enumerate(_rows(root), start=1):
+        if row is None:
+            wrong.append(f"line {place} is not a run with its own digest")
+        elif row["previous"] != before:
+            wrong.append(f"line {place} does not follow the line before it")
+        before = row["digest"] if row is not None else before
+    return wrong
+
+
+def _rows(root: Path) -> list[dict[str, Any] | None]:
+    """The lines of the record; None for one that does not hold."""
     path = runs_path(root)
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-            validate(row, "report_run", where=path)
-        except (json.JSONDecodeError, UserError):
-            continue
-        if row["digest"] == digest_json({key: value for key, value in row.items() if key != "digest"}):
-            rows.append(row)
-    return rows
+    content = path.read_bytes() if path.is_file() else b""
+    return [_row(line, path) for line in content.removesuffix(b"\n").split(b"\n") if content]
+
+
+def _row(line: bytes, path: Path) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        validate(row, "report_run", where=path)
+    except (ValueError, UserError):  # no text, no JSON, no run
+        return None
+    own = digest_json({**row, "digest": None})
+    return row if row["digest"] == own and canonical_json(row) == line else None
 
 
 def record_run(root: Path, state: Mapping[str, Any]) -> bool:
@@ -51,6 +69,7 @@ def record_run(root: Path, state: Mapping[str, Any]) -> bool:
         "time": now,
         "previous": past[-1]["digest"] if past else "",
         "state": state,
+        "digest": None,
     }
     line = canonical_json({**row, "digest": digest_json(row)}) + b"\n"
     path = runs_path(root)
