@@ -25,7 +25,7 @@ from mmpt.report.page_gates import (
     past_runs,
     stage_rows,
 )
-from mmpt.report.remedies import remedies
+from mmpt.report.remedies import outdated, remedies
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -50,6 +50,7 @@ def html(report: Mapping[str, Any], root: Path | None = None) -> str:
             report=report,
             decision=report["decision"],
             style=HERE.joinpath("page.css").read_text(encoding="utf-8"),
+            outdated=outdated(report),
             todo=remedies(report),
             counts=counts(report["verdicts"]),
             gates=[gate_row(one, report["command"]) for one in report["verdicts"]],

@@ -8,7 +8,7 @@ from typing import Any
 from mmpt.gating.text import bound_text, check_name, interval_text, number, telling
 from mmpt.report.margins import missed, signs
 from mmpt.report.metrics import meaning
-from mmpt.report.remedies import remedies
+from mmpt.report.remedies import outdated, remedies
 
 SIGNS = {"GO": "✅", "GO_WAIVED": "☑️", "NO_GO": "❌", "CANNOT_DECIDE": "❓", "NOT_APPLICABLE": "➖"}
 RUNS = 8  # past runs listed, newest first
@@ -67,7 +67,7 @@ def _counts(names: Iterable[str]) -> str:
 
 def _todo(report: Mapping[str, Any]) -> str:
     """What failed, gate by gate: findings as a list, the remedy as its last item."""
-    lines = [f"- **{stage}** is out of date: {_cell(why)}" for stage, why in report["stale"].items()]
+    lines = [f"- out of date: **{line['name']}** {_cell(line['said'])}" for line in outdated(report)]
     lines += [f"- **Next:** run {_coded('`' + report['command'] + '`')}"] if lines else []
     for one in remedies(report):
         verdict = one["verdict"].replace("_", " ")

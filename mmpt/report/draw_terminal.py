@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmpt.gating.text import gate_line
-from mmpt.report.remedies import remedies
+from mmpt.report.remedies import outdated, remedies
 
 
 def terminal(report: Mapping[str, Any]) -> str:
@@ -20,7 +20,7 @@ def terminal(report: Mapping[str, Any]) -> str:
         lines.append(
             f"waived {one['gate']}.{one['check']} by {one['owner']} until {one['expires']}: {one['reason']}"
         )
-    lines += [f"stale: {stage}: {why}" for stage, why in report["stale"].items()]
+    lines += [f"out of date: {line['name']}: {line['said']}" for line in outdated(report)]
     todo = remedies(report)
     for one in todo:
         lines += ["", *_todo(one)]

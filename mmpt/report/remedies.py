@@ -47,6 +47,15 @@ def remedies(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
+def outdated(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Lines {"name", "said"} of what was measured on another profile, code or input: the first stage and why,
+    then the others, which mostly follow from it.
+    """
+    stale = list(report["stale"].items())
+    lines = [_line(*stale[0])] if stale else []
+    return lines + ([_line("also", ", ".join(name for name, _ in stale[1:]))] if stale[1:] else [])
+
+
 def log_of(report: Mapping[str, Any], stage: str) -> str:
     """Where a stage's log lies, from the folder that the commands run in."""
     return f"artifacts/{report['profile']}/logs/{stage}.log"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -96,6 +98,28 @@ def test_damaged_files_do_not_stop_the_report(tmp_path):
         == "unreadable"
     )
     assert "receipt unreadable" in html(report)
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from mmpt.report import build_report, html, junit, markdown, terminal
+report = build_report(Path(sys.argv[1]))
+html(report), markdown(report), junit(report), terminal(report)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        (DRAW, {"numpy", "scipy", "soundfile", "torch"}),
+        ("import mmpt.report.collect, sys", {"scipy", "torch"}),
+    ],
+)
+def test_drawing_is_light_and_gathering_loads_no_scipy(good_run, code, absent):
+    command = [sys.executable, "-c", f"{code}\nprint(*sys.modules)", str(good_run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert absent & set(done.stdout.split()) == set()
 
 
 def test_no_decision_is_a_clear_error(tmp_path):
