@@ -25,7 +25,7 @@ from mmpt.report.page_gates import (
     past_runs,
     stage_rows,
 )
-from mmpt.report.remedies import outdated, remedies
+from mmpt.report.remedies import outdated, remedies, warnings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -52,9 +52,11 @@ def html(report: Mapping[str, Any], root: Path | None = None) -> str:
             style=HERE.joinpath("page.css").read_text(encoding="utf-8"),
             outdated=outdated(report),
             todo=remedies(report),
+            warnings=warnings(report),
             counts=counts(report["verdicts"]),
             gates=[gate_row(one, report["command"]) for one in report["verdicts"]],
             stages=stages,
+            built=[row["name"] for row in stages if row["built"]],
             graph=graph(stages),
             curves=curve_groups(data["curves"]),
             ablation=ablation(data["ablation"], report["verdicts"]),

@@ -8,7 +8,7 @@ from typing import Any
 from mmpt.gating.text import bound_text, check_name, interval_text, number, telling
 from mmpt.report.margins import missed, signs
 from mmpt.report.metrics import meaning
-from mmpt.report.remedies import outdated, remedies
+from mmpt.report.remedies import outdated, remedies, warnings
 
 SIGNS = {"GO": "✅", "GO_WAIVED": "☑️", "NO_GO": "❌", "CANNOT_DECIDE": "❓", "NOT_APPLICABLE": "➖"}
 RUNS = 8  # past runs listed, newest first
@@ -26,6 +26,17 @@ def markdown(report: Mapping[str, Any]) -> str:
             "Gates",
             ("gate", "verdict", "what decides", "value", "95 % interval", "bound", "missed by", "n"),
             map(_gate_row, report["verdicts"]),
+        ),
+        _folded(
+            f"Warnings: {len(warnings(report))}",
+            _table(
+                "",
+                ("check", "measured", "what it says", "next"),
+                [
+                    (f"{one['gate']} {one['name']}", one["said"], one["problem"], one["remedy"])
+                    for one in warnings(report)
+                ],
+            ),
         ),
         _list("Set by the profile", map(_override, decision["overrides"])),
         _list("Waived", map(_waiver, decision["waivers"])),
@@ -73,7 +84,7 @@ def _todo(report: Mapping[str, Any]) -> str:
         verdict = one["verdict"].replace("_", " ")
         lines += [
             *[""] * bool(lines),
-            f"### {_sign(one['verdict'])} {one['gate']} {_cell(one['title'])}: {verdict}",
+            f"### {_sign(one['verdict'])} {_cell(one['label'])}: {verdict}",
             "",
         ]
         for step in one["steps"]:

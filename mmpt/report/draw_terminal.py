@@ -30,7 +30,7 @@ def terminal(report: Mapping[str, Any]) -> str:
 
 
 def _todo(entry: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{entry['gate']}  {entry['title']}: {entry['verdict']}"
+    yield f"{entry['label']}: {entry['verdict']}"
     for step in entry["steps"]:
         for finding in step["findings"]:
             if finding["problem"]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mmpt.gating.lineage import NOT_YET
+from mmpt.gating.text import check_name
 from mmpt.report.margins import sentence
 from mmpt.report.metrics import meaning
 
@@ -24,9 +25,9 @@ def remedies(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One entry a gate in the way of GO, or a group of gates with one cause.
 
     Returns:
-        {"gate", "title", "verdict", "stage", "log", "steps"}; a step is {"remedy", "findings"}; a finding
-        {"problem", "meaning", "lines"}; a line {"name": check or slice, "said": value, need and miss}. Texts
-        in backticks are commands or names.
+        {"gate", "label", "verdict", "stage", "log", "steps"}; a group of gates has no stage and no log.
+        A step is {"remedy", "findings"}; a finding {"problem", "meaning", "lines"}; a line {"name": check or
+        slice, "said": value, need and miss}. Texts in backticks are commands or names.
     """
     bad = [one for one in report["verdicts"] if one["verdict"] in ("NO_GO", "CANNOT_DECIDE")]
     entries = [_measured(report, one) for one in bad if any(map(_stands_in_the_way, one["checks"]))]
@@ -68,8 +69,13 @@ def _measured(report: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str
         {"remedy": remedy, "findings": [_finding(some) for some in _grouped(many, _problem).values()]}
         for remedy, many in _grouped(checks, lambda one: one["remedy"]).items()
     ]
-    kept = {key: verdict[key] for key in ("gate", "title", "verdict", "stage")}
-    return {**kept, "log": log_of(report, verdict["stage"]), "steps": steps}
+    kept = {key: verdict[key] for key in ("gate", "verdict", "stage")}
+    return {
+        **kept,
+        "label": f"{verdict['gate']} {verdict['title']}",
+        "log": log_of(report, verdict["stage"]),
+        "steps": steps,
+    }
 
 
 def _group(
@@ -79,8 +85,25 @@ def _group(
     logs = f"artifacts/{report['profile']}/logs"
     remedy = remedy.format(command=report["command"], logs=logs)
     step = {"remedy": remedy, "findings": [{"problem": "", "meaning": "", "lines": lines}]}
-    head = {"gate": verdicts[0]["gate"], "title": title, "verdict": "CANNOT_DECIDE", "stage": ""}
+    label = f"{title}: {len(verdicts)} gate{'s' * (len(verdicts) > 1)}"
+    head = {"gate": verdicts[0]["gate"], "label": label, "verdict": "CANNOT_DECIDE", "stage": ""}
     return {**head, "log": "", "steps": [step]}
+
+
+def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Checks that warn and so block nothing: {"gate", "name", "said", "problem", "remedy"}."""
+    return [
+        {
+            "gate": verdict["gate"],
+            "name": check_name(one),
+            "said": sentence(one),
+            "problem": one["message"],
+            "remedy": one["remedy"],
+        }
+        for verdict in report["verdicts"]
+        for one in verdict["checks"]
+        if one["status"] == "warn" or (one["status"] == "cannot_decide" and one["severity"] == "warn")
+    ]
 
 
 def _stands_in_the_way(check: Check) -> bool:

@@ -17,7 +17,7 @@ from mmpt.report import build_report, html, junit, markdown, terminal
 from mmpt.report.charts import log_ticks, nice_ticks
 from mmpt.report.margins import missed, needs, sentence
 from mmpt.report.metrics import MEANING
-from mmpt.report.remedies import remedies
+from mmpt.report.remedies import remedies, warnings
 from mmpt.report.runs import read_runs, record_run, runs_path, wrong_runs
 from mmpt.store.errors import UserError
 from mmpt.store.schema import SCHEMAS
@@ -243,6 +243,17 @@ def test_each_failed_gate_says_what_was_measured_the_miss_and_the_next_step(tmp_
             for text in texts[:3]:
                 assert finding["meaning"].split("'")[0] in text
     assert all("doit profile=mine" in text for text in texts[:3])
+
+
+def test_warnings_are_listed_and_block_nothing(tmp_path):
+    make_run(tmp_path / "smoke", bad=("Q2",))
+    report = build_report(tmp_path / "smoke")
+    assert report["decision"]["decision"] == "GO"
+    listed = [one for one in warnings(report) if one["gate"] == "Q2"]
+    assert listed and remedies(report) == []
+    for text in (html(report), markdown(report)):
+        assert f"Warnings: {len(warnings(report))}" in text
+        assert all(one["problem"][1:] in text for one in listed)
 
 
 def test_stale_measurements_say_what_to_run(tmp_path):
