@@ -84,8 +84,9 @@ def write_report(project: Project, stale: Mapping[str, str]) -> Path:
     key = digest_json([_report_key(project), dict(stale), command_of(project)])
     if not _current(folder, stamp, key):
         # Brings jinja, numpy and more: only where something is drawn.
-        from mmpt.report import build_report, html, junit, markdown, terminal
+        from mmpt.report import build_report, html, junit, markdown, record, terminal
 
+        record(project.root)
         report = build_report(project.root, project.stages, command_of(project), stale)
         write_json(folder / "report.json", report)
         for name, text in (

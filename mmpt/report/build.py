@@ -37,8 +37,6 @@ def build_report(
 ) -> dict[str, Any]:
     """Read decision, verdicts, receipts, history and what stage render gathered below ``root``.
 
-    A run that differs from the last one in report/runs.jsonl is put on record there.
-
     Args:
         root: artifacts/<profile>.
         stages: the stage table, so that the graph also shows what was never built; without it the receipts
@@ -53,17 +51,13 @@ def build_report(
     Raises:
         UserError: no decision.json, or one that is none.
     """
-    decision = read_json(root / "decision.json")
-    validate(decision, "decision", where=root / "decision.json")
-    gates = sorted(
-        decision["gates"].items(), key=lambda pair: (ORDER.find(pair[0][0]) % (len(ORDER) + 1), pair[0])
-    )
-    verdicts = [_verdict(root, gate_id, entry) for gate_id, entry in gates]
+    decision, verdicts = _decided(root)
     data, base = _data(root)
     built = provenance(root)
     state = state_of(decision, verdicts)
-    record_run(root, state)
     past = read_runs(root)
+    if not past or past[-1]["state"] != state:
+        past.append({"time": "", "state": state})
     previous = past[-2]["state"] if len(past) > 1 else None
     report = {
         "schema": "report/1",
@@ -84,6 +78,25 @@ def build_report(
     }
     validate(report, "report", where="report.json")
     return report
+
+
+def record(root: Path) -> None:
+    """Put the run below ``root`` on record in report/runs.jsonl if it differs from the last one there.
+
+    Raises:
+        UserError: no decision.json, or one that is none.
+    """
+    record_run(root, state_of(*_decided(root)))
+
+
+def _decided(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The decision and the verdicts it rests on, in the order in which a run comes by them."""
+    decision = read_json(root / "decision.json")
+    validate(decision, "decision", where=root / "decision.json")
+    gates = sorted(
+        decision["gates"].items(), key=lambda pair: (ORDER.find(pair[0][0]) % (len(ORDER) + 1), pair[0])
+    )
+    return decision, [_verdict(root, gate_id, entry) for gate_id, entry in gates]
 
 
 def _verdict(root: Path, gate_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.report.sample_run import make_run
 
-from mmpt.report import build_report, draw_html, html
+from mmpt.report import build_report, draw_html, html, record
 from mmpt.report.runs import record_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -59,6 +59,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
             state = build_report(root)["state"]
             for decision in ("GO", "CANNOT-DECIDE"):
                 record_run(root, {**state, "decision": decision})
+        record(root)
         report = build_report(root, stale={"train": "train.steps"} if name == "no-go" else None)
         file = root / "report" / "index.html"
         with pytest.MonkeyPatch.context() as patch:

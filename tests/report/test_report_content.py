@@ -13,7 +13,7 @@ import pytest
 from tests.report.sample_run import HOSTILE, make_run
 
 from mmpt.gating import decide, load_policy
-from mmpt.report import build_report, html, junit, markdown, terminal
+from mmpt.report import build_report, html, junit, markdown, record, terminal
 from mmpt.report.charts import log_ticks, nice_ticks
 from mmpt.report.margins import missed, needs, sentence
 from mmpt.report.metrics import MEANING
@@ -142,7 +142,9 @@ def test_changes_compare_with_the_last_run_that_differed(tmp_path):
     root = tmp_path / "smoke"
     policy = make_run(root)
     first = build_report(root)
-    assert first["previous"] is None and first["changes"] == []
+    assert first["previous"] is None and first["changes"] == [] and read_runs(root) == []
+    record(root)
+    record(root)
     assert build_report(root)["changes"] == [] and len(read_runs(root)) == 1
     lines = runs_path(root).read_bytes()
     shutil.rmtree(root)
@@ -153,6 +155,7 @@ def test_changes_compare_with_the_last_run_that_differed(tmp_path):
     rows = {(one["what"], one["name"]): (one["before"], one["after"]) for one in second["changes"]}
     assert rows["decision", ""] == ("GO", "NO-GO") and rows["verdict", "C3"] == ("GO", "NO_GO")
     assert rows["value", "C3 nll"] == ("0.004", "0.31")
+    record(root)
     decide(root, policy)
     assert build_report(root)["changes"] == second["changes"]
 
@@ -160,8 +163,10 @@ def test_changes_compare_with_the_last_run_that_differed(tmp_path):
 def test_past_runs_stand_side_by_side(tmp_path):
     root = tmp_path / "smoke"
     make_run(root)
+    record(root)
     state = build_report(root)["state"]
     record_run(root, {**state, "decision": "NO-GO", "verdicts": {**state["verdicts"], "B3": "NO_GO"}})
+    record(root)
     report = build_report(root)
     assert [one["decision"] for one in report["runs"]] == ["GO", "NO-GO", "GO"]
     page, text = html(report, root), markdown(report)
@@ -174,6 +179,7 @@ def test_past_runs_stand_side_by_side(tmp_path):
 def test_a_damaged_line_of_past_runs_is_left_out(tmp_path):
     root = tmp_path / "smoke"
     make_run(root)
+    record(root)
     state = build_report(root)["state"]
     record_run(root, {**state, "decision": "NO-GO"})
     path = runs_path(root)
