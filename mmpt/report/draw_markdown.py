@@ -128,7 +128,11 @@ def _gate_row(verdict: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _run_row(run: Mapping[str, Any]) -> tuple[object, ...]:
-    return run["time"] or "this run", f"{_sign(run['decision'])} {run['decision']}", _counts(run["verdicts"].values())
+    return (
+        run["time"] or "this run",
+        f"{_sign(run['decision'])} {run['decision']}",
+        _counts(run["verdicts"].values()),
+    )
 
 
 def _override(one: Mapping[str, Any]) -> str:
