@@ -1,4 +1,4 @@
-"""Past runs of a profile: report/runs.jsonl, one line a run that differed from the one before, appended only.
+"""Past runs of a profile: report/runs.jsonl, one line a run that differed from the one before; lines are only added.
 
 A line holds the decision, the verdict of each gate, the value of each check and the digests the run rests on,
 so that the trend of a number needs none of the artifacts it was measured on. Each line carries a digest of
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpt.store.atomic import atomic_write
 from mmpt.store.canonical import canonical_json, digest_json
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate
@@ -73,12 +73,7 @@ def record_run(root: Path, state: Mapping[str, Any]) -> bool:
     }
     line = canonical_json({**row, "digest": digest_json(row)}) + b"\n"
     path = runs_path(root)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, (b"\n" if torn else b"") + line)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    before = path.read_bytes() if path.is_file() else b""
+    gap = b"" if before.endswith(b"\n") or not before else b"\n"
+    atomic_write(path, before + gap + line)
     return True
