@@ -1,4 +1,4 @@
-"""Past runs of a profile: report/runs.jsonl, one line a run that differed from the one before; lines are only added.
+"""Past runs of a profile: report/runs.jsonl, one line a run that differed from the one before; it only grows.
 
 A line holds the decision, the verdict of each gate, the value of each check and the digests the run rests on,
 so that the trend of a number needs none of the artifacts it was measured on. Each line carries a digest of

@@ -233,7 +233,7 @@ def test_every_metric_of_the_policy_is_told_in_plain_words():
 
 @pytest.mark.parametrize("gate", sorted(load_policy().gates))
 def test_each_failed_gate_says_what_was_measured_the_miss_and_the_next_step(tmp_path, gate):
-    make_run(tmp_path / "smoke", bad=(gate,))
+    make_run(tmp_path / "smoke", items=1, bad=(gate,))
     report = build_report(tmp_path / "smoke", command="doit profile=mine")
     verdict = next(one for one in report["verdicts"] if one["gate"] == gate)
     texts = (html(report), markdown(report).replace("\\", ""), terminal(report), junit(report))
@@ -252,7 +252,7 @@ def test_each_failed_gate_says_what_was_measured_the_miss_and_the_next_step(tmp_
 
 
 def test_warnings_are_listed_and_block_nothing(tmp_path):
-    make_run(tmp_path / "smoke", bad=("Q2",))
+    make_run(tmp_path / "smoke", items=1, bad=("Q2",))
     report = build_report(tmp_path / "smoke")
     assert report["decision"]["decision"] == "GO"
     listed = [one for one in warnings(report) if one["gate"] == "Q2"]
