@@ -25,12 +25,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mmpt.store.errors import Blocked, UserError
+from mmpt.store.errors import FULL, Blocked, UserError
+from mmpt.store.lock import hold
 from mmpt.store.stage import SliceView, StageContext
 
 PR_SET_PDEATHSIG = 1
-# EFBIG: a file size limit (ulimit -f) stops a write as a full disk does.
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DYING = 30.0  # seconds to wait for the processes of a killed run to be gone
 PROGRESS_EVERY = 0.1  # seconds between two progress messages
 
 
@@ -93,6 +93,7 @@ def run_job(job: Job, pipe: Connection) -> None:
 def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
     """Run the body; how it ended: "ok", "blocked", "refused" (by a UserError), "full" (the disk), "broke"."""
     try:
+        hold(job.work.with_suffix(".lock"), DYING)
         if job.needs:
             from mmpt.gating import load_policy, require
 

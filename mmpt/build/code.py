@@ -13,15 +13,15 @@ import ast
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmpt.store.atomic import atomic_write
-from mmpt.store.canonical import canonical_json, read_json
 from mmpt.store.errors import UserError
+from mmpt.store.scan import Stamp, stamp_of
+from mmpt.store.stat_cache import RACY_NS, read_cache, write_cache
 
-Stamp = tuple[int, int, int, int]
 NOT_CODE = ("mmpt/profile/packaged",)  # profiles reach a stage through its slice
 C_COMMENT = re.compile(r'("(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
@@ -58,15 +58,13 @@ class CodeIndex:
     _data: list[tuple[str, Path, Stamp]] = field(default_factory=list)
     _known: dict[str, list] = field(default_factory=dict)
     _dirty: bool = False
+    _looked: int = 0  # when the stamps were taken
 
     def __post_init__(self) -> None:
+        self._looked = time.time_ns()
         for name, folder in self.packages.items():
             self._walk(name, folder)
-        if self.cache_path is not None and self.cache_path.exists():
-            try:
-                self._known = dict(read_json(self.cache_path))
-            except (UserError, TypeError, ValueError):
-                self._known = {}  # a damaged cache only costs time
+        self._known = read_cache(self.cache_path)
 
     def _walk(self, package: str, folder: Path) -> None:
         for entry in sorted(os.scandir(folder), key=lambda one: one.name):
@@ -77,10 +75,10 @@ class CodeIndex:
                 stem = entry.name[:-3]
                 self._files[package if stem == "__init__" else f"{package}.{stem}"] = (
                     Path(entry.path),
-                    _stamp(entry.stat()),
+                    stamp_of(entry.stat()),
                 )
             elif not entry.name.endswith((".pyc", ".so")):
-                self._data.append((package, Path(entry.path), _stamp(entry.stat())))
+                self._data.append((package, Path(entry.path), stamp_of(entry.stat())))
 
     def closure(self, body: str) -> tuple[dict[str, str], tuple[str, ...]]:
         """Code of a body "module:function": unit -> digest (modules, data files beside them, csrc), and the
@@ -129,7 +127,7 @@ class CodeIndex:
             for path in sorted(self.csrc.rglob("*")):
                 if path.is_file():
                     found[f"csrc/{path.relative_to(self.csrc).as_posix()}"] = self._file_digest(
-                        path, _stamp(path.stat())
+                        path, stamp_of(path.stat())
                     )
         return found
 
@@ -160,12 +158,11 @@ class CodeIndex:
     def save(self) -> None:
         """Write the cache, if it learned something."""
         if self.cache_path is not None and self._dirty:
-            atomic_write(self.cache_path, canonical_json(self._known), durable=False)
+            settled = {
+                key: known for key, known in self._known.items() if self._looked - known[0][2] >= RACY_NS
+            }
+            write_cache(self.cache_path, settled)
             self._dirty = False
-
-
-def _stamp(found: os.stat_result) -> Stamp:
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def _c_tokens(text: str) -> str:

@@ -2,27 +2,38 @@
 
 doit's own parser drops options after a positional word, makes a variable of any word with "=" in it, and
 accepts any variable; so our commands read the command line as it was typed.
+
+With --json stdout holds one JSON document (schemas/commands.schema.json) and nothing else: whatever else is
+printed goes to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
+import json
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
 
 from doit.cmd_base import Command
 
 from mmpt.build.child import disk_full
 from mmpt.build.project import Project
 from mmpt.build.tasks import DEFAULT_PROFILE
-from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, UserError
+from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, MAY_NOT_WRITE, UserError
+from mmpt.store.lock import exclusive
 from mmpt.store.schema import nearest
 
 VARIABLES = ("profile",)
+# Commands of doit's own that are refused (commands_shell.py), and so never suggested.
+REFUSED = ("clean", "dumpdb", "forget", "ignore", "info", "reset-dep", "strace", "tabcompletion")
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +47,9 @@ class Parser(argparse.ArgumentParser):
             nargs="*",
             metavar="profile=NAME",
             help=f"packaged profile or path; default {DEFAULT_PROFILE}",
+        )
+        self.add_argument(
+            "--json", action="store_true", help="one JSON document on stdout, the rest on stderr"
         )
 
     def error(self, message: str) -> NoReturn:
@@ -74,14 +88,38 @@ class Parser(argparse.ArgumentParser):
         return options, positional, profile
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Why a command gave up, as --json tells it.
+
+    Args:
+        kind: "usage" where the user can mend it, "disk full", "interrupted", or "broke".
+        what, where, found, expected, fix: as in a UserError; empty where there is nothing to say.
+    """
+
+    kind: str
+    what: str
+    where: str = ""
+    found: str = ""
+    expected: str = ""
+    fix: str = ""
+
+
 class OurCommand(Command):
     """A command of this project.
 
-    Subclasses set ``name`` and ``doc_purpose``, may take words, and define ``main``.
+    Subclasses set ``name`` and ``doc_purpose``, may take words, and define ``main``, which tells its answer
+    twice: ``say`` for people, ``self.result`` for --json.
     """
 
     takes: tuple[int, int] = (0, 0)  # how many words that are no variables
     words_doc = ""  # what they are, as in a usage line
+    json = False
+    result: dict[str, Any]
+
+    def __init__(self, cmds: Mapping[str, Any] | None = None, **kwargs: Any):
+        super().__init__(cmds=cmds, **kwargs)
+        self.commands = tuple(name for name in cmds or () if name not in REFUSED)
 
     def parser(self) -> Parser:
         """The command's options."""
@@ -91,13 +129,46 @@ class OurCommand(Command):
         """Do it; returns the exit code."""
         raise NotImplementedError
 
+    def say(self, *lines: str) -> None:
+        """Print lines of the answer; nothing with --json. Progress is printed plainly instead."""
+        if not self.json:
+            for line in lines:
+                print(line)
+
+    def told(self, action: Callable[[], int]) -> tuple[int, str]:
+        """Run what prints its own answer; its exit code and what it printed, which is shown too."""
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            code = action()
+        self.say(*printed.getvalue().splitlines())
+        return code, printed.getvalue()
+
     def parse_execute(self, in_args: list[str]) -> int:
         """doit's entry point. ``in_args`` lacks what doit took for variables; the words as typed have it."""
-        return guarded(lambda: self._main(typed_words(self.name)))
+        words = typed_words(self.name)
+        self.json = "--json" in words and not {"-h", "--help"} & set(words)
+        self.result, self._profile = {}, ""
+        with contextlib.redirect_stdout(sys.stderr) if self.json else contextlib.nullcontext():
+            code, problem = guarded(lambda: self._main(words))
+        if not self.json:
+            return code
+        return guarded(lambda: self._print_json(code, problem))[0]
+
+    def _print_json(self, code: int, problem: Problem | None) -> int:
+        ends = {"result": self.result} if problem is None else {"error": asdict(problem)}
+        body = {
+            "schema": "command/1",
+            "command": self.name,
+            "profile": self._profile,
+            "exit_code": code,
+            **ends,
+        }
+        print(json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False), flush=True)
+        return code
 
     def _main(self, words: list[str]) -> int:
         try:
-            options, positional, profile = self.parser().read(words)
+            options, positional, self._profile = self.parser().read(words)
         except SystemExit as finished:  # --help
             return finished.code if isinstance(finished.code, int) else EXIT_GO
         least, most = self.takes
@@ -109,7 +180,9 @@ class OurCommand(Command):
                 found=found,
                 expected=self.words_doc or "none",
             )
-        return self.main(load(profile), options, positional)
+        project = load(self._profile)
+        self._profile = project.profile.name
+        return self.main(project, options, positional)
 
     def help(self) -> str:
         """What `doit help COMMAND` prints."""
@@ -125,6 +198,11 @@ def typed_words(name: str) -> list[str]:
     return words
 
 
+def held(project: Project) -> contextlib.AbstractContextManager[None]:
+    """The lock of a project's artifacts, for the commands that write there."""
+    return exclusive(project.state / "lock", shlex.join(["doit", *sys.argv[1:]]))
+
+
 def load(profile: str) -> Project:
     """The project that the dodo.py of this folder declares, for one profile.
 
@@ -138,26 +216,29 @@ def load(profile: str) -> Project:
     return importlib.import_module("dodo").project(profile)
 
 
-def guarded(action: Callable[[], int]) -> int:
+def guarded(action: Callable[[], int]) -> tuple[int, Problem | None]:
     """Run a command; its exit code, also when it fails: 2 and a line where the user can mend it, else 1."""
     try:
-        return action()
+        return action(), None
     except UserError as error:
         print(f"doit: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        parts = (str(part) for part in (error.what, error.where, error.found, error.expected, error.fix))
+        return EXIT_USAGE, Problem("usage", *parts)
     except KeyboardInterrupt as stop:
+        by = str(stop) or "SIGINT"
         print(
-            f"doit: interrupted {f'by {stop}' if str(stop) else 'by SIGINT'}; finished stages are kept, "
-            "`doit` goes on from here",
-            file=sys.stderr,
+            f"doit: interrupted by {by}; finished stages are kept, `doit` goes on from here", file=sys.stderr
         )
-        return EXIT_BROKE
+        return EXIT_BROKE, Problem("interrupted", f"interrupted by {by}", fix="`doit` goes on from here")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `doit list | head` is no error
-        return EXIT_GO
+        return EXIT_GO, None
     except Exception as error:  # the border: doit would answer 3
         if disk_full(error):
             print(f"doit: the disk is full: {error}", file=sys.stderr)
-            return EXIT_USAGE
+            return EXIT_USAGE, Problem("disk full", f"the disk is full: {error}")
+        if isinstance(error, OSError) and error.errno in MAY_NOT_WRITE:
+            print(f"doit: {error.filename}: {error.strerror}", file=sys.stderr)
+            return EXIT_USAGE, Problem("usage", str(error.strerror), where=str(error.filename))
         traceback.print_exc()
-        return EXIT_BROKE
+        return EXIT_BROKE, Problem("broke", f"{type(error).__name__}: {error}")

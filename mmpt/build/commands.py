@@ -1,40 +1,74 @@
-"""The commands of `doit`, declared in pyproject.toml. Each reads its words itself (commandline.py)."""
+"""The commands of `doit` that build and look at what was built. Each reads its words itself (commandline.py);
+those about gates are in commands_gates.py, help and completion in commands_shell.py.
+"""
 
 from __future__ import annotations
 
 import argparse
-import getpass
+import difflib
 import importlib
-import shlex
 import shutil
-import signal
 import sys
-from collections.abc import Container
-from contextlib import AbstractContextManager
-from typing import Any, NoReturn
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import Any
 
 from doit.cmd_run import Run as DoitRun
 
-from mmpt.build.commandline import OurCommand, Parser
-from mmpt.build.conclusion import conclude, print_gates, stale_measurements, write_report
+from mmpt.build.commandline import OurCommand, Parser, held
+from mmpt.build.conclusion import conclude, stale_measurements
+from mmpt.build.declaration import Stage
+from mmpt.build.display import NAME_WIDTH
+from mmpt.build.drawn import write_report
+from mmpt.build.fingerprint import portable
+from mmpt.build.outlook import Outlook, outlook
 from mmpt.build.project import Project
-from mmpt.build.receipts import RECEIPT
-from mmpt.build.staleness import Reason, plan, reasons
+from mmpt.build.published import report_files
+from mmpt.build.receipts import RECEIPT, sweep
+from mmpt.build.runner import forward_signals
+from mmpt.build.staleness import plan
 from mmpt.build.tasks import RUN, Reporter, policy_of
 from mmpt.build.verification import verify
-from mmpt.gating import decide, evaluate_all, evaluate_gate, read_history, waive
-from mmpt.gating.decision import EXIT
-from mmpt.gating.decision import conclude as decision_word
+from mmpt.gating import decide
+from mmpt.store.canonical import read_json
 from mmpt.store.errors import EXIT_BROKE, EXIT_GO, UserError
-from mmpt.store.lock import exclusive
 
 
-def held(project: Project) -> AbstractContextManager[None]:
-    """The lock of a project's artifacts, for the commands that write there."""
-    return exclusive(project.state / "lock", shlex.join(["doit", *sys.argv[1:]]))
+class StageCommand(OurCommand):
+    """A command whose words are stages."""
+
+    def stages(self, project: Project, words: list[str]) -> list[str]:
+        """The stages that the words name.
+
+        Raises:
+            UserError: a word that is no stage; names the nearest stage or command.
+        """
+        for word in words:
+            if word in project.names:
+                continue
+            if word in self.commands:
+                raise UserError("a command where a stage belongs", found=word, fix=f"try `doit {word}`")
+            close = difflib.get_close_matches(word, [*project.names, *self.commands], n=1, cutoff=0.5)
+            if close and close[0] in self.commands:
+                raise UserError("no such command or stage", found=word, fix=f"did you mean {close[0]!r}?")
+            project.stage(word)
+        return words
+
+    def foresee(
+        self, project: Project, names: list[str], *, always: bool = False, single: bool = False
+    ) -> int:
+        """Tell what a run of these stages would do."""
+        found = outlook(project, names, always=always, single=single)
+        self.result = {"stages": [one.to_json() for one in found]}
+        for one in found:
+            why = one.lines()
+            head, below = (f": {why[0]}", why[1:]) if why[:1] == ["never built"] else ("", why)
+            self.say(f"{one.stage.name:<{NAME_WIDTH}} {one.state}{head}", *(f"    {line}" for line in below))
+        project.save_caches()
+        return EXIT_GO
 
 
-class Run(OurCommand, DoitRun):
+class Run(StageCommand, DoitRun):
     name = "run"
     doc_purpose = "build what is stale (or the named stages and what they need), decide, report"
     words_doc = "[STAGE ...]"
@@ -51,6 +85,9 @@ class Run(OurCommand, DoitRun):
         parser.add_argument(
             "-a", "--always", action="store_true", help="build the named stages even if they are fresh"
         )
+        parser.add_argument(
+            "-n", "--dry-run", action="store_true", help="say what would run, and run nothing"
+        )
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
@@ -61,19 +98,25 @@ class Run(OurCommand, DoitRun):
                 found="-s or -a alone",
                 fix="say which, e.g. `doit -a train`",
             )
-        names = [project.stage(word).name for word in words]
+        names = self.stages(project, words)
         policy_of(project)  # a bad policy is better refused before the first stage than after it
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, _interrupt)
+        if options.dry_run:
+            return self.foresee(project, names, always=options.always, single=options.single)
+        forward_signals()
+        RUN.display.stream = sys.stdout
         with held(project):
             _clear_staging(project)
             self._build(options, names)
+            sweep(project, RUN.fresh)  # what a kill between publishing and clearing up left
             _summary(project.names)
-            code = conclude(project, fresh={*RUN.fresh, *RUN.built}, brief="refused" in RUN.failed.values())
+            conclusion = conclude(project, fresh={*RUN.fresh, *RUN.built})
             if RUN.built:
                 plan(project)  # hashes what was built, so that the next run need only look at stats
             project.save_caches()
-        return RUN.exit_code or code
+        self.result = {"stages": _ran(project.names), **conclusion.to_json()}
+        # What stopped a run on bad input should stand out.
+        self.say(*conclusion.lines()[-2 if "refused" in RUN.failed.values() else 0 :])
+        return RUN.exit_code or conclusion.exit_code
 
     def _build(self, options: argparse.Namespace, names: list[str]) -> None:
         RUN.always = tuple(names) if options.always else ()
@@ -82,15 +125,11 @@ class Run(OurCommand, DoitRun):
         DoitRun.execute(self, params, names)
 
 
-def _interrupt(signum: int, _: Any) -> NoReturn:
-    raise KeyboardInterrupt(signal.Signals(signum).name)
-
-
 def _clear_staging(project: Project) -> None:
     """Remove attempts of killed runs that cannot be adopted; folders to resume from stay."""
     for attempt in project.staging.glob("out-*"):
         if not (attempt / RECEIPT).exists():
-            shutil.rmtree(attempt)
+            shutil.rmtree(attempt, ignore_errors=True)  # a dying process may still write there
 
 
 def _summary(stages: Container[str]) -> None:
@@ -107,77 +146,107 @@ def _summary(stages: Container[str]) -> None:
     )
 
 
+def _ran(stages: Iterable[str]) -> list[dict[str, Any]]:
+    """What became of each stage that the run came to."""
+    states = {name: "fresh" for name in RUN.fresh} | {name: "built" for name in RUN.built}
+    states |= {name: "built from edited code" for name in RUN.stale}
+    states |= {name: "failed" for name in RUN.failed} | {name: "not run" for name in RUN.waiting}
+    return [
+        {
+            "stage": name,
+            "state": states[name],
+            **RUN.notes.get(name, {}),
+            **({"status": RUN.failed[name]} if name in RUN.failed else {}),
+            **({"waits_for": RUN.waiting[name].split()} if name in RUN.waiting else {}),
+        }
+        for name in stages
+        if name in states
+    ]
+
+
 def _first(names: list[str], most: int = 5) -> str:
     return " ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class List(OurCommand):
     name = "list"
-    doc_purpose = "every stage with one line"
+    doc_purpose = "every stage, what it does, and the gates it measures"
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         for stage in project.stages:
             gates = f"  [{' '.join(stage.measures)}]" if stage.measures else ""
-            print(f"{stage.name:<16} {stage.doc}{gates}")
+            self.say(f"{stage.name:<{NAME_WIDTH}} {stage.doc}{gates}")
+        self.result = {"stages": [_declared(stage) for stage in project.stages]}
         return EXIT_GO
 
 
-class Plan(OurCommand):
+def _declared(stage: Stage) -> dict[str, Any]:
+    return {
+        "stage": stage.name,
+        "doc": stage.doc,
+        "inputs": list(stage.inputs),
+        "profile_keys": list(stage.slice),
+        "needs": list(stage.needs),
+        "measures": list(stage.measures),
+        "outputs": [output.glob for output in stage.outputs],
+    }
+
+
+class Plan(StageCommand):
     name = "plan"
     doc_purpose = "what a run would do, and why; runs nothing"
+    words_doc = "[STAGE ...]"
+    takes = (0, 99)
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        for one in plan(project):
-            shown = [f"    {reason}" for reason in one.reasons]
-            shown += (
-                [f"    if {' or '.join(one.waits_for)} comes out different"] if one.state == "may run" else []
-            )
-            print("\n".join([f"{one.stage.name:<16} {one.state}", *shown]))
-        project.save_caches()
-        return EXIT_GO
+        return self.foresee(project, self.stages(project, words))
 
 
-class Why(OurCommand):
+class Why(StageCommand):
     name = "why"
     doc_purpose = "why a stage would run, digest by digest, up to the first cause"
     words_doc = "STAGE"
     takes = (1, 1)
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        lines = _causes(project, project.stage(words[0]).name, "", {})
-        print(
-            "\n".join(lines)
-            if lines
-            else f"{words[0]} is fresh: its receipt matches the profile, code, inputs and outputs"
-        )
+        name = self.stages(project, words)[0]
+        seen = {one.stage.name: one for one in outlook(project, [name])}
+        tree = _causes(seen, name, "", set())
+        self.result = {
+            "stage": name,
+            "state": seen[name].state,
+            "stages": [seen[one].to_json() for one in tree],
+        }
+        self.say(*(line for lines in tree.values() for line in lines))
+        if not tree:
+            self.say(f"{name} is fresh: its receipt matches the profile, code, inputs and outputs")
         project.save_caches()
         return EXIT_GO
 
 
-def _causes(project: Project, name: str, indent: str, told: dict[str, bool]) -> list[str]:
-    """A stage's own reasons and, below each input that is not fresh, that input's; every stage is told once.
+def _causes(seen: dict[str, Outlook], name: str, indent: str, told: set[str]) -> dict[str, list[str]]:
+    """Stage -> its lines: a stage's own reasons and, below each input that is not fresh, that input's.
 
     Args:
-        told: stage -> whether it is not fresh, for the stages that were already looked at.
+        told: the stages that were already explained; each is explained once.
     """
-    own, lines = reasons(project, project.names[name]), []
-    for source in project.names[name].inputs:
-        if source in told:
-            lines += [f"{indent}  because of {source} (above)"] if told[source] else []
-        elif below := _causes(project, source, indent + "    ", told):
-            lines += [f"{indent}  because of {source}", *below]
-    told[name] = bool(own or lines)
-    if not told[name]:
-        return []
-    return [
-        f"{indent}{name}: {'runs' if own else 'may run'}",
-        *(f"{indent}  {_explained(reason)}" for reason in own),
-        *lines,
+    one = seen[name]
+    told.add(name)
+    if one.state == "fresh":
+        return {}
+    head = f"{indent}because of {name}: {one.state}" if indent else f"{name}: {one.state}"
+    own = [
+        str(reason) + ("  (published files were touched)" if reason.tampered else "")
+        for reason in one.reasons
     ]
-
-
-def _explained(reason: Reason) -> str:
-    return f"{reason}" + ("  (published files were touched)" if reason.tampered else "")
+    own += one.holds()
+    found = {name: [head, *(f"{indent}    {line}" for line in own)]}
+    for source in dict.fromkeys([*one.waits_for, *one.behind]):
+        if source in told:
+            found[name].append(f"{indent}    because of {source} (explained already)")
+        else:
+            found |= _causes(seen, source, indent + "    ", told)
+    return found
 
 
 class Verify(OurCommand):
@@ -192,44 +261,17 @@ class Verify(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        wrong = 0
+        checked = []
         for name, found in verify(project, deep=options.deep):
-            wrong += len(found)
-            print(
-                "\n".join(
-                    [f"{name:<16} {'ok' if not found else ''}".rstrip(), *(f"    {line}" for line in found)]
-                )
-            )
-        print(f"{wrong} wrong" if wrong else "all as published")
+            checked.append({"name": name, "wrong": found})
+            # Hashing takes its time: a line as soon as it is known, on stderr with --json.
+            print(f"{name:<{NAME_WIDTH}} {'' if found else 'ok'}".rstrip(), *found, sep="\n    ", flush=True)
+        wrong = sum(len(one["wrong"]) for one in checked)
+        self.result = {"deep": options.deep, "wrong": wrong, "checked": checked}
+        if not checked:
+            raise UserError("nothing is published yet", where=project.root.name, fix="run `doit` first")
+        self.say(f"{wrong} wrong" if wrong else "all as published")
         return EXIT_BROKE if wrong else EXIT_GO
-
-
-class Gates(OurCommand):
-    name = "gates"
-    doc_purpose = "one line a gate: value against bound; writes nothing"
-
-    def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        verdicts = evaluate_all(project.root, policy_of(project), write=False)
-        print_gates(verdicts)
-        word = decision_word(verdicts)
-        print(word)
-        return EXIT[word]
-
-
-class Decide(OurCommand):
-    name = "decide"
-    doc_purpose = "decide every gate again and write decision.json"
-
-    def parser(self) -> Parser:
-        parser = super().parser()
-        parser.add_argument("--strict", action="store_true", help="ignore waivers")
-        return parser
-
-    def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        with held(project):
-            code = conclude(project, strict=options.strict)
-            project.save_caches()
-        return code
 
 
 class Report(OurCommand):
@@ -239,61 +281,11 @@ class Report(OurCommand):
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         with held(project):
             if not (project.root / "decision.json").exists():
-                decide(project.root, policy_of(project), project.profile.data)
-            print(write_report(project, stale_measurements(project)).relative_to(project.repo))
+                decide(project.root, policy_of(project), portable(project.profile.data))
+            page = write_report(project, stale_measurements(project)).relative_to(project.repo)
             project.save_caches()
-        return EXIT_GO
-
-
-class Waive(OurCommand):
-    name = "waive"
-    doc_purpose = "answer for a gate's failed checks on this very artifact, until a day"
-    words_doc = "GATE"
-    takes = (1, 1)
-
-    def parser(self) -> Parser:
-        parser = super().parser()
-        parser.add_argument("--check", help="only this check; default: all that failed")
-        parser.add_argument("--reason", required=True, help="why the failure is acceptable")
-        parser.add_argument("--owner", default=getpass.getuser(), help="who answers for it; default: you")
-        parser.add_argument(
-            "--expires", required=True, metavar="YYYY-MM-DD", help="last day on which it holds"
-        )
-        return parser
-
-    def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        verdict = evaluate_gate(words[0], project.root, policy_of(project), write=False)
-        failed = [
-            {"id": one.id, "slice": one.slice, "value": one.value}
-            for one in verdict.failing()
-            if one.status == "fail" and options.check in (None, one.id)
-        ]
-        added = waive(
-            project.repo / "gates" / "waivers.yaml",
-            failed,
-            gate=verdict.gate,
-            subject=verdict.subject_digest,
-            reason=options.reason,
-            owner=options.owner,
-            expires=options.expires,
-        )
-        for one in added:
-            print(
-                f"waived until {one.expires}: {one.gate}.{one.check} {one.slice} at {one.value}, "
-                f"for subject {one.subject[:12]}"
-            )
-        return EXIT_GO
-
-
-class History(OurCommand):
-    name = "history"
-    doc_purpose = "verdict changes over time"
-
-    def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        for row in read_history(project.root):
-            print(
-                f"{row['time']}  {row['gate']}  {row['from'] or '-'} -> {row['to']}  {row['reason']}".rstrip()
-            )
+        self.say(str(page))
+        self.result = {name: (page.parent / name).as_posix() for name in report_files(project)}
         return EXIT_GO
 
 
@@ -317,9 +309,10 @@ class Sample(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        return importlib.import_module("mmpt.evaluate.commands").sample(
-            project.root, project.profile, options
-        )
+        run = importlib.import_module("mmpt.evaluate.commands").sample
+        code, printed = self.told(lambda: run(project.root, project.profile, options))
+        self.result = {"task": options.task, "output": printed.strip()}
+        return code
 
 
 class Evaluate(OurCommand):
@@ -336,42 +329,8 @@ class Evaluate(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        return importlib.import_module("mmpt.evaluate.commands").evaluate(
-            project.root, project.profile, options
-        )
-
-
-class Refused(OurCommand):
-    """One of doit's commands that has no place here."""
-
-    takes = (0, 99)
-    instead = ""
-
-    def parse_execute(self, in_args: list[str]) -> int:
-        print(
-            f"doit: {self.name} does nothing here: receipts are what counts, and no command marks a stage "
-            "or a gate as done; "
-            f"{self.instead}",
-            file=sys.stderr,
-        )
-        return 2
-
-
-class Clean(Refused):
-    name, doc_purpose, instead = "clean", "not used here", "delete artifacts/<profile> to start over"
-
-
-class DumpDB(Refused):
-    name, doc_purpose, instead = "dumpdb", "not used here", "see artifacts/<profile>/<stage>/receipt.json"
-
-
-class Forget(Refused):
-    name, doc_purpose, instead = "forget", "not used here", "`doit -a STAGE` builds a fresh stage again"
-
-
-class Ignore(Refused):
-    name, doc_purpose, instead = "ignore", "not used here", "see `doit waive`"
-
-
-class ResetDep(Refused):
-    name, doc_purpose, instead = "reset-dep", "not used here", "see `doit waive`"
+        run = importlib.import_module("mmpt.evaluate.commands").evaluate
+        code, printed = self.told(lambda: run(project.root, project.profile, options))
+        *table, out = printed.rstrip().splitlines()
+        self.result = {"out": out, "table": table, "ablation": read_json(Path(out) / "prompt_ablation.json")}
+        return code

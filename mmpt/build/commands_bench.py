@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from mmpt.build.commandline import OurCommand, guarded, typed_words
+from mmpt.build.commandline import OurCommand
 from mmpt.store.errors import EXIT_GO, UserError
 from mmpt.store.schema import nearest
 
@@ -24,14 +24,13 @@ class Bench(OurCommand):
     doc_purpose = "measure against peers, on this machine"
     words_doc = "SUBJECT [its options]"
 
-    def parse_execute(self, in_args: list[str]) -> int:
-        return guarded(lambda: self._measure(typed_words(self.name)))
-
-    def _measure(self, words: list[str]) -> int:
+    def _main(self, words: list[str]) -> int:
+        words = [word for word in words if word != "--json"]
         found = {name: doc for name, doc in SUBJECTS.items() if importlib.util.find_spec(f"mmpt.bench.{name}")}
         if not words or words[0] in ("-h", "--help"):
-            print("usage: doit bench SUBJECT [its options]; `doit bench SUBJECT --help` lists them\n")
-            print("\n".join(f"  {name:<10} {doc}" for name, doc in found.items()))
+            self.say("usage: doit bench SUBJECT [its options]; `doit bench SUBJECT --help` lists them\n")
+            self.say(*(f"  {name:<10} {doc}" for name, doc in found.items()))
+            self.result = {"subjects": found}
             return EXIT_GO
         if words[0] not in found:
             raise UserError(
@@ -45,6 +44,7 @@ class Bench(OurCommand):
             raise UserError("no dodo.py in this folder", where="doit bench", fix="run doit in the clone")
         module = importlib.import_module(f"mmpt.bench.{words[0]}")
         sys.argv[0] = f"doit bench {words[0]}"
+        self.result = {"subject": words[0]}  # its numbers are in the file that it names
         try:
             module.main(words[1:])
         except SystemExit as finished:  # argparse: --help, or an option that does not exist

@@ -1,31 +1,79 @@
-"""What follows every run: the decision, the report, one line a gate, and the last line."""
+"""What follows every run: the decision, the report, and what they say on a terminal."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmpt.build.declaration import measured_by
+from mmpt.build.drawn import write_report
+from mmpt.build.fingerprint import portable
 from mmpt.build.project import Project
 from mmpt.build.staleness import plan, told
-from mmpt.build.tasks import DEFAULT_PROFILE, policy_of
-from mmpt.gating import Verdict, decide, history
-from mmpt.gating.text import gate_line
-from mmpt.profile import PACKAGED
-from mmpt.store.atomic import atomic_write
-from mmpt.store.canonical import digest_json, read_json, write_json
-from mmpt.store.digests import sha256_file
-from mmpt.store.errors import EXIT_CANNOT_DECIDE, UserError
-
-REPORT_CODE = ("mmpt.report:build_report", "mmpt.report:html")
-REPORT_FILES = ("report.json", "index.html", "report.md", "report.txt", "junit.xml")
+from mmpt.build.tasks import policy_of
+from mmpt.gating import Verdict, decide, evaluate_all
+from mmpt.gating.columns import width
+from mmpt.gating.decision import EXIT, with_stale
+from mmpt.gating.text import gate_table
 
 
-def conclude(
-    project: Project, *, strict: bool = False, fresh: Collection[str] = (), brief: bool = False
-) -> int:
-    """Decide, write decision.json and the report, print the gates and the decision; returns its exit code.
+@dataclass(frozen=True)
+class Conclusion:
+    """What a profile's artifacts amount to.
+
+    Args:
+        word: GO, NO-GO or CANNOT-DECIDE.
+        stale: stage that a gate rests on and that is of another profile, code or input -> why.
+        report: index.html, below the clone; None where none was asked for.
+    """
+
+    word: str
+    strict: bool
+    verdicts: tuple[Verdict, ...]
+    stale: Mapping[str, str]
+    report: Path | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, 10 or 20."""
+        return EXIT[self.word]
+
+    def lines(self) -> list[str]:
+        """The gates, what is stale, where the report is; the decision is the last line."""
+        told = [] if self.report is None else [f"report: {self.report}"]
+        return [
+            *gate_table([one.to_json() for one in self.verdicts], width()),
+            *self.stale_lines(),
+            *told,
+            self.word,
+        ]
+
+    def stale_lines(self) -> list[str]:
+        """One line a stale stage."""
+        return [f"stale: {name}: {why}" for name, why in self.stale.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """As commands.schema.json describes it."""
+        return {
+            "decision": self.word,
+            "strict": self.strict,
+            "stale": dict(self.stale),
+            "gates": [one.to_json() for one in self.verdicts],
+            **({} if self.report is None else {"report": self.report.as_posix()}),
+        }
+
+
+def look(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> Conclusion:
+    """What ``conclude`` would come to; writes nothing."""
+    verdicts = tuple(evaluate_all(project.root, policy_of(project, strict), write=False))
+    stale = stale_measurements(project, fresh)
+    return Conclusion(with_stale(verdicts, stale), strict, verdicts, _worth_telling(project, verdicts, stale))
+
+
+def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> Conclusion:
+    """Decide, write decision.json and the report.
 
     GO on measurements of an older profile or older code is no GO: it is CANNOT-DECIDE until they are made
     again.
@@ -33,24 +81,18 @@ def conclude(
     Args:
         strict: ignore waivers.
         fresh: stages that this process already found fresh, or built.
-        brief: print the decision only; for a run that bad input stopped, whose message should stand out.
     """
-    decision = decide(project.root, policy_of(project, strict), project.profile.data)
-    word, code = decision.decision, decision.exit_code
-    old = stale_measurements(project, fresh)
-    if old and word == "GO":  # NO-GO and CANNOT-DECIDE stand as they are
-        word, code = "CANNOT-DECIDE", EXIT_CANNOT_DECIDE
-        write_json(project.root / "decision.json", {**decision.body, "decision": word})
-    write_report(project, old)
-    if not brief:
-        print_gates(decision.verdicts)
-    for name, why in () if brief else old.items():
-        # Of stages without a result the gates have said it.
-        if (project.root / name).exists() or decision.decision == "GO":
-            print(f"stale: {name}: {why}")
-    print(f"report: {(project.root / 'report' / 'index.html').relative_to(project.repo)}")
-    print(word, flush=True)
-    return code
+    stale = stale_measurements(project, fresh)
+    decision = decide(project.root, policy_of(project, strict), portable(project.profile.data), stale=stale)
+    report = write_report(project, stale).relative_to(project.repo)
+    told = _worth_telling(project, decision.verdicts, stale)
+    return Conclusion(decision.decision, strict, decision.verdicts, told, report)
+
+
+def _worth_telling(project: Project, verdicts: tuple[Verdict, ...], stale: dict[str, str]) -> dict[str, str]:
+    """Of stages without a result the gates have said it."""
+    all_good = all(one.good for one in verdicts)
+    return {name: why for name, why in stale.items() if all_good or (project.root / name).exists()}
 
 
 def stale_measurements(project: Project, fresh: Collection[str] = ()) -> dict[str, str]:
@@ -66,74 +108,3 @@ def _decides(project: Project, name: str) -> bool:
     """Whether a gate rests on this stage, directly or through its users."""
     users = (stage.name for stage in project.stages if name in stage.inputs)
     return name in measured_by(project.stages).values() or any(_decides(project, user) for user in users)
-
-
-def print_gates(verdicts: Iterable[Verdict]) -> None:
-    """One line a gate: value against bound."""
-    for verdict in verdicts:
-        print(gate_line(verdict.to_json()))
-
-
-def write_report(project: Project, stale: Mapping[str, str]) -> Path:
-    """Render the report, unless what it shows and the code that draws it are what they were.
-
-    Args:
-        stale: as ``stale_measurements`` finds it.
-    """
-    folder, stamp = project.root / "report", project.state / "report.json"
-    key = digest_json([_report_key(project), dict(stale), command_of(project)])
-    if not _current(folder, stamp, key):
-        # Brings jinja, numpy and more: only where something is drawn.
-        from mmpt.report import build_report, html, junit, markdown, record, terminal
-
-        record(project.root)
-        report = build_report(project.root, project.stages, command_of(project), stale)
-        write_json(folder / "report.json", report)
-        for name, text in (
-            ("index.html", html(report, project.root)),
-            ("report.md", markdown(report)),
-            ("report.txt", terminal(report)),
-            ("junit.xml", junit(report)),
-        ):
-            atomic_write(folder / name, text.encode())
-        write_json(stamp, {"key": key, "files": {name: sha256_file(folder / name) for name in REPORT_FILES}})
-    return folder / "index.html"
-
-
-def command_of(project: Project) -> str:
-    """What a person types in the clone to build this profile: "doit", "doit profile=trial"."""
-    path = project.profile.path
-    if path.parent == PACKAGED:
-        return "doit" if path.stem == DEFAULT_PROFILE else f"doit profile={path.stem}"
-    return f"doit profile={os.path.relpath(path, project.repo)}"
-
-
-def _report_key(project: Project) -> str:
-    shown = [
-        *sorted(project.root.glob("*/receipt.json")),
-        *sorted(project.root.glob("gates/*/verdict.json")),
-        project.root / "decision.json",
-        history.history_path(project.root),
-    ]
-    drawn_with = [sha256_file(path) for path in sorted((Path(__file__).parents[1] / "report").glob("page.*"))]
-    digests = {
-        path.relative_to(project.root).as_posix(): project.stat_cache.digest(path)
-        for path in shown
-        if path.exists()
-    }
-    return digest_json([digests, drawn_with, [project.code.closure(body)[0] for body in REPORT_CODE]])
-
-
-def _current(folder: Path, stamp: Path, key: str) -> bool:
-    try:
-        known = read_json(stamp)
-    except UserError:
-        return False
-    files = known.get("files", {})
-    return (
-        known.get("key") == key
-        and set(files) == set(REPORT_FILES)
-        and all(
-            (folder / name).exists() and sha256_file(folder / name) == value for name, value in files.items()
-        )
-    )

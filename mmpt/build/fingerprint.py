@@ -14,13 +14,14 @@ from mmpt.build.declaration import Stage
 from mmpt.build.project import Project
 from mmpt.store import programs
 from mmpt.store.canonical import digest_json
-from mmpt.store.digests import Manifest, sha256_bytes
+from mmpt.store.digests import sha256_bytes
 from mmpt.store.stage import SliceView
 
 # Import names whose distribution is called otherwise.
 DISTRIBUTIONS = {"yaml": "PyYAML", "PIL": "pillow"}
 ABSENT = "absent"
 COVERED = "<by content>"
+PATHS = ("path", "replay_file", "heldout_file", "reference")  # profile keys that name files
 CODEC_GROUP = "mmpt.codecs"
 
 Definition = dict[str, Any]
@@ -31,8 +32,8 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
 
     Returns:
         {"stage", "body", "slice": {key: value}, "inputs": {stage: manifest digest, "absent" where not built},
-        "external": {key: digest}, "code": {unit: digest}, "packages": {name: version}, "runtime": {..}}, and
-        "tools": {program: version} where the stage names some.
+        "external": {key: digest}, "code": {unit: digest}, "packages": {name: version}, "runtime": {..},
+        "tools": {program: version}}.
     """
     units, others = (code or project.code).closure(stage.body)
     if "extension" in stage.inputs:  # the module itself counts, not what it was made of
@@ -50,7 +51,7 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
             **{key: project.runtime(key) for key in ("dtype", "device", "threads")},
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         },
-        **({"tools": {tool: programs.version(tool) for tool in stage.tools}} if stage.tools else {}),
+        "tools": {tool: programs.version(tool) for tool in stage.tools},
     }
 
 
@@ -86,24 +87,25 @@ def external(project: Project, stage: Stage) -> dict[str, Path]:
 def _content(project: Project, path: Path) -> str:
     if not path.exists():
         return ABSENT
-    return Manifest.of(path, project.stat_cache).digest if path.is_dir() else project.stat_cache.digest(path)
+    return project.stat_cache.folder_digest(path) if path.is_dir() else project.stat_cache.digest(path)
 
 
 def _slice(project: Project, stage: Stage) -> dict[str, Any]:
     """The declared keys; a path whose content is fingerprinted does not count itself, so media may move."""
     return {
-        key: _without_paths(value)
+        key: portable(value)
         for key, value in SliceView(project.profile.data, stage.slice, stage.name).as_dict().items()
     }
 
 
-def _without_paths(value: Any) -> Any:
+def portable(value: Any) -> Any:
+    """A profile's data, or a part of it, without the places of files that are here: those count by content."""
     if isinstance(value, dict):
-        moved = isinstance(value.get("path"), str) and Path(value["path"]).exists()
         return {
-            key: COVERED if key == "path" and moved else _without_paths(one) for key, one in value.items()
+            key: COVERED if key in PATHS and isinstance(one, str) and Path(one).exists() else portable(one)
+            for key, one in value.items()
         }
-    return [_without_paths(one) for one in value] if isinstance(value, list) else value
+    return [portable(one) for one in value] if isinstance(value, list) else value
 
 
 def _packages(names: Iterable[str], units: dict[str, str]) -> dict[str, str]:

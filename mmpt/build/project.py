@@ -13,9 +13,9 @@ from typing import Any
 from mmpt.build.code import CodeIndex
 from mmpt.build.declaration import Stage, by_name
 from mmpt.profile import Profile
-from mmpt.store.digests import StatCache
 from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest
+from mmpt.store.stat_cache import StatCache
 
 
 @dataclass(frozen=True, eq=False)

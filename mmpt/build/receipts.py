@@ -15,15 +15,16 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmpt.build.declaration import Stage
 from mmpt.build.fingerprint import Definition, fingerprint
 from mmpt.build.project import Project
+from mmpt.gating import withdraw
 from mmpt.store.atomic import atomic_write, publish_folder
-from mmpt.store.canonical import digest_json, read_json, write_json
+from mmpt.store.canonical import read_sealed, seal, write_json
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate, validate_file
@@ -32,7 +33,13 @@ MANIFEST, RECEIPT, DATA = "MANIFEST.sha256", "receipt.json", "data"
 STATEMENT, PREDICATE, BUILD_TYPE = "https://in-toto.io/Statement/v1", "urn:mmpt:receipt:1", "urn:mmpt:stage:1"
 HEX = re.compile("[0-9a-f]{64}")
 # definition key -> prefix of its resolved dependencies
-DEPENDENCIES = {"inputs": "artifact", "external": "external", "code": "code", "packages": "package"}
+DEPENDENCIES = {
+    "inputs": "artifact",
+    "external": "external",
+    "code": "code",
+    "packages": "package",
+    "tools": "tool",
+}
 
 
 def make_receipt(definition: Definition, manifest: Manifest, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +64,7 @@ def make_receipt(definition: Definition, manifest: Manifest, run: Mapping[str, A
             "runDetails": dict(run),
         },
     }
-    return {**statement, "digest": {"sha256": digest_json(statement)}}
+    return seal(statement)
 
 
 def definition_of(receipt: Mapping[str, Any]) -> Definition:
@@ -90,17 +97,12 @@ def read_receipt(path: Path, *, deep: bool = False) -> dict[str, Any]:
             checking the schemas of all stages takes longer than the rest of a run that has nothing to do.
 
     Raises:
-        UserError: missing, not JSON, not a receipt, or its own digest does not hold.
+        UserError: missing, not JSON, not a receipt, or edited.
     """
-    receipt = read_json(path)
+    receipt = seal(read_sealed(path))
     if deep:
         validate(receipt, "receipt", where=path)
     try:
-        statement = {key: value for key, value in receipt.items() if key != "digest"}
-        if receipt["digest"]["sha256"] != digest_json(statement):
-            raise UserError(
-                "the receipt was edited", where=path, expected="the digest that it carries of itself"
-            )
         if receipt["predicate"]["fingerprint"] != fingerprint(definition_of(receipt)):
             raise UserError("the receipt's fingerprint is not that of its definition", where=path)
     except (KeyError, TypeError, AttributeError):
@@ -152,12 +154,14 @@ def publish(
         UserError, SchemaError: outputs that are not what the table says; nothing is then published.
     """
     check_outputs(stage, attempt / DATA)
-    manifest = Manifest.of(attempt / DATA)
+    manifest = Manifest.of(attempt / DATA, project.stat_cache)
     atomic_write(attempt / MANIFEST, str(manifest).encode())
     receipt = make_receipt(definition, manifest, run)
     validate(receipt, "receipt", where=f"{stage.name}/{RECEIPT}")
     write_json(attempt / RECEIPT, receipt)
+    withdraw(project.root)
     publish_folder(attempt, project.root / stage.name)
+    project.stat_cache.moved(attempt / DATA, project.root / stage.name / DATA)
     return manifest.digest
 
 
@@ -171,16 +175,22 @@ def adopt(project: Project, stage: Stage, definition: Definition) -> bool:
             continue
         whole = manifest.digest == subject_digest(receipt) and not manifest.verify(attempt / DATA)
         if whole and receipt["predicate"]["fingerprint"] == fingerprint(definition):
+            withdraw(project.root)
             publish_folder(attempt, project.root / stage.name)
             return True
     return False
 
 
-def sweep(project: Project, stage: str) -> None:
-    """Remove what earlier attempts at a stage left in staging; called once its result is published."""
-    for pattern in (f"out-{stage}-*", f"work-{stage}-*"):
-        for folder in project.staging.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+def sweep(project: Project, stages: Collection[str]) -> None:
+    """Remove what attempts at ``stages`` left in staging; for stages whose result is published."""
+    for path in project.staging.iterdir() if project.staging.is_dir() else ():
+        kind, _, rest = path.name.partition("-")
+        if kind not in ("out", "work") or rest.split("-")[0] not in stages:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()  # the lock of a work folder
 
 
 def machine() -> dict[str, str]:

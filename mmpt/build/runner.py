@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import mmpt
 from mmpt.build.child import Job, JobHook, disk_full, run_job
@@ -44,7 +45,8 @@ THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",
 )
 LAST_LINES = 12  # of the log, shown when a stage breaks
-GRACE = 5.0  # seconds between asking a stage to end and ending it
+KEPT_LOGS = 4  # of earlier attempts at a stage, beside the log of the last one
+GRACE = 5.0  # seconds between asking a stage, and what it started, to end and ending it
 
 
 class StageError(Exception):
@@ -106,7 +108,7 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
             )
     before, definition = manifest_digest(project, stage.name), define(project, stage)
     if adopt(project, stage, definition):
-        sweep(project, stage.name)
+        sweep(project, (stage.name,))
         after = manifest_digest(project, stage.name)
         return Built(after, after != before, time.monotonic() - started, adopted=True)
     attempt = project.staging / f"out-{stage.name}-{os.getpid()}"
@@ -120,7 +122,7 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
         manifest = publish(project, stage, attempt, final, details)
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
-    sweep(project, stage.name)
+    sweep(project, (stage.name,))
     return Built(manifest, manifest != before, time.monotonic() - started, warning=warning)
 
 
@@ -260,17 +262,19 @@ def _run(job: Job, on_progress: OnProgress) -> dict[str, Any]:
     context = _context(job.torch)
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=run_job, args=(job, theirs), name=job.name)
-    with _no_main():
-        child.start()
-    theirs.close()
+    _keep_logs(job.log)
     try:
+        with _no_main():
+            child.start()
+        theirs.close()
         end = _follow(child, ours, on_progress)
         child.join()
     except BaseException:
         _stop(child)
         raise
     finally:
-        _kill_group(child.pid)  # a body may have left processes of its own
+        if child.pid is not None:
+            _kill_group(child.pid)  # a body may have left processes of its own
         ours.close()
     return _conclude(job, end, child.exitcode)
 
@@ -317,25 +321,56 @@ def _conclude(job: Job, end: dict[str, Any] | None, exit_code: int | None) -> di
     raise StageError("broke", f"{what}\n  log: {job.log}\n{_tail(job.log)}")
 
 
+def _keep_logs(log: Path) -> None:
+    """Make room for the log of a new attempt: slow.log becomes slow.1.log, and so on; the last few are kept."""
+    kept = [log, *(log.with_suffix(f".{age}.log") for age in range(1, KEPT_LOGS + 1))]
+    for newer, older in reversed(list(itertools.pairwise(kept))):
+        if newer.exists():
+            os.replace(newer, older)
+
+
+def forward_signals() -> None:
+    """Let SIGTERM and SIGHUP stop a run as Ctrl-C does: the stage is asked to end, what is finished stays.
+
+    A signal that is ignored stays so: that is how nohup lets a run outlive its terminal.
+    """
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _interrupt)
+
+
+def _interrupt(signum: int, _: Any) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(signum).name)
+
+
 def _tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:] if log.exists() else []
     return "\n".join(f"  | {line}" for line in lines)
 
 
 def _stop(child: multiprocessing.process.BaseProcess) -> None:
-    """End a child that the build gives up on: ask, wait, insist."""
+    """End a child that the build gives up on, and what it started: ask, wait, insist."""
     if child.pid is None:
         return
-    for signum, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-        if child.is_alive():
-            os.kill(child.pid, signum)
-            _kill_group(child.pid, signum)
-            child.join(patience)
+    end = time.monotonic() + GRACE
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.pid, signal.SIGTERM)  # it may have no group of its own yet
+    asked = _kill_group(child.pid, signal.SIGTERM)
+    child.join(GRACE)
+    while asked and time.monotonic() < end and _kill_group(child.pid, 0):
+        time.sleep(0.01)
+    if child.is_alive():
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(GRACE)
 
 
-def _kill_group(pid: int, signum: int = signal.SIGKILL) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def _kill_group(pid: int, signum: int = signal.SIGKILL) -> bool:
+    """Signal the process group of a child; whether there was one."""
+    try:
         os.killpg(pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def warm_up(threads: int) -> None:

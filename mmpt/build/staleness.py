@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, MANIFEST, RECEIPT, definition_of, read_receipt, subject_digest
 from mmpt.store.canonical import canonical_json
 from mmpt.store.digests import Manifest, sha256_bytes
-from mmpt.store.errors import UserError
+from mmpt.store.errors import Edited, UserError
 
 Kind = Literal[
     "never built",
@@ -24,6 +25,7 @@ Kind = Literal[
     "external",
     "code",
     "package",
+    "tool",
     "runtime",
     "body",
 ]
@@ -34,6 +36,7 @@ PARTS: dict[str, Kind] = {
     "external": "external",
     "code": "code",
     "packages": "package",
+    "tools": "tool",
     "runtime": "runtime",
 }
 EDITED_WHILE_RUNNING = "edited while the stage ran"
@@ -46,7 +49,7 @@ class Reason:
     Args:
         kind: which of the closed set.
         name: the profile key, input stage, file, module or package concerned.
-        old: what the receipt says; new: what is now. Empty where one side has nothing to say.
+        old: what the receipt says; new: what is now, both in full. Empty where one side has nothing to say.
     """
 
     kind: Kind
@@ -72,7 +75,8 @@ class Reason:
             "external": "media or weights",
             "body": "body",
         }.get(self.kind, self.kind)
-        return f"{label} {self.name}: {self.old or '(none)'} -> {self.new or '(none)'}"
+        old, new = _shown(self.old, self.new)
+        return f"{label} {self.name}: {old or '(none)'} -> {new or '(none)'}"
 
 
 def reasons(project: Project, stage: Stage) -> list[Reason]:
@@ -82,6 +86,8 @@ def reasons(project: Project, stage: Stage) -> list[Reason]:
         return [Reason("never built")]
     try:
         receipt = read_receipt(folder / RECEIPT)
+    except Edited as error:
+        return [Reason("receipt", f"{stage.name}/{RECEIPT}", new=error.what)]
     except UserError as error:
         return [Reason("receipt", f"{stage.name}/{RECEIPT}", new=f"is damaged: {error.what}")]
     return _integrity(project, stage, subject_digest(receipt)) + differences(
@@ -94,9 +100,8 @@ def _integrity(project: Project, stage: Stage, recorded: str) -> list[Reason]:
     folder = project.root / stage.name
     try:
         text = (folder / MANIFEST).read_bytes()
-        manifest = Manifest.parse(text.decode(), folder / MANIFEST)
-    except (FileNotFoundError, UnicodeDecodeError, UserError):
-        return [Reason("manifest", f"{stage.name}/{MANIFEST}", new="is missing or damaged")]
+    except FileNotFoundError:
+        return [Reason("manifest", f"{stage.name}/{MANIFEST}", new="is missing")]
     if sha256_bytes(text) != recorded:
         return [
             Reason(
@@ -106,6 +111,9 @@ def _integrity(project: Project, stage: Stage, recorded: str) -> list[Reason]:
                 f"was edited: its receipt names {recorded[:12]}",
             )
         ]
+    if project.stat_cache.vouches(folder / DATA, recorded):  # ten thousand files in 30 ms, their manifest unread
+        return []
+    manifest = Manifest.parse(text.decode(), folder / MANIFEST)
     return [
         Reason(
             "output",
@@ -137,7 +145,7 @@ def differences(old: Definition, new: Definition) -> list[Reason]:
 
 
 def _keys(name: str, before: Any, after: Any) -> list[tuple[str, str, str]]:
-    """Mappings are followed down to the keys that differ: (dotted key, old, new)."""
+    """Mappings, and lists of one length, are followed down to what differs: (dotted key, old, new)."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [
             one
@@ -145,16 +153,33 @@ def _keys(name: str, before: Any, after: Any) -> list[tuple[str, str, str]]:
             if before.get(key) != after.get(key)
             for one in _keys(f"{name}.{key}", before.get(key), after.get(key))
         ]
-    return [(name, _short(before), _short(after))]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = enumerate(zip(before, after, strict=True))
+        return [one for at, (old, new) in pairs if old != new for one in _keys(f"{name}[{at}]", old, new)]
+    return [(name, _text(before), _text(after))]
 
 
-def _short(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, str):
-        return value[:12] if len(value) == 64 else value
-    text = canonical_json(value).decode()
-    return text if len(text) <= 60 else text[:57] + "..."
+    return value if isinstance(value, str) else canonical_json(value).decode()
+
+
+def _shown(old: str, new: str, most: int = 60) -> tuple[str, str]:
+    """Both as a line has room for: digests by their first digits, long values from where they differ."""
+    if all(len(one) == 64 for one in (old, new) if one):
+        return old[:12], new[:12]
+    start = 0
+    if max(len(old), len(new)) > most:
+        start = max(0, len(os.path.commonprefix([old, new])) - 20)
+    return _cut(old, start, most), _cut(new, start, most)
+
+
+def _cut(text: str, start: int, most: int) -> str:
+    if len(text) <= most:
+        return text
+    part = text[start : start + most - 6]
+    return "..." * (start > 0) + part + "..." * (start + len(part) < len(text))
 
 
 def told(found: Sequence[Reason], most: int = 3) -> str:

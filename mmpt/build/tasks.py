@@ -7,11 +7,13 @@ gate:<ID>   decided at every run, in this process, after its measuring stage; fa
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from doit import doit_cmd
 from doit.cmd_base import DodoTaskLoader
 from doit.doit_cmd import DoitMain, reset_vars, set_var
 from doit.exceptions import TaskFailed, UnmetDependency
@@ -39,6 +41,8 @@ class Run:
         failed: stage -> how it failed: "refused", "full", "blocked" or "broke".
         waiting: stages and gates that could not run, and for which tasks they wait.
         always: stages to build even if they are fresh.
+        notes: stage -> why it ran and how it ended, for those that ran: {"reasons", "seconds", "changed",
+            "adopted", "message"}, as far as it came.
     """
 
     display: Display = field(default_factory=Display)
@@ -48,6 +52,7 @@ class Run:
     failed: dict[str, str] = field(default_factory=dict)
     waiting: dict[str, str] = field(default_factory=dict)
     always: tuple[str, ...] = ()
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     warm: bool = False
 
     @property
@@ -118,6 +123,7 @@ def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
         if reason.tampered:
             run.display.loud(f"{reason}; {stage.name} is built again")
     run.display.line(stage.name, f"runs: {told(found)}")
+    note = run.notes[stage.name] = {"reasons": [str(reason) for reason in found]}
     if not run.warm and any(one.torch and reasons(project, one) for one in project.stages):
         runner.warm_up(project.runtime("threads"))
     run.warm = True
@@ -126,15 +132,18 @@ def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
         built = runner.build(project, stage, run.display.progress)
     except runner.StageError as error:
         run.failed[stage.name] = error.status
+        note["message"] = str(error)
         run.display.line(stage.name, f"{error.status.upper()}: {error}")
         return TaskFailed(str(error), report=False)
     finally:
         run.display.close()
         project.save_caches()
+    note |= {"seconds": round(built.seconds, 3), "changed": built.changed, "adopted": built.adopted}
     how = "taken from an attempt that was complete" if built.adopted else f"built in {built.seconds:.1f} s"
     run.display.line(stage.name, how + ("" if built.changed else ", output unchanged"))
     if built.warning:
         run.display.loud(f"{stage.name}: {built.warning}")
+        note["message"] = built.warning
         run.stale.append(stage.name)
     else:
         run.built.append(stage.name)
@@ -166,6 +175,7 @@ class Reporter(ZeroReporter):
             self.run.waiting[task.name] = fail.message
         elif not isinstance(fail, TaskFailed):
             self.run.failed[task.name] = "broke"
+            self.run.notes.setdefault(task.name, {})["message"] = fail.get_msg()
             self.run.display.line(task.name, fail.get_msg())
 
 
@@ -209,6 +219,16 @@ class Loader(DodoTaskLoader):
     """
 
 
+class _Overview:
+    """What `doit --help` shows: what `doit help` does."""
+
+    def __init__(self, **_: Any):
+        pass
+
+    def print_usage(self, cmds: dict[str, Any]) -> None:
+        importlib.import_module("mmpt.build.commands_shell").print_overview(cmds)
+
+
 def _process_args(self: DoitMain, words: list[str]) -> list[str]:
     """doit 0.37 asks for word[0] and so dies on an empty word, as in `doit sample --prompt ""`."""
     reset_vars()
@@ -219,3 +239,4 @@ def _process_args(self: DoitMain, words: list[str]) -> list[str]:
 
 
 DoitMain.process_args = _process_args
+doit_cmd.Help = _Overview

@@ -1,14 +1,23 @@
-"""`doit verify`: every published byte against its manifest, every manifest against its receipt, without any
-cache.
+"""`doit verify`: every published byte against what vouches for it (published.py), without any cache.
+
+It finds accidents and edits by hand. Whoever rewrites a file and everything that vouches for it is not found by
+this, but by `--deep` as far as evidence, code and profile contradict them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from mmpt.build.declaration import Stage, measured_by
-from mmpt.build.fingerprint import define
+from mmpt.build.conclusion import stale_measurements
+from mmpt.build.declaration import Stage
+from mmpt.build.drawn import draw
+from mmpt.build.fingerprint import define, portable
 from mmpt.build.project import Project
+from mmpt.build.published import DECISION, DRAWN, GATES, HISTORY, REPORT, VERDICT, report_files, strays
 from mmpt.build.receipts import (
     DATA,
     MANIFEST,
@@ -20,43 +29,70 @@ from mmpt.build.receipts import (
 )
 from mmpt.build.staleness import differences
 from mmpt.build.tasks import policy_of
-from mmpt.gating import evaluate_gate, read_verdict
+from mmpt.gating import decide, evaluate_gate, read_decision, read_verdict
+from mmpt.gating.history import check_history
+from mmpt.report.runs import wrong_runs
+from mmpt.store.canonical import read_sealed
 from mmpt.store.digests import Manifest, sha256_bytes
 from mmpt.store.errors import UserError
+from mmpt.store.index import INDEX, read_index
+from mmpt.store.schema import validate
+
+Findings = Iterator[tuple[str, list[str]]]
 
 
-def verify(project: Project, *, deep: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """Yield (what was looked at, what is wrong with it) for every stage that is published, then for the
-    verdicts.
+def verify(project: Project, *, deep: bool = False) -> Findings:
+    """Yield (what was looked at, what is wrong with it, each line beginning with the file's path below
+    artifacts/<profile>) for every stage that is published, then for verdicts, decision, report and index.
 
     Args:
-        deep: also the outputs' schemas, the fingerprints against the present profile, code and inputs, and
-            the verdicts, decided again from evidence and policy.
+        deep: also the outputs' schemas, the fingerprints against the present profile, code and inputs, the
+            verdicts and the decision, derived again from evidence and policy, and the report, drawn again.
     """
+    if not project.root.is_dir():
+        return
+    sound = True
+    for name, found in itertools.chain(_stages(project, deep), _gates(project, deep)):
+        sound = sound and not found
+        yield name, found
+    if (project.root / REPORT).exists():
+        found = _report(project, deep)
+        # A report of what is itself in doubt would only repeat the doubt.
+        yield "report", found or (_drawn_again(project) if deep and sound else [])
+    yield "index", _index(project)
+
+
+def _stages(project: Project, deep: bool) -> Findings:
     for stage in project.stages:
         if (project.root / stage.name).exists():
-            found = _files(project, stage, deep)
+            found = _stage(project, stage, deep)
             yield stage.name, found + (_content(project, stage) if deep and not found else [])
-    if deep:
-        for gate in measured_by(project.stages):
-            if (project.root / "gates" / gate / "verdict.json").exists():
-                yield f"gate {gate}", _verdict(project, gate)
 
 
-def _files(project: Project, stage: Stage, deep: bool) -> list[str]:
+def _gates(project: Project, deep: bool) -> Findings:
+    strict = _strict(project) if deep else None
+    for folder in sorted((project.root / GATES).glob("*/")):
+        if (folder / VERDICT).exists():
+            yield f"gate {folder.name}", _verdict(project, folder.name, strict)
+    yield "history", [f"{GATES}/{HISTORY}: {one}" for one in check_history(project.root)]
+    if (project.root / DECISION).exists():
+        yield "decision", _decision(project, deep)
+
+
+def _stage(project: Project, stage: Stage, deep: bool) -> list[str]:
     folder = project.root / stage.name
     try:
         receipt = read_receipt(folder / RECEIPT, deep=deep)
-        text = (folder / MANIFEST).read_text()
-        manifest = Manifest.parse(text, folder / MANIFEST)
-    except (UserError, OSError, UnicodeDecodeError) as error:
-        return [str(error)]
-    wrong = (
-        []
-        if sha256_bytes(text.encode()) == subject_digest(receipt)
-        else [f"{MANIFEST} is not the one its receipt names"]
-    )
-    return wrong + [f"{DATA}/{one}" for one in manifest.verify(folder / DATA)]
+    except UserError as error:
+        return [_line(f"{stage.name}/{RECEIPT}", error)]
+    try:
+        text = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        return [f"{stage.name}/{MANIFEST}: {error.strerror}"]
+    if sha256_bytes(text) != subject_digest(receipt):
+        return [f"{stage.name}/{MANIFEST}: edited, it is not the one its receipt names"]
+    manifest = Manifest.parse(text.decode(), folder / MANIFEST)
+    return [f"{stage.name}/{DATA}/{one}" for one in manifest.verify(folder / DATA)]
 
 
 def _content(project: Project, stage: Stage) -> list[str]:
@@ -69,14 +105,124 @@ def _content(project: Project, stage: Stage) -> list[str]:
     return wrong + [f"stale: {one}" for one in differences(definition_of(receipt), define(project, stage))]
 
 
-def _verdict(project: Project, gate: str) -> list[str]:
+def _strict(project: Project) -> bool:
+    """Whether the decision on disk, and so the verdicts, were made without waivers."""
     try:
+        return bool(read_decision(project.root)["strict"])
+    except UserError:
+        return False
+
+
+def _verdict(project: Project, gate: str, strict: bool | None) -> list[str]:
+    """Args: strict: decide again, with or without waivers; None: only read it."""
+    name = f"{GATES}/{gate}/{VERDICT}"
+    try:
+        if strict is None:
+            read_sealed(project.root / name)
+            return []
         known = read_verdict(project.root, gate)
+        now = evaluate_gate(gate, project.root, policy_of(project, strict), write=False)
     except UserError as error:
-        return [str(error)]
-    now = evaluate_gate(gate, project.root, policy_of(project), write=False)
-    return (
-        []
-        if now.verdict == known["verdict"]
-        else [f"says {known['verdict']}, evidence and policy say {now.verdict}"]
-    )
+        return [_line(name, error)]
+    if now.verdict != known["verdict"]:
+        return [f"{name}: says {known['verdict']}, evidence and policy say {now.verdict}"]
+    return _same(name, known, now.to_json())
+
+
+def _decision(project: Project, deep: bool) -> list[str]:
+    try:
+        if not deep:
+            read_sealed(project.root / DECISION)
+            return []
+        known = read_decision(project.root)
+    except UserError as error:
+        return [_line(DECISION, error)]
+    policy = policy_of(project, known["strict"])
+    stale = stale_measurements(project)
+    now = decide(project.root, policy, portable(project.profile.data), stale=stale, write=False)
+    if now.decision != known["decision"]:
+        return [f"{DECISION}: says {known['decision']}, evidence and policy say {now.decision}"]
+    return _same(DECISION, known, dict(now.body))
+
+
+def _same(name: str, known: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    other = sorted(key for key in {*known, *now} if known.get(key) != now.get(key))
+    return [f"{name}: not what evidence and policy give: {', '.join(other)}"] if other else []
+
+
+def _report(project: Project, deep: bool) -> list[str]:
+    try:
+        known = read_sealed(project.root / REPORT / DRAWN)
+        if deep:
+            validate(known, "drawn", where=DRAWN)
+    except UserError as error:
+        return [_line(f"{REPORT}/{DRAWN}", error)]
+    found, files = report_files(project), known["files"]
+    names = sorted(name for name in {*found, *files} if found.get(name) != files.get(name))
+    # A report drawn again vouches for the record of runs as it is: the record's own digests tell of older edits.
+    runs = [f"{REPORT}/runs.jsonl: {one}" for one in wrong_runs(project.root)]
+    return runs + [
+        f"{REPORT}/{name}: "
+        + ("missing" if name not in found else "edited" if name in files else "not published")
+        for name in names
+    ]
+
+
+def _drawn_again(project: Project) -> list[str]:
+    """The report against one drawn now, where that writes nothing: without stage render it would copy media.
+
+    Asked where nothing else is in doubt, so no measurement is stale.
+    """
+    if not (project.root / "render" / DATA).is_dir() or not (project.root / DECISION).exists():
+        return []
+    try:
+        drawn = draw(project, {})
+    except UserError as error:
+        return [_line(REPORT, error)]
+    return [
+        f"{REPORT}/{name}: not what is drawn from decision, verdicts and data now"
+        for name, data in drawn.items()
+        if (project.root / REPORT / name).read_bytes() != data
+    ]
+
+
+def _index(project: Project) -> list[str]:
+    """What is gone, and what nobody published. A file that differs from the index is not named: it vouches for
+    itself, and is newer where a run was killed before its end.
+    """
+    wrong = [f"{name}: not published" for name in strays(project) if not name.startswith(f"{REPORT}/")]
+    try:
+        known = read_index(project.root)
+    except UserError as error:
+        return [*wrong, _line(INDEX, error)]
+    for name in known:
+        path = project.root / name
+        # What drawn.json vouches for is missed by it, if it is there itself.
+        told = name.startswith(f"{REPORT}/") and (project.root / REPORT / DRAWN).exists()
+        if not path.is_file() and not told and not _told_by_stage(path):
+            wrong.append(f"{name}: missing")
+    history = f"{GATES}/{HISTORY}"
+    path = project.root / history
+    if history in known and path.is_file() and not check_history(project.root) and not _began(path, known[history]):
+        wrong.append(f"{history}: lines are missing at its end")
+    return wrong
+
+
+def _told_by_stage(path: Path) -> bool:
+    """Whether the stage's own check has named it: its folder is there without it."""
+    return path.name in (MANIFEST, RECEIPT) and path.parent.exists()
+
+
+def _began(path: Path, digest: str) -> bool:
+    """Whether some first lines of ``path``, or all, have that digest."""
+    value = hashlib.sha256()
+    for line in path.read_bytes().splitlines(keepends=True):
+        value.update(line)
+        if value.hexdigest() == digest:
+            return True
+    return False
+
+
+def _line(name: str, error: UserError) -> str:
+    found = f", found {error.found}" if error.found else ""
+    return f"{name}: {error.what}{found}"

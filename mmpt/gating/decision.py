@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from mmpt.gating.lineage import Lineage
 from mmpt.gating.policy import Policy
 from mmpt.gating.verdicts import Verdict, evaluate_gate
-from mmpt.store.canonical import digest_json, pretty_json, write_json
+from mmpt.store.canonical import digest_json, pretty_json, read_sealed, seal, write_sealed
 from mmpt.store.digests import sha256_bytes, sha256_file
 from mmpt.store.errors import EXIT_CANNOT_DECIDE, EXIT_GO, EXIT_NO_GO, Blocked
 from mmpt.store.schema import validate
@@ -60,21 +60,51 @@ def require(root: Path, gate_ids: Iterable[str], policy: Policy) -> None:
         raise Blocked([one.gate for one in bad], [f"{one.gate} {one.verdict}, {one.reason}" for one in bad])
 
 
-def decide(root: Path, policy: Policy, profile: Mapping[str, Any] | None = None) -> Decision:
+def decide(
+    root: Path,
+    policy: Policy,
+    profile: Mapping[str, Any] | None = None,
+    *,
+    stale: Collection[str] = (),
+    write: bool = True,
+) -> Decision:
     """Evaluate all gates and write ``decision.json``, if its bytes change.
 
     Args:
         root: artifacts/<profile>.
         profile: the profile's data; its digest goes into the decision.
+        stale: stages that a gate rests on and that are of another profile or code than the present.
+        write: keep verdicts and decision; False only derives them.
     """
-    verdicts = tuple(evaluate_all(root, policy))
-    name = conclude(verdicts)
+    verdicts = tuple(evaluate_all(root, policy, write=write))
+    name = with_stale(verdicts, stale)
     body = _body(name, root, policy, verdicts, profile)
-    path = root / "decision.json"
-    if not path.is_file() or path.read_bytes() != pretty_json(body):
+    path = decision_path(root)
+    if write and (not path.is_file() or path.read_bytes() != pretty_json(seal(body))):
         validate(body, "decision", where=path)
-        write_json(path, body)
+        write_sealed(path, body)
     return Decision(name, policy.profile, policy.strict, verdicts, body)
+
+
+def decision_path(root: Path) -> Path:
+    """Where a profile's decision lies."""
+    return root / "decision.json"
+
+
+def read_decision(root: Path) -> dict[str, Any]:
+    """The decision on disk.
+
+    Raises:
+        UserError: missing, edited, not a decision.
+    """
+    body = read_sealed(decision_path(root))
+    validate(body, "decision", where=decision_path(root))
+    return body
+
+
+def withdraw(root: Path) -> None:
+    """Take the decision away: the artifacts are about to change, and a killed run must not leave a GO."""
+    decision_path(root).unlink(missing_ok=True)
 
 
 def conclude(verdicts: Iterable[Verdict]) -> str:
@@ -83,6 +113,12 @@ def conclude(verdicts: Iterable[Verdict]) -> str:
     if "NO_GO" in names:
         return "NO-GO"
     return "CANNOT-DECIDE" if "CANNOT_DECIDE" in names or not names else "GO"
+
+
+def with_stale(verdicts: Iterable[Verdict], stale: Collection[str]) -> str:
+    """The decision; GO on stale measurements is CANNOT-DECIDE, until they are made again."""
+    name = conclude(verdicts)
+    return "CANNOT-DECIDE" if name == "GO" and stale else name
 
 
 def _body(
@@ -111,7 +147,7 @@ def _body(
 def _entry(verdict: Verdict) -> dict[str, Any]:
     """What the decision keeps of a verdict; its digest ties the two files together."""
     kept = {key: getattr(verdict, key) for key in ("verdict", "title", "stage", "blocks", "reason")}
-    digest = sha256_bytes(pretty_json(verdict.to_json()))
+    digest = sha256_bytes(pretty_json(seal(verdict.to_json())))
     return {**kept, "sha256": digest, "warnings": len(verdict.warnings())}
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmpt.store.canonical import digest_json, read_json
+from mmpt.store.canonical import read_sealed
 from mmpt.store.digests import sha256_file
-from mmpt.store.errors import UserError
+from mmpt.store.errors import Edited, UserError
 
 NOT_YET = "has no result yet"
 
@@ -36,18 +36,17 @@ class Lineage:
         if not (folder / "MANIFEST.sha256").is_file():
             return f"stage {stage} {NOT_YET}"
         try:
-            receipt = read_json(folder / "receipt.json")
-            statement = {key: value for key, value in receipt.items() if key != "digest"}
-            own, subject = receipt["digest"]["sha256"], receipt["subject"][0]["digest"]["sha256"]
+            receipt = read_sealed(folder / "receipt.json")
+            subject = receipt["subject"][0]["digest"]["sha256"]
             inputs = {
                 one["name"].removeprefix("artifact:"): one["digest"]["sha256"]
                 for one in receipt["predicate"]["buildDefinition"]["resolvedDependencies"]
                 if one["name"].startswith("artifact:")
             }
+        except Edited:
+            return f"the receipt of stage {stage} was edited"
         except (UserError, KeyError, IndexError, TypeError, AttributeError):
             return f"stage {stage} has no readable receipt"
-        if own != digest_json(statement):
-            return f"the receipt of stage {stage} was edited"
         if subject != sha256_file(folder / "MANIFEST.sha256"):
             return f"the manifest of stage {stage} is not the one its receipt vouches for"
         return self._changed(stage, inputs)

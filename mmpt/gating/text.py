@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mmpt.gating.columns import columns, elided, wrapped
 
 SIGN = {
     "min": ">=",
@@ -13,6 +15,8 @@ SIGN = {
     "ci_high_max": "<=",
     "ci_high_below": "<",
 }
+NAME_WIDTH = 30  # of a check in a table of less than WIDE columns; a longer name is elided
+WIDE = 110
 END = {"ci_low_above": "lower end", "ci_high_max": "upper end", "ci_high_below": "upper end"}
 
 
@@ -91,6 +95,72 @@ def gate_line(verdict: Mapping[str, Any]) -> str:
         shown += f"; {told['note']}" if told["note"] else ""
         shown = f"warning, {shown}" if told["status"] == "warn" else shown
     return f"{verdict['gate']}  {verdict['verdict']:14} {verdict['title']}: {shown}".rstrip(": ")
+
+
+def gate_table(verdicts: Sequence[Mapping[str, Any]], width: int = 80) -> list[str]:
+    """One aligned line a gate, value against bound; below the table what fails, why, and what to do.
+
+    Args:
+        verdicts: as JSON.
+        width: columns of the terminal; where they suffice, the gates' titles stand at the end of the lines.
+    """
+    if not verdicts:
+        return []
+    rows = [_row(one, NAME_WIDTH if width < WIDE else WIDE) for one in verdicts]
+    full = columns([row for row in rows if len(row) > 3], right={3, 6})
+    room = width - max(map(len, full), default=0) - 2
+    titles = room >= max(len(one["title"]) for one in verdicts)
+    size = max(len(row[1]) for row in rows)
+    lines = []
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if len(row) > 3:
+            line = full.pop(0)
+            lines.append(f"{line:<{width - room}}{verdict['title']}" if titles else line)
+        else:  # nothing was measured: why, instead of a value
+            lines.append(f"{row[0]}  {row[1]:<{size}}  {row[2]}".rstrip())
+    for verdict in verdicts:
+        lines += _problem(verdict, width)
+    return lines
+
+
+def _row(verdict: Mapping[str, Any], most: int) -> list[str]:
+    """Gate, verdict, check, value, bound, n; or gate, verdict, and why there is no check to show."""
+    told, head = telling(verdict["checks"]), [verdict["gate"], verdict["verdict"]]
+    if told is None or told["value"] is None or told["status"] == "not_applicable":
+        return [*head, verdict["reason"]]
+    what = compared(told) if compared(told) is not None else told["value"]
+    bound = bound_text(told).replace("lower end", "low").replace("upper end", "high")
+    row = [*head, elided(check_name(told), most), number(what), bound, "n", str(told["n"])]
+    return [*row, "warns"] if any(one["status"] == "warn" for one in verdict["checks"]) else row
+
+
+def _problem(verdict: Mapping[str, Any], width: int) -> list[str]:
+    """A gate that is not good, in full: every blocking check that did not pass, and what to do."""
+    if verdict["verdict"] not in ("NO_GO", "CANNOT_DECIDE"):
+        return []
+    bad = [
+        one
+        for one in verdict["checks"]
+        if one["severity"] == "block" and one["status"] in ("fail", "cannot_decide")
+    ]
+    head = f"{verdict['gate']} {verdict['verdict']}: {verdict['title']}"
+    lines = ["", *wrapped(head if bad else f"{head}: {verdict['reason']}", width, "    ")]
+    for one in bad:
+        lines += wrapped(_finding(one), width, "      ", first="    ")
+    for remedy in dict.fromkeys(one["remedy"] for one in bad if one["remedy"]):
+        lines += wrapped(f"do: {remedy}", width, "        ", first="    ")
+    return lines
+
+
+def _finding(check: Mapping[str, Any]) -> str:
+    """ "nll 0.031 (95 % 0.02 .. 0.04, n 20066), bound upper end <= 0.0198: text got worse"."""
+    said = check["note"] or check["message"]
+    if check["value"] is None:
+        return f"{check_name(check)}: {said}"
+    interval = interval_text(check)
+    about = f"{'95 % ' + interval + ', ' if interval else ''}n {check['n']}"
+    unit = f" {check['unit']}" if check["unit"] else ""
+    return f"{check_name(check)} {number(check['value'])}{unit} ({about}), bound {bound_text(check)}: {said}"
 
 
 def telling(checks: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -10,13 +10,13 @@ from typing import Any
 from mmpt.gating.checks import Gate
 from mmpt.gating.conditions import CONDITIONS
 from mmpt.gating.floors import FLOORS
-from mmpt.gating.history import append_change
+from mmpt.gating.history import append_change, one_writer
 from mmpt.gating.lineage import Lineage
 from mmpt.gating.policy import Policy
 from mmpt.gating.rules import CheckResult, apply_check, index_metrics
 from mmpt.gating.waivers import Waiver
 from mmpt.store.atomic import atomic_write
-from mmpt.store.canonical import digest_json, pretty_json, read_json
+from mmpt.store.canonical import digest_json, pretty_json, read_sealed, seal
 from mmpt.store.digests import Manifest, sha256_bytes, sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import read_evidence
@@ -144,10 +144,10 @@ def read_verdict(root: Path, gate_id: str) -> dict[str, Any]:
     """The verdict on disk, for display; a consumer re-decides instead.
 
     Raises:
-        UserError: missing, not JSON, not a verdict.
+        UserError: missing, edited, not a verdict.
     """
     path = verdict_path(root, gate_id)
-    body = read_json(path)
+    body = read_sealed(path)
     validate(body, "verdict", where=path)
     return body
 
@@ -249,22 +249,26 @@ def _line(one: CheckResult) -> str:
 
 
 def _keep(root: Path, verdict: Verdict) -> None:
-    """Write the verdict if its bytes change; add a changed verdict to the history."""
+    """Write the verdict if its bytes change; add a changed verdict to the history.
+
+    The history comes first: it can tell that a change is already in it, a verdict cannot tell that it is not.
+    """
     path, body = verdict_path(root, verdict.gate), verdict.to_json()
-    data = pretty_json(body)
+    data = pretty_json(seal(body))
     if path.is_file() and path.read_bytes() == data:
         return
     validate(body, "verdict", where=path)
-    before = _old_verdict(path)
-    atomic_write(path, data)
-    if before != verdict.verdict:
-        row = {"gate": verdict.gate, "from": before, "to": verdict.verdict, "reason": verdict.reason}
-        row |= {"subject": verdict.subject_digest, "evidence": verdict.evidence_sha256}
-        append_change(root, {**row, "policy": verdict.policy_sha256, "verdict": sha256_bytes(data)})
+    with one_writer(root):
+        before = _old_verdict(root, verdict.gate)
+        if before != verdict.verdict:
+            row = {"gate": verdict.gate, "from": before, "to": verdict.verdict, "reason": verdict.reason}
+            row |= {"subject": verdict.subject_digest, "evidence": verdict.evidence_sha256}
+            append_change(root, {**row, "policy": verdict.policy_sha256, "verdict": sha256_bytes(data)})
+        atomic_write(path, data)
 
 
-def _old_verdict(path: Path) -> str:
+def _old_verdict(root: Path, gate_id: str) -> str:
     try:
-        return str(read_json(path).get("verdict", "")) if path.is_file() else ""
-    except (UserError, AttributeError):
+        return str(read_sealed(verdict_path(root, gate_id)).get("verdict", ""))
+    except UserError:
         return ""

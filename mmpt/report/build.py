@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmpt.gating.decision import read_decision
 from mmpt.gating.history import read_history
 from mmpt.gating.text import telling
 from mmpt.report.changes import changes, key_of, state_of
 from mmpt.report.provenance import provenance
 from mmpt.report.runs import read_runs, record_run
-from mmpt.store.canonical import read_json
+from mmpt.store.canonical import read_json, read_sealed
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate
 
@@ -49,7 +50,7 @@ def build_report(
         The report as report.schema.json wants it; paths of pictures and sounds are relative to ``root``.
 
     Raises:
-        UserError: no decision.json, or one that is none.
+        UserError: no decision.json, one that is none, or an edited one.
     """
     decision, verdicts = _decided(root)
     data, base = _data(root)
@@ -84,15 +85,14 @@ def record(root: Path) -> None:
     """Put the run below ``root`` on record in report/runs.jsonl if it differs from the last one there.
 
     Raises:
-        UserError: no decision.json, or one that is none.
+        UserError: no decision.json, one that is none, or an edited one.
     """
     record_run(root, state_of(*_decided(root)))
 
 
 def _decided(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The decision and the verdicts it rests on, in the order in which a run comes by them."""
-    decision = read_json(root / "decision.json")
-    validate(decision, "decision", where=root / "decision.json")
+    decision = read_decision(root)
     gates = sorted(
         decision["gates"].items(), key=lambda pair: (ORDER.find(pair[0][0]) % (len(ORDER) + 1), pair[0])
     )
@@ -103,7 +103,7 @@ def _verdict(root: Path, gate_id: str, entry: Mapping[str, Any]) -> dict[str, An
     """The verdict on disk; where there is none, the little that the decision says."""
     path = root / "gates" / gate_id / "verdict.json"
     try:
-        body = read_json(path)
+        body = read_sealed(path)
         validate(body, "verdict", where=path)
         return body
     except UserError as error:

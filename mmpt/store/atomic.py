@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import shutil
 from pathlib import Path
+
+MANY_FILES = 64
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux' renameat2
 
 
 def fsync_folder(folder: Path) -> None:
@@ -43,8 +48,20 @@ def atomic_write(path: Path | str, data: bytes, *, durable: bool = True) -> None
 
 
 def fsync_tree(folder: Path) -> None:
-    """Make every file and folder below ``folder`` durable, ``folder`` itself included."""
-    for root, _, files in os.walk(folder):
+    """Make every file and folder below ``folder`` durable, ``folder`` itself included.
+
+    Many files go to the disk at once where the system can do that (Linux): 10,000 waits take minutes, one a second.
+    """
+    walked = list(os.walk(folder))
+    if sum(len(files) for _, _, files in walked) > MANY_FILES and (sync := getattr(_libc(), "syncfs", None)):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            if sync(descriptor) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+        finally:
+            os.close(descriptor)
+        return
+    for root, _, files in walked:
         for name in files:
             descriptor = os.open(os.path.join(root, name), os.O_RDONLY)
             try:
@@ -57,16 +74,42 @@ def fsync_tree(folder: Path) -> None:
 def publish_folder(staging: Path, final: Path) -> None:
     """Move a finished ``staging`` folder to ``final`` (same file system), durable; what was at ``final`` goes away.
 
-    A crash between the two renames leaves ``final`` absent, never half: the receipt, written later, is what counts.
+    On Linux the two change places in one step, so that there is always one or the other. Where the system cannot do
+    that, a crash between two renames leaves ``final`` absent, never half, and both folders in staging.
     """
     fsync_tree(staging)
     final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        doomed = staging.with_name(f"{staging.name}.old")
-        shutil.rmtree(doomed, ignore_errors=True)
+    if not os.path.lexists(final):
+        os.rename(staging, final)
+        fsync_folder(final.parent)
+        return
+    doomed = staging.with_name(f"{staging.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if exchange(staging, final):
+        doomed = staging
+    else:
         os.rename(final, doomed)
         os.rename(staging, final)
-        shutil.rmtree(doomed, ignore_errors=True)
-    else:
-        os.rename(staging, final)
     fsync_folder(final.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where the system or its file system cannot.
+
+    Raises:
+        OSError: one of them is not there, or may not be moved.
+    """
+    rename = getattr(_libc(), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

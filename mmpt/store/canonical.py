@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.store.atomic import atomic_write
-from mmpt.store.errors import UserError
+from mmpt.store.errors import Edited, UserError
 
 
 def canonical_json(value: Any) -> bytes:
@@ -48,3 +48,34 @@ def read_json(path: Path | str) -> Any:
 def write_json(path: Path | str, value: Any, *, durable: bool = True) -> None:
     """Write ``value`` atomically in its readable spelling."""
     atomic_write(path, pretty_json(value), durable=durable)
+
+
+def seal(value: dict[str, Any]) -> dict[str, Any]:
+    """``value`` with a digest of itself, under the key "digest"."""
+    return {**value, "digest": {"sha256": digest_json(value)}}
+
+
+def write_sealed(path: Path | str, value: dict[str, Any], *, durable: bool = True) -> None:
+    """Write ``value`` atomically so that ``read_sealed`` sees every byte that is changed later."""
+    write_json(path, seal(value), durable=durable)
+
+
+def read_sealed(path: Path | str, *, fix: str = "doit makes it again") -> dict[str, Any]:
+    """What ``write_sealed`` was given: ``read_sealed`` after ``write_sealed(path, value)`` gives ``value``.
+
+    Each byte counts: a file that says the same in another spelling is refused too. This finds accidents and edits by
+    hand; whoever computes the digest again can write what they like.
+
+    Raises:
+        UserError: missing, not JSON, or without a digest.  Edited: its digest does not hold.
+    """
+    value = read_json(path)
+    try:
+        body = {key: one for key, one in value.items() if key != "digest"}
+        whole = value["digest"] == {"sha256": digest_json(body)}
+        spelled = pretty_json(value)
+    except (KeyError, AttributeError, TypeError, ValueError):
+        raise UserError("carries no digest of itself", where=path, fix=fix) from None
+    if not whole or spelled != Path(path).read_bytes():
+        raise Edited("was edited", where=path, expected="the bytes whose digest it carries", fix=fix)
+    return body

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 EXIT_GO, EXIT_BROKE, EXIT_USAGE, EXIT_NO_GO, EXIT_CANNOT_DECIDE = 0, 1, 2, 10, 20
+# EFBIG: a file size limit (ulimit -f) stops a write as a full disk does.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAY_NOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)  # a folder or file system that is read-only to us
 
 
 class UserError(Exception):
@@ -31,6 +35,10 @@ class UserError(Exception):
     def __reduce__(self) -> tuple:
         # Errors cross the process border between a stage and the build; keyword arguments need their own rebuild.
         return (_rebuild, (type(self), self.__dict__, self.args))
+
+
+class Edited(UserError):
+    """A file is not what was written there: what vouches for it says so."""
 
 
 def _rebuild(kind: type[UserError], state: dict, args: tuple) -> UserError:

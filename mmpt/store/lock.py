@@ -5,11 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmpt.store.errors import UserError
+from mmpt.store.errors import MAY_NOT_WRITE, UserError
+
+PATIENCE = 60.0  # seconds that ``in_turn`` waits at most
 
 
 @contextmanager
@@ -20,10 +23,9 @@ def exclusive(path: Path, holder: str) -> Iterator[None]:
         holder: what to tell the next one, e.g. the command line; the process id is added.
 
     Raises:
-        UserError: another process holds it; names it.
+        UserError: another process holds it, and which; or the folder may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _open(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,6 +37,46 @@ def exclusive(path: Path, holder: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def hold(path: Path, seconds: float) -> int:
+    """Take ``path`` alone, waiting for whoever has it, and keep it until this process ends; the open descriptor.
+
+    Raises:
+        UserError: it was not free within ``seconds``.
+    """
+    descriptor, end = _open(path), time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > end:
+                os.close(descriptor)
+                raise UserError("a process of an earlier run still works there", where=path,
+                                fix="end it, then run doit again") from None
+            time.sleep(0.02)
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold ``path`` alone for the body of a ``with``, after whoever has it now; for moments."""
+    descriptor = hold(path, PATIENCE)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno not in MAY_NOT_WRITE:
+            raise
+        raise UserError("may not be written", where=error.filename, found=error.strerror,
+                        fix="plan, why, gates, verify, history and list only read") from None
 
 
 def _holder(path: Path) -> str:

@@ -25,7 +25,7 @@ def gates_folder(tmp_path: Path) -> Path:
     """A copy of gates/ whose policy, waivers and baselines a test may edit."""
     folder = tmp_path / "gates"
     folder.mkdir()
-    for name in ("policy.yaml", "waivers.yaml"):
+    for name in ("policy.yaml", "waivers.yaml", "baselines.json"):
         shutil.copy(GATES_FOLDER / name, folder / name)
     return folder
 

@@ -15,16 +15,20 @@ from tests.gating.gate_evidence import fixture, publish, publish_all, sign
 
 from mmpt.gating import (
     GATES_FOLDER,
+    Accepted,
     accept,
     decide,
     evaluate_gate,
     load_policy,
+    read_decision,
     load_waivers,
+    read_accepted,
     read_history,
     read_verdict,
     require,
     waive,
 )
+from mmpt.gating.baselines import baseline_values
 from mmpt.gating.verdicts import verdict_path
 from mmpt.store.errors import Blocked, UserError
 from mmpt.store.evidence import read_evidence
@@ -34,7 +38,7 @@ def test_all_good_is_go(policy, root, profile):
     publish_all(root, policy)
     decision = decide(root, policy, profile)
     assert (decision.decision, decision.exit_code) == ("GO", 0)
-    assert json.loads((root / "decision.json").read_text()) == decision.body
+    assert read_decision(root) == decision.body
     assert set(decision.body["digests"]["stages"]) == {gate.stage for gate in policy.gates.values()}
 
 
@@ -260,11 +264,25 @@ def test_a_waiver_needs_a_real_day(root, gates_folder, profile, expires):
     assert load_waivers(gates_folder / "waivers.yaml") == ()
 
 
+def accepted(gates_folder, policy, evidence, **changes) -> Accepted:
+    values = baseline_values(policy.gate("S3"), evidence)
+    fields = {
+        "subject": "a" * 64,
+        "evidence": "b" * 64,
+        "owner": "me",
+        "reason": "first run",
+        "day": "2030-01-01",
+    }
+    one = Accepted("smoke", "S3", **(fields | changes), values=values)
+    accept(gates_folder / "baselines.json", [one])
+    return one
+
+
 def test_an_accepted_baseline_is_held(root, gates_folder, profile, policy):
     path = publish(root, "shard_audit", "S3", fixture("S3", "good"))
     first = evaluate_gate("S3", root, policy)
     assert {one.status for one in first.checks if one.id == "psnr_baseline"} == {"not_applicable"}
-    accept(gates_folder / "baselines.json", "smoke", "S3", {"psnr_db", "ssim"}, read_evidence(path))
+    accepted(gates_folder, policy, read_evidence(path))
     evidence = fixture("S3", "good")
     for one in evidence["metrics"]:
         if one["name"] == "psnr_db":
@@ -272,6 +290,39 @@ def test_an_accepted_baseline_is_held(root, gates_folder, profile, policy):
     publish(root, "shard_audit", "S3", evidence)
     verdict = evaluate_gate("S3", root, load_policy(gates_folder / "policy.yaml", profile))
     assert verdict.verdict == "NO_GO" and verdict.failing()[0].id == "psnr_baseline"
+
+
+def test_a_metric_that_is_no_longer_measured_cannot_pass_its_baseline(root, gates_folder, profile, policy):
+    accepted(gates_folder, policy, fixture("S3", "good"))
+    evidence = fixture("S3", "good")
+    evidence["metrics"] = [one for one in evidence["metrics"] if one["name"] != "psnr_db"]
+    publish(root, "shard_audit", "S3", evidence)
+    verdict = evaluate_gate("S3", root, load_policy(gates_folder / "policy.yaml", profile))
+    assert verdict.verdict == "CANNOT_DECIDE" and "psnr_baseline [image]: no metric psnr_db" in verdict.reason
+
+
+def test_baselines_are_read_as_they_were_accepted(gates_folder, policy):
+    path = gates_folder / "baselines.json"
+    assert read_accepted(path) == []
+    one = accepted(gates_folder, policy, fixture("S3", "good"))
+    assert read_accepted(path) == [one]
+    other = accepted(gates_folder, policy, fixture("S3", "good"), owner="you")
+    assert read_accepted(path) == [other], "the later one counts"
+
+
+@pytest.mark.parametrize("old, new", [("24.1", "20.1"), ("first run", "other run"), ('"n": 128', '"n": 127')])
+def test_a_baseline_edited_by_hand_is_refused(gates_folder, policy, old, new):
+    accepted(gates_folder, policy, fixture("S3", "good"))
+    path = gates_folder / "baselines.json"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match="profiles.smoke.S3: a baseline was edited"):
+        load_policy(gates_folder / "policy.yaml")
+
+
+def test_without_the_baselines_file_nothing_is_decided(gates_folder):
+    (gates_folder / "baselines.json").unlink()
+    with pytest.raises(UserError, match="the accepted baselines are missing"):
+        load_policy(gates_folder / "policy.yaml")
 
 
 def test_the_decision_is_deterministic_and_holds_no_time(policy, root, profile):

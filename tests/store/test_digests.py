@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpt.store.digests import Difference, Manifest, StatCache, sha256_bytes, sha256_file
+from mmpt.store.digests import Difference, Manifest, sha256_bytes, sha256_file
 from mmpt.store.errors import UserError
+from mmpt.store.stat_cache import StatCache
 
 names = st.from_regex(r"[a-zA-Z0-9_. -]{1,20}(/[a-zA-Z0-9_ -]{1,8})?", fullmatch=True).filter(
     lambda name: ".." not in name.split("/") and not name.startswith("/"))
@@ -77,16 +78,16 @@ def test_stat_cache_sees_an_edit_that_keeps_size_and_mtime(tmp_path):
 
 
 def test_stat_cache_does_not_read_an_unchanged_file_again(tmp_path, monkeypatch):
-    import mmpt.store.digests as digests
+    import mmpt.store.stat_cache as stat_cache
 
     path = tmp_path / "f"
     path.write_bytes(b"x")
     os.utime(path)
-    monkeypatch.setattr(StatCache, "RACY_NS", -(10**18))
+    monkeypatch.setattr(stat_cache, "RACY_NS", -(10**18))
     cache = StatCache(tmp_path / "cache.json")
     value = cache.digest(path)
     cache.save()
-    monkeypatch.setattr(digests, "sha256_file", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(stat_cache, "sha256_file", lambda _: pytest.fail("read again"))
     assert StatCache(tmp_path / "cache.json").digest(path) == value
 
 

@@ -1,0 +1,131 @@
+"""What the next run would do with every stage: staleness, and the gates that would hold a stage back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mmpt.build.declaration import Stage, measured_by
+from mmpt.build.project import Project
+from mmpt.build.staleness import Planned, Reason, plan
+from mmpt.build.tasks import policy_of
+from mmpt.gating import Verdict, evaluate_gate
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """One stage in the next run.
+
+    Args:
+        state: "fresh"; "runs"; "may run" if an input that runs comes out different; "blocked" if a gate or
+            another stage would hold it back.
+        reasons: why it is stale itself.
+        waits_for: inputs that are not fresh.
+        held_by: gates that it needs, that are not GO, and whose measurement would not be made again.
+        behind: stages that it needs and that are blocked themselves.
+        asked: it is fresh, and was asked for with -a.
+    """
+
+    stage: Stage
+    state: str
+    reasons: tuple[Reason, ...]
+    waits_for: tuple[str, ...]
+    held_by: tuple[Verdict, ...] = ()
+    behind: tuple[str, ...] = ()
+    asked: bool = False
+
+    def lines(self) -> list[str]:
+        """Why, one line a cause."""
+        lines = [str(reason) for reason in self.reasons] + ["asked for (-a)"] * self.asked
+        if self.state == "may run":
+            lines.append(f"if {' or '.join(self.waits_for)} comes out different")
+        return [*lines, *self.holds(), *(f"waits for {name}, which is blocked" for name in self.behind)]
+
+    def holds(self) -> list[str]:
+        """One line a gate that holds it back."""
+        return [
+            f"held back by gate {one.gate}, {one.verdict}: {one.reason}".rstrip(": ") for one in self.held_by
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """As commands.schema.json describes it."""
+        return {
+            "stage": self.stage.name,
+            "state": self.state,
+            "reasons": [reason_json(reason) for reason in self.reasons],
+            "asked": self.asked,
+            "waits_for": list(self.waits_for),
+            "held_by": [
+                {"gate": one.gate, "verdict": one.verdict, "reason": one.reason} for one in self.held_by
+            ],
+            "behind": list(self.behind),
+        }
+
+
+def reason_json(reason: Reason) -> dict[str, Any]:
+    """A reason with its exact old and new value."""
+    return {
+        "kind": reason.kind,
+        "name": reason.name,
+        "old": reason.old,
+        "new": reason.new,
+        "text": str(reason),
+        "tampered": reason.tampered,
+    }
+
+
+def outlook(
+    project: Project, names: Collection[str] = (), *, always: bool = False, single: bool = False
+) -> list[Outlook]:
+    """Every stage that a run would look at, in table order.
+
+    Args:
+        names: the stages asked for; none: all.
+        always: they run even if they are fresh.
+        single: only they, not what they need.
+    """
+    planned = {one.stage.name: one for one in plan(project)}
+    wanted = set(names) if single else with_inputs(project, names or project.names)
+    states: dict[str, Outlook] = {}
+    for name, one in planned.items():
+        if name in wanted:
+            states[name] = _one(project, one, states, always and name in names)
+    return list(states.values())
+
+
+def with_inputs(project: Project, names: Iterable[str]) -> set[str]:
+    """The stages of that name, what they read, and what measures the gates they need, all the way up."""
+    found, measures = set(), measured_by(project.stages)
+    queue = list(names)
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found.add(name)
+            queue += [*project.names[name].inputs, *(measures[gate] for gate in project.names[name].needs)]
+    return found
+
+
+def _one(project: Project, own: Planned, before: dict[str, Outlook], forced: bool) -> Outlook:
+    asked = forced and not own.reasons
+    waits = tuple(name for name in own.stage.inputs if name in before and before[name].state != "fresh")
+    state = "runs" if own.reasons or asked else "may run" if waits else "fresh"
+    if state == "fresh":
+        return Outlook(own.stage, state, own.reasons, waits)
+    held = _holding(project, own.stage, before)
+    measures = measured_by(project.stages)
+    needed = dict.fromkeys([*own.stage.inputs, *(measures[gate] for gate in own.stage.needs)])
+    behind = tuple(name for name in needed if name in before and before[name].state == "blocked")
+    blocked = bool(held or behind)
+    return Outlook(own.stage, "blocked" if blocked else state, own.reasons, waits, held, behind, asked)
+
+
+def _holding(project: Project, stage: Stage, before: dict[str, Outlook]) -> tuple[Verdict, ...]:
+    measures = measured_by(project.stages)
+    settled = [
+        gate
+        for gate in stage.needs
+        if measures[gate] not in before or before[measures[gate]].state == "fresh"
+    ]
+    verdicts = (evaluate_gate(gate, project.root, policy_of(project), write=False) for gate in settled)
+    return tuple(one for one in verdicts if not one.good)

@@ -1,0 +1,104 @@
+"""What surrounds a body in its process, and the one body that the build itself has."""
+
+import errno
+import random
+
+import numpy
+import pytest
+
+from mmpt.build.child import _undisturbed, disk_full
+from mmpt.build.declaration import by_name
+from mmpt.build.receipts import check_outputs
+from mmpt.build.release import release
+from mmpt.build.stages import STAGES
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.digests import sha256_file
+from mmpt.store.errors import UserError
+from mmpt.store.stage import SliceView, StageContext
+
+
+def test_a_hook_that_draws_random_numbers_leaves_the_training_run_alone():
+    import torch
+
+    def drawn():
+        return random.random(), float(numpy.random.rand()), float(torch.rand(()))
+
+    def states():
+        random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
+
+    calls = []
+    states()
+    expected = drawn()
+    states()
+    _undisturbed(lambda step, folder: calls.append((step, drawn())))(3, None)
+    assert drawn() == expected and calls[0][0] == 3
+    assert _undisturbed(None) is None
+
+
+def wrapped(error: Exception) -> Exception:
+    try:
+        try:
+            raise error
+        except type(error) as inner:
+            raise RuntimeError("saving failed") from inner
+    except RuntimeError as outer:
+        return outer
+
+
+@pytest.mark.parametrize("error, full", [
+    (OSError(errno.ENOSPC, "x"), True),
+    (OSError(errno.EDQUOT, "x"), True),
+    (wrapped(OSError(errno.ENOSPC, "x")), True),
+    (ValueError("I/O error: No space left on device (os error 28)"), True),  # as safetensors says it
+    (OSError(errno.EACCES, "x"), False),
+    (wrapped(ValueError("x")), False),
+])  # fmt: skip
+def test_a_full_disk_is_known_however_it_is_wrapped(error, full):
+    assert disk_full(error) is full
+
+
+@pytest.fixture
+def context(tmp_path):
+    """Inputs of stage release: a final checkpoint with state beside the adapter, a token space, a base."""
+    final = tmp_path / "train" / "checkpoints" / "step_20"
+    for path, text in (
+        (final / "adapter_config.json", "{}"),
+        (final / "adapter_model.safetensors", "weights"),
+        (final / "trainer_state.safetensors", "optimizer"),
+        (tmp_path / "token_space" / "token_space.json", "{}"),
+        (tmp_path / "token_space" / "token_space.sha256", f"{'a' * 64}  token_space.json\n"),
+        (tmp_path / "base" / "model" / "config.json", "{}"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    write_json(tmp_path / "train" / "checkpoints.json", {"final": "step_20"})
+    (tmp_path / "out").mkdir()
+    inputs = {name: tmp_path / name for name in ("train", "token_space", "base")}
+    profile = SliceView({"name": "mine"}, ("name",), "release")
+    return StageContext("release", profile, inputs, tmp_path / "out", tmp_path / "work")
+
+
+def test_a_release_holds_the_adapter_and_names_it_by_digest(context):
+    release(context)
+    files = sorted(
+        path.relative_to(context.out).as_posix() for path in context.out.rglob("*") if path.is_file()
+    )
+    assert "adapter/adapter_model.safetensors" in files and "adapter/trainer_state.safetensors" not in files
+    said = read_json(context.out / "RELEASE.json")
+    assert said["step"] == "step_20" and said["token_space_sha256"] == "a" * 64 and said["profile"] == "mine"
+    assert said["files"] == {
+        name: sha256_file(context.out / name) for name in files if name != "RELEASE.json"
+    }
+
+
+def test_a_release_is_what_the_table_says(context):
+    stage = by_name(STAGES)["release"]
+    release(context)
+    check_outputs(stage, context.out)
+
+
+def test_a_release_without_an_adapter_is_refused(context):
+    for path in (context.inputs["train"] / "checkpoints" / "step_20").glob("adapter_*"):
+        path.unlink()
+    with pytest.raises(UserError, match="no adapter"):
+        release(context)
