@@ -31,7 +31,6 @@ from mmpt.build.staleness import differences
 from mmpt.build.tasks import policy_of
 from mmpt.gating import decide, evaluate_gate, read_decision, read_verdict
 from mmpt.gating.history import check_history
-from mmpt.report.runs import wrong_runs
 from mmpt.store.canonical import read_sealed
 from mmpt.store.digests import Manifest, sha256_bytes
 from mmpt.store.errors import UserError
@@ -159,7 +158,9 @@ def _report(project: Project, deep: bool) -> list[str]:
         return [_line(f"{REPORT}/{DRAWN}", error)]
     found, files = report_files(project), known["files"]
     names = sorted(name for name in {*found, *files} if found.get(name) != files.get(name))
-    # A report drawn again vouches for the record of runs as it is: the record's own digests tell of older edits.
+    from mmpt.report.runs import wrong_runs  # what draws comes with it: not for commands that only list
+
+    # A report drawn again vouches for the record of runs as it is; the record's own digests tell of older edits.
     runs = [f"{REPORT}/runs.jsonl: {one}" for one in wrong_runs(project.root)]
     return runs + [
         f"{REPORT}/{name}: "
