@@ -85,7 +85,23 @@ def draw() -> str:
     return "\n".join([_head(result) + shape, "", *_by_case(result, memory=False)])
 
 
-TABLES: dict[str, Callable[[], str]] = {"loss": loss, "draw": draw}
+def support() -> str:
+    """Held-out losses of both supports over training, means over seeds."""
+    result = newest("support")
+    columns = [(task, kind) for task in ("t2a", "t2i") for kind in ("full", "range")]
+    head = f"{result['chip']}, {result['threads']} thread, torch {result['torch']}, {result['date']}; profile {result['profile']}, "
+    head += f"{result['steps']} steps, mean of {len(result['seeds'])} seeds."
+    lines = [_row(["step", *(f"{task}, {kind}" for task, kind in columns)]), _row(["---"] * (len(columns) + 1))]
+    for step in sorted(map(int, result["runs"][0]["curve"])):
+        cells = []
+        for task, kind in columns:
+            values = [one["curve"][str(step)][task]["inside"] for one in result["runs"] if one["support"] == kind]
+            cells.append(f"{sum(values) / len(values):.3f}")
+        lines.append(_row([str(step), *cells]))
+    return "\n".join([head, "", *lines])
+
+
+TABLES: dict[str, Callable[[], str]] = {"loss": loss, "draw": draw, "support": support}
 
 
 def drawn(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from doit.cmd_run import Run as DoitRun
 
 from mmpt.build.commandline import OurCommand, Parser, held
-from mmpt.build.conclusion import conclude
+from mmpt.build.conclusion import conclude, stale_measurements
 from mmpt.build.declaration import Stage
 from mmpt.build.display import NAME_WIDTH
 from mmpt.build.drawn import write_report
@@ -282,7 +282,7 @@ class Report(OurCommand):
         with held(project):
             if not (project.root / "decision.json").exists():
                 decide(project.root, policy_of(project), portable(project.profile.data))
-            page = write_report(project).relative_to(project.repo)
+            page = write_report(project, stale_measurements(project)).relative_to(project.repo)
             project.save_caches()
         self.say(str(page))
         self.result = {name: (page.parent / name).as_posix() for name in report_files(project)}

@@ -152,7 +152,7 @@ def _note(
         "evidence": verdict.evidence_sha256,
         "policy": verdict.policy_sha256,
     }
-    # The history takes a line that leads where the one before it did for the same line: a person may do twice.
+    # The history takes a line that leads where the last one did for that very line; a person may do twice.
     row["verdict"] = digest_json(row | more)
     with one_writer(project.root):
         append_change(project.root, row | more)

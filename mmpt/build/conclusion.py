@@ -84,7 +84,7 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
     """
     stale = stale_measurements(project, fresh)
     decision = decide(project.root, policy_of(project, strict), portable(project.profile.data), stale=stale)
-    report = write_report(project).relative_to(project.repo)
+    report = write_report(project, stale).relative_to(project.repo)
     told = _worth_telling(project, decision.verdicts, stale)
     return Conclusion(decision.decision, strict, decision.verdicts, told, report)
 

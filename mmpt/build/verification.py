@@ -158,7 +158,11 @@ def _report(project: Project, deep: bool) -> list[str]:
         return [_line(f"{REPORT}/{DRAWN}", error)]
     found, files = report_files(project), known["files"]
     names = sorted(name for name in {*found, *files} if found.get(name) != files.get(name))
-    return [
+    from mmpt.report.runs import wrong_runs  # what draws comes with it: not for commands that only list
+
+    # A report drawn again vouches for the record of runs as it is; the record's own digests tell of older edits.
+    runs = [f"{REPORT}/runs.jsonl: {one}" for one in wrong_runs(project.root)]
+    return runs + [
         f"{REPORT}/{name}: "
         + ("missing" if name not in found else "edited" if name in files else "not published")
         for name in names
@@ -166,11 +170,14 @@ def _report(project: Project, deep: bool) -> list[str]:
 
 
 def _drawn_again(project: Project) -> list[str]:
-    """The report against one drawn now, where that writes nothing: else it would copy media."""
+    """The report against one drawn now, where that writes nothing: else it would copy media.
+
+    Asked where nothing else is in doubt, so no measurement is stale.
+    """
     if not (project.root / "render" / DATA).is_dir() or not (project.root / DECISION).exists():
         return []
     try:
-        drawn = draw(project)
+        drawn = draw(project, {})
     except UserError as error:
         return [_line(REPORT, error)]
     return [

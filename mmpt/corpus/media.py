@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import soundfile
 from PIL import Image, ImageOps
-from scipy.signal import resample_poly
 
 from mmpt.store.errors import UserError
 
@@ -171,6 +170,8 @@ def convert(wave: np.ndarray, original: int, rate: int, channels: int) -> np.nda
     if wave.shape[0] != channels:
         wave = np.repeat(wave.mean(axis=0, keepdims=True, dtype=np.float64), channels, axis=0)
     if original != rate:
+        from scipy.signal import resample_poly  # takes half a second to load: only for who resamples
+
         common = gcd(original, rate)
         wave = resample_poly(wave.astype(np.float64), rate // common, original // common, axis=1)
     return np.clip(wave, -1.0, 1.0).astype(np.float32)

@@ -8,13 +8,16 @@ from typing import Any, Protocol
 
 from mmpt.gating.decision import read_decision
 from mmpt.gating.history import read_history
-from mmpt.report.changes import changes, state_of
+from mmpt.gating.text import telling
+from mmpt.report.changes import changes, key_of, state_of
 from mmpt.report.provenance import provenance
+from mmpt.report.runs import read_runs, record_run
 from mmpt.store.canonical import read_json, read_sealed
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate
 
 HISTORY = 60  # verdict changes shown, newest first
+RUNS = 24  # past runs shown, this one included
 ORDER = "SKWABCRQT"  # first letters of the gates in the order in which a run comes by them
 
 
@@ -27,13 +30,21 @@ class StageRow(Protocol):
     needs: tuple[str, ...]
 
 
-def build_report(root: Path, stages: Iterable[StageRow] = ()) -> dict[str, Any]:
+def build_report(
+    root: Path,
+    stages: Iterable[StageRow] = (),
+    command: str = "doit",
+    stale: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Read decision, verdicts, receipts, history and what stage render gathered below ``root``.
 
     Args:
         root: artifacts/<profile>.
         stages: the stage table, so that the graph also shows what was never built; without it the receipts
             there are draw the graph.
+        command: what builds this profile again, for the remedies.
+        stale: stage that a gate rests on and that is of another profile, code or input than the present ->
+            why.
 
     Returns:
         The report as report.schema.json wants it; paths of pictures and sounds are relative to ``root``.
@@ -41,18 +52,19 @@ def build_report(root: Path, stages: Iterable[StageRow] = ()) -> dict[str, Any]:
     Raises:
         UserError: no decision.json, one that is none, or an edited one.
     """
-    decision = read_decision(root)
-    gates = sorted(
-        decision["gates"].items(), key=lambda pair: (ORDER.find(pair[0][0]) % (len(ORDER) + 1), pair[0])
-    )
-    verdicts = [_verdict(root, gate_id, entry) for gate_id, entry in gates]
+    decision, verdicts = _decided(root)
     data, base = _data(root)
     built = provenance(root)
     state = state_of(decision, verdicts)
-    previous, changed = changes(_old_report(root), state)
+    past = read_runs(root)
+    if not past or past[-1]["state"] != state:
+        past.append({"time": "", "state": state})
+    previous = past[-2]["state"] if len(past) > 1 else None
     report = {
         "schema": "report/1",
         "profile": decision["profile"],
+        "command": command,
+        "stale": _worth_telling(root, stale or {}, verdicts),
         "decision": decision,
         "verdicts": verdicts,
         "data": data,
@@ -61,11 +73,30 @@ def build_report(root: Path, stages: Iterable[StageRow] = ()) -> dict[str, Any]:
         "provenance": built,
         "state": state,
         "previous": previous,
-        "changes": changed,
+        "changes": changes(previous, state) if previous is not None else [],
+        "runs": _runs(past[-RUNS:], verdicts),
         "history": list(reversed(read_history(root)))[:HISTORY],
     }
     validate(report, "report", where="report.json")
     return report
+
+
+def record(root: Path) -> None:
+    """Put the run below ``root`` on record in report/runs.jsonl if it differs from the last one there.
+
+    Raises:
+        UserError: no decision.json, one that is none, or an edited one.
+    """
+    record_run(root, state_of(*_decided(root)))
+
+
+def _decided(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The decision and the verdicts it rests on, in the order in which a run comes by them."""
+    decision = read_decision(root)
+    gates = sorted(
+        decision["gates"].items(), key=lambda pair: (ORDER.find(pair[0][0]) % (len(ORDER) + 1), pair[0])
+    )
+    return decision, [_verdict(root, gate_id, entry) for gate_id, entry in gates]
 
 
 def _verdict(root: Path, gate_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,14 +145,25 @@ def _data(root: Path) -> tuple[dict[str, Any], str]:
     return data, "report"
 
 
-def _old_report(root: Path) -> dict[str, Any] | None:
-    """The report of the run before, if it can still be read."""
-    try:
-        body = read_json(root / "report" / "report.json")
-        validate(body, "report", where="report.json")
-        return body
-    except UserError:
-        return None
+def _worth_telling(root: Path, stale: Mapping[str, str], verdicts: list[dict[str, Any]]) -> dict[str, str]:
+    """Stale stages that have a result; of the others the gates have said it, unless all gates are good."""
+    good = not any(one["verdict"] in ("NO_GO", "CANNOT_DECIDE") for one in verdicts)
+    return {name: why for name, why in stale.items() if good or (root / name).exists()}
+
+
+def _runs(past: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Past runs, oldest first and this one last; of their values those of the checks that now tell most."""
+    told = [(one["gate"], telling(one["checks"])) for one in verdicts]
+    keys = [key_of(gate, check) for gate, check in told if check is not None]
+    return [
+        {
+            "time": one["time"],
+            "decision": one["state"]["decision"],
+            "verdicts": one["state"]["verdicts"],
+            "values": {key: one["state"]["values"][key] for key in keys if key in one["state"]["values"]},
+        }
+        for one in past
+    ]
 
 
 def _graph(

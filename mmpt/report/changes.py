@@ -1,6 +1,4 @@
-"""What changed since the last run: decision, verdicts, measured values and stage outputs, against the report
-before.
-"""
+"""What changed since the run before: decision, verdicts, measured values and stage outputs."""
 
 from __future__ import annotations
 
@@ -9,14 +7,12 @@ from typing import Any
 
 
 def state_of(decision: Mapping[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The comparable part of a run: what the next report is compared with."""
+    """The comparable part of a run: what goes on record, and what the next run is compared with."""
     return {
         "decision": decision["decision"],
         "verdicts": {one["gate"]: one["verdict"] for one in verdicts},
         "values": {
-            f"{one['gate']} {check['id']}" + (f" [{check['slice']}]" if check["slice"] else ""): check[
-                "value"
-            ]
+            key_of(one["gate"], check): check["value"]
             for one in verdicts
             for check in one["checks"]
             if check["value"] is not None
@@ -26,18 +22,13 @@ def state_of(decision: Mapping[str, Any], verdicts: list[dict[str, Any]]) -> dic
     }
 
 
-def changes(
-    old: Mapping[str, Any] | None, state: dict[str, Any]
-) -> tuple[dict[str, Any] | None, list[dict[str, str]]]:
-    """The state before, and the rows {"what", "name", "before", "after"} that lead from it to ``state``.
+def key_of(gate: str, check: Mapping[str, Any]) -> str:
+    """ "B3 win_swapped [t2a]"."""
+    return f"{gate} {check['id']}" + (f" [{check['slice']}]" if check["slice"] else "")
 
-    A report drawn again of an unchanged run keeps its comparison: it is with the last run that differed.
-    """
-    if old is None:
-        return None, []
-    if old["state"] == state:
-        return old["previous"], old["changes"]
-    before = old["state"]
+
+def changes(before: Mapping[str, Any], state: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The rows {"what", "name", "before", "after"} that lead from one state to the next."""
     rows = (
         []
         if before["decision"] == state["decision"]
@@ -48,7 +39,7 @@ def changes(
     rows += _differences("output", before["stages"], state["stages"])
     if before["policy"] != state["policy"]:
         rows.append(_row("policy", "", before["policy"][:12], state["policy"][:12]))
-    return before, rows
+    return rows
 
 
 def _differences(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -16,25 +16,30 @@ WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
 NODE, TALL, COLUMN, ROW = 142, 44, 164, 66  # of the graph: a stage's size, steps to the next column and row
 TONES = 6  # line colours in page.css
+WIDE = 15  # times the smallest value: from there on positive curves are drawn over their logarithm
 
 Scale = Callable[[float], float]
 
 
 def line_chart(title: str, curves: Sequence[Mapping[str, Any]], unit: str) -> Markup:
-    """One chart of several curves {"name", "steps", "values"} over the step."""
+    """One chart of several curves {"name", "steps", "values"} over the step; wide ranges on a log scale."""
     steps = [step for curve in curves for step in curve["steps"]]
     values = [value for curve in curves for value in curve["values"] if math.isfinite(value)]
     if not steps or not values:
         return Markup("")
     across = (min(steps), max(max(steps), min(steps) + 1))
-    ticks = nice_ticks(min(values), max(values))
+    log = min(values) > 0 and max(values) > WIDE * min(values)
+    ticks = log_ticks(min(values), max(values)) if log else nice_ticks(min(values), max(values))
+    scale = math.log10 if log else float
+    low, high = scale(ticks[0]), scale(ticks[-1])
 
     def x(step: float) -> float:
         return LEFT + (step - across[0]) / (across[1] - across[0]) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (scale(value) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
+    unit = ", ".join(part for part in (unit, "log scale" if log else "") if part)
     parts = [_open(WIDTH, HEIGHT, f"{title}: {', '.join(curve['name'] for curve in curves)} over the step")]
     for tick in ticks:
         parts += [
@@ -46,26 +51,54 @@ def line_chart(title: str, curves: Sequence[Mapping[str, Any]], unit: str) -> Ma
             parts.append(_text(number(tick), x(tick), HEIGHT - BOTTOM + 16, "middle"))
     parts += [_text("step", WIDTH - RIGHT, HEIGHT - 4, "end"), _text(unit, 4, HEIGHT - 4, "start")]
     for place, curve in enumerate(curves):
-        parts += _curve(curve, place % TONES, x, y)
+        parts += _curve(curve, place, x, y)
     return Markup("".join(parts) + "</svg>")  # every text in it is a number or was escaped
 
 
-def _curve(curve: Mapping[str, Any], tone: int, x: Scale, y: Scale) -> list[str]:
+def tone(place: int) -> str:
+    """Classes of the line at ``place``: colours first, then the same colours dashed, then dotted."""
+    return f"c{place % TONES} d{min(place // TONES, 2)}"
+
+
+def _curve(curve: Mapping[str, Any], place: int, x: Scale, y: Scale) -> list[str]:
     """A line, with its points where there are few."""
     pairs = zip(curve["steps"], curve["values"], strict=True)
     points = [(x(step), y(value)) for step, value in pairs if math.isfinite(value)]
     path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
-    dots = [_dot(f"c{tone}", px, py, 3) for px, py in points] if len(points) < 12 else []
-    return [f'<polyline class="line c{tone}" points="{path}"/>', *dots]
+    dots = [_dot(f"c{place % TONES}", px, py, 3) for px, py in points] if len(points) < 12 else []
+    return [f'<polyline class="line {tone(place)}" points="{path}"/>', *dots]
 
 
-def interval_chart(title: str, rows: Sequence[Mapping[str, Any]], bound: float) -> Markup:
+def sparkline(title: str, values: Sequence[float | None], bound: float | None) -> Markup:
+    """A small line over equal steps, oldest first, its last point marked and the bound dashed.
+
+    Args:
+        values: None where there was no value; with fewer than two numbers nothing is drawn.
+    """
+    known = [(place, value) for place, value in enumerate(values) if value is not None]
+    if len(known) < 2:
+        return Markup("")
+    inside = [value for _, value in known] + ([bound] if bound is not None else [])
+    low, span = min(inside), (max(inside) - min(inside)) or 1.0
+
+    def y(value: float) -> float:
+        return 22 - (value - low) / span * 18
+
+    wide = 96 / (len(values) - 1)
+    points = [(4 + wide * place, y(value)) for place, value in known]
+    path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
+    parts = [f'<svg class="spark" viewBox="0 0 104 26" role="img" aria-label="{escape(title)}">']
+    parts += [_line("bound", 0, y(bound), 104, y(bound))] if bound is not None else []
+    parts += [f'<polyline class="line c0" points="{path}"/>', _dot("c0", *points[-1], 3)]
+    return Markup("".join(parts) + "</svg>")
+
+
+def interval_chart(title: str, rows: Sequence[Mapping[str, Any]], bound: float | None) -> Markup:
     """A row each {"label", "gap", "ci_low", "ci_high", "last"}: point and interval, zero and bound."""
     if not rows:
         return Markup("")
-    ticks = nice_ticks(
-        min(0.0, *(row["ci_low"] for row in rows)), max(bound, *(row["ci_high"] for row in rows)), 5
-    )
+    ends = [end for row in rows for end in (row["ci_low"], row["ci_high"])]
+    ticks = nice_ticks(min(0.0, *ends), max(bound or 0.0, *ends), 5)
     left, step = 150, 26
     height = TOP + step * len(rows) + BOTTOM
     foot = height - BOTTOM
@@ -79,12 +112,13 @@ def interval_chart(title: str, rows: Sequence[Mapping[str, Any]], bound: float) 
             _line("grid", x(tick), TOP, x(tick), foot),
             _text(number(tick), x(tick), foot + 16, "middle"),
         ]
-    parts += [_line("zero", x(0), TOP, x(0), foot), _line("bound", x(bound), TOP, x(bound), foot)]
+    parts.append(_line("zero", x(0), TOP, x(0), foot))
+    parts += [_line("bound", x(bound), TOP, x(bound), foot)] if bound is not None else []
     for place, row in enumerate(rows):
-        middle, tone = TOP + step * (place + 0.5), "c1" if row["last"] else "c5"
+        middle, colour = TOP + step * (place + 0.5), "c1" if row["last"] else "c5"
         parts.append(f'<text class="label" x="4" y="{middle + 4:.1f}">{escape(row["label"])}</text>')
-        parts.append(_line(f"whisker {tone}", x(row["ci_low"]), middle, x(row["ci_high"]), middle))
-        parts.append(_dot(tone, x(row["gap"]), middle, 4.5))
+        parts.append(_line(f"whisker {colour}", x(row["ci_low"]), middle, x(row["ci_high"]), middle))
+        parts.append(_dot(colour, x(row["gap"]), middle, 4.5))
     parts.append(_text("gap, nats a token", WIDTH - RIGHT, height - 4, "end"))
     return Markup("".join(parts) + "</svg>")
 
@@ -109,7 +143,7 @@ def task_graph(nodes: Sequence[Mapping[str, Any]]) -> Markup:
         nodes: {"name", "before": stages that come before it, "tone": its class, "under": second line}.
     """
     places, width, height = _places(nodes)
-    label = "stages and what comes before them; the table under Provenance names each with its inputs"
+    label = "stages and what comes before them; the table below it says the same"
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [f'<svg {size} role="img" aria-label="{label}">']
     for node in nodes:
@@ -194,6 +228,21 @@ def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(step * place, 12) for place in range(first, max(last, first + 1) + 1)]
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """1, 2 and 5 times powers of ten from at or below ``low`` to at or above ``high``, or fewer of them."""
+    powers = range(math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        first = max(place for place, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))
+        last = min((place for place, tick in enumerate(ticks) if tick >= high * (1 - 1e-9)), default=None)
+        shown = ticks[first:] if last is None else ticks[first : max(last, first + 1) + 1]
+        if len(shown) <= most:
+            return shown
+    return shown[:: -(-len(shown) // most)] + (
+        [shown[-1]] if (len(shown) - 1) % -(-len(shown) // most) else []
+    )
 
 
 def _open(width: int, height: float, label: str) -> str:

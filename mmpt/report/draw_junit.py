@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from mmpt.gating.text import bound_text, check_name, compared, number
+from mmpt.gating.text import check_name
+from mmpt.report.margins import sentence
+from mmpt.report.metrics import meaning
 
 UNSPOKEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # what XML 1.0 cannot hold
 
@@ -44,14 +46,14 @@ def _case(suite: ElementTree.Element, verdict: Mapping[str, Any], check: Mapping
             ElementTree.SubElement(case, tag, message=_said(verdict["reason"]))
         return
     blocking = check["severity"] == "block"
-    shown = f"{number(compared(check))}, bound {bound_text(check)}, n {check['n']}"
+    shown = sentence(check)
+    advice = f"measured: {meaning(check['metric'])}\nnext: {check['remedy']}"
     if check["status"] == "fail" and blocking:
         element = ElementTree.SubElement(case, "failure", message=_said(f"{check['message']}: {shown}"))
-        element.text = _said(check["remedy"])
+        element.text = _said(advice)
     elif check["status"] == "cannot_decide" and blocking:
-        ElementTree.SubElement(case, "error", message=_said(check["note"] or check["message"])).text = _said(
-            check["remedy"]
-        )
+        element = ElementTree.SubElement(case, "error", message=_said(check["note"] or check["message"]))
+        element.text = _said(f"{advice}\nfound: {shown}")
     elif check["status"] == "not_applicable":
         ElementTree.SubElement(case, "skipped", message=_said(check["note"]))
     elif check["status"] in ("warn", "waived", "cannot_decide"):

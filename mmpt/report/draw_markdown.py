@@ -5,29 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mmpt.gating.text import bound_text, check_name, compared, interval_text, number, telling
-from mmpt.report.remedies import remedies
+from mmpt.gating.text import bound_text, check_name, interval_text, number, telling
+from mmpt.report.margins import missed, signs
+from mmpt.report.metrics import meaning
+from mmpt.report.remedies import outdated, remedies, warnings
 
-VERDICTS = ("GO", "GO_WAIVED", "NO_GO", "CANNOT_DECIDE", "NOT_APPLICABLE")
+SIGNS = {"GO": "✅", "GO_WAIVED": "☑️", "NO_GO": "❌", "CANNOT_DECIDE": "❓", "NOT_APPLICABLE": "➖"}
+RUNS = 8  # past runs listed, newest first
+CHANGES = 40  # changed values listed; all are in report.json
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Decision, what to do, the gate table, what the profile changed, what changed since the last run."""
-    decision, names = report["decision"], [one["verdict"] for one in report["verdicts"]]
-    counts = ", ".join(f"{names.count(name)} {_cell(name)}" for name in VERDICTS if name in names)
+    """Decision, what failed and what to do, the gate table, departures, ablation, past runs, what changed."""
+    decision = report["decision"]
     parts = [
-        f"# {decision['decision']}: profile {_cell(report['profile'])}\n\n{counts}",
-        _list(
-            "What to do",
-            [
-                f"**{one['gate']}** {_cell(one['problem'])}. {_cell(one['remedy'])}"
-                for one in remedies(report["verdicts"])
-            ],
-        ),
+        f"# {_sign(decision['decision'])} {decision['decision']}: profile {_cell(report['profile'])}",
+        _counts(one["verdict"] for one in report["verdicts"]),
+        _todo(report),
         _table(
             "Gates",
-            ("gate", "verdict", "what decides", "value", "bound", "n", "95 % interval"),
+            ("gate", "verdict", "what decides", "value", "95 % interval", "bound", "missed by", "n"),
             map(_gate_row, report["verdicts"]),
+        ),
+        _folded(
+            f"Warnings: {len(warnings(report))}",
+            _table(
+                "",
+                ("check", "measured", "what it says", "next"),
+                [
+                    (f"{one['gate']} {one['name']}", one["said"], one["problem"], one["remedy"])
+                    for one in warnings(report)
+                ],
+            ),
         ),
         _list("Set by the profile", map(_override, decision["overrides"])),
         _list("Waived", map(_waiver, decision["waivers"])),
@@ -37,12 +46,63 @@ def markdown(report: Mapping[str, Any]) -> str:
             map(_ablation_row, report["data"]["ablation"]),
         ),
         _table(
-            "Changed since the last run",
-            ("what", "name", "before", "after"),
-            [(one["what"], one["name"], one["before"], one["after"]) for one in report["changes"]],
+            "Past runs",
+            ("run", "decision", "gates"),
+            map(_run_row, report["runs"][: -RUNS - 1 : -1]) if len(report["runs"]) > 1 else (),
         ),
+        _folded(
+            f"Changed since the last run: {len(report['changes'])}",
+            _table(
+                "",
+                ("what", "name", "before", "after"),
+                [
+                    (one["what"], one["name"], one["before"], one["after"])
+                    for one in report["changes"][:CHANGES]
+                ],
+            ),
+        ),
+        "Curves, gallery with sounds and pictures, and provenance are in `report/index.html`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sign(name: str) -> str:
+    return SIGNS[name.replace("-", "_")]
+
+
+def _counts(names: Iterable[str]) -> str:
+    names = list(names)
+    shown = (f"{names.count(name)} {name.replace('_', ' ')}" for name in SIGNS if name in names)
+    return f"{', '.join(shown)}"
+
+
+def _todo(report: Mapping[str, Any]) -> str:
+    """What failed, gate by gate: findings as a list, the remedy as its last item."""
+    lines = [f"- out of date: **{line['name']}** {_cell(line['said'])}" for line in outdated(report)]
+    lines += [f"- **Next:** run {_coded('`' + report['command'] + '`')}"] if lines else []
+    for one in remedies(report):
+        verdict = one["verdict"].replace("_", " ")
+        lines += [
+            *[""] * bool(lines),
+            f"### {_sign(one['verdict'])} {_cell(one['label'])}: {verdict}",
+            "",
+        ]
+        for step in one["steps"]:
+            for finding in step["findings"]:
+                said = [f"- {_cell(finding['problem'])} *({_cell(finding['meaning'])})*"]
+                lines += said if finding["problem"] else []
+                indent = "  " if finding["problem"] else ""
+                lines += [
+                    f"{indent}- **{_cell(line['name'])}** {_cell(line['said'])}" for line in finding["lines"]
+                ]
+            lines += [f"- **Next:** {_coded(step['remedy'])}"] if step["remedy"] else []
+        lines += [f"- log: `{one['log']}`"] if one["log"] else []
+    then = f"Then `{report['command']}`: it builds only what a change touches, and decides again."
+    return "\n".join(["## What failed, and what to do", "", *lines, "", then]) if lines else ""
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>" if body else ""
 
 
 def _list(title: str, lines: Iterable[str]) -> str:
@@ -52,16 +112,27 @@ def _list(title: str, lines: Iterable[str]) -> str:
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     rows = [f"| {' | '.join(_cell(str(cell)) for cell in row)} |" for row in rows]
-    lines = [f"## {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows]
+    named = [f"## {title}", ""] if title else []
+    lines = [*named, f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows]
     return "\n".join(lines) if rows else ""
 
 
 def _gate_row(verdict: Mapping[str, Any]) -> tuple[object, ...]:
-    told, head = telling(verdict["checks"]), (f"{verdict['gate']} {verdict['title']}", verdict["verdict"])
+    told, name = telling(verdict["checks"]), verdict["verdict"]
+    head = (f"{verdict['gate']} {verdict['title']}", f"{_sign(name)} {name.replace('_', ' ')}")
     if told is None or told["value"] is None:
-        return *head, verdict["reason"], "", "", "", ""
-    value = compared(told) if compared(told) is not None else told["value"]
-    return *head, check_name(told), number(value), bound_text(told), told["n"], interval_text(told)
+        return *head, verdict["reason"], "", "", "", "", ""
+    what = f"{check_name(told)}: {meaning(told['metric'])}"
+    value, bound = number(told["value"]), signs(bound_text(told))
+    return *head, what, value, interval_text(told), bound, missed(told), told["n"]
+
+
+def _run_row(run: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        run["time"] or "this run",
+        f"{_sign(run['decision'])} {run['decision']}",
+        _counts(run["verdicts"].values()),
+    )
 
 
 def _override(one: Mapping[str, Any]) -> str:
@@ -87,8 +158,15 @@ def _ablation_row(one: Mapping[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _cell(text: str) -> str:
+def _coded(text: str) -> str:
+    """Escaped text whose parts in backticks stay code."""
+    parts = text.split("`")
+    return "".join(f"`{part}`" if place % 2 else _cell(part, False) for place, part in enumerate(parts))
+
+
+def _cell(text: str, whole: bool = True) -> str:
     """Text that cannot leave its table cell or become markup."""
     for sign in "\\`*_[]|#":
         text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.replace("<", "&lt;").replace(">", "&gt;").split())
+    text = text.replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(text.split()) if whole else text

@@ -14,7 +14,6 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmpt.corpus import oracle
 from mmpt.corpus.media import MediaError, load_image, media_path, read_audio
 from mmpt.store.jsonl import read_jsonl
 
@@ -176,6 +175,8 @@ def _read(path: Path, modality: str, record: Row) -> list[dict[str, Any]]:
     """For each attribute that the caption mentions: what it says, and what the file shows."""
     if record["task"] in ("a2t", "i2t") or not record.get("attributes") or not record.get("mentioned"):
         return []
+    from mmpt.corpus import oracle  # brings scipy: only where there are attributes to read
+
     if modality == "image":
         shown = oracle.read("image", load_image(path))
     else:

@@ -1,43 +1,109 @@
-"""What to do next: the remedies of all that stands in the way of GO, causes before consequences."""
+"""What to do next: for each gate in the way of GO what was measured, by how much it missed, and the remedy.
+
+Causes come before consequences: failed and undecided checks first, then evidence that does not stand, and
+last the gates that only wait for a stage that has not run, which are no news of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mmpt.gating.lineage import NOT_YET
-from mmpt.gating.text import bound_text, check_name, compared, number
+from mmpt.gating.text import check_name
+from mmpt.report.margins import sentence
+from mmpt.report.metrics import meaning
 
-AGAIN = "run doit: it makes again what does not stand"
-AFTER = "mend what is above, then run doit again"
-LOGS = "run doit; where a stage broke, its log below artifacts/<profile>/logs says why"
+AGAIN = "run `{command}`: it makes again what does not stand"
+AFTER = "mend what is above, then run `{command}`"
+LOGS = "run `{command}`; where a stage broke, `{logs}` says why"
 
 Check = Mapping[str, Any]
 
 
-def remedies(verdicts: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """One entry a gate and remedy: {"gate", "verdict", "check", "problem", "remedy"}.
+def remedies(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One entry a gate in the way of GO, or a group of gates with one cause.
 
-    Gates whose evidence does not stand come next, gates that only wait for a stage that has not run last, as
-    one entry each: they are no news of their own.
+    Returns:
+        {"gate", "label", "verdict", "stage", "log", "steps"}; a group of gates has no stage and no log.
+        A step is {"remedy", "findings"}; a finding {"problem", "meaning", "lines"}; a line {"name": check or
+        slice, "said": value, need and miss}. Texts in backticks are commands or names.
     """
-    bad = [one for one in verdicts if one["verdict"] in ("NO_GO", "CANNOT_DECIDE")]
-    found = []
-    for verdict in bad:
-        checks = [one for one in verdict["checks"] if _stands_in_the_way(one)]
-        for remedy, many in _grouped(checks, lambda one: one["remedy"]).items():
-            found.append(_entry(verdict, ", ".join(map(check_name, many)), _problems(many), remedy))
+    bad = [one for one in report["verdicts"] if one["verdict"] in ("NO_GO", "CANNOT_DECIDE")]
+    entries = [_measured(report, one) for one in bad if any(map(_stands_in_the_way, one["checks"]))]
     silent = [one for one in bad if not any(map(_stands_in_the_way, one["checks"]))]
     fallen = [one for one in silent if NOT_YET not in one["reason"]]
     if fallen:
         reasons = _grouped(fallen, lambda one: one["reason"]).items()
-        said = "; ".join(f"{', '.join(one['gate'] for one in many)}: {reason}" for reason, many in reasons)
-        found.append(_entry(fallen[0], "", f"evidence that does not stand. {said}", AGAIN))
+        lines = [_line(", ".join(one["gate"] for one in many), reason) for reason, many in reasons]
+        entries.append(_group(report, fallen, "Evidence that does not stand", lines, AGAIN))
     waiting = [one for one in silent if NOT_YET in one["reason"]]
     if waiting:
-        names = ", ".join(f"{one['gate']} ({one['stage']})" for one in waiting)
-        found.append(_entry(waiting[0], "", f"not measured yet: {names}", AFTER if found else LOGS))
-    return found
+        stages = _grouped(waiting, lambda one: one["stage"]).items()
+        lines = [
+            _line(", ".join(one["gate"] for one in many), f"waits for stage {stage}")
+            for stage, many in stages
+        ]
+        entries.append(_group(report, waiting, "Not measured yet", lines, AFTER if entries else LOGS))
+    return entries
+
+
+def outdated(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Lines {"name", "said"} of what was measured on another profile, code or input: the first stage and why,
+    then the others, which mostly follow from it.
+    """
+    stale = list(report["stale"].items())
+    lines = [_line(*stale[0])] if stale else []
+    return lines + ([_line("also", ", ".join(name for name, _ in stale[1:]))] if stale[1:] else [])
+
+
+def log_of(report: Mapping[str, Any], stage: str) -> str:
+    """Where a stage's log lies, from the folder that the commands run in."""
+    return f"artifacts/{report['profile']}/logs/{stage}.log"
+
+
+def _measured(report: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """A gate whose own checks stand in the way: its findings by remedy."""
+    checks = [one for one in verdict["checks"] if _stands_in_the_way(one)]
+    steps = [
+        {"remedy": remedy, "findings": [_finding(some) for some in _grouped(many, _problem).values()]}
+        for remedy, many in _grouped(checks, lambda one: one["remedy"]).items()
+    ]
+    kept = {key: verdict[key] for key in ("gate", "verdict", "stage")}
+    return {
+        **kept,
+        "label": f"{verdict['gate']} {verdict['title']}",
+        "log": log_of(report, verdict["stage"]),
+        "steps": steps,
+    }
+
+
+def _group(
+    report: Mapping[str, Any], verdicts: list[Mapping[str, Any]], title: str, lines: list[dict], remedy: str
+) -> dict[str, Any]:
+    """Several gates with one cause, told under the first one's name."""
+    logs = f"artifacts/{report['profile']}/logs"
+    remedy = remedy.format(command=report["command"], logs=logs)
+    step = {"remedy": remedy, "findings": [{"problem": "", "meaning": "", "lines": lines}]}
+    label = f"{title}: {len(verdicts)} gate{'s' * (len(verdicts) > 1)}"
+    head = {"gate": verdicts[0]["gate"], "label": label, "verdict": "CANNOT_DECIDE", "stage": ""}
+    return {**head, "log": "", "steps": [step]}
+
+
+def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Checks that warn and so block nothing: {"gate", "name", "said", "problem", "remedy"}."""
+    return [
+        {
+            "gate": verdict["gate"],
+            "name": check_name(one),
+            "said": sentence(one),
+            "problem": one["message"],
+            "remedy": one["remedy"],
+        }
+        for verdict in report["verdicts"]
+        for one in verdict["checks"]
+        if one["status"] == "warn" or (one["status"] == "cannot_decide" and one["severity"] == "warn")
+    ]
 
 
 def _stands_in_the_way(check: Check) -> bool:
@@ -46,30 +112,24 @@ def _stands_in_the_way(check: Check) -> bool:
     return bad and not check["note"].startswith("rests on check")
 
 
-def _entry(verdict: Mapping[str, Any], check: str, problem: str, remedy: str) -> dict[str, str]:
-    head = {"gate": verdict["gate"], "verdict": verdict["verdict"]}
-    return {**head, "check": check, "problem": problem, "remedy": remedy}
+def _problem(check: Check) -> tuple[str, str]:
+    """What is said once for all slices."""
+    few = check["n"] is not None and check["n"] < check["min_n"]
+    why = "too few items to decide" if few else check["note"] or check["message"]
+    return (why if check["status"] == "cannot_decide" else check["message"]), check["metric"]
 
 
-def _problems(checks: list[Check]) -> str:
-    """What is wrong, said once, with each slice's value beside its bound."""
-    texts = []
-    for what, many in _grouped(checks, lambda one: one["note"] or one["message"]).items():
-        undecided = many[0]["status"] == "cannot_decide"
-        named = [check_name(one) if undecided else _measured(one) for one in many]
-        named = [f"{len(many)} checks"] if undecided and len(many) > 4 else named
-        texts.append(f"{what}: {', '.join(named)}")
-    return "; ".join(texts)
+def _finding(checks: list[Check]) -> dict[str, Any]:
+    lines = [_line(one["slice"] or one["id"], sentence(one)) for one in checks]
+    return {"problem": _problem(checks[0])[0], "meaning": meaning(checks[0]["metric"]), "lines": lines}
 
 
-def _measured(check: Check) -> str:
-    """ "t2a 0.41 (bound >= 0.7)"."""
-    part = f"{check['slice']} " if check["slice"] else ""
-    return f"{part}{number(compared(check))} (bound {bound_text(check)})"
+def _line(name: str, said: str) -> dict[str, str]:
+    return {"name": name, "said": said}
 
 
-def _grouped(checks: Iterable[Check], key: Any) -> dict[str, list[Check]]:
-    groups: dict[str, list[Check]] = {}
-    for one in checks:
+def _grouped(many: Iterable[Mapping[str, Any]], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    groups: dict[Any, list[Any]] = {}
+    for one in many:
         groups.setdefault(key(one), []).append(one)
     return groups

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,10 +13,12 @@ import pytest
 from tests.report.sample_run import HOSTILE, make_run
 
 from mmpt.gating import decide, load_policy
-from mmpt.report import build_report, html, junit, markdown, terminal
-from mmpt.report.changes import changes
-from mmpt.report.charts import nice_ticks
-from mmpt.store.canonical import write_json
+from mmpt.report import build_report, html, junit, markdown, record, terminal
+from mmpt.report.charts import log_ticks, nice_ticks
+from mmpt.report.margins import missed, needs, sentence
+from mmpt.report.metrics import MEANING
+from mmpt.report.remedies import remedies, warnings
+from mmpt.report.runs import read_runs, record_run, runs_path, wrong_runs
 from mmpt.store.errors import UserError
 from mmpt.store.schema import SCHEMAS
 
@@ -77,7 +81,8 @@ def test_a_stopped_run_still_has_its_report(tmp_path, stop_before):
 def test_many_unmeasured_gates_are_one_thing_to_do(tmp_path):
     make_run(tmp_path / "smoke", stop_before="train")
     text = terminal(build_report(tmp_path / "smoke"))
-    assert text.count("    do: ") == 1 and "not measured yet" in text and "B3 (ablation)" in text
+    assert text.count("    next: ") == 1 and "Not measured yet" in text
+    assert "B3, C2: waits for stage ablation" in text
 
 
 def test_damaged_files_do_not_stop_the_report(tmp_path):
@@ -93,6 +98,28 @@ def test_damaged_files_do_not_stop_the_report(tmp_path):
         == "unreadable"
     )
     assert "receipt unreadable" in html(report)
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from mmpt.report import build_report, html, junit, markdown, terminal
+report = build_report(Path(sys.argv[1]))
+html(report), markdown(report), junit(report), terminal(report)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        (DRAW, {"numpy", "scipy", "soundfile", "torch"}),
+        ("import mmpt.report.collect, sys", {"scipy", "torch"}),
+    ],
+)
+def test_drawing_is_light_and_gathering_loads_no_scipy(good_run, code, absent):
+    command = [sys.executable, "-c", f"{code}\nprint(*sys.modules)", str(good_run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert absent & set(done.stdout.split()) == set()
 
 
 def test_no_decision_is_a_clear_error(tmp_path):
@@ -115,26 +142,138 @@ def test_changes_compare_with_the_last_run_that_differed(tmp_path):
     root = tmp_path / "smoke"
     policy = make_run(root)
     first = build_report(root)
-    assert first["previous"] is None and first["changes"] == []
-    write_json(root / "report" / "report.json", first)
-    assert build_report(root)["changes"] == []
+    assert first["previous"] is None and first["changes"] == [] and read_runs(root) == []
+    record(root)
+    record(root)
+    assert build_report(root)["changes"] == [] and len(read_runs(root)) == 1
+    lines = runs_path(root).read_bytes()
     shutil.rmtree(root)
     make_run(root, bad=("C3",))
-    write_json(root / "report" / "report.json", first)
+    runs_path(root).parent.mkdir(exist_ok=True)
+    runs_path(root).write_bytes(lines)
     second = build_report(root)
     rows = {(one["what"], one["name"]): (one["before"], one["after"]) for one in second["changes"]}
     assert rows["decision", ""] == ("GO", "NO-GO") and rows["verdict", "C3"] == ("GO", "NO_GO")
     assert rows["value", "C3 nll"] == ("0.004", "0.31")
-    write_json(root / "report" / "report.json", second)
+    record(root)
     decide(root, policy)
-    assert changes(second, second["state"]) == (second["previous"], second["changes"])
+    assert build_report(root)["changes"] == second["changes"]
+
+
+def test_past_runs_stand_side_by_side(tmp_path):
+    root = tmp_path / "smoke"
+    make_run(root)
+    record(root)
+    state = build_report(root)["state"]
+    record_run(root, {**state, "decision": "NO-GO", "verdicts": {**state["verdicts"], "B3": "NO_GO"}})
+    record(root)
+    report = build_report(root)
+    assert [one["decision"] for one in report["runs"]] == ["GO", "NO-GO", "GO"]
+    page, text = html(report, root), markdown(report)
+    assert "B3 NO GO → GO" in page and 'class="spark"' in page
+    assert text.count("00:00 | ✅ GO |") == 2 and "00:00 | ❌ NO-GO |" in text
+    key = next(name for name in report["runs"][0]["values"] if name.startswith("B3 "))
+    assert len([one["values"][key] for one in report["runs"]]) == 3
+
+
+def test_a_damaged_line_of_past_runs_is_left_out(tmp_path):
+    root = tmp_path / "smoke"
+    make_run(root)
+    record(root)
+    state = build_report(root)["state"]
+    record_run(root, {**state, "decision": "NO-GO"})
+    path = runs_path(root)
+    first, second = path.read_bytes().splitlines(keepends=True)
+    assert wrong_runs(root) == []
+    for place in [*range(0, len(first), 97), len(first) - 1]:
+        path.write_bytes(first[:place] + bytes([first[place] ^ 1]) + first[place + 1 :] + second)
+        assert wrong_runs(root), place
+        joined = place == len(first) - 1  # the line's end: both lines are lost
+        assert len(read_runs(root)) == (0 if joined else 1), place
+    path.write_bytes(second)
+    assert wrong_runs(root) == ["line 1 does not follow the line before it"]
+    path.write_bytes(first + second[:-20])
+    assert record_run(root, state) is False and len(read_runs(root)) == 1
+    assert record_run(root, {**state, "decision": "NO-GO"}) and len(read_runs(root)) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "need", "miss"),
+    [
+        ({"rule": "min", "bound": 0.7, "value": 0.41}, "≥ 0.7", "short by 0.29 (41 %)"),
+        ({"rule": "max", "bound": 0, "value": 3}, "none", "over by 3"),
+        ({"rule": "max", "bound": 0.1, "value": 0.9}, "≤ 0.1", "over by 0.8"),
+        ({"rule": "equal", "bound": 1, "value": 3}, "= 1", "off by 2"),
+        (
+            {"rule": "ci_low_above", "bound": 0, "ci_low": -0.02, "ci_high": 1},
+            "lower end > 0",
+            "short by 0.02",
+        ),
+        ({"rule": "ci_low_above", "bound": 0, "ci_low": 0, "ci_high": 1}, "lower end > 0", "short by 0"),
+        (
+            {"rule": "ci_high_max", "bound": 0.0198, "ci_low": 0, "ci_high": 0.03},
+            "upper end ≤ 0.0198",
+            "over by",
+        ),
+        ({"rule": "min", "bound": 0.7, "value": 0.9, "status": "pass"}, "≥ 0.7", ""),
+        ({"n": 26, "min_n": 256, "status": "cannot_decide"}, "≥ 0.5", "only 26 items, at least 256 needed"),
+    ],
+)
+def test_by_how_much_a_check_missed(changed, need, miss):
+    check = {"rule": "min", "bound": 0.5, "value": 0.3, "ci_low": None, "ci_high": None, "status": "fail"}
+    check |= {"n": 256, "min_n": 1, "unit": "", "note": "", **changed}
+    assert needs(check) == need and missed(check).startswith(miss) and bool(missed(check)) == bool(miss)
+    assert miss in sentence(check)
+
+
+def test_every_metric_of_the_policy_is_told_in_plain_words():
+    metrics = {check.metric for gate in load_policy().gates.values() for check in gate.checks}
+    assert metrics - set(MEANING) == set()
+
+
+@pytest.mark.parametrize("gate", sorted(load_policy().gates))
+def test_each_failed_gate_says_what_was_measured_the_miss_and_the_next_step(tmp_path, gate):
+    make_run(tmp_path / "smoke", items=1, bad=(gate,))
+    report = build_report(tmp_path / "smoke", command="doit profile=mine")
+    verdict = next(one for one in report["verdicts"] if one["gate"] == gate)
+    texts = (html(report), markdown(report).replace("\\", ""), terminal(report), junit(report))
+    if verdict["verdict"] in ("GO", "NOT_APPLICABLE"):  # all its checks only warn
+        assert any(one["status"] == "warn" for one in verdict["checks"])
+        return
+    entry = next(one for one in remedies(report) if one["gate"] == gate)
+    assert entry["log"] == f"artifacts/smoke/logs/{verdict['stage']}.log" and entry["steps"]
+    for step in entry["steps"]:
+        assert step["remedy"] and step["findings"]
+        for finding in step["findings"]:
+            assert finding["problem"] and finding["meaning"] and finding["lines"]
+            for text in texts[:3]:
+                assert finding["meaning"].split("'")[0] in text
+    assert all("doit profile=mine" in text for text in texts[:3])
+
+
+def test_warnings_are_listed_and_block_nothing(tmp_path):
+    make_run(tmp_path / "smoke", items=1, bad=("Q2",))
+    report = build_report(tmp_path / "smoke")
+    assert report["decision"]["decision"] == "GO"
+    listed = [one for one in warnings(report) if one["gate"] == "Q2"]
+    assert listed and remedies(report) == []
+    for text in (html(report), markdown(report)):
+        assert f"Warnings: {len(warnings(report))}" in text
+        assert all(one["problem"][1:] in text for one in listed)
+
+
+def test_stale_measurements_say_what_to_run(tmp_path):
+    make_run(tmp_path / "smoke")
+    report = build_report(tmp_path / "smoke", stale={"train": "train.steps 900 -> 901"})
+    for text in (html(report), markdown(report), terminal(report)):
+        assert "train.steps 900" in text and "doit" in text
 
 
 def test_markdown_cells_stay_cells(report):
     for line in markdown(report).splitlines():
         if line.startswith("|"):
             bars = line.replace("\\|", "").count("|")
-            assert bars in (5, 8), line
+            assert bars in (5, 8, 9), line
 
 
 def test_junit_counts_add_up(tmp_path, report):
@@ -168,6 +307,12 @@ def test_schemas_of_parts_are_those_of_the_report():
 def test_ticks_cover_the_values_with_few_round_steps(low, high):
     ticks = nice_ticks(low, high)
     assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 8
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.08, 10), (1e-6, 9), (1, 1000), (3e-9, 4e3), (2, 2), (0.9, 1.1)])
+def test_log_ticks_cover_the_values(low, high):
+    ticks = log_ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 8 and ticks == sorted(set(ticks))
 
 
 def test_policy_still_loads_for_the_sample():

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from tests.report.sample_run import HOSTILE
 
-from mmpt.report import draw_html, html
+from mmpt.report import html, page_gallery
 
 SECTIONS = {"decision", "gates", "gallery", "curves", "ablation", "texts", "graph", "changes", "provenance"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -95,9 +95,8 @@ def test_charts_have_names_and_their_numbers(page, parsed):
         if tag == "svg" and attributes.get("class") == "chart"
     ]
     assert len(charts) >= 5 and all(one["role"] == "img" and one["aria-label"] for one in charts)
-    assert (
-        page.count("<summary>Numbers</summary>") == len(charts) - 1
-    )  # the ablation's table is open beside it
+    # the tables of the ablation and of the small evaluations stand open beside them
+    assert page.count("<summary>Numbers</summary>") == len(charts) - 2
 
 
 def test_without_a_root_media_are_linked_beside_the_page(good_run, report):
@@ -106,7 +105,7 @@ def test_without_a_root_media_are_linked_beside_the_page(good_run, report):
 
 
 def test_beyond_the_budget_media_are_linked(good_run, report, monkeypatch):
-    monkeypatch.setattr(draw_html, "INSIDE", 50_000)
+    monkeypatch.setattr(page_gallery, "INSIDE", 50_000)
     sources = Page(html(report, good_run)).values("src")
     inside = [one for one in sources if one.startswith("data:")]
     assert inside and len(inside) < len(sources) and sum(map(len, inside)) < 70_000
