@@ -7,7 +7,6 @@ It reports to the build through one pipe, a JSON object a message: {"progress": 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import importlib
 import json
@@ -16,7 +15,6 @@ import resource
 import select
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -29,7 +27,6 @@ from mmpt.store.errors import FULL, Blocked, UserError
 from mmpt.store.lock import hold
 from mmpt.store.stage import SliceView, StageContext
 
-PR_SET_PDEATHSIG = 1
 DYING = 30.0  # seconds to wait for the processes of a killed run to be gone
 PROGRESS_EVERY = 0.1  # seconds between two progress messages
 
@@ -66,7 +63,6 @@ class Job:
     device: str
     dtype: str
     torch: bool
-    parent: int
     hook: JobHook | None = None
 
 
@@ -76,12 +72,18 @@ def run_job(job: Job, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # A group of its own: everything that the body starts ends with it, and Ctrl-C reaches it once, forwarded.
     os.setpgid(0, 0)
-    _die_with_doit(job, pipe)
+    watcher = _watch_doit(pipe)
     try:
         _log_to(job.log)
     except OSError as error:  # nothing runs that could not say what it did
         _tell_end(pipe, *_failure(error), {})
-        return
+    else:
+        _run_body(job, pipe)
+    os.kill(watcher, signal.SIGKILL)
+    os.waitpid(watcher, 0)
+
+
+def _run_body(job: Job, pipe: Connection) -> None:
     started = time.monotonic()
     context = _context(job, pipe)
     status, text = _attempt(job, context)
@@ -220,25 +222,26 @@ def _resolve(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def _die_with_doit(job: Job, pipe: Connection) -> None:
-    """End this process group when doit ends, however it ends.
+def _watch_doit(pipe: Connection) -> int:
+    """Start the process that ends this one's group when doit ends, however it ends; its process id.
 
-    A thread waits for doit's end of the pipe to close, which reaches a stage forked from the torch process
-    too: that one is not doit's child, and it lives as long as its own children do. Where doit is the parent,
-    the kernel is asked as well.
+    It waits for doit's end of the pipe to close. A thread would wait for the interpreter while a body computes,
+    and the kernel's own signal at a parent's death would end this process alone, before it could end what it
+    started; nor is doit the parent of a stage that is forked from the process with torch.
     """
-    threading.Thread(target=_follow_doit, args=(pipe.fileno(),), daemon=True).start()
-    if sys.platform == "linux" and not job.torch:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != job.parent:
-            os._exit(1)  # doit died before the kernel was asked
-
-
-def _follow_doit(pipe: int) -> None:
-    poll = select.poll()
-    poll.register(pipe, 0)  # only what is always reported: the reader is gone
-    poll.poll()
-    os.killpg(0, signal.SIGKILL)
+    stage = os.getpid()
+    if (watcher := os.fork()) != 0:
+        return watcher
+    try:
+        os.setpgid(0, 0)  # not reached by what is sent to the stage
+        os.closerange(0, pipe.fileno())  # the end of the stage is seen by the closing of its files
+        os.closerange(pipe.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        poll = select.poll()
+        poll.register(pipe.fileno(), 0)  # only what is always reported: the reader is gone
+        poll.poll()
+        os.killpg(stage, signal.SIGKILL)
+    finally:
+        os._exit(0)
 
 
 def _log_to(path: Path) -> None:

@@ -148,7 +148,6 @@ def _job(project: Project, stage: Stage, attempt: Path, identity: str) -> Job:
         device=project.runtime("device"),
         dtype=project.runtime("dtype"),
         torch=stage.torch,
-        parent=os.getpid(),
         hook=_hook(project, stage),
     )
 
