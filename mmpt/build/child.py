@@ -226,7 +226,7 @@ def _watch_doit(pipe: Connection) -> int:
     """Start the process that ends this one's group when doit ends, however it ends; its process id.
 
     It waits for doit's end of the pipe to close. A thread would wait for the interpreter while a body
-    computes, and the kernel's own signal at a parent's death would end this process alone, before it could end
+    computes, and the kernel's own signal at a parent's death would end this process alone, before it ended
     what it started; nor is doit the parent of a stage that is forked from the process with torch.
     """
     stage = os.getpid()
