@@ -1,12 +1,13 @@
-"""EnCodec, 24 kHz and 48 kHz, through transformers' EncodecModel. The only codec file that needs torch.
+"""EnCodec, 24 kHz and 48 kHz, through transformers' EncodecModel or the `encodec` package.
 
 24 kHz: mono, one stretch of frames, no gain. 48 kHz: stereo, chunks of 1 s that overlap by 1 %, each divided
 by its loudness; the chunk gains ("scales") and frame counts are stored with the codes, so that they decode as
-they were encoded. transformers pads the last chunk's codes to a whole chunk; those padding frames are cut off
-here and never become training data. Codes that a model made have no gains: they get the median of the
+they were encoded. The last chunk has its real frames only (transformers pads them to a whole chunk): padding never
+becomes training data. Codes that a model made have no gains: they get the median of the
 training clips' gains.
 
-Files: the published folder layout, config.json and model.safetensors.
+Files: the published folder layout (config.json, model.safetensors), or an official .th file; see encodec_weights.py.
+Equal weights have one identity in either layout.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmpt.codecs.encodec_weights import model_folder, open_model
+from mmpt.codecs.encodec_weights import locate, open_model, read_config
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import EncodecModel
+    from mmpt.codecs.encodec_models import HubModel, PackageModel
 
 modality = "audio"
 
@@ -61,7 +61,7 @@ _GEOMETRY = (
 
 
 class Encodec:
-    """An EncodecModel cut to its first `n_codebooks` codebooks; `median_scale` is None for models without
+    """An EnCodec model cut to its first `n_codebooks` codebooks; `median_scale` is None for models without
     gains.
     """
 
@@ -71,8 +71,8 @@ class Encodec:
         0.0  # dB over the mean of the items; 24 kHz at 3 kbps gives a few dB on ordinary recordings
     )
 
-    def __init__(self, model: EncodecModel, n_codebooks: int, median_scale: float | None = None):
-        self._model = model.eval()
+    def __init__(self, model: HubModel | PackageModel, n_codebooks: int, median_scale: float | None = None):
+        self._run = model
         self.config = model.config
         self.n_codebooks = n_codebooks
         self.median_scale = median_scale
@@ -108,7 +108,7 @@ class Encodec:
 
     def to(self, device: str) -> Encodec:
         """Moves the weights."""
-        self._model.to(device)
+        self._run.model.to(device)
         return self
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[AudioCodes]:
@@ -126,19 +126,16 @@ class Encodec:
     def _encode(self, wave: np.ndarray) -> AudioCodes:
         import torch
 
-        samples = wave.shape[1]
-        batch = torch.from_numpy(np.ascontiguousarray(wave, np.float32))[None].to(self._model.device)
-        coded = self._model.encode(batch, bandwidth=self._bandwidth)
-        chunks = (
-            coded.audio_codes[:, 0, : self.n_codebooks].cpu().numpy()
-        )  # [chunks, K, frames of a whole chunk]
-        lengths = [chunks.shape[2]] * (len(chunks) - 1) + [
-            chunks.shape[2] - int(coded.last_frame_pad_length or 0)
-        ]
-        codes = np.concatenate([chunk[:, :n] for chunk, n in zip(chunks, lengths, strict=True)], axis=1)
-        scales = [float(s.item()) for s in coded.audio_scales] if self.config.normalize else None
-        meta = {"chunk_frames": lengths, "last_frame_pad_length": int(coded.last_frame_pad_length or 0)}
-        return AudioCodes(codes.astype(np.int32), scales, samples, meta)
+        batch = torch.from_numpy(np.ascontiguousarray(wave, np.float32))[None].to(self._device)
+        chunks = self._run.encode(batch, self._bandwidth)
+        codes = np.concatenate([one[: self.n_codebooks].cpu().numpy() for one, _ in chunks], axis=1)
+        scales = [gain for _, gain in chunks] if self.config.normalize else None
+        meta = {"chunk_frames": [int(one.shape[1]) for one, _ in chunks]}
+        return AudioCodes(codes.astype(np.int32), scales, wave.shape[1], meta)
+
+    @property
+    def _device(self) -> Any:
+        return next(self._run.model.parameters()).device
 
     def decode(self, codes: Sequence[AudioCodes]) -> list[np.ndarray]:
         """float32 [channels, samples] each, one at a time.
@@ -155,21 +152,12 @@ class Encodec:
     def _decode(self, item: AudioCodes) -> np.ndarray:
         import torch
 
-        codes = self._legal(np.asarray(item.codes))
+        codes = torch.from_numpy(self._legal(np.asarray(item.codes)).astype(np.int64))
         lengths = self._lengths(item, codes.shape[1])
-        whole = max(lengths)
-        padded = np.zeros((len(lengths), 1, self.n_codebooks, whole), np.int64)
-        at = 0
-        for i, n in enumerate(lengths):
-            padded[i, 0, :, :n] = codes[:, at : at + n]
-            at += n
-        device = self._model.device
-        decoded = self._model.decode(
-            torch.from_numpy(padded).to(device),
-            self._gains(item, len(lengths), device),
-            last_frame_pad_length=whole - lengths[-1],
+        gains = self._gains(item, len(lengths))
+        wave = (
+            self._run.decode(list(zip(codes.split(lengths, dim=1), gains, strict=True))).float().cpu().numpy()
         )
-        wave = decoded.audio_values[0].float().cpu().numpy()
         if item.samples > wave.shape[1]:
             raise UserError(
                 "fewer frames than the recording's length needs",
@@ -196,20 +184,18 @@ class Encodec:
             )
         return lengths
 
-    def _gains(self, item: AudioCodes, chunks: int, device: torch.device) -> list[torch.Tensor | None]:
-        import torch
-
+    def _gains(self, item: AudioCodes, chunks: int) -> list[float | None]:
         if not self.config.normalize:
             return [None] * chunks
-        scales = [self.median_scale] * chunks if item.scales is None else list(item.scales)
-        if scales[0] is None:
+        scales = [self.median_scale] * chunks if item.scales is None else [float(one) for one in item.scales]
+        if scales and scales[0] is None:
             raise UserError(
                 "generated codes need the corpus' median gain, and this codec was made without one",
                 expected="a codec made by stage codecs from the train split",
             )
         if len(scales) != chunks:
             raise UserError("one gain a chunk is needed", found=f"{len(scales)} scales", expected=f"{chunks}")
-        return [torch.tensor([[scale]], dtype=torch.float32, device=device) for scale in scales]
+        return scales
 
     def _legal(self, codes: np.ndarray) -> np.ndarray:
         if codes.ndim != 2 or codes.shape[0] != self.n_codebooks or not codes.shape[1]:
@@ -246,7 +232,7 @@ class Encodec:
     def _digest(self) -> str:
         about = {key: _plain(getattr(self.config, key)) for key in _GEOMETRY}
         digest = hashlib.sha256(canonical_json({"name": self.name, "n_codebooks": self.n_codebooks, **about}))
-        for name, tensor in sorted(self._model.state_dict().items()):
+        for name, tensor in sorted(self._run.tensors().items()):
             array = tensor.detach().cpu().numpy()
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -267,8 +253,8 @@ class Encodec:
         return {"si_sdr_db": float(np.clip(10 * np.log10(max(ratio, 1e-12)), -100, 100))}
 
     def save(self, folder: Path) -> None:
-        """config.json and model.safetensors as published, and codec.json."""
-        self._model.save_pretrained(folder)
+        """The weights in the layout they came in, and codec.json."""
+        self._run.save(folder)
         write_json(
             Path(folder) / "codec.json",
             {
@@ -283,14 +269,12 @@ class Encodec:
 
 def fit_format(options: Mapping[str, Any]) -> tuple[int, int] | None:
     """Training waves are wanted only for the median gain, by models that have gains."""
-    from transformers import EncodecConfig
-
-    config = EncodecConfig.from_pretrained(model_folder(options))
+    config = read_config(locate(options))
     return (int(config.sampling_rate), int(config.audio_channels)) if config.normalize else None
 
 
 def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = None) -> Encodec:
-    """The codec of a local folder or a hub id (`path`), cut to `n_codebooks` (default 4)."""
+    """The codec of a local folder, a .th file or a hub id (`path`), cut to `n_codebooks` (default 4)."""
     for key in options:
         if key not in OPTIONS:
             raise UserError(
@@ -300,7 +284,7 @@ def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = N
                 expected=", ".join(OPTIONS),
                 fix=nearest(key, OPTIONS),
             )
-    model = open_model(model_folder(options))
+    model = open_model(locate(options))
     size = options.get("codebook_size", model.config.codebook_size)
     if size != model.config.codebook_size:
         raise UserError(
@@ -318,7 +302,9 @@ def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = N
 def load(folder: Path) -> Encodec:
     """What `Encodec.save` wrote."""
     about = read_json(Path(folder) / "codec.json")
-    return Encodec(open_model(Path(folder)), about["options"]["n_codebooks"], about["median_scale"])
+    return Encodec(
+        open_model(locate({"path": str(folder)})), about["options"]["n_codebooks"], about["median_scale"]
+    )
 
 
 def _bandwidth(config: Any, n_codebooks: int) -> float:

@@ -1,11 +1,19 @@
-"""Small EncodecModels of both published geometries, in the published folder layout."""
+"""Small EncodecModels of both published geometries, in the published folder layout; and a corpus of twelve media."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
+
+from mmpt.store.jsonl import write_jsonl
+from mmpt.store.stage import SliceView, StageContext
 
 SMALL = dict(hidden_size=16, num_filters=4, num_lstm_layers=1, codebook_size=64, codebook_dim=16)
 GEOMETRIES = {
@@ -55,3 +63,44 @@ def _save(geometry: str, folder: Path) -> None:
         if name.endswith("codebook.embed"):  # zeros as built: every code would be 0
             buffer.copy_(torch.randn(buffer.shape, generator=draw) * SPREAD[geometry])
     model.save_pretrained(folder)
+
+
+@dataclass
+class TinyCorpus:
+    """Six pictures and six sounds in a folder; the last two of each are test."""
+
+    root: Path
+    work: Path
+    manifest: list[dict[str, Any]]
+    split: list[dict[str, Any]]
+
+    def run(
+        self, body: Callable[[StageContext], None], sections: Mapping[str, Any], name: str = "one", only: str = ""
+    ) -> Path:
+        """The output of stage codecs for these profile sections, on one modality or both."""
+        base = self.work / name
+        for folder in ("corpus", "manifest", "split", "codecs"):
+            (base / folder).mkdir(parents=True)
+        rows = [row for row in self.manifest if only in ("", row["modality"])]
+        write_jsonl(base / "manifest/manifest.jsonl", rows)
+        write_jsonl(base / "split/split.jsonl", self.split)
+        inputs = {stage: base / stage for stage in ("corpus", "manifest", "split")}
+        view = SliceView({"codecs": sections}, ("codecs",), "codecs")
+        external = {"real": self.root}
+        body(StageContext("codecs", view, inputs, base / "codecs", self.work, external=external))
+        return base / "codecs"
+
+
+@pytest.fixture
+def tiny_corpus(tmp_path) -> TinyCorpus:
+    root = tmp_path / "media"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    manifest, split = [], []
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / f"p{i}.png")
+        soundfile.write(root / f"s{i}.wav", rng.standard_normal(16_000) * 0.1, 16_000)
+        for modality, file in (("image", f"p{i}.png"), ("audio", f"s{i}.wav")):
+            manifest.append({"id": file, "modality": modality, "media": {"root": "real", "path": file}})
+            split.append({"id": file, "split": "test" if i > 3 else "train"})
+    return TinyCorpus(root, tmp_path, manifest, split)

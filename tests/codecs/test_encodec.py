@@ -57,7 +57,7 @@ def test_codes_vary_so_that_these_tests_mean_something(codec):
 
 def test_ten_seconds_at_48_khz_are_eleven_chunks_and_1515_real_frames(large):
     coded = large.encode([wave(large, 480_000)])[0]
-    assert coded.meta["chunk_frames"] == [150] * 10 + [15] and coded.meta["last_frame_pad_length"] == 135
+    assert coded.meta["chunk_frames"] == [150] * 10 + [15]
     assert coded.codes.shape == (4, 1515) and len(coded.scales) == 11
     assert large.chunk_frames(48_000) == [150, 2]
 
@@ -66,8 +66,8 @@ def test_decoding_is_transformers_own(codec):
     sound = wave(codec, 100_000)
     coded = codec.encode([sound])[0]
     with torch.inference_mode():
-        raw = codec._model.encode(torch.from_numpy(sound)[None], bandwidth=codec._bandwidth)
-        plain = codec._model.decode(
+        raw = codec._run.model.encode(torch.from_numpy(sound)[None], bandwidth=codec._bandwidth)
+        plain = codec._run.model.decode(
             raw.audio_codes, raw.audio_scales, last_frame_pad_length=raw.last_frame_pad_length
         )
     assert np.array_equal(codec.decode([coded])[0], plain.audio_values[0].numpy()[:, :100_000])
@@ -166,12 +166,12 @@ def test_a_saved_codec_is_itself_again_and_needs_no_other_folder(codec, tmp_path
 def test_a_codec_is_moved_to_the_asked_device(codec, tmp_path):
     registry.save(codec, tmp_path, "encodec", "audio")
     moved = registry.load_audio(tmp_path, device="meta")  # a device that every machine has
-    assert next(moved._model.parameters()).device.type == "meta"
+    assert next(moved._run.model.parameters()).device.type == "meta"
 
 
 def test_other_weights_are_another_identity_and_do_not_load(codec, tmp_path):
     registry.save(codec, tmp_path, "encodec", "audio")
-    other = open_model(tmp_path)
+    other = open_model(tmp_path).model
     with torch.no_grad():
         next(other.parameters()).view(-1)[0] += 1e-3
     other.save_pretrained(tmp_path)

@@ -11,9 +11,8 @@ from mmpt.codecs import registry, stages
 from mmpt.codecs.stages import codecs, fit_choice
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
-from mmpt.store.jsonl import read_jsonl, write_jsonl
+from mmpt.store.jsonl import read_jsonl
 from mmpt.store.schema import validate_file
-from mmpt.store.stage import SliceView, StageContext
 
 SECTIONS = {
     "audio": {"name": "melrvq", "clip_seconds": 0.5, "n_codebooks": 2, "codebook_size": 8},
@@ -21,48 +20,12 @@ SECTIONS = {
 }
 
 
-@pytest.fixture
-def corpus(tmp_path):
-    """Six pictures and six sounds; the last two of each are test."""
-    root = tmp_path / "media"
-    root.mkdir()
-    rng = np.random.default_rng(0)
-    manifest, split = [], []
-    for i in range(6):
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / f"p{i}.png")
-        soundfile.write(root / f"s{i}.wav", rng.standard_normal(16_000) * 0.1, 16_000)
-        for modality, file in (("image", f"p{i}.png"), ("audio", f"s{i}.wav")):
-            manifest.append({"id": file, "modality": modality, "media": {"root": "real", "path": file}})
-            split.append({"id": file, "split": "test" if i > 3 else "train"})
-    return root, manifest, split
+def run(corpus, name="one", sections=SECTIONS, only=""):
+    return corpus.run(codecs, sections, name, only)
 
 
-def run(tmp_path, corpus, name="one", sections=SECTIONS, only=None):
-    root, manifest, split = corpus
-    base = tmp_path / name
-    for folder in ("corpus", "manifest", "split", "codecs"):
-        (base / folder).mkdir(parents=True)
-    write_jsonl(
-        base / "manifest/manifest.jsonl", [row for row in manifest if only in (None, row["modality"])]
-    )
-    write_jsonl(base / "split/split.jsonl", split)
-    profile = {"codecs": sections}
-    inputs = {stage: base / stage for stage in ("corpus", "manifest", "split")}
-    codecs(
-        StageContext(
-            "codecs",
-            SliceView(profile, ("codecs",), "codecs"),
-            inputs,
-            base / "codecs",
-            tmp_path,
-            external={"real": root},
-        )
-    )
-    return base / "codecs"
-
-
-def test_both_codecs_are_written_loadable_and_described(tmp_path, corpus):
-    out = run(tmp_path, corpus)
+def test_both_codecs_are_written_loadable_and_described(tiny_corpus):
+    out = run(tiny_corpus)
     for modality in ("audio", "image"):
         validate_file(out / modality / "codec.json", "codec")
     assert (
@@ -71,40 +34,40 @@ def test_both_codecs_are_written_loadable_and_described(tmp_path, corpus):
     )
 
 
-def test_they_are_fitted_on_train_alone(tmp_path, corpus):
-    out = run(tmp_path, corpus)
+def test_they_are_fitted_on_train_alone(tiny_corpus):
+    out = run(tiny_corpus)
     assert [row["id"] for row in read_jsonl(out / "audio/fitted_on.jsonl")] == [f"s{i}.wav" for i in range(4)]
     before = str(Manifest.of(out))
     for i in (4, 5):  # other test media: the same codec
-        Image.new("RGB", (8, 8)).save(corpus[0] / f"p{i}.png")
-        soundfile.write(corpus[0] / f"s{i}.wav", np.zeros(100), 16_000)
-    assert str(Manifest.of(run(tmp_path, corpus, "two"))) == before
-    Image.new("RGB", (8, 8)).save(corpus[0] / "p0.png")
-    assert str(Manifest.of(run(tmp_path, corpus, "three"))) != before
+        Image.new("RGB", (8, 8)).save(tiny_corpus.root / f"p{i}.png")
+        soundfile.write(tiny_corpus.root / f"s{i}.wav", np.zeros(100), 16_000)
+    assert str(Manifest.of(run(tiny_corpus, "two"))) == before
+    Image.new("RGB", (8, 8)).save(tiny_corpus.root / "p0.png")
+    assert str(Manifest.of(run(tiny_corpus, "three"))) != before
 
 
-def test_sounds_are_cut_before_fitting(tmp_path, corpus):
-    before = str(Manifest.of(run(tmp_path, corpus)))
+def test_sounds_are_cut_before_fitting(tiny_corpus):
+    before = str(Manifest.of(run(tiny_corpus)))
     for i in range(4):  # what lies beyond clip_seconds is not heard
-        wave, rate = soundfile.read(corpus[0] / f"s{i}.wav")
-        soundfile.write(corpus[0] / f"s{i}.wav", np.concatenate([wave[:8000], np.zeros(9000)]), rate)
-    assert str(Manifest.of(run(tmp_path, corpus, "two"))) == before
+        wave, rate = soundfile.read(tiny_corpus.root / f"s{i}.wav")
+        soundfile.write(tiny_corpus.root / f"s{i}.wav", np.concatenate([wave[:8000], np.zeros(9000)]), rate)
+    assert str(Manifest.of(run(tiny_corpus, "two"))) == before
 
 
-def test_only_modalities_of_the_corpus_get_a_codec(tmp_path, corpus):
-    assert [p.name for p in run(tmp_path, corpus, only="image").iterdir()] == ["image"]
+def test_only_modalities_of_the_corpus_get_a_codec(tiny_corpus):
+    assert [p.name for p in run(tiny_corpus, only="image").iterdir()] == ["image"]
     with pytest.raises(UserError, match="no codec for any medium of the corpus.*found audio"):
-        run(tmp_path, corpus, "two", {"image": SECTIONS["image"]}, only="audio")
+        run(tiny_corpus, "two", {"image": SECTIONS["image"]}, only="audio")
 
 
-def test_a_corpus_without_training_media_is_refused(tmp_path, corpus):
-    root, manifest, split = corpus
-    none = [{**row, "split": "test"} for row in split]
+def test_a_corpus_without_training_media_is_refused(tiny_corpus):
+    for row in tiny_corpus.split:
+        row["split"] = "test"
     with pytest.raises(UserError, match="no audio in the train split to fit codec melrvq on"):
-        run(tmp_path, (root, manifest, none))
+        run(tiny_corpus)
 
 
-def test_a_pretrained_codec_is_copied_and_hears_train_for_its_gain_only(tmp_path, corpus, encodec_folder):
+def test_a_pretrained_codec_is_copied_and_hears_train_for_its_gain_only(tmp_path, tiny_corpus, encodec_folder):
     for geometry, heard in (("24k", 0), ("48k", 4)):
         section = {
             "name": "encodec",
@@ -112,7 +75,7 @@ def test_a_pretrained_codec_is_copied_and_hears_train_for_its_gain_only(tmp_path
             "clip_seconds": 0.5,
             "n_codebooks": 4,
         }
-        out = run(tmp_path, corpus, geometry, {"audio": section})
+        out = run(tiny_corpus, geometry, {"audio": section})
         assert len(read_jsonl(out / "audio/fitted_on.jsonl")) == heard
         codec = registry.load_audio(out / "audio")
         assert (codec.median_scale is None) == (geometry == "24k")

@@ -1,0 +1,171 @@
+"""The two ways to run EnCodec, behind one face: transformers' EncodecModel, and the `encodec` package.
+
+Both take and give chunks: (codes int64 [K, frames], gain float or None), real frames only. With equal weights their
+codes and waves are equal to the bit, and so is what `tensors` names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from mmpt.codecs.weights import load_strictly, place
+from mmpt.store.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import EncodecConfig
+
+Chunk = tuple["torch.Tensor", float | None]
+
+# What the package fixes for its two models, as keys of transformers' EncodecConfig; the others have its defaults.
+KINDS: dict[str, dict[str, Any]] = {
+    "24khz": {},
+    "48khz": {
+        "target_bandwidths": [3.0, 6.0, 12.0, 24.0],
+        "sampling_rate": 48_000,
+        "audio_channels": 2,
+        "normalize": True,
+        "chunk_length_s": 1.0,
+        "overlap": 0.01,
+        "norm_type": "time_group_norm",
+        "use_causal_conv": False,
+    },
+}
+# Buffers that only training reads.
+_STATISTICS = ("inited", "cluster_size", "embed_avg")
+_RENAMED = (
+    (r"\.model\.", ".layers."),
+    (r"^quantizer\.vq\.layers\.(\d+)\._codebook\.", r"quantizer.layers.\1.codebook."),
+    (r"\.(conv|convtr)\.norm\.", ".norm."),
+    (r"\.(conv\.conv|convtr\.convtr)\.", ".conv."),
+    (r"\.weight_g$", ".parametrizations.weight.original0"),
+    (r"\.weight_v$", ".parametrizations.weight.original1"),
+)
+
+
+class HubModel:
+    """EnCodec as transformers runs it, from config.json and model.safetensors."""
+
+    def __init__(self, model: Any):
+        self.model = model.eval()
+        self.config: EncodecConfig = model.config
+
+    def encode(self, wave: torch.Tensor, bandwidth: float) -> list[Chunk]:
+        """Chunks of a float32 wave [1, channels, T] at `bandwidth` kbps."""
+        coded = self.model.encode(wave, bandwidth=bandwidth)
+        codes = coded.audio_codes[:, 0]  # [chunks, K, frames of the first chunk]
+        scales = [None if scale is None else float(scale.item()) for scale in coded.audio_scales]
+        last = codes.shape[2] - int(coded.last_frame_pad_length or 0)
+        lengths = [codes.shape[2]] * (len(codes) - 1) + [last]
+        return [(chunk[:, :n], scale) for chunk, n, scale in zip(codes, lengths, scales, strict=True)]
+
+    def decode(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """float32 [channels, T] of chunks; any frames that the codec's hop rounds up are still on."""
+        import torch
+
+        lengths = [codes.shape[1] for codes, _ in chunks]
+        padded = torch.zeros((len(chunks), 1, chunks[0][0].shape[0], max(lengths)), dtype=torch.int64)
+        for row, (codes, _) in zip(padded, chunks, strict=True):
+            row[0, :, : codes.shape[1]] = codes
+        device = self.model.device
+        scales = [None if s is None else torch.tensor([[s]], device=device) for _, s in chunks]
+        padding = max(lengths) - lengths[-1]
+        return self.model.decode(padded.to(device), scales, last_frame_pad_length=padding).audio_values[0]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What decides codes and waves, by transformers' names."""
+        return _deciding(self.model.state_dict())
+
+    def save(self, folder: Path) -> None:
+        """config.json and model.safetensors, as published."""
+        self.model.save_pretrained(folder)
+
+
+class PackageModel:
+    """EnCodec as the `encodec` package runs it, from an official .th file; `kind` is "24khz" or "48khz"."""
+
+    def __init__(self, kind: str, file: Path, state: dict[str, torch.Tensor]):
+        from transformers import EncodecConfig
+
+        self.file = file
+        self.model = _architecture(kind)
+        load_strictly(self.model, state, file)
+        self.model.eval()
+        self.config: EncodecConfig = EncodecConfig(**KINDS[kind])
+
+    def encode(self, wave: torch.Tensor, bandwidth: float) -> list[Chunk]:
+        """As HubModel.encode."""
+        self.model.set_target_bandwidth(bandwidth)
+        return [(codes[0], None if s is None else float(s.item())) for codes, s in self.model.encode(wave)]
+
+    def decode(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """As HubModel.decode."""
+        import torch
+
+        device = next(self.model.parameters()).device
+        frames = [
+            (codes[None].to(device), None if s is None else torch.tensor([[s]], device=device))
+            for codes, s in chunks
+        ]
+        return self.model.decode(frames)[0]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """As HubModel.tensors, the same names."""
+        return _deciding(renamed(self.model.state_dict()))
+
+    def save(self, folder: Path) -> None:
+        """The .th file under its name, which carries its checksum."""
+        place(self.file, Path(folder) / self.file.name)
+
+
+def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict of the package's model under the names of transformers' model."""
+    names = {}
+    for name, tensor in state.items():
+        for pattern, new in _RENAMED:
+            name = re.sub(pattern, new, name)
+        names[name] = tensor
+    return names
+
+
+def package() -> ModuleType:
+    """The `encodec` package.
+
+    It imports torchaudio, whose wheel cannot load beside a CPU build of torch, and needs it only to read and resample
+    files, which we do ourselves. So torchaudio is kept out with an empty module, taken away again before anybody
+    else (transformers looks for it) can take it for the real one.
+    """
+    stands_in = "torchaudio" not in sys.modules
+    if stands_in:
+        sys.modules["torchaudio"] = ModuleType("torchaudio")
+    try:
+        return importlib.import_module("encodec")
+    except ImportError as error:
+        raise UserError(
+            "official .th files are run by the `encodec` package, which cannot be imported",
+            where="codecs.audio.path",
+            found=str(error),
+            expected="encodec 0.1.1 and einops",
+            fix="pip install --no-deps encodec && pip install einops "
+            "(with dependencies it brings torchaudio, which breaks a CPU torch); or use the transformers folder",
+        ) from error
+    finally:
+        if stands_in:
+            del sys.modules["torchaudio"]
+
+
+def _architecture(kind: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the package uses torch's older weight_norm
+        return getattr(package().EncodecModel, f"encodec_model_{kind}")(pretrained=False)
+
+
+def _deciding(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.rpartition(".")[2] not in _STATISTICS}
