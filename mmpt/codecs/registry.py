@@ -93,7 +93,14 @@ class _PatchVq:
 
 
 # A string is a module whose import is expensive (torch); it is imported when asked for.
-_BUILT_IN: dict[str, Any] = {"melrvq": _MelRvq, "patchvq": _PatchVq, "encodec": "mmpt.codecs.encodec"}
+_BUILT_IN: dict[str, Any] = {
+    "melrvq": _MelRvq,
+    "patchvq": _PatchVq,
+    "encodec": "mmpt.codecs.encodec",
+    "seed": "mmpt.codecs.seed",
+    "llamagen": "mmpt.codecs.llamagen",
+}
+_MODALITY = {"melrvq": "audio", "encodec": "audio", "patchvq": "image", "seed": "image", "llamagen": "image"}
 
 
 def names(modality: str | None = None) -> list[str]:
@@ -101,8 +108,7 @@ def names(modality: str | None = None) -> list[str]:
     plug-in.
     """
     found = {*_BUILT_IN, *(point.name for point in _entry_points())}
-    other = {"audio": {"patchvq"}, "image": {"melrvq", "encodec"}}.get(modality or "", set())
-    return sorted(found - other)
+    return sorted(name for name in found if modality in (None, _MODALITY.get(name, modality)))
 
 
 def plugin(name: str, modality: str) -> Any:

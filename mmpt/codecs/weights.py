@@ -115,15 +115,9 @@ def load_strictly(
 
 
 def place(source: Path, target: Path) -> None:
-    """`source` at `target` too: as a hard link where the file system allows it (weights are gigabytes), else a copy.
-
-    A folder is placed file by file. Nothing happens where source and target are one file.
+    """File `source` at `target` too: as a hard link where the file system allows it (weights are gigabytes), else a
+    copy. Nothing happens where both are one file.
     """
-    if source.is_dir():
-        for one in sorted(source.rglob("*")):
-            if one.is_file():
-                place(one, target / one.relative_to(source))
-        return
     if target.exists() and target.samefile(source):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
