@@ -14,6 +14,7 @@ __all__ = ["BEFORE_RELEASE", "STAGES", "by_name"]
 MEDIA = ("corpus.sources",)
 WEIGHTS = ("base.path",)
 CODEC_WEIGHTS = ("codecs.audio.path", "codecs.image.path")
+JUDGES = ("evaluate.scores.clip.path", "evaluate.scores.clap.path")
 BEFORE_TRAIN = ("W1", "A1", "A2", "A3", "A4", "K1", "S3")
 AFTER_TRAIN = ("B1", "B2", "B3", "B4", "C1", "C2", "C3", "C4", "R1", "Q1", "Q2", "T1")
 BEFORE_RELEASE = ("S1", "S2", *BEFORE_TRAIN, *AFTER_TRAIN)
@@ -282,8 +283,8 @@ STAGES: tuple[Stage, ...] = (
         "attributes read back from files, free-running quality",
         "mmpt.evaluate.stages:scores",
         inputs=("extension", *DATA, "base", "examples", "golden", "train", "generate"),
-        slice=("generate", "evaluate.bootstrap"),
-        external=MEDIA + CODEC_WEIGHTS,
+        slice=("generate", "evaluate.bootstrap", "evaluate.scores"),
+        external=MEDIA + CODEC_WEIGHTS + JUDGES,
         outputs=(Output("scores.json", "scores"),),
         measures=("Q1", "Q2", "T1"),
         torch=True,

@@ -8,6 +8,7 @@ from typing import Any
 from mmpt.evaluate import ablation as abl
 from mmpt.evaluate import emission
 from mmpt.evaluate import preflight as pre
+from mmpt.evaluate import published_scores as pub
 from mmpt.evaluate import scores as sco
 from mmpt.evaluate import text as txt
 from mmpt.evaluate import trend as tre
@@ -307,6 +308,14 @@ def scores(ctx: StageContext) -> None:
     metrics, free = sco.free_metrics(look)
     write_evidence(ctx.out, "Q2", metrics, subject=subject)
     metrics, nearest = sco.memory_metrics(look, ctx, workshop)
-    write_evidence(ctx.out, "T1", metrics, subject=subject)
-    result: dict[str, Any] = {"attributes": attributes, "free_running": free, "memory": nearest}
+    judged, judges = pub.judged_metrics(look, ctx)
+    published = [*pub.caption_metrics(look, ctx.inputs["shards"]), *judged]
+    write_evidence(ctx.out, "T1", [*metrics, *published], subject={**subject, **judges})
+    result: dict[str, Any] = {
+        "attributes": attributes,
+        "free_running": free,
+        "memory": nearest,
+        "published": {f"{metric.slice} {metric.name}": metric.value for metric in published},
+        "judges": judges,
+    }
     write_json(ctx.out / "scores.json", result)

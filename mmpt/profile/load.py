@@ -94,6 +94,9 @@ def _path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     sources = corpus.get("sources") if isinstance(corpus, dict) else None
     owners = [(one, "path") for one in sources] if isinstance(sources, list) else []
     owners += [(one, "path") for one in codecs.values()] if isinstance(codecs, dict) else []
+    evaluate = data.get("evaluate")
+    judges = evaluate.get("scores") if isinstance(evaluate, dict) else None
+    owners += [(one, "path") for one in judges.values()] if isinstance(judges, dict) else []
     owners += [(data.get("base"), "path"), (data.get("text"), "replay_file"), (data.get("text"), "heldout_file"),
                (data.get("token_space"), "reference")]
     yield from ((one, key) for one, key in owners if isinstance(one, dict) and isinstance(one.get(key), str))

@@ -33,6 +33,10 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
     if image.get("name") == "patchvq" and image.get("size", 32) % image.get("patch", 4):
         raise UserError("the picture size is no multiple of the patch size", where=f"{path}: codecs.image",
                         found=f"size {image['size']}, patch {image['patch']}")
+    for name, judge in data["evaluate"].get("scores", {}).items():
+        if Path(judge["path"]).is_absolute() and not Path(judge["path"]).is_dir():  # known before hours of training
+            raise UserError("no such folder", where=f"{path}: evaluate.scores.{name}.path", found=judge["path"],
+                            expected="a folder with the model's files, or a hub id")
     if data["train"]["row_len"] < data["examples"]["max_seq_len"]:
         raise UserError("a packed row cannot hold the longest example", where=f"{path}: train.row_len",
                         found=data["train"]["row_len"], expected=f"at least examples.max_seq_len = {data['examples']['max_seq_len']}")
