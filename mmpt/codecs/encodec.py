@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmpt.codecs.audio_quality import log_mel_l1, si_sdr_db
 from mmpt.codecs.encodec_weights import locate, open_model, read_config
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.store.canonical import canonical_json, read_json, write_json
@@ -243,14 +244,11 @@ class Encodec:
         return self._digest
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
-        """si_sdr_db: scale-invariant signal-to-distortion ratio of two float32 [channels, T] waves, -100..100
-        dB.
-        """
-        length = min(reference.shape[1], output.shape[1])
-        clean, heard = (wave[:, :length].astype(np.float64).ravel() for wave in (reference, output))
-        target = clean * (heard @ clean) / max(float(clean @ clean), 1e-12)
-        ratio = float(target @ target) / max(float(((heard - target) ** 2).sum()), 1e-12)
-        return {"si_sdr_db": float(np.clip(10 * np.log10(max(ratio, 1e-12)), -100, 100))}
+        """si_sdr_db and log_mel_l1 of two float32 [channels, T] waves: see audio_quality.py."""
+        return {
+            "si_sdr_db": si_sdr_db(reference, output),
+            "log_mel_l1": log_mel_l1(reference, output, self.sample_rate),
+        }
 
     def save(self, folder: Path) -> None:
         """The weights in the layout they came in, and codec.json."""

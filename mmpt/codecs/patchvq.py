@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmpt.codecs.image_quality import psnr, resize, ssim
 from mmpt.codecs.kmeans import kmeans, nearest
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.errors import UserError
@@ -117,10 +118,8 @@ class PatchVq:
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
-        """PSNR in dB, at most 99, against `reference` (uint8 [H, W, 3]) resized to the codec's size."""
-        difference = resize(reference, self.options.size) - output.astype(np.float32)
-        error = max(float(np.mean(difference.astype(np.float64) ** 2)), 255**2 * 10**-9.9)
-        return {"psnr": float(10 * np.log10(255**2 / error))}
+        """psnr (dB, at most 99) and ssim against `reference` (uint8 [H, W, 3]) resized to the codec's size."""
+        return {"psnr": psnr(reference, output), "ssim": ssim(reference, output)}
 
     @cached_property
     def _digest(self) -> str:
@@ -153,24 +152,6 @@ class PatchVq:
             raise UserError("codec weights do not match codec.json", where=Path(folder),
                             found=codec.identity(), expected=about["identity"])
         return codec
-
-
-def resize(picture: np.ndarray, size: int) -> np.ndarray:
-    """Return float32 [size, size, 3] of a uint8 [H, W, 3] picture: a triangle filter as wide as the step."""
-    pixels = picture.astype(np.float32)
-    if picture.shape[0] != size:
-        pixels = np.einsum("ij,jkc->ikc", _filter(picture.shape[0], size), pixels, optimize=True)
-    if picture.shape[1] != size:
-        pixels = np.einsum("ij,kjc->kic", _filter(picture.shape[1], size), pixels, optimize=True)
-    return pixels
-
-
-def _filter(old: int, new: int) -> np.ndarray:
-    """Rows of weights, float32 [new, old], each of sum 1."""
-    step = old / new
-    apart = abs((np.arange(new)[:, None] + 0.5) * step - (np.arange(old)[None, :] + 0.5)) / max(step, 1.0)
-    weights = np.maximum(0, 1 - apart)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _patches(picture: np.ndarray, patch: int) -> np.ndarray:

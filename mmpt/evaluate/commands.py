@@ -39,7 +39,8 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
     is too long.
     """
     _check_sample(options)
-    workshop, codecs = _workshop(root, profile), Codecs.open(_data(root, "codecs"))
+    workshop = _workshop(root, profile)
+    codecs = Codecs.open(_data(root, "codecs"), workshop.device)
     checkpoint = _checkpoint(root, options.checkpoint)
     given = _prompt(workshop, codecs, profile, options)
     wanted = _grammar(workshop.space, codecs, profile, options.task)
@@ -157,7 +158,8 @@ def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
     if options.out and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("there is something already", where=f"--out {out}", expected="a new or empty folder")
     workshop = _workshop(root, profile)
-    decoder = Decoder(workshop.space, Codecs.open(_data(root, "codecs")), workshop.tokenizer)
+    codecs = Codecs.open(_data(root, "codecs"), workshop.device)
+    decoder = Decoder(workshop.space, codecs, workshop.tokenizer)
     golden = _only(tasks, golden_sets(_data(root, "golden")))
     swapped = _only(tasks, ablation_sets(_data(root, "golden")))
     section = profile.data["generate"]

@@ -28,10 +28,11 @@ class Codecs:
     image: ImageCodec | None
 
     @staticmethod
-    def open(folder: Path) -> Codecs:
+    def open(folder: Path, device: str = "cpu") -> Codecs:
+        """From the data folder of stage codecs; networks among them on `device`."""
         return Codecs(
-            load_audio(folder / "audio") if (folder / "audio").is_dir() else None,
-            load_image(folder / "image") if (folder / "image").is_dir() else None,
+            load_audio(folder / "audio", device) if (folder / "audio").is_dir() else None,
+            load_image(folder / "image", device) if (folder / "image").is_dir() else None,
         )
 
 

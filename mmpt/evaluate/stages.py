@@ -95,7 +95,7 @@ def preflight(ctx: StageContext) -> None:
     )
     write_evidence(ctx.out, "A3", metrics, subject=subject)
     (ctx.out / "decode").mkdir()
-    codecs = Codecs.open(inputs["codecs"])
+    codecs = Codecs.open(inputs["codecs"], ctx.device)
     metrics, samples = pre.decode_stored(workshop.space, inputs["shards"], codecs, ctx.out, ctx.seed)
     write_evidence(ctx.out, "A4", metrics, subject=subject, samples=samples)
     write_json(
@@ -117,7 +117,7 @@ def trend(ctx: StageContext) -> None:
 def generate(ctx: StageContext) -> None:
     """Golden outputs at step 0 and at the end, greedy and sampled, as files; B4, C1."""
     workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
-    decoder = Decoder(workshop.space, Codecs.open(ctx.inputs["codecs"]), workshop.tokenizer)
+    decoder = Decoder(workshop.space, Codecs.open(ctx.inputs["codecs"], ctx.device), workshop.tokenizer)
     sets, setting = golden_sets(ctx.inputs["golden"]), tre.setting_of(ctx)
     folders = {step: ctx.out / "qual" / f"step_{step}" for step in (trained.initial, trained.final)}
     references = emission.write_references(decoder, sets, setting, folders[trained.final])

@@ -45,7 +45,7 @@ class Watch:
     def of(ctx: StageContext) -> Watch:
         """From the context of stage trend, or of train with trend's inputs and profile slice."""
         workshop = Workshop.of(ctx)
-        codecs = Codecs.open(ctx.inputs["codecs"])
+        codecs = Codecs.open(ctx.inputs["codecs"], ctx.device)
         limit = ctx.profile["evaluate.trend.ablation"]
         return Watch(
             workshop,

@@ -141,8 +141,8 @@ def _encoders(ctx: StageContext, space: TokenSpace) -> dict[str, Encoder]:
             )
         if modality == "audio":
             encoders[modality] = AudioEncoder(
-                registry.load_audio(folder), space, roots, about["clip_seconds"], about["crop"]
+                registry.load_audio(folder, ctx.device), space, roots, about["clip_seconds"], about["crop"]
             )
         else:
-            encoders[modality] = ImageEncoder(registry.load_image(folder), space, roots)
+            encoders[modality] = ImageEncoder(registry.load_image(folder, ctx.device), space, roots)
     return encoders

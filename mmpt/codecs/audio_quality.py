@@ -1,0 +1,28 @@
+"""How alike two sounds are, for any codec's round trip: SI-SDR of the waves, L1 of their log-mel amplitudes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmpt.codecs.melrvq import MelRvqOptions, log_mel
+
+FRAMES_A_SECOND = 80
+"""Of the log-mel comparison at any sample rate: the built-in codec's 12.5 ms."""
+
+
+def si_sdr_db(reference: np.ndarray, output: np.ndarray) -> float:
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019), -100..100 dB, of float32 [channels, T] waves."""
+    length = min(reference.shape[1], output.shape[1])
+    clean, heard = (wave[:, :length].astype(np.float64).ravel() for wave in (reference, output))
+    target = clean * (heard @ clean) / max(float(clean @ clean), 1e-12)
+    ratio = float(target @ target) / max(float(((heard - target) ** 2).sum()), 1e-12)
+    return float(np.clip(10 * np.log10(max(ratio, 1e-12)), -100, 100))
+
+
+def log_mel_l1(reference: np.ndarray, output: np.ndarray, rate: int) -> float:
+    """Mean absolute difference of log (natural) mel amplitudes of two float32 [channels, T] waves at `rate` Hz."""
+    hop = max(1, rate // FRAMES_A_SECOND)
+    options = MelRvqOptions(sample_rate=rate, hop=hop, window=4 * hop)
+    length = min(reference.shape[1], output.shape[1])
+    told, heard = (log_mel(wave[:, :length], options).astype(np.float64) for wave in (reference, output))
+    return float(np.mean(abs(told - heard)))
