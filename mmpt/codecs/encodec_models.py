@@ -57,14 +57,14 @@ class HubModel:
         self.model = model.eval()
         self.config: EncodecConfig = model.config
 
-    def encode(self, wave: torch.Tensor, bandwidth: float) -> list[Chunk]:
-        """Chunks of a float32 wave [1, channels, T] at `bandwidth` kbps."""
-        coded = self.model.encode(wave, bandwidth=bandwidth)
-        codes = coded.audio_codes[:, 0]  # [chunks, K, frames of the first chunk]
-        scales = [None if scale is None else float(scale.item()) for scale in coded.audio_scales]
-        last = codes.shape[2] - int(coded.last_frame_pad_length or 0)
-        lengths = [codes.shape[2]] * (len(codes) - 1) + [last]
-        return [(chunk[:, :n], scale) for chunk, n, scale in zip(codes, lengths, scales, strict=True)]
+    def encode(self, waves: torch.Tensor, bandwidth: float) -> list[list[Chunk]]:
+        """Chunks of each of the float32 waves [B, channels, T] at `bandwidth` kbps."""
+        coded = self.model.encode(waves, bandwidth=bandwidth)
+        codes = coded.audio_codes  # [chunks, B, K, frames of the first chunk]
+        last = codes.shape[3] - int(coded.last_frame_pad_length or 0)
+        frames = [(one, scale) for one, scale in zip(codes, coded.audio_scales, strict=True)]
+        frames[-1] = (codes[-1][..., :last], coded.audio_scales[-1])
+        return _by_wave(frames)
 
     def decode(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """float32 [channels, T] of chunks; any frames that the codec's hop rounds up are still on."""
@@ -100,10 +100,10 @@ class PackageModel:
         self.model.eval()
         self.config: EncodecConfig = EncodecConfig(**KINDS[kind])
 
-    def encode(self, wave: torch.Tensor, bandwidth: float) -> list[Chunk]:
+    def encode(self, waves: torch.Tensor, bandwidth: float) -> list[list[Chunk]]:
         """As HubModel.encode."""
         self.model.set_target_bandwidth(bandwidth)
-        return [(codes[0], None if s is None else float(s.item())) for codes, s in self.model.encode(wave)]
+        return _by_wave(self.model.encode(waves))
 
     def decode(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """As HubModel.decode."""
@@ -159,6 +159,16 @@ def package() -> ModuleType:
     finally:
         if stands_in:
             del sys.modules["torchaudio"]
+
+
+def _by_wave(frames: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> list[list[Chunk]]:
+    """From (codes [B, K, frames], gains [B, 1] or None) a chunk to the chunks of each wave, on the CPU."""
+    gains = [None if gain is None else gain.flatten().tolist() for _, gain in frames]
+    codes = [one.cpu() for one, _ in frames]
+    return [
+        [(one[b], None if gain is None else gain[b]) for one, gain in zip(codes, gains, strict=True)]
+        for b in range(len(codes[0]))
+    ]
 
 
 def _architecture(kind: str) -> Any:

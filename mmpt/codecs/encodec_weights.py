@@ -16,7 +16,10 @@ from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 
 PUBLISHED = ("facebook/encodec_24khz", "facebook/encodec_48khz")
-OFFICIAL = ("encodec_24khz-d7cc33bc.th", "encodec_48khz-7e698e3e.th")
+OFFICIAL = (
+    "encodec_24khz-d7cc33bc.th",
+    "encodec_48khz-7e698e3e.th",
+)  # 93 and 76 MB; sha256 begins as the name ends
 URL = "https://dl.fbaipublicfiles.com/encodec/v0/"
 _FILES = ("config.json", "model.safetensors")
 _TH = re.compile(r"encodec_(24khz|48khz)-([0-9a-f]{8,64})\.th")
@@ -34,7 +37,7 @@ def locate(options: Mapping[str, Any]) -> Path:
             where="codecs.audio.path",
             found="nothing",
             expected="a folder with config.json and model.safetensors, a hub id, or an official .th file",
-            fix=f"e.g. path: {PUBLISHED[0]}, or a file {OFFICIAL[0]} of {URL}",
+            fix=f"e.g. path: {PUBLISHED[0]}, or a file {OFFICIAL[0]} (93 MB, sha256 d7cc33bc..) of {URL}",
         )
     path = Path(options["path"])
     if path.is_file():

@@ -22,6 +22,8 @@ from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest
 
 if TYPE_CHECKING:
+    import torch
+
     from mmpt.codecs.llamagen_modules import VqModel
 
 modality = "image"
@@ -104,18 +106,26 @@ class LlamaGen:
         return self
 
     def encode(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """int32 [tokens_per_image] of each uint8 [H, W, 3], row by row, one at a time: in a batch a near tie could
-        fall otherwise. The middle square of the picture, resized, is what is encoded.
+        """int32 [tokens_per_image] of each uint8 [H, W, 3], row by row. The middle square, resized, is encoded.
+
+        One at a time on the CPU; on CUDA as one batch, which may decide a near tie otherwise than a picture alone.
         """
         import torch
 
-        codes = []
+        codes: list[np.ndarray] = []
+        together = max(1, len(pictures)) if self._device.startswith("cuda") else 1
         with torch.inference_mode():
-            for picture in pictures:
-                scaled = square(picture, self.decode_size).astype(np.float32) / 127.5 - 1
-                pixels = torch.from_numpy(scaled.transpose(2, 0, 1).copy())[None].to(self._device)
-                codes.append(self.model.encode(pixels).flatten().cpu().numpy().astype(np.int32))
+            for at in range(0, len(pictures), together):
+                pixels = torch.stack([self._pixels(one) for one in pictures[at : at + together]])
+                found = self.model.encode(pixels.to(self._device)).flatten(1)
+                codes += list(found.cpu().numpy().astype(np.int32))
         return codes
+
+    def _pixels(self, picture: np.ndarray) -> torch.Tensor:
+        import torch
+
+        scaled = square(picture, self.decode_size).astype(np.float32) / 127.5 - 1
+        return torch.from_numpy(scaled.transpose(2, 0, 1).copy())
 
     def decode(self, codes: Sequence[np.ndarray], seeds: Sequence[int] | None = None) -> list[np.ndarray]:
         """uint8 [decode_size, decode_size, 3] of each; nothing is drawn, `seeds` are for codecs that draw.
