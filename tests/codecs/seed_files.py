@@ -22,6 +22,8 @@ def write_quantizer(folder: Path) -> None:
     layers = {f"Qformer.bert.encoder.layer.{i}.x": torch.zeros(1) for i in range(3)}
     encoder = modules.SeedEncoder(SIZES, {**bert, **layers}, vision)
     decoder = modules.SeedDecoder(SIZES)
+    used = {name: vision[name] for name in encoder.visual_encoder.state_dict()}
+    encoder.visual_encoder.load_state_dict(used)
     for model in (encoder, decoder):
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
@@ -60,7 +62,9 @@ def _vision() -> dict[str, torch.Tensor]:
     }
     for i in range(3):
         for name, tensor in modules.EvaBlock(width, inner).state_dict().items():
-            state[f"blocks.{i}.{name}"] = tensor
+            state[f"blocks.{i}.{name}"] = (
+                tensor + 0.3 * torch.randn_like(tensor) if tensor.ndim == 1 else tensor
+            )
     return state
 
 

@@ -29,7 +29,7 @@ def write_clip(folder: Path) -> Path:
     return folder
 
 
-def write_clap(folder: Path) -> Path:
+def write_clap(folder: Path, fused: bool = False) -> Path:
     from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
     torch.manual_seed(0)
@@ -45,10 +45,12 @@ def write_clap(folder: Path) -> Path:
         "window_size": 4,
         "num_classes": 4,
         "projection_dim": 16,
+        "enable_fusion": fused,
     }
     text = {**TEXT, "vocab_size": 200, "max_position_embeddings": 80, "projection_dim": 16}
     ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=16)).save_pretrained(folder)
-    ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation="rand_trunc").save_pretrained(folder)
+    truncation = "fusion" if fused else "rand_trunc"
+    ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation=truncation).save_pretrained(folder)
     _tokenizer(folder)
     return folder
 

@@ -30,6 +30,9 @@ def test_bleu_by_hand():
     # 5 words of 6: precisions 5/5, 4/4, 3/3, 2/2; too short by one: exp(1 - 6/5)
     said, wanted = [words("the cat sat on the")], [[words("the cat sat on the mat")]]
     assert bleu(said, wanted) == pytest.approx(math.exp(1 - 6 / 5))
+    # what is said twice counts as often as the one reference that says it most: 4/8, 3/7, 2/6, 1/5
+    twice = bleu([words("a b c d a b c d")], [[words("a b c d x"), words("a b c d y")]])
+    assert twice == pytest.approx((4 / 8 * 3 / 7 * 2 / 6 * 1 / 5) ** 0.25)
     # a word said more often than any reference says it counts once
     assert bleu([words("the the the the")], [[words("the cat is here")]]) == 0
 
