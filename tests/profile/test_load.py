@@ -56,3 +56,13 @@ def test_relative_media_folder_is_taken_from_the_profile_file(tmp_path):
     (tmp_path / "media").mkdir()
     text = "extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: media}]}\n"
     assert load_profile(write(tmp_path, text)).media_roots() == {"a": tmp_path / "media"}
+
+
+def test_another_codec_does_not_inherit_the_options_of_the_one_it_replaces(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("extends: smoke\nname: x\ncodecs: {audio: {name: encodec, path: facebook/x, clip_seconds: 2.0}}\n")
+    data = load_profile(str(path)).data
+    assert data["codecs"]["audio"] == {"name": "encodec", "path": "facebook/x", "clip_seconds": 2.0}
+    assert data["codecs"]["image"]["name"] == "patchvq"
+    path.write_text("extends: smoke\nname: x\ncodecs: {audio: {name: melrvq, clip_seconds: 2.0}}\n")
+    assert load_profile(str(path)).data["codecs"]["audio"]["options"] == {"stack": 8}  # the same one keeps them
