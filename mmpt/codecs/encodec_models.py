@@ -66,18 +66,9 @@ class HubModel:
         frames[-1] = (codes[-1][..., :last], coded.audio_scales[-1])
         return _by_wave(frames)
 
-    def decode(self, chunks: Sequence[Chunk]) -> torch.Tensor:
-        """float32 [channels, T] of chunks; any frames that the codec's hop rounds up are still on."""
-        import torch
-
-        lengths = [codes.shape[1] for codes, _ in chunks]
-        padded = torch.zeros((len(chunks), 1, chunks[0][0].shape[0], max(lengths)), dtype=torch.int64)
-        for row, (codes, _) in zip(padded, chunks, strict=True):
-            row[0, :, : codes.shape[1]] = codes
-        device = self.model.device
-        scales = [None if s is None else torch.tensor([[s]], device=device) for _, s in chunks]
-        padding = max(lengths) - lengths[-1]
-        return self.model.decode(padded.to(device), scales, last_frame_pad_length=padding).audio_values[0]
+    def decode(self, chunk: Chunk) -> torch.Tensor:
+        """float32 [channels, frames * hop] of one chunk."""
+        return _decoded(self.model, chunk)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What decides codes and waves, by transformers' names."""
@@ -105,16 +96,9 @@ class PackageModel:
         self.model.set_target_bandwidth(bandwidth)
         return _by_wave(self.model.encode(waves))
 
-    def decode(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def decode(self, chunk: Chunk) -> torch.Tensor:
         """As HubModel.decode."""
-        import torch
-
-        device = next(self.model.parameters()).device
-        frames = [
-            (codes[None].to(device), None if s is None else torch.tensor([[s]], device=device))
-            for codes, s in chunks
-        ]
-        return self.model.decode(frames)[0]
+        return _decoded(self.model, chunk)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """As HubModel.tensors, the same names."""
@@ -159,6 +143,13 @@ def package() -> ModuleType:
     finally:
         if stands_in:
             del sys.modules["torchaudio"]
+
+
+def _decoded(model: Any, chunk: Chunk) -> torch.Tensor:
+    codes, gain = chunk
+    device = next(model.parameters()).device
+    wave = model.decoder(model.quantizer.decode(codes[:, None].to(device)))[0]
+    return wave if gain is None else wave * gain
 
 
 def _by_wave(frames: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> list[list[Chunk]]:

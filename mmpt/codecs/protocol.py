@@ -35,7 +35,11 @@ class AudioCodes:
 
 @runtime_checkable
 class AudioCodec(Protocol):
-    """Waveforms to codes and back. Waves are float32 [channels, T] in -1..1 at `sample_rate`."""
+    """Waveforms to codes and back. Waves are float32 [channels, T] in -1..1 at `sample_rate`.
+
+    A codec may offer `samples(frames)`, the length of what `decode` gives for so many generated frames: gate B4 then
+    holds files to the sample, else to the frame.
+    """
 
     name: str
     sample_rate: int

@@ -24,7 +24,7 @@ class Published:
         name: where it goes, relative to the codec's `path`.
         size: what it weighs, in words.
         source: where it is published.
-        digest: what its sha256 is or begins with; empty where the publisher gives none.
+        digest: what its sha256 is or begins with; empty where we have not seen the file.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Published:
     digest: str = ""
 
     def __str__(self) -> str:
-        digest = f"sha256 {self.digest}" if self.digest else "no published digest; ours is kept in the run"
+        digest = f"sha256 {self.digest}" if self.digest else "sha256 not known to us; codec.json keeps that of yours"
         return f"{self.name} ({self.size}; {digest}; from {self.source})"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
 
 from .generated import ATTRIBUTES
+from .media import convert
 from .pictures import CENTRE, PICTURE_SIZE, RADIUS, RGB, coverage
 from .sounds import EVENT_SECONDS, PITCH_HZ, RMS, SOUND_RATE
 
@@ -95,10 +96,12 @@ GAP_BELOW = 0.2
 
 
 def read_sound(wave: np.ndarray, rate: int) -> dict[str, str]:
-    """Read float [T] or [C, T] (channels are averaged) at `rate` Hz, which must be the corpus' 16 kHz."""
-    if rate != SOUND_RATE:
-        raise ValueError(f"the sound oracle reads {SOUND_RATE} Hz, not {rate}")
+    """Read float [T] or [C, T] (channels are averaged) at `rate` Hz; another than the corpus' 16 kHz is resampled:
+    a codec gives its own.
+    """
     mono = np.atleast_2d(np.asarray(wave, dtype=np.float64)).mean(axis=0)
+    if rate != SOUND_RATE:
+        mono = convert(mono[None], rate, SOUND_RATE, 1)[0].astype(np.float64)
     mono = np.pad(mono, (0, max(0, FRAME - len(mono))))
     power = _spectrum(mono)
     level = np.sqrt(power.sum(axis=1))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 
 from mmpt.evaluate.golden import (
@@ -174,14 +175,19 @@ def _file_faults(
         side = decoder.codecs.image.decode_size
         return png_faults(folder / row["path"], size=(side, side))
     codec = decoder.codecs.audio
-    samples = codec.samples(row["target_len"] // codec.n_codebooks)
-    return wav_faults(
+    frames = row["target_len"] // codec.n_codebooks
+    exact = codec.samples(frames) if hasattr(codec, "samples") else None
+    faults = wav_faults(
         folder / row["path"],
         rate=codec.sample_rate,
         channels=codec.channels,
-        samples=samples,
+        samples=exact,
         reference_rms=reference["rms"],
     )
+    readable = not {"missing", "unreadable"} & set(faults)
+    if exact is None and readable and codec.frames(soundfile.info(folder / row["path"]).frames) != frames:
+        faults.append("wrong_form")
+    return faults
 
 
 def decode_metrics(sets: Sets, summaries: Sequence[Mapping[str, Any]], expected: int) -> list[Metric]:

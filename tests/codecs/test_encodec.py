@@ -42,7 +42,7 @@ def test_geometry_is_read_from_the_files(codec):
     assert (codec.n_codebooks, codec.codebook_size) == (4, 64)
 
 
-@pytest.mark.parametrize("samples", [1, 1200, 30_000, 47_521, 48_000, 96_001])
+@pytest.mark.parametrize("samples", [1, 1200, 30_000, 47_521, 47_700, 48_000, 96_001])
 def test_frame_counts_are_known_beforehand_and_lengths_come_back_exactly(codec, samples):
     coded = codec.encode([wave(codec, samples)])[0]
     assert coded.codes.shape == (4, codec.frames(samples)) and coded.samples == samples
@@ -250,3 +250,9 @@ def test_waves_of_one_length_may_go_together(codec):
     for a, b in zip(alone, together, strict=True):
         assert a.samples == b.samples and a.meta == b.meta
         assert a.scales is None or np.allclose(a.scales, b.scales, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 40, 150, 151, 303])
+def test_the_length_of_generated_codes_is_known_beforehand(codec, frames):
+    back = codec.decode([AudioCodes(np.ones((4, frames), np.int32))])[0]
+    assert back.shape[1] == codec.samples(frames)

@@ -162,7 +162,7 @@ class Evil:
 def test_missing_weights_are_listed_with_size_source_and_place(tmp_path):
     with pytest.raises(UserError) as error:
         llamagen.create({"path": str(tmp_path)})
-    for told in ("vq_ds16_t2i.pt", "0.29 GB", "peizesun/llamagen_t2i", "digest", str(tmp_path)):
+    for told in ("vq_ds16_t2i.pt", "0.29 GB", "peizesun/llamagen_t2i", "sha256", str(tmp_path)):
         assert told in str(error.value)
     with pytest.raises(UserError, match="weights that are not there; found nothing"):
         llamagen.create({})

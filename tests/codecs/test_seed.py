@@ -266,7 +266,7 @@ def test_missing_files_are_listed_with_size_source_and_place(tmp_path):
         "eva_vit_g.pth",
         "2.0 GB",
         "unclip",
-        "digest",
+        "sha256",
     ):
         assert told in str(error.value)
     assert str(tmp_path / "none") in str(error.value)

@@ -66,3 +66,11 @@ def test_another_codec_does_not_inherit_the_options_of_the_one_it_replaces(tmp_p
     assert data["codecs"]["image"]["name"] == "patchvq"
     path.write_text("extends: smoke\nname: x\ncodecs: {audio: {name: melrvq, clip_seconds: 2.0}}\n")
     assert load_profile(str(path)).data["codecs"]["audio"]["options"] == {"stack": 8}  # the same one keeps them
+
+
+@pytest.mark.parametrize("codec", ["audio: {name: encodec, path: ./gone.th, clip_seconds: 1.0}", "image: {name: seed, path: ./gone}"])
+def test_weights_that_are_not_there_are_refused_before_anything_is_built(tmp_path, codec):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"extends: smoke\nname: x\ncodecs: {{{codec}}}\n")
+    with pytest.raises(UserError, match=r"codecs\.(audio|image)\.path: no such file or folder; found .*gone"):
+        load_profile(str(path))
