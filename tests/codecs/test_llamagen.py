@@ -10,20 +10,14 @@ from mmpt.codecs.llamagen_modules import Sizes, VqModel
 from mmpt.codecs.stages import codecs as codecs_stage
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
-
-SMALL = Sizes(codebook=128, code_dim=8, latent=32, base=32, widths=(32, 32, 64), encoder_blocks=1)
+from tests.codecs.small_weights import write_llamagen
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """vq_ds16_t2i.pt as published: tensors under "model", and a buffer that only training reads."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = VqModel(SMALL)
-    torch.nn.init.normal_(model.quant_conv.weight, std=1.0)
     path = tmp_path_factory.mktemp("llamagen") / "vq_ds16_t2i.pt"
-    state = {**model.state_dict(), "quantize.codebook_used": torch.zeros(65536)}
-    torch.save({"model": state, "steps": 3}, path)
+    write_llamagen(path)
     return path
 
 
