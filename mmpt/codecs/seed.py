@@ -35,8 +35,8 @@ DECODE_FILES = (
     Published(
         f"{UNCLIP}/model_index.json",
         "with its folder about 8 GB in fp32",
-        "hub stabilityai/stable-diffusion-2-1-unclip, the whole folder, .safetensors; gone from there since 2025-11, "
-        "mirrors differ: keep your own copy",
+        "hub stabilityai/stable-diffusion-2-1-unclip, the whole folder, .safetensors; "
+        "its sister repositories were taken down in 2025-11: keep your own copy",
     ),
 )
 ENCODE_FILES = (

@@ -3,6 +3,7 @@ official .th file, give the same codes and the same waves; and the published num
 """
 
 import sys
+from functools import cache
 from hashlib import sha256
 
 import numpy as np
@@ -64,9 +65,15 @@ def opened(path, n_codebooks=4, heard=None):
     return encodec.create({"path": str(path), "n_codebooks": n_codebooks}, heard)
 
 
+@cache
+def unheard(path):
+    """The codec of a path with four codebooks, opened once: reading and hashing 93 MB takes a while."""
+    return opened(path)
+
+
 def test_both_layouts_give_the_same_codes_gains_and_waves(layouts):
     _, folder, file = layouts
-    hub, official = opened(folder), opened(file)
+    hub, official = unheard(folder), unheard(file)
     assert hub.identity() == official.identity()
     sound = wave(hub, hub.sample_rate + hub.sample_rate // 4)  # at 48 kHz: a chunk and a piece of another
     one, two = hub.encode([sound])[0], official.encode([sound])[0]
@@ -77,7 +84,7 @@ def test_both_layouts_give_the_same_codes_gains_and_waves(layouts):
 
 def test_the_published_numbers(layouts):
     kind, _, file = layouts
-    codec = opened(file)
+    codec = unheard(file)
     large = kind == "48khz"
     assert codec.codebook_size == 1024 and codec.frame_rate == (150 if large else 75)
     assert (codec.sample_rate, codec.channels) == ((48_000, 2) if large else (24_000, 1))
@@ -104,9 +111,9 @@ def test_bandwidths_give_their_codebooks(layouts, n_codebooks):
 
 def test_padding_frames_of_the_last_chunk_are_not_codes(layouts):
     kind, folder, file = layouts
-    samples = opened(file).sample_rate * 5 // 4
+    samples = unheard(file).sample_rate * 5 // 4
     for path in (folder, file):
-        coded = opened(path, 2).encode([wave(opened(path), samples)])[0]
+        coded = opened(path, 2).encode([wave(unheard(path), samples)])[0]
         expected = [150, 39] if kind == "48khz" else [94]  # 12,480 samples after the stride, 30,000 samples
         assert coded.meta["chunk_frames"] == expected and coded.codes.shape[1] == sum(expected)
 
@@ -116,7 +123,7 @@ def test_generated_codes_are_as_loud_as_the_corpus(layouts):
     if kind == "24khz":
         return  # no gains: codes alone decide
     levels = (0.02, 0.05, 0.1, 0.2)
-    clips = [wave(opened(file), 48_000, loud=level) for level in levels]
+    clips = [wave(unheard(file), 48_000, loud=level) for level in levels]
     codec = opened(file, 4, clips)
     stored = codec.encode(clips)
     heard = [np.sqrt((one**2).mean()) for one in codec.decode(stored)]
@@ -131,7 +138,7 @@ def test_generated_codes_are_as_loud_as_the_corpus(layouts):
 
 def test_a_saved_codec_carries_its_file_and_loads_as_itself(layouts, tmp_path):
     _, _, file = layouts
-    codec = opened(file, 4, [wave(opened(file), 4800)])
+    codec = opened(file, 4, [wave(unheard(file), 4800)])
     registry.save(
         codec, tmp_path / "audio", "encodec", "audio", clip_seconds=1.0, crop="first", resampler="r"
     )
