@@ -19,6 +19,8 @@ KINDS = (
     "missing",
     "empty",
     "unreadable",
+    "ambiguous",
+    "uncut",
 )
 
 

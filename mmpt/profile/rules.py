@@ -23,7 +23,8 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
     for source in data["corpus"]["sources"]:
         if source["reader"] != "generated" and not Path(source["path"]).is_dir():
             raise UserError("no such folder", where=f"{path}: corpus.sources.{source['name']}.path", found=source["path"],
-                            expected="the folder that holds captions.jsonl or captions.csv")
+                            expected="the folder that holds captions.jsonl or captions.csv" if source["reader"] == "captions"
+                            else f"the folder of {source['reader']} as published")
     if data["split"]["val"] + data["split"]["test"] >= 1:
         raise UserError("val and test leave nothing to train on", where=f"{path}: split",
                         found=f"{data['split']['val']} + {data['split']['test']}", expected="a sum below 1")
