@@ -47,7 +47,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
     "S2": (
         _zero("content", "content_in_two_splits"),
         _zero("origins", "origins_in_two_splits"),
-        _zero("official_test", "official_test_in_train", min_n=0),
+        _zero("official_test", "official_test_in_train", min_n=0, requires="raw_media"),
         _zero("unassigned", "records_without_split"),
         Floor("sizes", "records_in_split", "min", 1.0, ("train", "val", "test")),
         _zero("combinations", "combinations_in_two_splits", requires="generated_corpus"),
