@@ -82,7 +82,9 @@ def _locate(name_or_path: str) -> Path:
 
 
 def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The file's own keys over those of the profile it extends; mappings merge, everything else replaces."""
+    """The file's own keys over those of the profile it extends; mappings merge, everything else replaces, and so
+    does a mapping whose ``name`` is another.
+    """
     if path in seen:
         raise UserError("profiles extend each other in a circle", where=path, found=" -> ".join(map(str, seen)))
     data = _read(path)
@@ -139,7 +141,9 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        # The options of one codec say nothing about another: a section of another name replaces the inherited one.
+        renamed = both and value.get("name", merged[key].get("name")) != merged[key].get("name")
+        merged[key] = _merge(merged[key], value) if both and not renamed else value
     return merged
 
 

@@ -346,6 +346,6 @@ def _unusable(item: Item, what: str, found: str, expected: str, kind: str = "bad
 
 def _refuse_or_log(ctx: StageContext, problems: Sequence[Problem]) -> None:
     if ctx.profile["corpus.on_bad_record"] == "fail":
-        refuse(problems)
+        refuse(problems, "the inputs", "errors.jsonl")
     for problem in problems[:20]:
         ctx.log(f"left out: {problem}")
