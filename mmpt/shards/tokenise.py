@@ -75,7 +75,8 @@ def tokenise(
         if not _done(ctx.work, shard).is_file():
             encoder = encoders[shard.modality]
             on_done = partial(_progress, ctx, before, total, shard.name)
-            _write(ctx.work, shard, encode_records(encoder, shard.records, batch, on_done), space, encoder)
+            results = encode_records(encoder, shard.records, batch, on_done, ctx.threads)
+            _write(ctx.work, shard, results, space, encoder)
         else:
             ctx.log(f"{shard.name}: already there")
         before += len(shard.records)
