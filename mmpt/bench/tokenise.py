@@ -1,10 +1,10 @@
 """Benchmark of tokenising: python -m mmpt.bench.tokenise [--device cuda] [--codec encodec_24khz ..].
 
-Recordings lie as 16-bit wav files at 44.1 kHz, four in five longer than the clip. Both ways read, resample, cut, encode
-and map to ids: `one` calls the encoder record by record, as the reference run's tokeniser did, `batched` is
-`encode_records` as stage shards calls it. They alternate in one process, so that a machine that slows down slows both.
-EnCodec has the published sizes and random weights, which cost what trained ones cost. Prints a line a codec and writes
-results/tokenise-<device>-<chip>-<date>.json.
+Recordings lie as 16-bit wav files at 44.1 kHz, four in five longer than the clip. Both ways read, resample,
+cut, encode and map to ids: `one` calls the encoder record by record, as the reference run's tokeniser did,
+`batched` is `encode_records` as stage shards calls it. They alternate in one process, so that a machine that
+slows down slows both. EnCodec has the published sizes and random weights, which cost what trained ones cost.
+Prints a line a codec and writes results/tokenise-<device>-<chip>-<date>.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CODECS = ("melrvq", "patchvq", "encodec_24khz", "encodec_48khz")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: `clips` records of `seconds` (sounds), in batches of `batch`, `rounds` times each way."""
+    """What is measured: `clips` records of `seconds`, in batches of `batch`, `rounds` times each way."""
 
     clips: int
     seconds: float
@@ -135,8 +135,16 @@ def _encodec(name: str, folder: Path, device: str) -> Any:
     """EnCodec of the published size, opened the way a profile opens it."""
     from transformers import EncodecConfig, EncodecModel
 
-    large = dict(sampling_rate=48_000, audio_channels=2, normalize=True, chunk_length_s=1.0, overlap=0.01,
-                 norm_type="time_group_norm", use_causal_conv=False, target_bandwidths=[3.0, 6.0, 12.0, 24.0])
+    large = dict(
+        sampling_rate=48_000,
+        audio_channels=2,
+        normalize=True,
+        chunk_length_s=1.0,
+        overlap=0.01,
+        norm_type="time_group_norm",
+        use_causal_conv=False,
+        target_bandwidths=[3.0, 6.0, 12.0, 24.0],
+    )
     torch.manual_seed(0)
     model = EncodecModel(EncodecConfig(**(large if name == "encodec_48khz" else {})))
     draw = torch.Generator().manual_seed(0)
@@ -164,15 +172,19 @@ def line(result: dict[str, Any]) -> str:
     speed, work = result["clips_per_second"], result["processor_seconds"]
     busy = min(work["one"]) / min(work["batched"])
     return (
-        f"{result['codec']:<14} one at a time {speed['one']:8.2f} clips/s   batched {speed['batched']:8.2f} clips/s   "
-        f"x{result['speedup']:.2f} (x{busy:.2f} by processor time)   {result['tokens_that_differ']} of {result['tokens']} tokens differ"
+        f"{result['codec']:<14} one at a time {speed['one']:8.2f} clips/s   "
+        f"batched {speed['batched']:8.2f} clips/s   "
+        f"x{result['speedup']:.2f} (x{busy:.2f} by processor time)   "
+        f"{result['tokens_that_differ']} of {result['tokens']} tokens differ"
     )
 
 
 def main() -> None:
     """Measure the codecs, print a line each, write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
+    )
     parser.add_argument("--codec", nargs="+", choices=CODECS, default=CODECS)
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0, help="length that a recording is cut to")

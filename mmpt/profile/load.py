@@ -50,6 +50,7 @@ class Profile:
         """Files and folders that `inputs` names at ``key`` or below it, by their own key; those that exist."""
         found = {f"inputs.{name}": Path(owner[last]) for name, owner, last in _input_owners(self.data)}
         if key == "inputs.token_space" and key in found:
+            # Beside the file; where the folder is named, it is in there and counts already.
             found["inputs.token_space.sha256"] = found[key].with_name("token_space.sha256")
         return {name: path for name, path in found.items() if (name + ".").startswith(key + ".") and path.exists()}
 

@@ -1,5 +1,6 @@
-"""Stages split, token_space, shards and shard_audit of a profile with `inputs:`: from the reference run's files
-to the same outputs that the stages of a corpus give. Profile keys they read:
+"""Stages split, token_space, shards and shard_audit of a profile with `inputs:`.
+
+From the reference run's files to the same outputs that the stages of a corpus give. Profile keys they read:
 
 split        inputs (shards, jsonl, split, token_space), split, corpus.on_bad_record
 token_space  inputs.token_space, token_space, text, base
@@ -11,8 +12,8 @@ The codecs are in `imported_codecs.py`.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ from mmpt.shards.text_set import open_tokenizer
 from mmpt.shards.token_space import token_space as make_token_space
 from mmpt.shards.tokenise import save_shard, statistics
 from mmpt.shards.train_only import base_text_outside, codec_fit_outside
-from mmpt.store.canonical import digest_json, read_json, write_json
+from mmpt.store.canonical import digest_json, write_json
 from mmpt.store.digests import sha256_bytes, sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.stage import StageContext
-from mmpt.tokens.space import SHA_NAME, TokenSpace, load, reference_sha
+from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace, load, reference_sha
 
 KEEP, MEND = "keep", "mend"
 
@@ -51,7 +52,7 @@ def split(ctx: StageContext) -> None:
     inputs.split "keep" it stays held out, and S2 tells; with "mend" it goes to train.
     """
     problems: list[Problem] = []
-    space = load(Path(ctx.profile["inputs.token_space"]))
+    space = load(_space_file(ctx))
     records = [_split_record(item) for item in items_of(read_all(_inputs(ctx), space), problems)]
     _refuse_or_log(ctx, problems)
     if not records:
@@ -97,7 +98,7 @@ def token_space(ctx: StageContext) -> None:
     Raises:
         UserError: no .sha256 beside it, one that does not belong to it, a segment of another size.
     """
-    path = Path(ctx.profile["inputs.token_space"])
+    path = _space_file(ctx)
     if not path.with_name(SHA_NAME).is_file():
         raise UserError(
             f"no {SHA_NAME} beside the token space",
@@ -143,7 +144,7 @@ class _Writer:
         ctx = self.ctx
         rows = read_jsonl(ctx.inputs["split"] / "split.jsonl")
         self.sides = {row["id"]: (row["modality"], row["split"]) for row in rows}
-        self.codecs = open_codecs(ctx.inputs["codecs"])
+        self.codecs = open_codecs(ctx.inputs["codecs"], ctx.device)
         self.identity = {m: codec.identity() for m, codec in self.codecs.items()}
         self.sha = reference_sha(self.space.to_json())
         self.lengths: dict[int, int] = {}
@@ -188,7 +189,9 @@ class _Writer:
             return "", _unusable(item, "empty caption", repr(caption), "at least one word", "empty_caption")
         if self.tokenizer.encode(caption, add_special_tokens=False).ids != ids:
             found = f"{ids[:6]} for {caption[:40]!r}"
-            return "", _unusable(item, "text ids are not of this tokenizer", found, "its own ids of that text")
+            return "", _unusable(
+                item, "text ids are not of this tokenizer", found, "its own ids of that text"
+            )
         return caption, None
 
     def _fields(self, item: Item) -> tuple[np.ndarray, dict[str, Any]]:
@@ -292,18 +295,25 @@ def shard_audit(ctx: StageContext) -> None:
     modality_of = {row["id"]: row["modality"] for row in rows}
     errors = Counter(modality_of[row["id"]] for row in read_jsonl(folder / "errors.jsonl"))
     report, metrics, contents, records = {}, [], [], []
-    for modality, codec in open_codecs(ctx.inputs["codecs"]).items():
+    for modality, codec in open_codecs(ctx.inputs["codecs"], ctx.device).items():
         sets = [ShardSet.open(folder, modality, side) for side in SPLITS]
         encoder = _encoder(codec, space, modality)
         found = audit(
-            sets, encoder, space, errors=errors[modality], seed=ctx.seed, batch=ctx.profile["shards.batch"],
+            sets,
+            encoder,
+            space,
+            errors=errors[modality],
+            seed=ctx.seed,
+            batch=ctx.profile["shards.batch"],
             media=False,
         )
         report[modality] = asdict(found)
         metrics += metrics_of(found, modality)
         contents += [one.identity for one in sets]
         records += [record for one in sets for record in one.records]
-        ctx.log(f"{modality}: {found.records} records, {found.decode_errors} of {found.decoded} decodes wrong")
+        ctx.log(
+            f"{modality}: {found.records} records, {found.decode_errors} of {found.decoded} decodes wrong"
+        )
     fitted = [codec_fit_outside(ctx.inputs["codecs"], modality, sides) for modality in report]
     text = base_text_outside(ctx.inputs["token_space"], records, sides)
     write_json(
@@ -324,16 +334,21 @@ def shard_audit(ctx: StageContext) -> None:
     )
 
 
-def open_codecs(folder: Path) -> dict[str, Any]:
-    """Modality -> codec, of those that stage codecs wrote."""
+def open_codecs(folder: Path, device: str) -> dict[str, Any]:
+    """Modality -> codec on the device, of those that stage codecs wrote."""
     openers = {"audio": registry.load_audio, "image": registry.load_image}
     there = (m for m in MODALITIES if (folder / m / registry.FILE_NAME).is_file())
-    return {modality: openers[modality](folder / modality) for modality in there}
+    return {modality: openers[modality](folder / modality, device) for modality in there}
 
 
 def _encoder(codec: AudioCodec | ImageCodec, space: TokenSpace, modality: str) -> Encoder:
     """What the audit decodes with; it never loads a medium."""
     return AudioEncoder(codec, space, {}, 0.0) if modality == "audio" else ImageEncoder(codec, space, {})
+
+
+def _space_file(ctx: StageContext) -> Path:
+    path = Path(ctx.profile["inputs.token_space"])
+    return path / FILE_NAME if path.is_dir() else path
 
 
 def _inputs(ctx: StageContext) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Stage codecs of a profile with `inputs:`: the codecs that made the run's tokens, held against its uti.yaml.
 
-Reads profile keys codecs and inputs (uti, shards). Nothing is fitted: there are no media. `codecs.<m>.path` names
-weights, or a codec folder that an earlier run of ours published (artifacts/<run>/codecs/data/<m>).
+Reads profile keys codecs and inputs (uti, shards). Nothing is fitted: there are no media. `codecs.<m>.path`
+names weights, or a codec folder that an earlier run of ours published (artifacts/<run>/codecs/data/<m>).
 """
 
 from __future__ import annotations

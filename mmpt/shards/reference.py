@@ -4,8 +4,8 @@
                                                            .image.npy, .text_out.npy or .text_in.npy (int32)
     *.jsonl                                                one sequence a line: tokenized, Stage 3 or Stage 4
 
-Whether ids lie in their segments and token spaces agree is for the gates to say: ids and digests are handed on
-as they were found. No pickle is read.
+Whether ids lie in their segments and token spaces agree is for the gates to say: ids and digests are handed
+on as they were found. No pickle is read.
 """
 
 from __future__ import annotations
@@ -162,7 +162,10 @@ def _ends_whole(path: Path) -> bool:
 
 def _truncated(place: str, found: str) -> UserError:
     return UserError(
-        "truncated or not a tar archive", where=place, found=found, expected="a whole tar file",
+        "truncated or not a tar archive",
+        where=place,
+        found=found,
+        expected="a whole tar file",
         fix="copy it again from where it was made",
     )
 
@@ -187,11 +190,15 @@ def _item(where: str, members: Mapping[str, bytes], side: str, dataset: str) -> 
         try:
             array = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            return _bad("unreadable", where, record_id, f"{name}.npy cannot be read", str(error)[:80], "int32 ids")
+            return _bad(
+                "unreadable", where, record_id, f"{name}.npy cannot be read", str(error)[:80], "int32 ids"
+            )
         if array.ndim != 1 or array.dtype.kind not in "iu" or promised not in (0, len(array)):
             found = f"{array.dtype} {list(array.shape)}"
             expected = f"integers [{promised or 'n'}]"
-            return _bad("unreadable", where, record_id, f"{name}.npy is not what its .json says", found, expected)
+            return _bad(
+                "unreadable", where, record_id, f"{name}.npy is not what its .json says", found, expected
+            )
         arrays[name] = array.astype(np.int32)
     text = next((arrays[name] for name in _TEXTS if len(arrays.get(name, ()))), np.zeros(0, np.int32))
     meta = about.get("meta") or {}
@@ -267,9 +274,7 @@ def between(ids: np.ndarray, start: int, end: int) -> np.ndarray | None:
     return ids[begins[0] + 1 : ends[0]] if len(ends) else None
 
 
-def items_of(
-    found: Iterable[tuple[str, Item | Problem]], problems: list[Problem]
-) -> Iterator[Item]:
+def items_of(found: Iterable[tuple[str, Item | Problem]], problems: list[Problem]) -> Iterator[Item]:
     """The items; problems are put into the list."""
     for _, one in found:
         if isinstance(one, Problem):

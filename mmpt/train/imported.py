@@ -3,8 +3,8 @@
 warmup  inputs.stage3, lora, train.layer_norm
 train   inputs.stage4, lora, train.layer_norm, train.row_len, mixture.weights
 
-A trained checkpoint has no step of ours behind it: step_0 is the Stage-3 checkpoint, B1 compares with that, and
-B2, which watches training, does not apply.
+A trained checkpoint has no step of ours behind it: step_0 is the Stage-3 checkpoint, B1 compares with that,
+and B2, which watches training, does not apply.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def test_paths_are_taken_from_the_profiles_folder_and_their_content_counts(folde
         (inputs(stage4={**STAGE4, "lora": "nowhere"}), {}, "inputs.stage4.lora: no such file"),
         (inputs(stage4={"rows": "checkpoint_200"}), {}, "inputs.stage4: missing 'lora'"),
         (inputs(token_spce="x"), {}, "unknown key 'token_spce'; did you mean 'token_space'"),
-        (inputs(split="mended"), {}, "inputs.split: found \"mended\"; expected one of keep, mend"),
+        (inputs(split="mended"), {}, 'inputs.split: found "mended"; expected one of keep, mend'),
         ({"uti": "uti.yaml"}, {}, "inputs: missing"),
     ],
 )

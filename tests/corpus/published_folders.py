@@ -1,4 +1,4 @@
-"""Small folders in the layouts that Clotho, AudioCaps, WavCaps, MusicCaps and LLaVA-Pretrain are published in."""
+"""Small folders in the layouts of Clotho, AudioCaps, WavCaps, MusicCaps and LLaVA-Pretrain."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def audiocaps(root: Path, seconds: float = 0.1) -> Path:
 
 
 def wavcaps(root: Path, audioset: list[str], freesound: list[int], blacklisted: tuple = ()) -> Path:
-    """AudioSet_SL unpacked with the archives' long path, FreeSound as a plain folder, ids text and numbers."""
+def wavcaps(
+    root: Path, audioset: list[str], freesound: list[int], blacklisted: tuple = ()
+) -> Path:
     items = [
         {"id": f"Y{video}.wav", "caption": f"as {i}", "audio": "wav_path", "duration": 10.0}
         for i, video in enumerate(audioset)

@@ -166,7 +166,11 @@ def test_the_imported_model_gives_the_logits_that_peft_gives(model, lora, tmp_pa
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
-    [("r", 8, "r: the adapter has another LoRA"), ("lora_alpha", 1, "alpha"), ("target_modules", ["q_proj"], "target")],
+    [
+        ("r", 8, "r: the adapter has another LoRA"),
+        ("lora_alpha", 1, "alpha"),
+        ("target_modules", ["q_proj"], "target"),
+    ],
 )
 def test_another_lora_configuration_is_refused(model, lora, key, value, said):
     path = lora[0] / "adapter_config.json"

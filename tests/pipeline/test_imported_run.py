@@ -17,8 +17,14 @@ LEFT_OUT = shutil.ignore_patterns("artifacts", ".git", "*.pyc", "__pycache__", "
 
 def doit(project: Path, *words: str) -> tuple[int, str]:
     environment = os.environ | {"PYTHONPATH": str(project), "CI": "true"}
-    done = subprocess.run([sys.executable, "-m", "doit", *words], cwd=project, env=environment, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        [sys.executable, "-m", "doit", *words],
+        cwd=project,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     return done.returncode, done.stdout
 
 

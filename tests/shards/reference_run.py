@@ -1,4 +1,4 @@
-"""A small run in the layout of the reference: uti.yaml, token space, tar shards, JSONL, rows, LoRA, base model."""
+"""A small run in the reference's layout: uti.yaml, token space, tar shards, JSONL, rows, LoRA, base model."""
 
 from __future__ import annotations
 
@@ -64,11 +64,21 @@ class ReferenceRun:
             "lora": LORA,
             "split": {"val": 0.1, "test": 0.3},
             "golden": {"per_task": 4, "ablation": 12},
-            "train": {"steps": 4, "tokens_per_step": 512, "row_len": 256, "save_every": 2, "log_every": 2,
-                      "warmup_steps": 1},
+            "train": {
+                "steps": 4,
+                "tokens_per_step": 512,
+                "row_len": 256,
+                "save_every": 2,
+                "log_every": 2,
+                "warmup_steps": 1,
+            },
             "generate": {"batch_size": 64, "max_text_tokens": 6},
-            "evaluate": {"trend": {"golden_per_task": 2, "ablation": 4}, "bootstrap": 200, "text_tokens": 500,
-                         "resume": {"before": 2, "after": 1}},
+            "evaluate": {
+                "trend": {"golden_per_task": 2, "ablation": 4},
+                "bootstrap": 200,
+                "text_tokens": 500,
+                "resume": {"before": 2, "after": 1},
+            },
             **changes,
         }
 
@@ -78,7 +88,9 @@ def build_run(root: Path, sounds: int = 40, pictures: int = 40) -> ReferenceRun:
     root.mkdir(parents=True, exist_ok=True)
     heard, seen = generate_sounds(3, sounds), generate_pictures(3, pictures)
     audio = MelRvq.fit([one.medium[None] for one in heard], MelRvqOptions(CODEBOOKS, CODES, stack=8))
-    image = PatchVq.fit([one.medium for one in seen], PatchVqOptions(size=48, patch=12, codebook_size=PATCHES))
+    image = PatchVq.fit(
+        [one.medium for one in seen], PatchVqOptions(size=48, patch=12, codebook_size=PATCHES)
+    )
     clipping = {"clip_seconds": 1.0, "crop": "first", "resampler": "x"}
     registry.save(audio, root / "codecs/audio", "melrvq", "audio", **clipping)
     registry.save(image, root / "codecs/image", "patchvq", "image")
@@ -149,7 +161,12 @@ def write_token_space(root: Path, base: Path) -> TokenSpace:
     """token_space.json and .sha256 by the reference's rule, places and time of creation included."""
     text = vocabulary_size(base)
     ranges, start = {}, 0
-    sizes = {"TEXT": text, "SPECIAL": 64, "IMAGE": PATCHES, **{f"AUDIO_CB{k}": CODES for k in range(CODEBOOKS)}}
+    sizes = {
+        "TEXT": text,
+        "SPECIAL": 64,
+        "IMAGE": PATCHES,
+        **{f"AUDIO_CB{k}": CODES for k in range(CODEBOOKS)},
+    }
     for name, size in sizes.items():
         ranges[name] = {"start": start, "end": start + size - 1, "size": size}
         start += size
@@ -161,8 +178,12 @@ def write_token_space(root: Path, base: Path) -> TokenSpace:
         "special_tokens": {f"<|{role}|>": text + i for i, role in enumerate(SPECIALS)},
         "ranges": ranges,
         "image_tokenizer": {"name_or_path": "patchvq", "local_path": "/data/x", "codebook_size": PATCHES},
-        "audio_codec": {"name_or_path": "melrvq", "device": "cuda", "n_codebooks": CODEBOOKS,
-                        "codebook_size": CODES},
+        "audio_codec": {
+            "name_or_path": "melrvq",
+            "device": "cuda",
+            "n_codebooks": CODEBOOKS,
+            "codebook_size": CODES,
+        },
         "vocab_size_total": start,
     }
     (root / "token_space.json").write_text(json.dumps(content, indent=2))
@@ -174,9 +195,15 @@ def write_uti(root: Path) -> None:
     content = {
         "base_text_model": "small/base",
         "image_tokenizer": {"name_or_path": "patchvq", "image_size": 48, "codebook_size": PATCHES},
-        "audio_codec": {"name_or_path": "melrvq", "n_codebooks": CODEBOOKS, "codebook_size": CODES,
-                        "target_sample_rate": 16000, "channels": 1, "clip_seconds": 1.0,
-                        "serialization": "flatten_by_time_interleaved_codebooks"},
+        "audio_codec": {
+            "name_or_path": "melrvq",
+            "n_codebooks": CODEBOOKS,
+            "codebook_size": CODES,
+            "target_sample_rate": 16000,
+            "channels": 1,
+            "clip_seconds": 1.0,
+            "serialization": "flatten_by_time_interleaved_codebooks",
+        },
         "token_space": {"n_special": 64, "special_tokens": [f"<|{role}|>" for role in SPECIALS]},
     }
     (root / "uti.yaml").write_text(yaml.safe_dump(content))
@@ -216,7 +243,7 @@ def write_sample(archive: tarfile.TarFile, key: str, about: dict, one: dict[str,
     for name, ids in (("text_out", one["text"]), (modality, one["ids"])):
         if ids is not None:
             stream = io.BytesIO()
-            np.save(stream, ids if getattr(ids, "dtype", None) == object else np.asarray(ids, np.int32))
+            np.save(stream, ids if getattr(ids, "dtype", None) == np.dtype(object) else np.asarray(ids, np.int32))
             members[f"{name}.npy"] = stream.getvalue()
     for suffix, data in members.items():
         info = tarfile.TarInfo(f"{key}.{suffix}")
@@ -225,7 +252,7 @@ def write_sample(archive: tarfile.TarFile, key: str, about: dict, one: dict[str,
 
 
 def write_jsonl(run: ReferenceRun) -> None:
-    """stage3_{train,eval}.jsonl without a digest, stage4_{train,eval}.jsonl with one, both ways of each pair."""
+    """stage3_{train,eval}.jsonl without digests; stage4_{train,eval}.jsonl with them, each pair both ways."""
     for side in ("train", "eval"):
         three, four = [], []
         for one in (one for one in run.items if one["side"] == side):
@@ -255,9 +282,15 @@ def write_checkpoints(run: ReferenceRun) -> None:
     for step in (24, 200):
         folder = run.root / f"checkpoint_{step}"
         folder.mkdir(exist_ok=True)
-        about = {"row_start": run.space.new_start, "row_end": run.space.vocab_size_total, "base_llm": "small/base"}
-        torch.save({**about, "embeddings": rows(), "lm_head": rows(), "dtype": "torch.bfloat16"},
-                   folder / "trainable_rows.pt")
+        about = {
+            "row_start": run.space.new_start,
+            "row_end": run.space.vocab_size_total,
+            "base_llm": "small/base",
+        }
+        torch.save(
+            {**about, "embeddings": rows(), "lm_head": rows(), "dtype": "torch.bfloat16"},
+            folder / "trainable_rows.pt",
+        )
         (folder / "token_space.json").write_text(json.dumps(run.space.to_json(), indent=2))
     write_lora(run)
 
@@ -270,8 +303,13 @@ def write_lora(run: ReferenceRun) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(run.root / "base")
     model.resize_token_embeddings(run.space.vocab_size_total, mean_resizing=False)
-    config = LoraConfig(r=LORA["r"], lora_alpha=LORA["alpha"], target_modules=LORA["target_modules"],
-                        lora_dropout=0.0, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=LORA["r"],
+        lora_alpha=LORA["alpha"],
+        target_modules=LORA["target_modules"],
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
     tuned = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

@@ -86,7 +86,9 @@ def test_the_runs_tokens_arrive_unchanged_and_pass_s2_and_s3(whole, tmp_path):
     for modality in ("audio", "image"):
         for side in ("train", "val", "test"):
             shards = ShardSet.open(imported.root / "shards", modality, side, space)
-            kept |= {shards.record(i)["id"]: (side, shards.ids(i), shards.record(i)) for i in range(len(shards))}
+            kept |= {
+                shards.record(i)["id"]: (side, shards.ids(i), shards.record(i)) for i in range(len(shards))
+            }
     assert len(kept) == len(whole.items)
     for one in whole.items:
         side, ids, record = kept[one["id"]]
@@ -96,6 +98,16 @@ def test_the_runs_tokens_arrive_unchanged_and_pass_s2_and_s3(whole, tmp_path):
     examples = ExampleSet.open(imported.root / "examples", imported.root / "shards", space, "t2a", "train")
     texts = {one["id"]: one["text"] for one in whole.items}
     assert all(examples.text_ids(i).tolist() == texts[examples.record(i)["id"]] for i in range(len(examples)))
+
+
+def test_the_folder_of_a_token_space_may_be_named(whole, tmp_path):
+    profile = whole.profile()
+    (tmp_path / "space").mkdir()
+    for name in ("token_space.json", "token_space.sha256"):
+        shutil.copy(whole.root / name, tmp_path / "space" / name)
+    profile["inputs"]["token_space"] = str(tmp_path / "space")
+    imported = Imported(tmp_path / "out", profile).run("split", "codecs", "token_space")
+    assert load(imported.root / "token_space").digest == whole.space.digest
 
 
 def test_what_needs_media_does_not_apply_and_is_named(whole, tmp_path):
@@ -168,7 +180,6 @@ def test_a_recording_on_both_sides_is_a_no_go_and_mend_moves_it_to_train(run, tm
     assert mended.verdict("S2").verdict == "GO"
     sides = {row["id"]: row["split"] for row in read_jsonl(mended.root / "split/split.jsonl")}
     assert sides["clotho:Sound 1.wav:0"] == sides["clotho:Sound 1.wav:1"] == "train"
-
 
 
 def text_outside(run):

@@ -56,7 +56,12 @@ def test_a_sample_becomes_an_item(tmp_path):
     write(tmp_path, sample(), sample("clotho:a.wav:1"))
     write(tmp_path, sample("audiocaps:7"), side="eval")
     first, second, held = read(tmp_path)
-    assert (first.id, first.source, first.modality, first.side) == ("clotho:a.wav:0", "clotho", "audio", "train")
+    assert (first.id, first.source, first.modality, first.side) == (
+        "clotho:a.wav:0",
+        "clotho",
+        "audio",
+        "train",
+    )
     assert first.payload.tolist() == AUDIO.tolist() and first.text.tolist() == [1, 2, 3]
     assert first.token_space == "f" * 64 and first.meta == {"n_frames": 3} and first.license == "Clotho"
     assert first.where == "set/train/shard-000000.tar#00000000" and held.side == "eval"
@@ -86,7 +91,11 @@ BAD = [
     ((sample()[0], arrays(text=None)), "missing", "text_out.npy is missing"),
     ((sample()[0], arrays(ids=np.array([{}], object))), "unreadable", "audio.npy cannot be read"),
     ((sample()[0], arrays(ids=AUDIO[:4])), "unreadable", "audio.npy is not what its .json says"),
-    ((sample(id=None)[0] | {"id": "x", "tokens": {}}, arrays(ids=AUDIO.reshape(2, 3))), "unreadable", "not what"),
+    (
+        (sample(id=None)[0] | {"id": "x", "tokens": {}}, arrays(ids=AUDIO.reshape(2, 3))),
+        "unreadable",
+        "not what",
+    ),
 ]
 
 
@@ -139,10 +148,14 @@ def write_lines(path, *lines):
 
 
 def test_sequences_of_both_directions_are_one_record(tmp_path):
-    path = write_lines(tmp_path / "s.jsonl", line("a2t"), line("t2a"), line("i2t", "llava:1", payload=[70, 71]))
+    path = write_lines(
+        tmp_path / "s.jsonl", line("a2t"), line("t2a"), line("i2t", "llava:1", payload=[70, 71])
+    )
     inputs = {"jsonl": {"train": [path], "eval": [write_lines(tmp_path / "e.jsonl")]}}
     first, picture = [one for _, one in read_all(inputs, SPACE)]
-    assert isinstance(first, Item) and first.payload.tolist() == AUDIO.tolist() and first.text.tolist() == [1, 2]
+    assert (
+        isinstance(first, Item) and first.payload.tolist() == AUDIO.tolist() and first.text.tolist() == [1, 2]
+    )
     assert first.token_space is None and picture.modality == "image" and picture.payload.tolist() == [70, 71]
 
 
@@ -176,7 +189,7 @@ def test_between_takes_the_first_pair_and_needs_both_marks():
 
 
 def test_padding_frames_go_and_the_rest_decodes_as_the_codec_encoded_it(encodec_folder):  # noqa: F811
-    """48 kHz, 1.5 s: the reference stores two whole chunks of 150 frames; 72 frames of the second are padding."""
+    """48 kHz, 1.5 s: the reference stores two whole chunks of 150 frames, the second half padding."""
     codec = encodec.create({"path": str(encodec_folder("48k"))})
     space = build_token_space(
         base_text_model="t",
