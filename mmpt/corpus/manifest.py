@@ -24,7 +24,7 @@ METRICS = {
     "outside": "paths_outside_corpus",
     "bad_line": "bad_lines",
     "missing_column": "bad_lines",
-    # Two files fit a record, or only the whole video that its clip was to be cut from: the medium is not there.
+    # Two files fit a record, or only the whole video is there that its clip was to be cut from.
     "ambiguous": "missing_media",
     "uncut": "missing_media",
 }

@@ -70,9 +70,7 @@ class MediaFolder:
 
 
 def plain(name: str) -> str:
-    """A name as it is compared: no spaces around, and in one Unicode form, since archives of some systems bring
-    another.
-    """
+    """A name as it is compared: no spaces around, in one Unicode form (some systems' archives bring another)."""
     return unicodedata.normalize("NFC", name).strip()
 
 

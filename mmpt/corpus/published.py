@@ -97,7 +97,7 @@ def _refuse_packed(entries: Sequence[Entry], name: str, packed: Mapping[str, str
             if archives
             else f"none of {len(inside)}, e.g. no {inside[0].medium}",
             expected="the unpacked media below path",
-            fix="unpack them there: 7z x FILE.7z, or unzip (join volumes first: zip -FF FILE.zip --out ALL.zip)"
+            fix="unpack them there: 7z x FILE.7z, or unzip (join volumes by zip -FF FILE.zip --out ALL.zip)"
             if archives
             else "put them there, or leave that part out",
         )

@@ -77,7 +77,6 @@ def audiocaps(root: Path, seconds: float = 0.1) -> Path:
 
 
 def wavcaps(root: Path, audioset: list[str], freesound: list[int], blacklisted: tuple = ()) -> Path:
-def wavcaps(
     root: Path, audioset: list[str], freesound: list[int], blacklisted: tuple = ()
 ) -> Path:
     items = [

@@ -243,7 +243,8 @@ def write_sample(archive: tarfile.TarFile, key: str, about: dict, one: dict[str,
     for name, ids in (("text_out", one["text"]), (modality, one["ids"])):
         if ids is not None:
             stream = io.BytesIO()
-            np.save(stream, ids if getattr(ids, "dtype", None) == np.dtype(object) else np.asarray(ids, np.int32))
+            objects = getattr(ids, "dtype", None) == np.dtype(object)
+            np.save(stream, ids if objects else np.asarray(ids, np.int32))
             members[f"{name}.npy"] = stream.getvalue()
     for suffix, data in members.items():
         info = tarfile.TarInfo(f"{key}.{suffix}")
