@@ -77,8 +77,6 @@ def audiocaps(root: Path, seconds: float = 0.1) -> Path:
 
 
 def wavcaps(root: Path, audioset: list[str], freesound: list[int], blacklisted: tuple = ()) -> Path:
-    root: Path, audioset: list[str], freesound: list[int], blacklisted: tuple = ()
-) -> Path:
     items = [
         {"id": f"Y{video}.wav", "caption": f"as {i}", "audio": "wav_path", "duration": 10.0}
         for i, video in enumerate(audioset)
