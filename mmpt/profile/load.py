@@ -142,8 +142,8 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        # The options of one codec say nothing about another: a section of another name replaces the inherited one.
-        renamed = both and value.get("name", merged[key].get("name")) != merged[key].get("name")
+        # A section that names another thing (codec) starts anew: the one below's options are not its own.
+        renamed = both and "name" in value and value["name"] != merged[key].get("name")
         merged[key] = _merge(merged[key], value) if both and not renamed else value
     return merged
 

@@ -20,13 +20,6 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
         if names.count(name) > 1 or name == "corpus":
             raise UserError("two corpus sources share a name, or it is the reserved 'corpus'", where=f"{path}: corpus.sources",
                             found=name, fix="name each source differently")
-    if "inputs" in data:
-        _check_inputs(data, path)
-    for source in [] if "inputs" in data else data["corpus"]["sources"]:
-        if source["reader"] != "generated" and not Path(source["path"]).is_dir():
-            raise UserError("no such folder", where=f"{path}: corpus.sources.{source['name']}.path", found=source["path"],
-                            expected="the folder that holds captions.jsonl or captions.csv" if source["reader"] == "captions"
-                            else f"the folder of {source['reader']} as published")
     if data["split"]["val"] + data["split"]["test"] >= 1:
         raise UserError("val and test leave nothing to train on", where=f"{path}: split",
                         found=f"{data['split']['val']} + {data['split']['test']}", expected="a sum below 1")
@@ -41,6 +34,8 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
                         found=data["train"]["row_len"], expected=f"at least examples.max_seq_len = {data['examples']['max_seq_len']}")
     if data["base"]["kind"] == "pretrained" and "path" not in data["base"]:
         raise UserError("missing key 'path'", where=f"{path}: base", expected="a local folder or a hub id")
+    if "inputs" in data:
+        _check_inputs(data, path)
 
 
 def _check_inputs(data: Mapping[str, Any], path: Path) -> None:

@@ -24,13 +24,6 @@ def test_a_profile_inherits_and_overrides(tmp_path):
     assert profile.data["train"]["clip"] == load_profile("smoke").data["train"]["clip"]
 
 
-def test_a_codec_of_another_name_does_not_inherit_options(tmp_path):
-    text = "extends: smoke\nname: x\ncodecs: {audio: {name: encodec, clip_seconds: 5.0}, image: {size: 96}}\n"
-    codecs = load_profile(write(tmp_path, text)).data["codecs"]
-    assert codecs["audio"] == {"name": "encodec", "clip_seconds": 5.0}
-    assert codecs["image"] == {**load_profile("smoke").data["codecs"]["image"], "size": 96}
-
-
 @pytest.mark.parametrize("text, said", [
     ("extends: smoke\nname: x\ntrian: {}\n", "unknown key 'trian'; did you mean 'train'"),
     ("extends: smoke\nname: x\ntrain: {steps: many}\n", 'train.steps: found "many"; expected integer'),
@@ -44,7 +37,6 @@ def test_a_codec_of_another_name_does_not_inherit_options(tmp_path):
     ("extends: smoke\nname: x\ncodecs: {image: {patch: 5}}\n", "no multiple of the patch"),
     ("extends: smoke\nname: x\nmixture: {weights: {a2t: 0, i2t: 0, t2a: 0, t2i: 0}}\n", "weight 0"),
     ("extends: smoke\nname: x\nbase: {kind: pretrained}\n", "missing key 'path'"),
-    ("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: nowhere}]}\n", "no such folder"),
 ])
 def test_bad_profiles_say_what_is_wrong(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
