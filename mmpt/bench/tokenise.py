@@ -1,4 +1,4 @@
-"""Benchmark of tokenising: python -m mmpt.bench.tokenise [--device cuda] [--codec encodec_24khz ..].
+"""Benchmark of tokenising: `doit bench tokenise [--device cuda] [--codec encodec_24khz ..]`.
 
 Recordings lie as 16-bit wav files at 44.1 kHz, four in five longer than the clip. Both ways read, resample,
 cut, encode and map to ids: `one` calls the encoder record by record, as the reference run's tokeniser did,
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,10 @@ def line(result: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure the codecs, print a line each, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"]
     )
@@ -191,7 +193,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
     setting = Setting(given.clips, given.seconds, given.batch, given.rounds, given.threads, given.device)
     results = []
@@ -212,6 +214,7 @@ def write_results(setting: Setting, results: list[dict[str, Any]]) -> Path:
         "device": setting.device,
         "date": today,
         "threads": setting.threads,
+        "load_average": os.getloadavg()[0],
         "clip_seconds": setting.seconds,
         "torch": torch.__version__,
         "codecs": results,
