@@ -292,17 +292,16 @@ def shard_audit(ctx: StageContext) -> None:
     space, folder = load(ctx.inputs["token_space"]), ctx.inputs["shards"]
     rows = read_jsonl(ctx.inputs["split"] / "split.jsonl")
     sides = {row["id"]: row["split"] for row in rows}
-    modality_of = {row["id"]: row["modality"] for row in rows}
-    errors = Counter(modality_of[row["id"]] for row in read_jsonl(folder / "errors.jsonl"))
     report, metrics, contents, records = {}, [], [], []
     for modality, codec in open_codecs(ctx.inputs["codecs"], ctx.device).items():
         sets = [ShardSet.open(folder, modality, side) for side in SPLITS]
         encoder = _encoder(codec, space, modality)
+        expected = {row["id"]: row["split"] for row in rows if row["modality"] == modality}
         found = audit(
             sets,
             encoder,
             space,
-            errors=errors[modality],
+            expected=expected,
             seed=ctx.seed,
             batch=ctx.profile["shards.batch"],
             media=False,
