@@ -69,7 +69,8 @@ def manifest_digest(project: Project, name: str) -> str:
 
 
 def external(project: Project, stage: Stage) -> dict[str, Path]:
-    """Files outside artifacts/ that a stage reads: "<key>" or "corpus.sources.<name>" -> existing path.
+    """Files outside artifacts/ that a stage reads: "<key>", "corpus.sources.<name>" or a key below inputs ->
+    existing path.
 
     A value that is no file here (a hub id) counts by its name alone, through the slice.
     """
@@ -77,6 +78,9 @@ def external(project: Project, stage: Stage) -> dict[str, Path]:
     for key in stage.external:
         if key == "corpus.sources":
             found |= {f"{key}.{name}": path for name, path in project.profile.media_roots().items()}
+            continue
+        if key.startswith("inputs."):
+            found |= project.profile.input_paths(key)
             continue
         value = SliceView(project.profile.data, (key,), stage.name).get(key)
         if isinstance(value, str) and Path(value).exists():

@@ -22,6 +22,7 @@ from doit.reporter import ZeroReporter
 from mmpt.build import runner
 from mmpt.build.declaration import Stage, check_table, measured_by
 from mmpt.build.display import Display
+from mmpt.build.imported import table_for
 from mmpt.build.project import Project
 from mmpt.build.staleness import Freshness, reasons, told
 from mmpt.gating import Policy, evaluate_gate, load_policy
@@ -77,8 +78,10 @@ def open_project(
     Raises:
         UserError: no such profile or a bad one, a table that cannot be built.
     """
-    check_table(stages)
-    return Project(stages, read(name), repo, packages)
+    profile = read(name)
+    table = table_for(stages, profile)
+    check_table(table)
+    return Project(table, profile, repo, packages)
 
 
 @functools.cache

@@ -6,15 +6,14 @@ One record a line: `id`, `caption` and either `image` or `audio` (a path below t
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmpt.corpus.media import MediaError, inside
 from mmpt.corpus.problems import Problem
+from mmpt.corpus.tables import Line, csv_header, csv_lines, short
 from mmpt.store.errors import UserError
 
 FILES = ("captions.jsonl", "captions.csv")
@@ -22,15 +21,6 @@ MEDIA = ("audio", "image")
 NEEDED = ("id", "caption")
 OPTIONAL = ("source", "group", "origin", "license", "split")
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the file: its fields, or what is wrong with it."""
-
-    number: int
-    fields: Mapping[str, Any] | None
-    problem: tuple[str, str, str] | None = None  # what, found, expected
 
 
 def read(
@@ -80,7 +70,7 @@ def _jsonl(file: Path) -> Iterator[Line]:
             try:
                 fields = json.loads(raw)
             except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-                yield Line(number, None, ("not JSON", _short(str(error)), "one JSON object a line"))
+                yield Line(number, None, ("not JSON", short(str(error)), "one JSON object a line"))
                 continue
             if isinstance(fields, dict):
                 yield Line(number, fields)
@@ -91,18 +81,7 @@ def _jsonl(file: Path) -> Iterator[Line]:
 
 
 def _csv(file: Path, where: str) -> Iterator[Line]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            "not UTF-8",
-            where=where,
-            found=_short(str(error)),
-            expected="UTF-8 text",
-            fix="save the file as UTF-8",
-        ) from error
-    rows = csv.reader(text.splitlines(keepends=True), strict=True)
-    header = [cell.strip() for cell in next(rows, [])]
+    header = csv_header(file, where)
     missing = [c for c in NEEDED if c not in header] + (
         [] if set(MEDIA) & set(header) else ["image or audio"]
     )
@@ -114,24 +93,7 @@ def _csv(file: Path, where: str) -> Iterator[Line]:
             expected="a header with id, caption, and image or audio",
             fix="add the column",
         )
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            yield Line(
-                rows.line_num, None, ("not CSV", _short(str(error)), 'comma-separated values, quoted with "')
-            )
-            continue
-        if row is None:
-            return
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) != len(header):
-            yield Line(rows.line_num, None, ("wrong number of columns", str(len(row)), str(len(header))))
-            continue
-        yield Line(
-            rows.line_num, {k: v for k, v in zip(header, row, strict=True) if v.strip() or k in NEEDED}
-        )
+    yield from csv_lines(file, where, keep=NEEDED)
 
 
 def _record(line: Line, folder: Path, where: str, name: str, license: str) -> dict | Problem:
@@ -150,7 +112,7 @@ def _record(line: Line, folder: Path, where: str, name: str, license: str) -> di
         return bad(
             "bad_line",
             f"{wrong[0]} is not text",
-            _short(json.dumps(fields[wrong[0]])),
+            short(json.dumps(fields[wrong[0]])),
             "a string",
             "quote it",
         )
@@ -184,7 +146,7 @@ def _record(line: Line, folder: Path, where: str, name: str, license: str) -> di
         return bad(
             "empty_caption",
             "empty caption",
-            repr(_short(fields["caption"])),
+            repr(short(fields["caption"])),
             "at least one word",
             "write a caption or remove the record",
         )
@@ -222,7 +184,3 @@ def _plain(fields: Mapping[str, Any], modality: str, name: str, license: str, ca
         "mentioned": None,
         "split_hint": fields.get("split"),
     }
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."

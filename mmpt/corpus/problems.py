@@ -19,6 +19,8 @@ KINDS = (
     "missing",
     "empty",
     "unreadable",
+    "ambiguous",
+    "uncut",
 )
 
 
@@ -43,8 +45,11 @@ class Problem:
         return f"{self.where}: {named}{self.what}; found {self.found}; expected {self.expected}; {self.fix}"
 
 
-def refuse(problems: Sequence[Problem]) -> None:
-    """Raises one UserError that lists the first 20 problems and counts the rest; does nothing without any."""
+def refuse(problems: Sequence[Problem], within: str = "the corpus", counted: str = "gate S1") -> None:
+    """Raises one UserError that lists the first 20 problems and counts the rest; does nothing without any.
+
+    counted: who counts them where they are left out instead.
+    """
     if not problems:
         return
     lines = [str(problem) for problem in problems[:SHOWN]]
@@ -52,6 +57,7 @@ def refuse(problems: Sequence[Problem]) -> None:
         lines.append(f"and {len(problems) - SHOWN} more")
     noun = "bad record" if len(problems) == 1 else "bad records"
     raise UserError(
-        f"{len(problems)} {noun} in the corpus:\n  " + "\n  ".join(lines) + "\n",
-        fix="correct them, or set corpus.on_bad_record: skip to leave them out and have gate S1 count them",
+        f"{len(problems)} {noun} in {within}:\n  " + "\n  ".join(lines) + "\n",
+        fix="correct them, or set corpus.on_bad_record: skip to leave them out and have "
+        f"{counted} count them",
     )

@@ -12,11 +12,20 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmpt.corpus import captions
+from mmpt.corpus import audiocaps, captions, clotho, llava_pretrain, musiccaps, wavcaps
 from mmpt.corpus.generated import Generated, generate_pictures, generate_sounds
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.sounds import SOUND_RATE
 from mmpt.store.errors import UserError
+
+PUBLISHED = {
+    "clotho": clotho.read,
+    "audiocaps": audiocaps.read,
+    "wavcaps": wavcaps.read,
+    "musiccaps": musiccaps.read,
+    "llava_pretrain": llava_pretrain.read,
+}
+"""Reader -> function of (folder, section of the profile): data sets in the layout they are published in."""
 
 
 def read_source(
@@ -32,16 +41,22 @@ def read_source(
     `folder` is the source's own; media that a reader makes go below `out`, whose root is called "corpus".
     `shares` are (val, test), for readers that decide the split themselves.
     """
+    if source["reader"] == "generated":
+        yield from _generated(source, out, seed, shares, progress)
+        return
+    if folder is None or not folder.is_dir():
+        raise UserError(
+            "the source has no folder",
+            where=f"corpus source {source['name']}",
+            found=folder or "nothing",
+            expected="path: a folder",
+        )
     if source["reader"] == "captions":
-        if folder is None:
-            raise UserError(
-                "the source has no folder", where=f"corpus source {source['name']}", expected="path: a folder"
-            )
         yield from captions.read(
             folder, source["name"], source.get("license", "unknown"), source.get("limit")
         )
     else:
-        yield from _generated(source, out, seed, shares, progress)
+        yield from PUBLISHED[source["reader"]](folder, source)
 
 
 def _generated(

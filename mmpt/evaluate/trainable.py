@@ -27,8 +27,9 @@ def check_trainable(ctx: StageContext, workshop: Workshop, checkpoint) -> tuple[
     """Metrics and details of gate A2, on a copy of the warmed-up model that is thrown away."""
     model = workshop.untrained(dict(ctx.profile["lora"]), bool(ctx.profile.get("train.layer_norm", False)))
     load_adapter(model, checkpoint)
+    # Weight decay would move a row that gets no gradient, and hide that it is dead.
     optimizer = make_optimizer(
-        model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]), ctx.profile["train.weight_decay"]
+        model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]), weight_decay=0.0
     )
     found = {**held(model, optimizer), **moved(model, optimizer)}
     metrics = [Metric(name, value, n, "", "lower") for name, (value, n) in found.items()]
@@ -109,13 +110,14 @@ def moved(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> dict[str, tu
 
 
 def _probe_loss(model: MultimodalLM) -> Tensor:
-    """Mean loss of predicting every used row once, in rows that start with a text id."""
+    """Mean loss of predicting every used row once, in rows between two text ids: each is read, too. A head of
+    its own gives no gradient to the embedding of what is only predicted.
+    """
     ids = used_rows(model.space)
     width = min(ROW, len(ids))
     padded = np.resize(ids, -(-len(ids) // width) * width).reshape(-1, width)
-    whole = torch.as_tensor(
-        np.concatenate([np.zeros((len(padded), 1), np.int64), padded], axis=1), device=model.device
-    )
+    text = np.zeros((len(padded), 1), np.int64)
+    whole = torch.as_tensor(np.concatenate([text, padded, text], axis=1), device=model.device)
     hidden = model.hidden(whole)[:, :-1]
     return linear_cross_entropy(hidden.flatten(0, 1), whole[:, 1:].flatten(), *model.head())
 

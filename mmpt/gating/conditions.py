@@ -11,6 +11,7 @@ MODALITY_OF_TASK = {"a2t": "audio", "t2a": "audio", "i2t": "image", "t2i": "imag
 CONDITIONS = {
     "generated_corpus": "no corpus source is generated, so there are no attributes to read back",
     "raw_media": "the profile starts from imported shards, so there are no raw media",
+    "trained_here": "the profile brings a trained checkpoint, so there was no training to watch",
     "no_prompt_dropout": "the profile trains with prompt dropout",
     "real_audio": "all sounds of the profile are generated",
 }
@@ -18,13 +19,15 @@ CONDITIONS = {
 
 def holding(profile: Mapping[str, Any]) -> frozenset[str]:
     """The names of ``CONDITIONS`` that hold for this profile."""
-    sources = profile.get("corpus", {}).get("sources", [])
+    imported = profile.get("inputs", {})
+    sources = [] if imported else profile.get("corpus", {}).get("sources", [])
     facts = {
         "generated_corpus": any(source.get("reader") == "generated" for source in sources),
-        "raw_media": "inputs" not in profile,
+        "raw_media": not imported,
+        "trained_here": "stage4" not in imported,
         "no_prompt_dropout": not profile.get("mixture", {}).get("prompt_dropout", 0),
         "real_audio": "audio" in _modalities(profile)
-        and any(source.get("reader") != "generated" for source in sources),
+        and (bool(imported) or any(source.get("reader") != "generated" for source in sources)),
     }
     return frozenset(name for name, holds in facts.items() if holds)
 

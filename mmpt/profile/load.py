@@ -42,7 +42,17 @@ class Profile:
 
     def media_roots(self) -> dict[str, Path]:
         """Corpus source name -> absolute folder, for the sources that read from one."""
+        if "inputs" in self.data:  # nothing is read from media; sources may be left over from an inherited profile
+            return {}
         return {source["name"]: Path(source["path"]) for source in self.data["corpus"]["sources"] if "path" in source}
+
+    def input_paths(self, key: str) -> dict[str, Path]:
+        """Files and folders that `inputs` names at ``key`` or below it, by their own key; those that exist."""
+        found = {f"inputs.{name}": Path(owner[last]) for name, owner, last in _input_owners(self.data)}
+        if key == "inputs.token_space" and key in found:
+            # Beside the file; where the folder is named, it is in there and counts already.
+            found["inputs.token_space.sha256"] = found[key].with_name("token_space.sha256")
+        return {name: path for name, path in found.items() if (name + ".").startswith(key + ".") and path.exists()}
 
 
 def load_profile(name_or_path: str) -> Profile:
@@ -73,7 +83,9 @@ def _locate(name_or_path: str) -> Path:
 
 
 def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The file's own keys over those of the profile it extends; mappings merge, everything else replaces."""
+    """The file's own keys over those of the profile it extends; mappings merge, everything else replaces, and so
+    does a mapping whose ``name`` is another.
+    """
     if path in seen:
         raise UserError("profiles extend each other in a circle", where=path, found=" -> ".join(map(str, seen)))
     data = _read(path)
@@ -100,6 +112,26 @@ def _path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     owners += [(data.get("base"), "path"), (data.get("text"), "replay_file"), (data.get("text"), "heldout_file"),
                (data.get("token_space"), "reference")]
     yield from ((one, key) for one, key in owners if isinstance(one, dict) and isinstance(one.get(key), str))
+    yield from ((owner, key) for _, owner, key in _input_owners(data))
+
+
+def _input_owners(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, owner, key) of every path in section `inputs`: owner[key] is the path. Well-formed ones only."""
+    inputs = data.get("inputs")
+    if not isinstance(inputs, dict):
+        return
+    stage4, jsonl, shards = (inputs.get(key) for key in ("stage4", "jsonl", "shards"))
+    found = [(key, inputs, key) for key in ("uti", "token_space", "stage3")]
+    if isinstance(stage4, dict):
+        found += [(f"stage4.{key}", stage4, key) for key in ("rows", "lora")]
+    if isinstance(shards, list):
+        found += [(f"shards.{one.get('name')}", one, "path") for one in shards if isinstance(one, dict)]
+    if isinstance(jsonl, dict):
+        lists = [(side, paths) for side, paths in jsonl.items() if isinstance(paths, list)]
+        found += [(f"jsonl.{side}.{at}", paths, at) for side, paths in lists for at in range(len(paths))]
+    for name, owner, key in found:
+        if isinstance(owner[key] if isinstance(owner, list) else owner.get(key), str):
+            yield name, owner, key
 
 
 def _absolute(owner: dict[str, Any], key: str, file: Path) -> None:

@@ -20,10 +20,6 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
         if names.count(name) > 1 or name == "corpus":
             raise UserError("two corpus sources share a name, or it is the reserved 'corpus'", where=f"{path}: corpus.sources",
                             found=name, fix="name each source differently")
-    for source in data["corpus"]["sources"]:
-        if source["reader"] != "generated" and not Path(source["path"]).is_dir():
-            raise UserError("no such folder", where=f"{path}: corpus.sources.{source['name']}.path", found=source["path"],
-                            expected="the folder that holds captions.jsonl or captions.csv")
     if data["split"]["val"] + data["split"]["test"] >= 1:
         raise UserError("val and test leave nothing to train on", where=f"{path}: split",
                         found=f"{data['split']['val']} + {data['split']['test']}", expected="a sum below 1")
@@ -46,3 +42,22 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
                         found=data["train"]["row_len"], expected=f"at least examples.max_seq_len = {data['examples']['max_seq_len']}")
     if data["base"]["kind"] == "pretrained" and "path" not in data["base"]:
         raise UserError("missing key 'path'", where=f"{path}: base", expected="a local folder or a hub id")
+    if "inputs" in data:
+        _check_inputs(data, path)
+
+
+def _check_inputs(data: Mapping[str, Any], path: Path) -> None:
+    """Rules of a profile that starts from what a team already has."""
+    inputs = data["inputs"]
+    if not inputs.get("shards") and not inputs.get("jsonl"):
+        raise UserError("no records to import", where=f"{path}: inputs", expected="shards or jsonl")
+    if data["base"]["kind"] != "pretrained":
+        raise UserError("imported tokens belong to a base model that exists", where=f"{path}: base.kind",
+                        found=data["base"]["kind"], expected="pretrained, with path")
+    named = {"uti": inputs["uti"], "token_space": inputs["token_space"], "stage3": inputs["stage3"],
+             **{f"stage4.{key}": inputs.get("stage4", {}).get(key) for key in ("rows", "lora")},
+             **{f"shards.{one['name']}": one["path"] for one in inputs.get("shards", ())},
+             **{f"jsonl.{side}": one for side, paths in inputs.get("jsonl", {}).items() for one in paths}}
+    for key, found in named.items():
+        if found is not None and not Path(found).exists():
+            raise UserError("no such file or folder", where=f"{path}: inputs.{key}", found=found)

@@ -6,6 +6,7 @@ Sounds are cut on the waveform, before encoding: cutting codes would tear a code
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -142,23 +143,32 @@ def encode_records(
     records: Sequence[Record],
     batch: int,
     on_done: Callable[[int], None] = lambda done: None,
+    threads: int = 1,
 ) -> list[Encoded | Failed]:
     """Encode ``records`` in batches of like size; results in the order given.
 
-    A batch in which the codec fails is encoded again one by one, so that only the record at fault is lost.
+    A batch in which the codec fails is encoded again one by one, so that only the record at fault is lost. While
+    one batch is encoded, ``threads`` threads load the next: reading and resampling work outside the interpreter's
+    lock, and a GPU would wait for them.
     """
     results: list[Encoded | Failed] = [Failed("not reached")] * len(records)
     order = sorted(range(len(records)), key=lambda index: (encoder.size(records[index]), index))
-    for start in range(0, len(order), batch):
-        loaded: dict[int, Any] = {}
-        for index in order[start : start + batch]:
-            try:
-                loaded[index] = encoder.load(records[index])
-            except ENCODE_ERRORS as error:
-                results[index] = Failed(_said(error))
-        for index, result in zip(loaded, _encode_each(encoder, list(loaded.values()))):
-            results[index] = result
-        on_done(min(start + batch, len(order)))
+    parts = [order[start : start + batch] for start in range(0, len(order), batch)]
+    done = 0
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        ahead = [pool.submit(encoder.load, records[index]) for index in parts[0]] if parts else []
+        for part, following in zip(parts, [*parts[1:], []], strict=True):
+            loading, ahead = ahead, [pool.submit(encoder.load, records[index]) for index in following]
+            loaded: dict[int, Any] = {}
+            for index, one in zip(part, loading, strict=True):
+                try:
+                    loaded[index] = one.result()
+                except ENCODE_ERRORS as error:
+                    results[index] = Failed(_said(error))
+            for index, result in zip(loaded, _encode_each(encoder, list(loaded.values()))):
+                results[index] = result
+            done += len(part)
+            on_done(done)
     return results
 
 

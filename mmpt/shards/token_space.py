@@ -33,9 +33,11 @@ _AUDIO = ("name", "identity", "n_codebooks", "codebook_size", "sample_rate", "ch
 _IMAGE = ("name", "identity", "codebook_size", "tokens_per_image", "grid", "proc_size", "decode_size")
 
 
-def token_space(ctx: StageContext) -> None:
+def token_space(ctx: StageContext, reference: str | None = None) -> None:
     """Writes tokenizer/, token_space.json, token_space.sha256, text_train.txt, text_heldout.txt,
     text_sources.json.
+
+    reference: a token_space.json to take over, as profile key token_space.reference names one.
     """
     base = ctx.profile["base"]
     train, heldout = _texts(ctx, captions=base["kind"] == "tiny")
@@ -46,7 +48,7 @@ def token_space(ctx: StageContext) -> None:
         copy_tokenizer(base["path"], folder)
     identity = {"identity": sha256_file(folder / "tokenizer.json"), "vocab_size": vocabulary_size(folder)}
     codecs = {m: _codec(ctx.inputs["codecs"] / m) for m in ("audio", "image")}
-    reference = ctx.profile.get("token_space.reference")
+    reference = reference or ctx.profile.get("token_space.reference")
     space = build_token_space(
         base_text_model="tiny" if base["kind"] == "tiny" else _name(base["path"]),
         text_vocab_size=identity["vocab_size"],

@@ -75,7 +75,8 @@ def tokenise(
         if not _done(ctx.work, shard).is_file():
             encoder = encoders[shard.modality]
             on_done = partial(_progress, ctx, before, total, shard.name)
-            _write(ctx.work, shard, encode_records(encoder, shard.records, batch, on_done), space, encoder)
+            results = encode_records(encoder, shard.records, batch, on_done, ctx.threads)
+            _write(ctx.work, shard, results, space, encoder)
         else:
             ctx.log(f"{shard.name}: already there")
         before += len(shard.records)
@@ -92,23 +93,12 @@ def _write(
 ) -> None:
     kept = [(record, one) for record, one in zip(shard.records, results) if isinstance(one, Encoded)]
     failed = [(record, one) for record, one in zip(shard.records, results) if isinstance(one, Failed)]
-    ids = np.concatenate([np.zeros(0, np.int32), *(one.ids for _, one in kept)])
-    offsets = np.cumsum([0, *(len(one.ids) for _, one in kept)], dtype=np.int64)
     stamp = {"token_space": space.digest, "codec": encoder.identity}
     rows = [
         {**_describe(record, shard.split), **one.fields, **stamp, "n_tokens": len(one.ids)}
         for record, one in kept
     ]
-    header = {
-        **stamp,
-        "modality": shard.modality,
-        "split": shard.split,
-        "shard": shard.index,
-        "n": len(kept),
-        "content": hashlib.sha256(ids.tobytes() + offsets.tobytes()).hexdigest(),
-    }
-    save_tensors(folder / f"{shard.name}.safetensors", {"ids": ids, "offsets": offsets}, header)
-    write_jsonl(folder / f"{shard.name}.jsonl", rows)
+    save_shard(folder, shard.modality, shard.split, shard.index, [one.ids for _, one in kept], rows, stamp)
     errors = [
         {
             "id": record["id"],
@@ -120,6 +110,37 @@ def _write(
         for record, one in failed
     ]
     write_json(_done(folder, shard), {"errors": errors})
+
+
+def save_shard(
+    folder: Path,
+    modality: str,
+    split: str,
+    index: int,
+    ids: Sequence[np.ndarray],
+    rows: Sequence[Record],
+    stamp: Mapping[str, str],
+) -> None:
+    """Write one shard and its sidecar.
+
+    Args:
+        ids: int32 [n] of each record.
+        rows: the sidecar's lines (schema shard_record), in the same order.
+        stamp: digests for the header: token_space and codec.
+    """
+    flat = np.concatenate([np.zeros(0, np.int32), *ids])
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+    header = {
+        **stamp,
+        "modality": modality,
+        "split": split,
+        "shard": index,
+        "n": len(ids),
+        "content": hashlib.sha256(flat.tobytes() + offsets.tobytes()).hexdigest(),
+    }
+    path = folder / f"{shard_name(modality, split, index)}.safetensors"
+    save_tensors(path, {"ids": flat, "offsets": offsets}, header)
+    write_jsonl(path.with_suffix(".jsonl"), rows)
 
 
 def _describe(record: Record, split: str) -> dict[str, Any]:

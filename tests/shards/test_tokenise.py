@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import soundfile
 
 from mmpt.codecs import registry
 from mmpt.corpus.media import load_audio, load_image
-from mmpt.shards.encode import AudioEncoder, Failed, encode_records
+from mmpt.shards.encode import AudioEncoder, Encoded, Failed, encode_records
 from mmpt.shards.shard_set import ShardSet
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
@@ -232,6 +233,41 @@ def test_batches_hold_sounds_of_like_length(world, folder):
     results = encode_records(encoder, records, 3)
     assert seen == [[500, 600, 700], [7000, 8000, 9000]]
     assert [one.fields["samples"] for one in results] == lengths  # back in the order given
+
+
+class Waiting:
+    """An encoder that can encode its first batch only once the second is being loaded."""
+
+    modality, identity = "audio", "x"
+
+    def __init__(self):
+        self.second = threading.Event()
+        self.batches = []
+
+    def size(self, record):
+        return record
+
+    def load(self, record):
+        if record == 5:
+            raise ValueError("broken")
+        if record >= 2:
+            self.second.set()
+        return record
+
+    def encode(self, media):
+        assert self.second.wait(10), "the next batch was not loaded meanwhile"
+        self.batches.append(list(media))
+        return [Encoded(np.array([one], np.int32), {}) for one in media]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_next_batch_is_loaded_while_one_is_encoded(threads):
+    encoder, done = Waiting(), []
+    results = encode_records(encoder, [3, 0, 6, 5, 1, 2, 4], 2, done.append, threads)
+    assert encoder.batches == [[0, 1], [2, 3], [4], [6]] and done == [2, 4, 6, 7]
+    assert [one.error if isinstance(one, Failed) else one.ids.item() for one in results] == [
+        *(3, 0, 6, "ValueError: broken", 1, 2, 4)
+    ]
 
 
 def test_a_shard_of_another_token_space_is_refused(world, folder):

@@ -1,0 +1,123 @@
+"""Published data sets through stages corpus, manifest and split, to the verdicts of S1 and S2."""
+
+import pytest
+from tests.corpus import published_folders as made
+
+from mmpt.corpus import stages
+from mmpt.gating import load_policy
+from mmpt.gating.verdicts import decide_evidence
+from mmpt.profile import load_profile
+from mmpt.store.canonical import read_json
+from mmpt.store.errors import UserError
+from mmpt.store.jsonl import read_jsonl
+from mmpt.store.schema import validate_file
+from mmpt.store.stage import SliceView, StageContext
+
+
+def profile_of(sources, modalities, mode="fail"):
+    data = {key: value for key, value in load_profile("smoke").data.items() if key != "gates"}
+    data["corpus"] = {"on_bad_record": mode, "sources": sources}
+    data["codecs"] = {m: data["codecs"][m] for m in modalities}
+    data["mixture"] = {**data["mixture"], "weights": {}}
+    return data
+
+
+def run(root, folders, modalities=("audio",), mode="fail", **options):
+    """The three stages on {reader: folder}; (split by id, manifest by id, verdict of S1, verdict of S2)."""
+    sources = [{"name": r, "reader": r, "path": str(f), **options.get(r, {})} for r, f in folders.items()]
+    profile = profile_of(sources, modalities, mode)
+    done = {}
+    for name in ("corpus", "manifest", "split"):
+        out = root / name
+        out.mkdir(parents=True)
+        view = SliceView(profile, tuple(profile), name)
+        getattr(stages, name)(
+            StageContext(name, view, dict(done), out, root / "work", external=dict(folders))
+        )
+        done[name] = out
+    validate_file(done["corpus"] / "records.jsonl", "record")
+    validate_file(done["manifest"] / "manifest.jsonl", "manifest_record")
+    validate_file(done["split"] / "split.jsonl", "split_record")
+    policy = load_policy(profile=profile)
+    verdicts = [
+        decide_evidence(policy.gate(gate), read_json(done[stage] / f"evidence/{gate}.json"), policy, "0" * 64)
+        for gate, stage in (("S1", "manifest"), ("S2", "split"))
+    ]
+    split = {row["id"]: row["split"] for row in read_jsonl(done["split"] / "split.jsonl")}
+    manifest = {row["id"]: row for row in read_jsonl(done["manifest"] / "manifest.jsonl")}
+    return split, manifest, *verdicts
+
+
+BUILT = {
+    "clotho": made.clotho,
+    "audiocaps": made.audiocaps,
+    "musiccaps": made.musiccaps,
+    "llava_pretrain": made.llava,
+    "wavcaps": lambda root: made.wavcaps(
+        root, made.YOUTUBE[:10], list(range(50, 60)), (made.YOUTUBE[3], "55")
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", BUILT)
+def test_each_reader_reaches_go_and_a_leak_made_on_purpose_no_go(tmp_path, reader, monkeypatch):
+    modalities = ("image",) if reader == "llava_pretrain" else ("audio",)
+    folders = {reader: BUILT[reader](tmp_path / "data")}
+    split, manifest, s1, s2 = run(tmp_path / "one", folders, modalities)
+    assert (s1.verdict, s2.verdict) == ("GO", "GO"), s1.reason + s2.reason
+    official = {i for i, row in manifest.items() if row["split_hint"] == "test"}
+    assert all(split[i] == "test" for i in official) and (official or reader == "llava_pretrain")
+
+    def torn(records, val, test, honest=stages.assign):
+        """A training record turns out to be of the same recording or picture as a test record."""
+        rows = honest(records, val, test)
+        at = {row["split"]: i for i, row in enumerate(rows)}
+        records[at["train"]]["origin"] = records[at["test"]]["origin"]
+        return rows
+
+    monkeypatch.setattr(stages, "assign", torn)
+    leaky = run(tmp_path / "two", folders, modalities)[3]
+    assert leaky.verdict == "NO_GO" and [check.id for check in leaky.failing()] == ["origins"]
+
+
+def test_a_split_by_caption_tears_recordings_and_trains_on_official_test(tmp_path, monkeypatch):
+    def by_caption(records, val, test, honest=stages.assign):
+        sides = ("train", "val", "test")
+        return [{**row, "split": sides[i % 3]} for i, row in enumerate(honest(records, val, test))]
+
+    monkeypatch.setattr(stages, "assign", by_caption)
+    verdict = run(tmp_path / "run", {"clotho": made.clotho(tmp_path / "data")})[3]
+    assert verdict.verdict == "NO_GO"
+    assert {check.id for check in verdict.failing()} == {"content", "origins", "official_test"}
+
+
+def test_one_recording_in_three_data_sets_is_on_the_side_of_its_official_test(tmp_path):
+    made.clotho(tmp_path / "clotho")
+    made.audiocaps(tmp_path / "audiocaps")
+    made.wavcaps(tmp_path / "wavcaps", made.YOUTUBE[8:13], [1009, 1001, 77])
+    folders = {r: tmp_path / r for r in ("wavcaps", "clotho", "audiocaps")}
+    split, _, s1, s2 = run(tmp_path / "run", folders)
+    assert (s1.verdict, s2.verdict) == ("GO", "GO")
+    # videos 8 and 9 are AudioCaps val and 10 to 12 its test; Freesound 1009 is Clotho's evaluation,
+    # 1001 its development
+    assert [split[f"wavcaps_as:Y{v}.wav"] for v in made.YOUTUBE[8:13]] == ["val"] * 2 + ["test"] * 3
+    assert (split["wavcaps_fsd:1009"], split["wavcaps_fsd:1001"]) == ("test", "train")
+
+
+def test_skip_counts_what_is_missing_and_s1_says_no(tmp_path):
+    made.audiocaps(tmp_path / "data")
+    next((tmp_path / "data/audio/train").glob(f"{made.YOUTUBE[0]}*")).unlink()
+    made.sound(tmp_path / "data/audio/train" / f"Y{made.YOUTUBE[1]}.flac", 1, seconds=30)
+    split, _, s1, s2 = run(tmp_path / "run", {"audiocaps": tmp_path / "data"}, mode="skip")
+    assert len(split) == 31 and s2.verdict == "GO" and s1.verdict == "NO_GO"
+    assert {(c.id, c.value) for c in s1.failing()} == {("missing_media", 2)}
+
+
+def test_fail_names_them_all_and_exits_with_2(tmp_path):
+    made.audiocaps(tmp_path / "data")
+    next((tmp_path / "data/audio/train").glob(f"{made.YOUTUBE[0]}*")).unlink()
+    with pytest.raises(
+        UserError, match="1 bad record in the corpus:\n  audiocaps/train.csv:2: record audiocaps:91801"
+    ) as error:
+        run(tmp_path / "run", {"audiocaps": tmp_path / "data"})
+    assert error.value.exit_code == 2
