@@ -82,10 +82,13 @@ def measure_all(
 
 
 def s1_metrics(
-    records: Sequence[Mapping[str, Any]], problems: Iterable[Mapping[str, Any]], modalities: Sequence[str]
+    records: Sequence[Mapping[str, Any]],
+    problems: Iterable[Mapping[str, Any]],
+    modalities: Sequence[str],
+    sources: Sequence[Mapping[str, Any]],
 ) -> list[Metric]:
     """What gate S1 asks: problems by kind over all that was read, good records by modality, source and
-    licence.
+    licence, and which of the profile's sources gave none.
     """
     kinds = Counter(METRICS[problem["kind"]] for problem in problems)
     read = len(records) + sum(kinds.values())
@@ -97,11 +100,19 @@ def s1_metrics(
         "records_by_source": Counter(r["source"] for r in records),
         "records_by_licence": Counter(r["license"] for r in records),
     }
+    silent = [one for one in sources if not any(_is_from(record, one) for record in records)]
+    metrics.append(Metric("sources_without_records", len(silent), len(sources), "sources", "lower"))
     for name, counter in counts.items():
         metrics += [
             Metric(name, n, read, "records", "higher", slice=part) for part, n in sorted(counter.items())
         ]
     return metrics
+
+
+def _is_from(record: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
+    """A record's own `source` may be any text; its media lie in its source's folder, or were made by a reader."""
+    root = record["media"]["root"]
+    return source["name"] in (root, record["source"]) or (source["reader"] == "generated" and root == "corpus")
 
 
 def _content(shape: str, array: Any) -> str:

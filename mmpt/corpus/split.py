@@ -8,13 +8,14 @@ The others fall by a hash of their unit's name: the same side in every run, what
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmpt.store.evidence import Metric
 
 SPLITS = ("train", "val", "test")
+MODALITIES = ("audio", "image")
 FEW = 4  # units that val and test get at least, where there are enough to share
 
 
@@ -101,6 +102,7 @@ def s2_metrics(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str,
     """What gate S2 asks, counted anew from manifest and split rows; `assign` is not trusted."""
     side = {row["id"]: row["split"] for row in rows if row["split"] in SPLITS}
     known = [r for r in records if r["id"] in side]
+    twice = len(rows) - len({row["id"] for row in rows})  # the last row would win: which side is not known
     official = [r for r in known if r["split_hint"] == "test"]
     metrics = [
         _torn("content_in_two_splits", ((r["content_sha256"], side[r["id"]]) for r in known)),
@@ -112,11 +114,16 @@ def s2_metrics(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str,
             "records",
             "lower",
         ),
-        Metric("records_without_split", len(records) - len(known), len(records), "records", "lower"),
+        Metric("records_without_split", len(records) - len(known) + twice, len(records), "records", "lower"),
     ]
-    for split in SPLITS:
-        count = sum(s == split for s in side.values())
-        metrics.append(Metric("records_in_split", count, len(records), "records", "higher", slice=split))
+    for modality in MODALITIES:
+        there = Counter(side[r["id"]] for r in known if r["modality"] == modality)
+        metrics += [
+            Metric(
+                "records_in_split", there[split], len(records), "records", "higher", slice=f"{modality}.{split}"
+            )
+            for split in SPLITS
+        ]
     described = [r for r in known if r["attributes"]]
     if described:
         metrics.append(

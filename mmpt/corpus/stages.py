@@ -1,7 +1,7 @@
 """Stages corpus, manifest and split. Profile keys they read:
 
 corpus    corpus, split
-manifest  corpus.on_bad_record, codecs.audio.name, codecs.image.name
+manifest  corpus.sources, corpus.on_bad_record, codecs.audio.name, codecs.image.name
 split     split
 """
 
@@ -85,7 +85,7 @@ def manifest(ctx: StageContext) -> None:
     write_evidence(
         ctx.out,
         "S1",
-        s1_metrics(good, problems, wanted),
+        s1_metrics(good, problems, wanted, ctx.profile["corpus.sources"]),
         subject={"manifest": sha256_file(path)},
         samples=[{"id": p["id"], "where": p["where"], "kind": p["kind"]} for p in problems[:20]],
     )

@@ -6,7 +6,7 @@ prompt of t2a and t2i, the medium of a2t and i2t; an empty condition exists for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,11 +108,17 @@ def growth(after: Ablation, before: Ablation, resamples: int, seed: int) -> Inte
     return mean_interval(difference, after.groups, resamples=resamples, seed=seed)
 
 
-def swap_metrics(records: Sequence[Record]) -> list[Metric]:
-    """Is the swapped set what it claims: pairs of one group or with the same prompt, and unlike lengths."""
+def swap_metrics(records: Sequence[Record], shown: Mapping[str, Record]) -> list[Metric]:
+    """Is the swapped set what it claims: pairs of one group, with the same prompt, or whose swapped prompt is true
+    of the medium; and unlike lengths.
+
+    `records`: ablation records of t2a or t2i; `shown`: shard records by id, for attributes and mentions.
+    """
     task = records[0]["task"]
     invalid = sum(
-        record["group"] == record["swap_group"] or record["prompt_ids"] == record["swap_prompt_ids"]
+        record["group"] == record["swap_group"]
+        or record["prompt_ids"] == record["swap_prompt_ids"]
+        or _is_true(shown[record["swap_id"]], of=shown[record["id"]])
         for record in records
     )
     apart = [
@@ -122,6 +128,13 @@ def swap_metrics(records: Sequence[Record]) -> list[Metric]:
         Metric("invalid_swaps", invalid, len(records), "items", "lower", slice=task),
         Metric("swap_length_difference", float(np.mean(apart)), len(records), "share", "lower", slice=task),
     ]
+
+
+def _is_true(speaker: Record, of: Record) -> bool:
+    """Does all that the speaker's caption mentions hold of another record? Unknown where attributes are not given."""
+    if not (speaker["attributes"] and speaker["mentioned"] and of["attributes"]):
+        return False
+    return all(of["attributes"].get(name) == speaker["attributes"][name] for name in speaker["mentioned"])
 
 
 def report(ablation: Ablation, resamples: int, seed: int) -> dict[str, Any]:

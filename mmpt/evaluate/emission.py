@@ -143,7 +143,7 @@ def artifact_metrics(
     metrics = []
     for task in EMIT:
         counts: Counter[str] = Counter()
-        looked = 0
+        looked = judged = 0
         for one in written:
             for decoding, below in FOLDER.items():
                 for row in one.rows.get((task, decoding), ()):
@@ -151,17 +151,13 @@ def artifact_metrics(
                     formal = {"missing", "unreadable", "wrong_form"}
                     meant = one is written[-1] and decoding == "greedy"
                     counts.update(fault for fault in faults if meant or fault in formal)
-                    looked += 1
+                    looked, judged = looked + 1, judged + meant
         if looked:
-            names = [
-                "missing",
-                "unreadable",
-                "wrong_form",
-                "constant",
-                *(["silent", "clipped"] if task == "t2a" else []),
-            ]
+            content = ("constant", "silent", "clipped") if task == "t2a" else ("constant",)
             metrics += [
-                Metric(f"{name}_files", counts[name], looked, "files", "lower", slice=task) for name in names
+                Metric(f"{name}_files", counts[name], n, "files", "lower", slice=task)
+                for names, n in ((("missing", "unreadable", "wrong_form"), looked), (content, judged))
+                for name in names
             ]
     return metrics
 

@@ -6,7 +6,7 @@ A2, what trains, needs the optimizer and is measured in `trainable.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from mmpt.evaluate.media import png_faults, wav_faults, write_png, write_wav
 from mmpt.evaluate.sequences import FAULTS, faults
 from mmpt.evaluate.sets import Codecs, decode_audio, decode_image, safe_name
+from mmpt.shards.encode import ENCODE_ERRORS
 from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
 from mmpt.shards.shard_set import MODALITIES, SPLITS, TASK_MODALITY, ShardSet
 from mmpt.shards.text_set import open_tokenizer
@@ -25,7 +26,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric
 from mmpt.store.tensors import read_meta
 from mmpt.tokens import TASKS, TokenSpace
-from mmpt.tokens.space import FILE_NAME, SHA_NAME, stored_sha
+from mmpt.tokens.space import FILE_NAME, SHA_NAME, from_json, stored_sha
 
 SAMPLES = 4  # stored items a modality that gate A4 decodes
 
@@ -46,22 +47,28 @@ class Marks:
 
 
 def token_spaces(
-    space: TokenSpace, token_space: Path, shards: Path, examples: Path, checkpoint: Path, base: Path
+    token_space: Path, shards: Path, examples: Path, checkpoint: Path, base: Path
 ) -> tuple[list[Metric], dict[str, Any]]:
-    """A1: the token-space digest of every file and every record of the run; metrics and details."""
-    marks = Marks()
+    """A1: the token-space digest of every file and every record of the run; metrics and details.
+
+    Nothing is opened in a way that refuses another token space: what differs is counted here.
+    """
+    marks, space = Marks(), from_json(read_json(token_space / FILE_NAME))
     marks.add("token_space", space.digest)
     for folder, name in ((shards, "shards"), (examples, "examples"), (checkpoint, "checkpoint")):
-        for path in sorted(folder.glob("*.safetensors")):
+        files = sorted(folder.glob("*.safetensors"))
+        for path in files:
             marks.add(f"{name}/{path.name}", meta_token_space(path))
+        if not files:
+            marks.unmarked.append(f"{name}: no file")
     for modality in MODALITIES:
         for split in SPLITS:
             for record in ShardSet.open(shards, modality, split).records:
                 marks.records += 1
                 if record.get("token_space") != space.digest:
                     marks.add(f"record {record['id']}", record.get("token_space"))
-    if (base / "base.json").is_file() and "token_space" in (about := read_json(base / "base.json")):
-        marks.add("base/base.json", about["token_space"])
+    about = read_json(base / "base.json") if (base / "base.json").is_file() else {}
+    marks.add("base/base.json", about.get("token_space"))
     failures = reference_failures(token_space)
     distinct = len(set(marks.found.values()))
     n = len(marks.found) + marks.records
@@ -82,6 +89,12 @@ def token_spaces(
     return metrics, details
 
 
+def one_space(metrics: Sequence[Metric]) -> bool:
+    """Is there one token space, so that shards, examples and checkpoint can be opened together at all?"""
+    found = {metric.name: metric.value for metric in metrics}
+    return found["distinct_digests"] == 1 and not found["records_without_digest"] + found["reference_sha_failures"]
+
+
 def meta_token_space(path: Path) -> str | None:
     """The token-space digest in a safetensors header, None where it names none."""
     try:
@@ -94,7 +107,9 @@ def meta_token_space(path: Path) -> str | None:
 def reference_failures(token_space: Path) -> list[str]:
     """Is token_space.sha256 what its token_space.json gives, by the rule of the format that wrote it?"""
     expected = stored_sha(read_json(token_space / FILE_NAME))
-    stored = (token_space / SHA_NAME).read_text(encoding="ascii").strip()
+    if not (token_space / SHA_NAME).is_file():
+        return [f"no {SHA_NAME}"]
+    stored = (token_space / SHA_NAME).read_text(encoding="utf-8", errors="replace").strip()
     return [] if stored == expected else [f"{SHA_NAME}: found {stored}, expected {expected}"]
 
 
@@ -107,10 +122,11 @@ def sequence_checks(
     details: dict[str, Any] = {}
     for task in TASKS:
         total: Counter[str] = Counter()
-        n = 0
+        n = records = 0
         for split in SPLITS:
             examined = ExampleSet.open(examples, shards, space, task, split)
             n += len(examined)
+            records += len(examined.shards)
             for index, whole in enumerate(_whole_targets(examined, tokenizer)):
                 one = examined[index]
                 total += faults(space, task, one.input_ids, one.labels, whole)
@@ -119,16 +135,9 @@ def sequence_checks(
         if not kept and not dropped:
             continue
         metrics += [Metric(name, total[name], n, "", "lower", slice=task) for name in FAULTS]
-        metrics.append(
-            Metric(
-                "kept_share",
-                kept / (kept + sum(dropped.values())),
-                kept + sum(dropped.values()),
-                "share",
-                "higher",
-                slice=task,
-            )
-        )
+        # What is there counts, not what drops.json says of it: a record that is in no list is lost as well.
+        all_records = max(records, n + sum(dropped.values()))
+        metrics.append(Metric("kept_share", n / all_records, all_records, "share", "higher", slice=task))
         metrics += [
             Metric("dropped", count, kept, "records", "lower", slice=f"{task}.{reason}")
             for reason, count in sorted(dropped.items())
@@ -196,14 +205,14 @@ def _decode_one(
             write_wav(out / path, wave, codecs.audio.sample_rate)
         else:
             write_png(out / path, decode_image(codecs, space, stored.ids(index), seed))
-    except UserError as error:
-        return {**row, "path": None, "error": str(error)}
+    except ENCODE_ERRORS as error:
+        return {**row, "path": None, "error": f"{type(error).__name__}: {error}"}
     if modality == "audio":
         found = wav_faults(
             out / path,
             rate=record["sample_rate"],
             channels=record["channels"],
-            samples=record["samples"] or None,
+            samples=record["samples"],
             reference_rms=0.0,
         )
     else:

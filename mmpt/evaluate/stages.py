@@ -56,7 +56,9 @@ def _read_ablations(ctx: StageContext, workshop: Workshop, checkpoint: Path) -> 
 
 
 def _gaps(ctx: StageContext, one: abl.Ablation) -> list[Metric]:
-    return abl.gap_metrics(one, ctx.profile["evaluate.bootstrap"], ctx.seed)
+    resamples = ctx.profile["evaluate.bootstrap"]
+    groups = abl.gap_interval(one, one.swapped, resamples, ctx.seed).groups_metric(one.task)
+    return [*abl.gap_metrics(one, resamples, ctx.seed), groups]
 
 
 def _write_read_gap(ctx: StageContext, name: str, measured: dict[str, list[abl.Ablation]]) -> None:
@@ -75,26 +77,28 @@ def _bar(ctx: StageContext, text: str):
 
 
 def preflight(ctx: StageContext) -> None:
-    """A1 to A4: what must hold before the long run."""
-    workshop, inputs = Workshop.of(ctx), ctx.inputs
-    checkpoint = inputs["warmup"] / "checkpoint"
-    subject = {"token_space": workshop.space.digest, "checkpoint": digest(checkpoint)}
+    """A1 to A4: what must hold before the long run. Without one token space A2 to A4 have nothing to measure."""
+    inputs, checkpoint = ctx.inputs, ctx.inputs["warmup"] / "checkpoint"
     metrics, spaces = pre.token_spaces(
-        workshop.space,
-        inputs["token_space"],
-        inputs["shards"],
-        inputs["examples"],
-        checkpoint,
-        inputs["base"],
+        *(inputs[name] for name in ("token_space", "shards", "examples")), checkpoint, inputs["base"]
     )
+    subject = {"token_space": spaces["digest"], "checkpoint": digest(checkpoint)}
     write_evidence(ctx.out, "A1", metrics, subject=subject)
+    (ctx.out / "decode").mkdir()
+    if not pre.one_space(metrics):
+        for gate in ("A2", "A3", "A4"):
+            write_evidence(ctx.out, gate, [], subject=subject, notes=["not measured: see A1"])
+        write_json(
+            ctx.out / "preflight.json", {"token_space": spaces, "trainable": None, "sequences": {}, "decoded": []}
+        )
+        return
+    workshop = Workshop.of(ctx)
     metrics, trainable = check_trainable(ctx, workshop, checkpoint)
     write_evidence(ctx.out, "A2", metrics, subject=subject)
     metrics, sequences = pre.sequence_checks(
         workshop.space, inputs["shards"], inputs["examples"], inputs["token_space"], _bar(ctx, "sequences")
     )
     write_evidence(ctx.out, "A3", metrics, subject=subject)
-    (ctx.out / "decode").mkdir()
     codecs = Codecs.open(inputs["codecs"], ctx.device)
     metrics, samples = pre.decode_stored(workshop.space, inputs["shards"], codecs, ctx.out, ctx.seed)
     write_evidence(ctx.out, "A4", metrics, subject=subject, samples=samples)
@@ -202,7 +206,14 @@ def ablation(ctx: StageContext) -> None:
             folder / "ablation_losses.jsonl", [row for one in found[step].values() for row in one.rows(step)]
         )
     first, last = found[trained.initial], found[trained.final]
-    metrics = [metric for task in sets for metric in (*_gaps(ctx, last[task]), *abl.swap_metrics(sets[task]))]
+    shown = {
+        record["id"]: record
+        for modality in MODALITIES
+        for record in ShardSet.open(ctx.inputs["shards"], modality, "test").records
+    }
+    metrics = [
+        metric for task in sets for metric in (*_gaps(ctx, last[task]), *abl.swap_metrics(sets[task], shown))
+    ]
     subject = {
         "initial": digest(trained.path(trained.initial)),
         "final": digest(trained.path(trained.final)),
@@ -217,14 +228,16 @@ def ablation(ctx: StageContext) -> None:
             "n": metric.n,
         }
         for task in sets
-        for metric in _gaps(ctx, first[task])
+        for metric in abl.gap_metrics(first[task], resamples, ctx.seed)
     ]
     write_evidence(ctx.out, "B3", metrics, subject=subject, controls=controls)
-    grown = [
-        abl.growth(last[task], first[task], resamples, ctx.seed).metric("gap_growth_nats", slice=task)
-        for task in sets
+    grown = {task: abl.growth(last[task], first[task], resamples, ctx.seed) for task in sets}
+    metrics = [
+        metric
+        for task, one in grown.items()
+        for metric in (one.metric("gap_growth_nats", slice=task), one.groups_metric(task))
     ]
-    write_evidence(ctx.out, "C2", grown, subject=subject)
+    write_evidence(ctx.out, "C2", metrics, subject=subject)
 
 
 def _set_digest(folder: Path) -> str:
@@ -236,7 +249,7 @@ def text_regression(ctx: StageContext) -> None:
     workshop, trained, folder = Workshop.of(ctx), Trained.of(ctx.inputs["train"]), ctx.inputs["token_space"]
     space, resamples = workshop.space, ctx.profile["evaluate.bootstrap"]
     heldout = encode_lines(folder / "text_heldout.txt", workshop.tokenizer, space)
-    pieces = txt.chunks(heldout, ctx.profile["evaluate.text_tokens"])
+    pieces, whole = txt.chunks(heldout, ctx.profile["evaluate.text_tokens"]), (0, space.vocab_size_total)
     prompts = (*txt.FIXED_PROMPTS, *txt.heldout_prompts(folder / "text_heldout.txt"))
     base = workshop.untrained()
     # The base is measured as it came: over its own rows. What the final model gives to new rows counts
@@ -245,7 +258,8 @@ def text_regression(ctx: StageContext) -> None:
     said_before = txt.continuations(base, space, workshop.tokenizer, prompts)
     del base
     with workshop.opened(trained.path(trained.final)) as model:
-        after = txt.chunk_losses(model, pieces, (0, space.vocab_size_total))
+        head_rows = sum(len(rows) for rows in model.head())
+        after = txt.chunk_losses(model, pieces, whole)
         said_after = txt.continuations(model, space, workshop.tokenizer, prompts)
     unigram = txt.unigram_losses(
         encode_lines(folder / "text_train.txt", workshop.tokenizer, space), pieces, space.text_vocab_size
@@ -256,18 +270,17 @@ def text_regression(ctx: StageContext) -> None:
         for split in SPLITS
         for record in ShardSet.open(ctx.inputs["shards"], modality, split).records
     }
-    lines = [
-        line
-        for line in (folder / "text_heldout.txt").read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    ]
+    lines, trained_on = (
+        (folder / name).read_text(encoding="utf-8").splitlines() for name in ("text_heldout.txt", "text_train.txt")
+    )
+    captioned, n_lines = txt.shared_lines(lines, captions)
+    trained_lines, _ = txt.shared_lines(lines, trained_on)
     metrics = [
         txt.paired(after, before, resamples, ctx.seed).metric("nll_increase_nats", direction="lower"),
         txt.paired(before, unigram, resamples, ctx.seed).metric("base_minus_unigram_nats", direction="lower"),
-        Metric("softmax_rows_missing", 0, space.vocab_size_total, "rows", "lower"),
-        Metric(
-            "caption_lines_in_heldout", sum(line in captions for line in lines), len(lines), "lines", "lower"
-        ),
+        Metric("softmax_rows_missing", head_rows - (whole[1] - whole[0]), head_rows, "rows", "lower"),
+        Metric("caption_lines_in_heldout", captioned, n_lines, "lines", "lower"),
+        Metric("trained_share_of_heldout", trained_lines / max(1, n_lines), n_lines, "share", "lower"),
     ]
     write_json(
         ctx.out / "text_regression.json",

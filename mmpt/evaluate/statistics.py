@@ -27,6 +27,10 @@ class Interval:
     ) -> Metric:
         return Metric(name, self.value, self.n, unit, direction, self.low, self.high, slice)
 
+    def groups_metric(self, slice: str = "") -> Metric:
+        """How many groups the interval rests on: of one it is a point, of a few it is too narrow."""
+        return Metric("independent_groups", self.n_groups, self.n, "groups", "higher", slice=slice)
+
 
 def mean_interval(
     values: Sequence[float],

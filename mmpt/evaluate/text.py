@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,17 @@ def unigram_losses(train_ids: np.ndarray, pieces: np.ndarray, vocab: int) -> np.
     """The same shape for the unigram of `train_ids` with one added to every count."""
     counts = np.bincount(train_ids, minlength=vocab).astype(np.float64) + 1.0
     return -np.log(counts / counts.sum())[pieces[:, 1:]]
+
+
+def shared_lines(lines: Iterable[str], others: Iterable[str]) -> tuple[int, int]:
+    """(lines that are among the others, case and spaces aside; all lines that are not empty)."""
+    known = {_plain(line) for line in others}
+    plain = [text for line in lines if (text := _plain(line))]
+    return sum(text in known for text in plain), len(plain)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def paired(after: np.ndarray, before: np.ndarray, resamples: int, seed: int) -> Interval:

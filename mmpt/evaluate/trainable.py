@@ -27,9 +27,8 @@ def check_trainable(ctx: StageContext, workshop: Workshop, checkpoint) -> tuple[
     """Metrics and details of gate A2, on a copy of the warmed-up model that is thrown away."""
     model = workshop.untrained(dict(ctx.profile["lora"]), bool(ctx.profile.get("train.layer_norm", False)))
     load_adapter(model, checkpoint)
-    optimizer = make_optimizer(
-        model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]), ctx.profile["train.weight_decay"]
-    )
+    # Weight decay would move a row that gets no gradient, and hide that it is dead.
+    optimizer = make_optimizer(model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]), weight_decay=0.0)
     found = {**held(model, optimizer), **moved(model, optimizer)}
     metrics = [Metric(name, value, n, "", "lower") for name, (value, n) in found.items()]
     counts = parameter_counts(model)

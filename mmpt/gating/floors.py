@@ -37,10 +37,22 @@ def _zero(name: str, metric: str, slices: tuple[str, ...] = ("",), **more: objec
     return Floor(name, metric, "max", 0.0, slices, **more)  # type: ignore[arg-type]
 
 
+def _groups(slices: tuple[str, ...]) -> Floor:
+    # An interval drawn from fewer groups covers much less than it says.
+    return Floor("groups", "independent_groups", "min", 8.0, slices, on_fail="cannot_decide")
+
+
 FLOORS: dict[str, tuple[Floor, ...]] = {
     "K1": (
-        Floor("error", "error_over_tolerance", "max", 1.0, each=True),
-        _zero("support", "support_violations", each=True),
+        Floor(
+            "error",
+            "error_over_tolerance",
+            "max",
+            1.0,
+            tuple(f"linear_cross_entropy.{one}" for one in ("loss", "nll", "lse", "grad_hidden", "grad_weight")),
+            each=True,
+        ),
+        _zero("support", "support_violations", ("sample_range", "sample_logits"), each=True),
         _zero("nonfinite", "nonfinite_values"),
         _zero("devices", "devices_unchecked"),
     ),
@@ -49,13 +61,20 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         _zero("origins", "origins_in_two_splits"),
         _zero("official_test", "official_test_in_train", min_n=0),
         _zero("unassigned", "records_without_split"),
-        Floor("sizes", "records_in_split", "min", 1.0, ("train", "val", "test")),
+        Floor(
+            "sizes",
+            "records_in_split",
+            "min",
+            1.0,
+            tuple(f"{modality}.{split}" for modality in AUDIO_IMAGE for split in ("train", "val", "test")),
+        ),
         _zero("combinations", "combinations_in_two_splits", requires="generated_corpus"),
     ),
     "S3": (
         _zero("segments", "ids_out_of_segment", AUDIO_IMAGE),
         _zero("lengths", "length_mismatches", AUDIO_IMAGE),
         _zero("digests", "digest_mismatches", AUDIO_IMAGE),
+        _zero("sides", "records_in_wrong_split", AUDIO_IMAGE),
         Floor("reencode", "reencode_mismatch_rate", "max", 0.001, AUDIO_IMAGE, requires="raw_media"),
         _zero(
             "reencode_items",
@@ -65,7 +84,9 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             on_fail="cannot_decide",
         ),
         _zero("decode", "decode_errors", AUDIO_IMAGE),
-        _zero("decode_items", "decode_items_missing", AUDIO_IMAGE, on_fail="cannot_decide"),
+        _zero(
+            "compared_items", "compare_items_missing", AUDIO_IMAGE, requires="raw_media", on_fail="cannot_decide"
+        ),
         Floor("reconstruction", "reconstruction_margin", "min", 0.0, AUDIO_IMAGE, requires="raw_media"),
         Floor(
             "si_sdr_baseline",
@@ -112,7 +133,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
     ),
     "A1": (
         Floor("digests", "distinct_digests", "equal", 1.0),
-        _zero("reference_sha", "reference_sha_failures", min_n=0),
+        _zero("reference_sha", "reference_sha_failures"),
         _zero("unmarked", "records_without_digest", on_fail="cannot_decide"),
     ),
     "A2": (
@@ -137,6 +158,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             min_n=20,
             severity_when=(("no_prompt_dropout", "info"),),
         ),
+        _groups(EMIT),
     ),
     "C1": (
         Floor("decode", "decode_success_rate", "min", 1.0, EMIT),
@@ -152,7 +174,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         _zero("losses", "losses_differing"),
         _zero("refusals", "mismatches_not_refused", ("token_space", "row_shape", "lora_config")),
     ),
-    "R1": (Floor("gap", "gap_swapped_nats", "ci_low_above", 0.0, READ, min_n=20),),
+    "R1": (Floor("gap", "gap_swapped_nats", "ci_low_above", 0.0, READ, min_n=20), _groups(READ)),
 }
 
 BLOCKS = {

@@ -47,8 +47,12 @@ class CheckResult:
     note: str = ""
 
 
-MORE = "measure more items: more test data or larger golden sets; or a min_n in the profile, with its reason"
-UNMEASURED = "the stage that measures it did not report it: see its log"
+# Remedies may name {run}, the artifact folder, and the check's {gate} and {stage}.
+MORE = (
+    "measure more items: more records, a larger split.test, golden.per_task or golden.ablation; or accept fewer in "
+    "the profile, with the reason: gates: [{gate: {gate}, check: .., min_n: .., reason: ..}]"
+)
+UNMEASURED = "stage {stage} did not report it: {run}/logs/{stage}.log says why; mend that, then run doit"
 
 
 class _Undecided(Exception):
@@ -79,24 +83,40 @@ def apply_check(check: Check, metrics: Metrics, policy: Policy, gate_id: str) ->
     severity = next((level for name, level in check.severity_when if name in policy.holds), check.severity)
     check = replace(check, severity=severity)
     if check.requires is not None and check.requires not in policy.holds:
-        yield _result(check, "", "not_applicable", note=CONDITIONS[check.requires])
-        return
-    slices = sorted(part for name, part in metrics if name == check.metric) if check.each else check.slices
-    if check.each:
-        slices = [part for part in slices if part.split(".")[0] not in policy.absent]
-        if not slices:
-            missing = "not_applicable" if check.optional else "cannot_decide"
-            yield _result(
-                check,
-                "",
-                missing,
-                note="not measured" if check.optional else f"no metric {check.metric} in the evidence",
-            )
-    for part in slices:
-        if part.split(".")[0] in policy.absent:
-            yield _result(check, part, "not_applicable", note=policy.absent[part.split(".")[0]])
-        else:
-            yield _decide(check, part, metrics, policy.baselines.get(gate_id, {}))
+        results = [_result(check, "", "not_applicable", note=CONDITIONS[check.requires])]
+    else:
+        results = [_slice(check, part, metrics, policy, gate_id) for part in _parts(check, metrics, policy)]
+    names = {"run": f"artifacts/{policy.profile or 'NAME'}", "stage": policy.gate(gate_id).stage, "gate": gate_id}
+    yield from (replace(one, remedy=_named(one.remedy, names)) for one in results)
+
+
+def _named(remedy: str, names: Mapping[str, str]) -> str:
+    for name, value in names.items():
+        remedy = remedy.replace("{" + name + "}", value)
+    return remedy
+
+
+def _parts(check: Check, metrics: Metrics, policy: Policy) -> list[str]:
+    """The slices that a check looks at, missing ones among them.
+
+    Where a check takes each slice that was measured, the slices it names must begin the name of at least one:
+    a part that nobody measured shows as missing, and not as good.
+    """
+    if not check.each:
+        return list(check.slices)
+    found = sorted(part for name, part in metrics if name == check.metric)
+    found = [part for part in found if part.split(".")[0] not in policy.absent]
+    return found + [name for name in check.slices if not any(_begins(part, name) for part in found)]
+
+
+def _begins(part: str, name: str) -> bool:
+    return name in ("", part) or part.startswith(f"{name}.")
+
+
+def _slice(check: Check, part: str, metrics: Metrics, policy: Policy, gate_id: str) -> CheckResult:
+    if part.split(".")[0] in policy.absent:
+        return _result(check, part, "not_applicable", note=policy.absent[part.split(".")[0]])
+    return _decide(check, part, metrics, policy.baselines.get(gate_id, {}))
 
 
 def _decide(

@@ -6,7 +6,7 @@ and named; it ends no audit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,9 +31,11 @@ _METRIC_NAMES = {
 class Findings:
     """What was found in one modality's shards; the fields are those of schema audit."""
 
+    expected: int = 0
     records: int = 0
+    missing: int = 0
+    wrong_split: int = 0
     tokens: int = 0
-    errors: int = 0
     ids_out_of_segment: int = 0
     length_mismatches: int = 0
     digest_mismatches: int = 0
@@ -42,6 +44,7 @@ class Findings:
     reencode_mismatches: int = 0
     decoded: int = 0
     decode_errors: int = 0
+    compared: int = 0
     quality_metric: str = ""
     quality_floor: float = 0.0
     quality: dict[str, float | None] = field(default_factory=dict)
@@ -54,23 +57,34 @@ class Findings:
 
 
 def audit(
-    sets: Sequence[ShardSet], encoder: Encoder, space: TokenSpace, *, errors: int, seed: int, batch: int
+    sets: Sequence[ShardSet],
+    encoder: Encoder,
+    space: TokenSpace,
+    *,
+    expected: Mapping[str, str],
+    seed: int,
+    batch: int,
 ) -> Findings:
     """Audit all splits of one modality.
 
     Args:
         sets: the shard sets of the modality, opened without a token space: another is a finding, no error.
-        errors: records that failed to encode.
+        expected: id -> split of the records that should be in them, by the split and not by what the shards say.
     """
     codec = encoder.codec
     found = Findings(
-        errors=errors, quality_metric=codec.quality_metric, quality_floor=float(codec.quality_floor)
+        expected=len(expected), quality_metric=codec.quality_metric, quality_floor=float(codec.quality_floor)
     )
+    found.missing = len(set(expected) - {record["id"] for shards in sets for record in shards.records})
     for shards in sets:
         found.records += len(shards)
         found.tokens += int(shards.lengths.sum())
         check_segments(shards, space, found)
         check_records(shards, space, _tokens_per_image(encoder), found)
+        for record in shards.records:
+            if expected.get(record["id"]) != shards.split:
+                found.wrong_split += 1
+                found.blame(record["id"], "wrong_split", f"{shards.split}, expected {expected.get(record['id'])}")
     items = [(shards, index) for shards in sets for index in range(len(shards))]
     order = np.argsort(
         bits(stream(seed, "shard audit", encoder.modality), np.arange(len(items))), kind="stable"
@@ -144,17 +158,21 @@ def _decode(
 ) -> None:
     measured: list[dict[str, float]] = []
     for shards, index in chosen:
-        record = shards.record(index)
+        record, output = shards.record(index), None
         try:
             output, wrong = _decode_one(shards.ids(index), record, encoder, space)
-            if not wrong:
-                measured.append(encoder.codec.quality(_reference(encoder, record), output))
         except ENCODE_ERRORS as error:
             wrong = f"{type(error).__name__}: {error}"
         found.decoded += 1
         if wrong:
             found.decode_errors += 1
             found.blame(record["id"], "decode", wrong)
+            continue
+        try:
+            measured.append(encoder.codec.quality(_reference(encoder, record), output))
+        except ENCODE_ERRORS as error:
+            found.blame(record["id"], "compare", f"{type(error).__name__}: {error}")
+    found.compared = len(measured)
     for name in sorted({name for one in measured for name in one}):
         found.quality[name] = float(np.mean([one[name] for one in measured if name in one]))
 
@@ -198,11 +216,12 @@ def metrics_of(found: Findings, modality: str) -> list[Metric]:
     planned = min(REENCODED, found.records)
     quality = found.quality.get(found.quality_metric)
     margin = None if quality is None else quality - found.quality_floor
-    measured = found.decoded - found.decode_errors
+    sound = found.decoded - found.decode_errors
     return [
         metric("ids_out_of_segment", found.ids_out_of_segment, found.tokens, "ids"),
         metric("length_mismatches", found.length_mismatches, found.records, "records"),
         metric("digest_mismatches", found.digest_mismatches, found.records, "records"),
+        metric("records_in_wrong_split", found.wrong_split, found.records, "records"),
         metric(
             "reencode_mismatch_rate",
             found.reencode_mismatches / found.reencode_tokens if found.reencode_tokens else None,
@@ -211,21 +230,11 @@ def metrics_of(found: Findings, modality: str) -> list[Metric]:
         ),
         metric("reencode_items_missing", planned - found.reencoded, planned, "items"),
         metric("decode_errors", found.decode_errors, found.decoded, "items"),
-        metric(
-            "decode_items_missing",
-            min(DECODED, found.records) - found.decoded,
-            min(DECODED, found.records),
-            "items",
-        ),
-        metric("reconstruction_margin", margin, measured, found.quality_metric, "higher"),
-        metric(
-            "encode_failure_rate",
-            found.errors / max(1, found.records + found.errors),
-            found.records + found.errors,
-            "share",
-        ),
+        metric("compare_items_missing", sound - found.compared, found.decoded, "items"),
+        metric("reconstruction_margin", margin, found.compared, found.quality_metric, "higher"),
+        metric("encode_failure_rate", found.missing / max(1, found.expected), found.expected, "share"),
         *(
-            metric(_METRIC_NAMES.get(name, name), value, measured, "", "none")
+            metric(_METRIC_NAMES.get(name, name), value, found.compared, "", "none")
             for name, value in sorted(found.quality.items())
         ),
     ]

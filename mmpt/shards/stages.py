@@ -49,13 +49,12 @@ def shard_audit(ctx: StageContext) -> None:
     """Measures the shards for gate S3: audit.json, evidence/S3."""
     space, folder = load(ctx.inputs["token_space"]), ctx.inputs["shards"]
     records, sides = read_jsonl(ctx.inputs["manifest"] / "manifest.jsonl"), _sides(ctx)
-    modality_of = {record["id"]: record["modality"] for record in records}
-    errors = Counter(modality_of[row["id"]] for row in read_jsonl(folder / "errors.jsonl"))
     report, metrics, contents = {}, [], []
     for modality, encoder in _encoders(ctx, space).items():
         sets = [ShardSet.open(folder, modality, split) for split in SPLITS]
+        expected = {r["id"]: sides[r["id"]] for r in records if r["modality"] == modality and r["id"] in sides}
         found = audit(
-            sets, encoder, space, errors=errors[modality], seed=ctx.seed, batch=ctx.profile["shards.batch"]
+            sets, encoder, space, expected=expected, seed=ctx.seed, batch=ctx.profile["shards.batch"]
         )
         report[modality] = asdict(found)
         metrics += metrics_of(found, modality)

@@ -59,15 +59,17 @@ def loss_metrics(
 
 
 def stability_metrics(monitors: Monitors, done: int, planned: int) -> list[Metric]:
-    """B2."""
+    """B2. n: steps tried, and for the ratios the steps and log intervals that were judged by them, which is none
+    in a run that ends with its ramp.
+    """
     values = (
-        ("nonfinite_steps", monitors.nonfinite_steps, "steps"),
-        ("grad_norm_over_median", monitors.worst_grad_ratio, "x"),
-        ("row_norm_jump", monitors.worst_row_jump, "x"),
-        ("steps_missing", planned - done, "steps"),
-        ("clipped_share", monitors.clipped_steps / max(monitors.steps, 1), "share"),
+        ("nonfinite_steps", monitors.nonfinite_steps, monitors.steps + monitors.nonfinite_steps, "steps"),
+        ("grad_norm_over_median", monitors.worst_grad_ratio, monitors.judged_steps, "x"),
+        ("row_norm_jump", monitors.worst_row_jump, monitors.judged_intervals, "x"),
+        ("steps_missing", planned - done, planned, "steps"),
+        ("clipped_share", monitors.clipped_steps / max(monitors.steps, 1), monitors.steps, "share"),
     )
-    return [Metric(name, value, done, unit, "lower") for name, value, unit in values]
+    return [Metric(name, value, n, unit, "lower") for name, value, n, unit in values]
 
 
 def interval(values: np.ndarray, seed: int) -> tuple[float | None, float | None]:

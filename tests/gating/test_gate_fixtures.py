@@ -31,19 +31,19 @@ def judge(gate_id: str, evidence: dict):
     return decide_evidence(POLICY.gate(gate_id), evidence, POLICY, "0" * 64)
 
 
-def every_check():
+def checks(*severities: str):
+    """(gate, check, slice) of each check of those severities, one a slice of the good evidence."""
     for gate in POLICY.gates.values():
+        metrics = index_metrics(fixture(gate.id, "good"))
         for check in gate.checks:
-            if check.severity == "block":
-                metrics = index_metrics(fixture(gate.id, "good"))
-                parts = (
-                    sorted(part for name, part in metrics if name == check.metric)
-                    if check.each
-                    else check.slices
-                )
-                yield from (
-                    pytest.param(gate.id, check, part, id=f"{gate.id}.{check.id}[{part}]") for part in parts
-                )
+            if check.severity in severities:
+                there = sorted(part for name, part in metrics if name == check.metric)
+                for part in there if check.each else check.slices:
+                    yield pytest.param(gate.id, check, part, id=f"{gate.id}.{check.id}[{part}]")
+
+
+def every_check():
+    return checks("block")
 
 
 def test_every_gate_has_a_script_and_fixtures():
@@ -77,17 +77,116 @@ def push(metric: dict, check, bound: float, step: float) -> None:
             metric[key] += shift
 
 
-@pytest.mark.parametrize(("gate_id", "check", "part"), list(every_check()))
-def test_every_blocking_check_fails_beyond_its_bound(gate_id, check, part):
+def pushed(gate_id, check, part, bound: str, step: float = 1e-3):
+    """The verdict on the good evidence with one metric moved to that side of its (warn_)bound; and the result."""
     evidence = fixture(gate_id, "good")
-    good = judge(gate_id, evidence)
-    bound = next(one.bound for one in good.checks if one.id == check.id and one.slice == part)
+    good = result(judge(gate_id, evidence), check, part)
     metric = next(one for one in evidence["metrics"] if (one["name"], one["slice"]) == (check.metric, part))
-    push(metric, check, bound, step=1e-3)
+    push(metric, check, getattr(good, bound), step)
     verdict = judge(gate_id, evidence)
-    status = next(one.status for one in verdict.checks if one.id == check.id and one.slice == part)
-    assert status == ("cannot_decide" if check.on_fail == "cannot_decide" else "fail")
-    assert not verdict.good
+    return verdict, result(verdict, check, part)
+
+
+def result(verdict, check, part):
+    return next(one for one in verdict.checks if one.id == check.id and one.slice == part)
+
+
+@pytest.mark.parametrize(("gate_id", "check", "part"), list(checks("block")))
+def test_every_blocking_check_fails_beyond_its_bound(gate_id, check, part):
+    verdict, found = pushed(gate_id, check, part, "bound")
+    assert found.status == ("cannot_decide" if check.on_fail == "cannot_decide" else "fail")
+    assert verdict.verdict == ("CANNOT_DECIDE" if check.on_fail == "cannot_decide" else "NO_GO")
+
+
+@pytest.mark.parametrize(("gate_id", "check", "part"), list(checks("warn")))
+def test_every_warning_check_warns_beyond_its_bound(gate_id, check, part):
+    verdict, found = pushed(gate_id, check, part, "bound")
+    assert found.status == "warn" and verdict.verdict == "GO" and found in verdict.warnings()
+
+
+def with_warn_bound():
+    return [one for one in checks("block", "warn") if one.values[1].warn_threshold is not None]
+
+
+@pytest.mark.parametrize(("gate_id", "check", "part"), with_warn_bound())
+def test_between_the_two_bounds_it_warns_and_passes(gate_id, check, part):
+    verdict, found = pushed(gate_id, check, part, "warn_bound")
+    assert found.status == "warn" and verdict.verdict == "GO"
+    assert pushed(gate_id, check, part, "warn_bound", step=0.0)[1].status == "pass"
+
+
+def test_several_gates_have_two_bounds():
+    assert {one.values[0] for one in with_warn_bound()} >= {"S3", "A3", "B2", "B3", "Q1"}
+
+
+@pytest.mark.parametrize(("gate_id", "check", "part"), list(checks("block", "warn")))
+def test_with_one_item_less_than_min_n_nothing_is_decided(gate_id, check, part):
+    evidence = fixture(gate_id, "good")
+    metric = next(one for one in evidence["metrics"] if (one["name"], one["slice"]) == (check.metric, part))
+    metric["n"] = check.min_n
+    assert result(judge(gate_id, evidence), check, part).status == "pass"
+    if check.min_n:
+        metric["n"] = check.min_n - 1
+        found = result(judge(gate_id, evidence), check, part)
+        assert found.status == "cannot_decide" and f"at least {check.min_n}" in found.note
+        assert f"gate: {gate_id}, " in found.remedy
+
+
+@pytest.mark.parametrize(("gate_id", "check", "part"), [one for one in checks("block") if one.values[1].each])
+def test_the_worst_slice_decides(gate_id, check, part):
+    """All other slices far on the good side do not make up for one."""
+    evidence = fixture(gate_id, "good")
+    sign = 1 if check.rule == "min" else -1
+    for one in evidence["metrics"]:
+        if one["name"] == check.metric and one["slice"] != part:
+            one["value"] = 0 if check.rule == "max" else one["value"] + sign * 1.0
+    metric = next(one for one in evidence["metrics"] if (one["name"], one["slice"]) == (check.metric, part))
+    push(metric, check, result(judge(gate_id, evidence), check, part).bound, 1e-3)
+    verdict = judge(gate_id, evidence)
+    assert verdict.verdict == "NO_GO" and [(one.id, one.slice) for one in verdict.failing()] == [(check.id, part)]
+
+
+def named_slices():
+    for one in checks("block", "warn"):
+        gate_id, check, part = one.values
+        if check.each and any(name and (part == name or part.startswith(f"{name}.")) for name in check.slices):
+            yield one
+
+
+@pytest.mark.parametrize(("gate_id", "check", "part"), list(named_slices()))
+def test_a_part_that_nobody_measured_does_not_pass_in_silence(gate_id, check, part):
+    evidence = fixture(gate_id, "good")
+    evidence["metrics"] = [
+        one for one in evidence["metrics"] if (one["name"], one["slice"]) != (check.metric, part)
+    ]
+    verdict = judge(gate_id, evidence)
+    missing = [one for one in verdict.checks if one.id == check.id and one.status == "cannot_decide"]
+    assert len(missing) == 1 and (part + ".").startswith(missing[0].slice + ".")
+    assert verdict.verdict == ("CANNOT_DECIDE" if check.severity == "block" else "GO")
+
+
+@pytest.mark.parametrize("gate_id", [gate.id for gate in POLICY.gates.values() if any(c.each for c in gate.checks)])
+def test_checks_that_take_each_slice_name_what_must_be_there(gate_id):
+    loose = [c.id for c in POLICY.gate(gate_id).checks if c.each and c.severity != "info" and c.slices == ("",)]
+    assert not loose
+
+
+def test_a_change_against_the_baseline_has_room_and_no_more():
+    bounds = {"si_sdr_baseline": 7.0, "log_mel_baseline": 0.4305, "psnr_baseline": 23.5, "ssim_baseline": 0.84}
+    for check_id, bound in bounds.items():
+        check = POLICY.gate("S3").check(check_id)
+        (part,) = check.slices
+        assert result(judge("S3", fixture("S3", "good")), check, part).bound == pytest.approx(bound)
+        assert pushed("S3", check, part, "bound", step=-1e-4)[1].status == "pass"
+        assert pushed("S3", check, part, "bound", step=1e-4)[1].status == "fail"
+
+
+def test_an_accepted_metric_that_is_no_longer_measured_cannot_be_decided():
+    evidence = fixture("S3", "good")
+    evidence["metrics"] = [one for one in evidence["metrics"] if one["name"] != "psnr_db"]
+    assert judge("S3", evidence).verdict == "CANNOT_DECIDE"
+    free = replace(POLICY, baselines={})
+    assert decide_evidence(free.gate("S3"), evidence, free, "0" * 64).verdict == "GO"
 
 
 def remove(metric, evidence):
