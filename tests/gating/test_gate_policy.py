@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 from tests.gating.gate_evidence import fixture, publish, publish_all
 
+from mmpt.build.stages import STAGES
 from mmpt.gating import decide, evaluate_gate, load_policy
+from mmpt.gating import rules
 from mmpt.gating.floors import FLOORS
 from mmpt.gating.verdicts import decide_evidence
 from mmpt.gating.yaml_file import read_yaml
@@ -42,6 +46,58 @@ def test_every_check_that_can_stop_a_run_says_what_to_do(policy):
     for gate in policy.gates.values():
         for check in gate.checks:
             assert check.message and (check.remedy or check.severity == "info"), (gate.id, check.id)
+
+
+REPO = Path(__file__).resolve().parents[2]
+SCHEMA = json.loads((REPO / "schemas" / "profile.schema.json").read_text())
+COMMANDS = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["doit"]["plugins"]["command"]
+
+
+def profile_keys(schema: dict, prefix: str = "") -> set[str]:
+    below = schema.get("properties", {})
+    return {prefix + key for key in below} | {
+        one for key, part in below.items() for one in profile_keys(part, f"{prefix}{key}.")
+    }
+
+
+def remedies():
+    for gate in load_policy().gates.values():
+        for check in gate.checks:
+            if check.severity != "info":
+                yield pytest.param(gate, check.remedy, id=f"{gate.id}.{check.id}")
+    yield pytest.param(None, rules.MORE, id="more")
+    yield pytest.param(None, rules.UNMEASURED, id="unmeasured")
+
+
+@pytest.mark.parametrize(("gate", "remedy"), list(remedies()))
+def test_a_remedy_names_something_to_do_that_exists(gate, remedy):
+    """A key of the profile, a file of the run, a command: and each of them is real."""
+    commands = re.findall(r"`([^`]+)`", remedy)
+    files = re.findall(r"\{run\}(/[\w./{}-]*\w)?", remedy)
+    plain = re.sub(r"`[^`]+`|\{run\}[\w./{}-]*|[\w]+\.(json|jsonl|safetensors|log|html|sha256)\b", " ", remedy)
+    keys = set(re.findall(r"\b[a-z_]+(?:\.[a-z_]+[a-z0-9_]*)+\b", plain))
+    assert keys <= profile_keys(SCHEMA) | {"token_space.others", "token_space.unmarked"}, keys
+    for command in commands:
+        program, _, words = command.partition(" ")
+        if program == "pytest":
+            assert all((REPO / word).exists() for word in words.split(" -k ")[0].split()), command
+        elif program == "doit":
+            assert words.split()[0] in {*COMMANDS, "accept", "fit"}, command
+    stages = {Path(one).parts[1] for one in files if one}
+    assert stages <= {stage.name for stage in STAGES} | {"logs", "report"}, stages
+    assert keys or files or commands, "nothing to do"
+    assert len(remedy) <= 330
+
+
+def test_a_remedy_in_a_verdict_names_the_run(policy, root):
+    publish(root, "manifest", "S1", fixture("S1", "bad"))
+    (failed,) = evaluate_gate("S1", root, policy).failing()
+    assert failed.remedy.startswith("artifacts/smoke/manifest/data/errors.jsonl names them")
+    evidence = fixture("S1", "good")
+    evidence["metrics"] = [one for one in evidence["metrics"] if one["name"] != "bad_lines"]
+    publish(root, "manifest", "S1", evidence)
+    (missing,) = evaluate_gate("S1", root, policy).failing()
+    assert "artifacts/smoke/logs/manifest.log" in missing.remedy
 
 
 def test_a_profile_sets_its_own_numbers_with_a_reason(profile, gates_folder, root):
