@@ -114,4 +114,5 @@ def test_the_measure_finds_what_a_wrong_split_does():
     assert found["content_in_two_splits", ""] == 1 and found["origins_in_two_splits", ""] == 1
     assert found["official_test_in_train", ""] == 1 and found["records_without_split", ""] == 1
     assert found["combinations_in_two_splits", ""] == 1
-    assert [found["records_in_split", s] for s in SPLITS] == [3, 1, 1]
+    assert [found["records_in_split", f"image.{s}"] for s in SPLITS] == [3, 1, 1]
+    assert [found["records_in_split", f"audio.{s}"] for s in SPLITS] == [0, 0, 0]

@@ -10,6 +10,7 @@ from mmpt.evaluate.ablation import Ablation, ablate, gap_metrics, growth, report
 from mmpt.evaluate.scoring import item_means, target_losses
 from mmpt.evaluate.sets import ablation_sets
 from mmpt.evaluate.text import CHUNK, chunk_losses, chunks, paired, unigram_losses
+from mmpt.shards.shard_set import ShardSet
 from mmpt.tokens import prompt
 
 
@@ -87,10 +88,13 @@ def test_a_report_has_the_gaps_and_read_tasks_have_no_empty_one():
 
 def test_bad_swaps_are_counted(run):
     records = [dict(r) for r in ablation_sets(run.data("golden"))["t2i"]]
-    assert swap_metrics(records)[0].value == 0
+    shown = {r["id"]: r for r in ShardSet.open(run.data("shards"), "image", "test").records}
+    assert swap_metrics(records, shown)[0].value == 0
     records[0]["swap_group"] = records[0]["group"]
     records[1]["swap_prompt_ids"] = records[1]["prompt_ids"]
-    assert swap_metrics(records)[0].value == 2
+    assert swap_metrics(records, shown)[0].value == 2
+    true = {**shown, records[2]["swap_id"]: {**shown[records[2]["id"]]}}  # its swapped prompt describes it after all
+    assert swap_metrics(records, true)[0].value >= 3
 
 
 def test_text_losses_see_only_the_columns_asked_for(opened):

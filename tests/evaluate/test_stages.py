@@ -196,9 +196,7 @@ def test_a_second_token_space_is_found(built, tmp_path):
     records = read_jsonl(sidecar)
     records[0].pop("token_space")
     write_jsonl(sidecar, records)
-    space = built.workshop().space
     metrics, details = preflight.token_spaces(
-        space,
         built.data("token_space"),
         tmp_path / "shards",
         built.data("examples"),

@@ -1,13 +1,18 @@
-"""Fixture evidence of the gates, and a tiny artifact folder around it, as a stage would publish it."""
+"""Fixture evidence of the gates, verdicts on measured evidence, and a tiny artifact folder as a stage publishes it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from mmpt.gating import Policy
+from mmpt.gating import Policy, Verdict, load_policy
+from mmpt.gating.text import check_name
+from mmpt.gating.verdicts import decide_evidence
+from mmpt.profile import load_profile
 from mmpt.store.canonical import digest_json, write_json
 from mmpt.store.digests import Manifest, sha256_file
+from mmpt.store.evidence import Metric
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -15,6 +20,30 @@ FIXTURES = Path(__file__).parent / "fixtures"
 def fixture(gate_id: str, name: str) -> dict:
     """The good or the bad evidence of a gate."""
     return json.loads((FIXTURES / gate_id / f"{name}.json").read_text())
+
+
+def judged(gate_id: str, measured: dict | Iterable[Metric], *gates: dict, **profile) -> Verdict:
+    """What a gate says of measured evidence (or metrics), under the smoke profile with these keys and overrides."""
+    data = {**load_profile("smoke").data, "gates": list(gates), **profile}
+    policy = load_policy(None, data)
+    if not isinstance(measured, dict):
+        measured = {"subject": {}, "metrics": [one.to_json() for one in measured]}
+    return decide_evidence(policy.gate(gate_id), measured, policy, "0" * 64)
+
+
+def failing(verdict: Verdict) -> set[str]:
+    """ "check [slice]" of what fails, checks that cannot decide left out."""
+    return {check_name(vars(one)) for one in verdict.checks if one.status == "fail" and one.severity == "block"}
+
+
+def warning(verdict: Verdict) -> set[str]:
+    """ "check [slice]" of what warns."""
+    return {check_name(vars(one)) for one in verdict.checks if one.status == "warn"}
+
+
+def undecided(verdict: Verdict) -> set[str]:
+    """ "check [slice]" of what cannot decide."""
+    return {check_name(vars(one)) for one in verdict.checks if one.status == "cannot_decide"}
 
 
 def publish(root: Path, stage: str, gate_id: str, evidence: dict) -> Path:

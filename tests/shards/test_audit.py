@@ -4,22 +4,26 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmpt.shards.shard_set import ShardSet
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
+from tests.gating.gate_evidence import failing, judged, undecided
 from tests.shards.world import BODIES, World
 
+NOISE = np.random.default_rng(0)
 BAD = (
     "ids_out_of_segment",
     "length_mismatches",
     "digest_mismatches",
     "reencode_mismatch_rate",
     "reencode_items_missing",
+    "records_in_wrong_split",
     "decode_errors",
-    "decode_items_missing",
+    "compare_items_missing",
     "codec_fit_items_outside_train",
     "encode_failure_rate",
 )
@@ -52,6 +56,10 @@ def found(world: World) -> dict[tuple[str, str], float]:
     return {key: one["value"] for key, one in measured(out).items()}
 
 
+def verdict(world: World):
+    return judged("S3", read_json(world.root / "audited" / "evidence" / "S3.json"))
+
+
 def bad_names(values: dict) -> set[str]:
     return {f"{part} {name}" for (part, name), value in values.items() if name in BAD and value}
 
@@ -71,6 +79,7 @@ def test_sound_shards_have_nothing_wrong(world):
     assert metrics["image", "decode_errors"]["n"] == 32
     assert values["image", "psnr_db"] == pytest.approx(values["image", "reconstruction_margin"] + 14.0)
     validate_file(world.path("shard_audit") / "audit.json", "audit")
+    assert judged("S3", read_json(world.path("shard_audit") / "evidence" / "S3.json")).verdict == "GO"
 
 
 def test_an_id_outside_its_segment(hurt):
@@ -79,6 +88,7 @@ def test_an_id_outside_its_segment(hurt):
 
     rewrite(hurt, "audio-train-00001", change)
     values = found(hurt)
+    assert failing(verdict(hurt)) >= {"segments [audio]"} and verdict(hurt).verdict == "NO_GO"
     assert values["audio", "ids_out_of_segment"] == 1 and values["image", "ids_out_of_segment"] == 0
     (named, *_) = read_json(hurt.root / "audited" / "audit.json")["audio"]["offenders"]
     assert (
@@ -95,6 +105,7 @@ def test_ids_that_no_codec_could_decode_are_counted_not_raised(hurt):
         rewrite(hurt, path.stem, change)
     values = found(hurt)
     assert values["audio", "decode_errors"] == 32 and values["audio", "ids_out_of_segment"] == 1200
+    assert failing(verdict(hurt)) >= {"segments [audio]", "decode [audio]"}
 
 
 def test_a_wrong_length(hurt):
@@ -103,6 +114,7 @@ def test_a_wrong_length(hurt):
     rows[0]["frames"] += 1
     write_jsonl(path, rows)
     assert bad_names(found(hurt)) == {"audio length_mismatches"}
+    assert failing(verdict(hurt)) == {"lengths [audio]"}
 
 
 def test_a_record_and_a_header_of_another_token_space(hurt):
@@ -114,6 +126,7 @@ def test_a_record_and_a_header_of_another_token_space(hurt):
     values = found(hurt)
     assert bad_names(values) == {"image digest_mismatches", "audio digest_mismatches"}
     assert values["image", "digest_mismatches"] == values["audio", "digest_mismatches"] == 1
+    assert failing(verdict(hurt)) == {"digests [audio]", "digests [image]"}
 
 
 def test_ids_that_are_not_what_the_codec_gives(hurt):
@@ -125,6 +138,7 @@ def test_ids_that_are_not_what_the_codec_gives(hurt):
     values = found(hurt)
     assert bad_names(values) == {"image reencode_mismatch_rate"}
     assert values["image", "reencode_mismatch_rate"] == pytest.approx(16 / 90)
+    assert "reencode [image]" in failing(verdict(hurt))
 
 
 def test_a_medium_that_is_gone_is_missing_from_the_items(hurt):
@@ -132,6 +146,8 @@ def test_a_medium_that_is_gone_is_missing_from_the_items(hurt):
     (hurt.path("corpus") / record["media"]["path"]).unlink()
     values = found(hurt)
     assert values["image", "reencode_items_missing"] == 1 and values["audio", "reencode_items_missing"] == 0
+    assert values["image", "decode_errors"] == 0
+    assert verdict(hurt).verdict == "CANNOT_DECIDE" and "reencode_items [image]" in undecided(verdict(hurt))
 
 
 def test_a_sound_that_decodes_to_another_length(hurt):
@@ -143,6 +159,7 @@ def test_a_sound_that_decodes_to_another_length(hurt):
     values = found(hurt)
     assert bad_names(values) == {"audio decode_errors"} and values["audio", "decode_errors"] == 32
     assert values["audio", "reconstruction_margin"] is None
+    assert failing(verdict(hurt)) == {"decode [audio]"}
 
 
 def test_a_codec_fitted_on_test_items(hurt):
@@ -152,6 +169,7 @@ def test_a_codec_fitted_on_test_items(hurt):
     )
     write_jsonl(path, [*read_jsonl(path), {"id": tested}])
     assert bad_names(found(hurt)) == {"image codec_fit_items_outside_train"}
+    assert failing(verdict(hurt)) == {"codec_fit [image]"}
 
 
 def test_a_test_caption_in_the_base_text(hurt):
@@ -160,14 +178,60 @@ def test_a_test_caption_in_the_base_text(hurt):
         stream.write(caption.upper() + "\n")
     values = found(hurt)
     assert not bad_names(values) and values["", "base_text_captions_outside_train"] == 1
+    assert failing(verdict(hurt)) == {"base_text"}
 
 
-def test_records_that_failed_to_encode(hurt):
-    record = ShardSet.open(hurt.path("shards"), "audio", "val").record(0)
-    lost = {"id": record["id"], "kind": "encode", "what": "unreadable"}
-    write_jsonl(hurt.path("shards") / "errors.jsonl", [lost] * 20)
+def test_media_that_are_not_what_the_codes_say_are_badly_reconstructed(hurt):
+    """Every picture is another one now: the codes decode, but not to what they are held against."""
+    for split in ("train", "val", "test"):
+        for record in ShardSet.open(hurt.path("shards"), "image", split).records:
+            noise = NOISE.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(hurt.path("corpus") / record["media"]["path"])
+    values = found(hurt)
+    assert values["image", "reconstruction_margin"] < 0 and values["image", "compare_items_missing"] == 0
+    assert failing(verdict(hurt)) == {"reencode [image]", "reconstruction [image]"}
+
+
+def test_a_decode_without_its_medium_is_no_comparison(hurt):
+    for split in ("train", "val", "test"):
+        for record in ShardSet.open(hurt.path("shards"), "image", split).records:
+            (hurt.path("corpus") / record["media"]["path"]).unlink()
+    values = found(hurt)
+    assert values["image", "compare_items_missing"] == 32 and values["image", "decode_errors"] == 0
+    assert verdict(hurt).verdict == "CANNOT_DECIDE"
+    assert {"compared_items [image]", "reconstruction [image]"} <= undecided(verdict(hurt))
+
+
+def lose(hurt, modality, split, change):
+    """Rewrite the records of the split stage, so that shards hold other records than they should."""
+    path = hurt.path("split") / "split.jsonl"
+    ids = {record["id"] for record in ShardSet.open(hurt.path("shards"), modality, split).records}
+    write_jsonl(path, change(read_jsonl(path), ids))
+
+
+def test_records_that_are_missing_from_the_shards_are_counted_whatever_errors_jsonl_says(hurt):
+    manifest = read_jsonl(hurt.path("manifest") / "manifest.jsonl")
+    sound = next(record for record in manifest if record["modality"] == "audio")
+    lost = [{**sound, "id": f"lost/{number}"} for number in range(20)]
+    write_jsonl(hurt.path("manifest") / "manifest.jsonl", [*manifest, *lost])
+    lose(hurt, "audio", "val", lambda rows, ids: [*rows, *({**rows[0], "id": one["id"]} for one in lost)])
     values = found(hurt)
     assert values["audio", "encode_failure_rate"] == 0.25 and values["image", "encode_failure_rate"] == 0
+    assert failing(verdict(hurt)) == {"failures [audio]"}
+
+
+def test_a_record_in_the_shard_of_another_split(hurt):
+    moved = []
+
+    def change(rows, ids):
+        moved.append(min(ids))
+        return [{**row, "split": "test"} if row["id"] == moved[0] else row for row in rows]
+
+    lose(hurt, "image", "train", change)
+    assert bad_names(found(hurt)) >= {"image records_in_wrong_split"}
+    assert "sides [image]" in failing(verdict(hurt))
+    offenders = read_json(hurt.root / "audited" / "audit.json")["image"]["offenders"]
+    assert {"id": moved[0], "check": "wrong_split", "found": "train, expected test"} in offenders
 
 
 def test_a_codec_that_is_not_the_one_of_the_token_space(hurt):
