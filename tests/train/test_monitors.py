@@ -7,6 +7,7 @@ import pytest
 
 from mmpt.train.judged import interval, loss_metrics, stability_metrics
 from mmpt.train.monitors import Monitors
+from tests.gating.gate_evidence import failing, judged, undecided, warning
 
 
 def calm(start=0, steps=20):
@@ -54,6 +55,50 @@ def test_stability_evidence():
     assert 1.0 <= named["grad_norm_over_median"] < 1.3
 
 
+def logged(monitors, *norms):
+    for step, norm in enumerate(norms, 20):
+        monitors.at_log(step, {"embed_image": norm})
+    return monitors
+
+
+def b2(monitors, done=20, planned=20):
+    return judged("B2", stability_metrics(monitors, done, planned))
+
+
+def test_b2_passes_a_calm_run_and_fails_each_kind_of_storm():
+    assert b2(logged(calm(), 1.0, 1.1)).verdict == "GO" and not warning(b2(logged(calm(), 1.0, 1.1)))
+    jumping = logged(calm(), 1.0, 3.5)
+    assert failing(b2(jumping)) == {"row_norm"}
+    exploding = logged(calm(), 1.0, 1.1)
+    exploding.after_backward(20, 2.0, 200.0, 1.0)
+    assert failing(b2(exploding)) == {"grad_norm"}
+    diverged = logged(calm(), 1.0, 1.1)
+    diverged.after_backward(20, math.nan, 1.0, 1.0)
+    assert failing(b2(diverged, planned=50)) == {"nonfinite", "finished"}
+
+
+def test_b2_warns_before_it_blocks_and_of_clipping():
+    rough = logged(calm(), 1.0, 2.5)
+    rough.after_backward(20, 2.0, 70.0, 1.0)
+    assert b2(rough).verdict == "GO" and warning(b2(rough)) == {"grad_norm", "row_norm"}
+    clipped = Monitors(0)
+    for step in range(20):
+        clipped.after_backward(step, 2.0, 1.0, 0.5)
+    assert warning(b2(logged(clipped, 1.0, 1.1))) == {"clipped"}
+
+
+def test_a_nan_in_the_very_first_step_is_a_no_go_and_not_too_few_items():
+    monitors = Monitors(0)
+    monitors.after_backward(0, math.nan, 1.0, 1.0)
+    verdict = b2(monitors, done=0)
+    assert verdict.verdict == "NO_GO" and failing(verdict) == {"nonfinite", "finished"}
+
+
+def test_a_run_that_ends_with_its_ramp_was_never_judged_by_its_ratios():
+    verdict = b2(logged(calm(start=100), 1.0, 1.1))
+    assert verdict.verdict == "CANNOT_DECIDE" and undecided(verdict) == {"grad_norm", "row_norm"}
+
+
 def test_loss_evidence_has_the_sign_and_the_items_of_its_runs():
     start = {"t2a": [4.0, 6.0], "a2t": [2.0, 2.0]}
     end = {"t2a": [3.0, 5.0], "a2t": [2.0, 3.0]}
@@ -72,6 +117,25 @@ def test_loss_evidence_has_the_sign_and_the_items_of_its_runs():
     assert (
         metrics["loss_rise_share"].value == pytest.approx(0.25) and metrics["loss_rise_share"].slice == "a2t"
     )
+
+
+def test_b1_fails_each_loss_that_went_the_wrong_way():
+    rng = np.random.default_rng(0)
+    n, tasks = 40, ("a2t", "i2t", "t2a", "t2i")
+    start = {task: [4.0] * n for task in tasks}
+    good = {"a2t": [4.0] * n, "i2t": [3.9] * n, "t2a": [2.0] * n, "t2i": [3.5] * n}
+    inside = {task: (2.0 + 0.1 * rng.random(n)).tolist() for task in ("t2a", "t2i")}
+    unigram = {task: np.full(n, 3.0) for task in inside}
+
+    def b1(end=good, inside=inside):
+        return judged("B1", loss_metrics(start, {**good, **end}, inside, unigram, 1))
+
+    assert b1().verdict == "GO"
+    assert failing(b1({"i2t": [4.5] * n})) == {"read_holds [i2t]"}
+    assert failing(b1({"t2i": [3.7] * n})) == {"falls [t2i]"}
+    assert failing(b1(inside={**inside, "t2a": (3.0 + rng.normal(0, 0.1, n)).tolist()})) == {"beats_unigram [t2a]"}
+    stopped = judged("B1", loss_metrics({}, good, {}, unigram, 1))
+    assert stopped.verdict == "CANNOT_DECIDE" and len(undecided(stopped)) == 6
 
 
 def test_a_run_that_stopped_before_the_ramps_end_has_no_fall_to_report():

@@ -15,6 +15,7 @@ from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.store.tensors import read_meta
 from mmpt.train.stages import train, warmup
+from tests.gating.gate_evidence import failing, judged
 from tests.shards.world import PROFILE, build_world
 
 BODIES = {"base": base, "warmup": warmup, "train": train}
@@ -188,7 +189,20 @@ def test_a_diverging_run_stops_and_still_leaves_its_evidence(pipeline):
     assert listed["stopped"] and listed["final"] != f"step_{STEPS}"
     b2 = metrics_of(folder, "B2")
     assert b2["steps_missing", ""]["value"] > 0 and b2["nonfinite_steps", ""]["value"] == 1
+    verdict = judged("B2", json.loads((folder / "evidence" / "B2.json").read_bytes()))
+    assert verdict.verdict == "NO_GO" and failing(verdict) == {"nonfinite", "finished"}
     assert ("loss_drop_share", "t2a") in metrics_of(folder, "B1")
+
+
+def test_a_run_that_learns_nothing_fails(pipeline):
+    still = copy.deepcopy(LEARNING["train"])
+    still.update(lr={"lora": 1e-12, "embed": 1e-12, "head": 1e-12})
+    folder = pipeline.run("train", "still", {"train": still})
+    few = [{"gate": "B1", "check": check, "min_n": 8, "reason": "a small corpus"} for check in
+           ("beats_unigram", "falls", "read_holds")]  # fmt: skip
+    verdict = judged("B1", json.loads((folder / "evidence" / "B1.json").read_bytes()), *few)
+    assert verdict.verdict == "NO_GO"
+    assert failing(verdict) == {f"{check} [{task}]" for check in ("beats_unigram", "falls") for task in ("t2a", "t2i")}
 
 
 def test_support_range_trains_on_the_same_batches(pipeline):
