@@ -1,4 +1,4 @@
-"""Our build against DVC and Snakemake on the same graphs: python -m mmpt.bench.build [--peers VENV].
+"""Our build against DVC and Snakemake on the same graphs: doit bench build [--peers VENV].
 
 For each graph of build_graphs.py: the time of a run with nothing to do and of a dry look, each in a process of its own as a
 user starts it, the tools in turn so that a machine that slows down slows them all; then what each tool notices and what it
@@ -18,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mmpt
 from mmpt.bench import build_graphs as graphs
 from mmpt.bench import machine
 from mmpt.bench.build_graphs import Graph, Laid
@@ -103,7 +104,8 @@ def present(all_tools: list[Tool]) -> tuple[list[Tool], dict[str, str]]:
             versions[tool.name] = f"absent: {type(error).__name__}: {tool.version[0]}"
             continue
         found.append(tool)
-        versions[tool.name] = done.stdout.strip().splitlines()[0]
+        said = done.stdout.strip().splitlines()[0]
+        versions[tool.name] = f"{mmpt.__version__}, doit {said}" if tool.name == "mmpt" else said
     return found, versions
 
 
@@ -246,7 +248,7 @@ def bench(graph: Graph, chosen: list[Tool], repeats: int, root: Path, times_only
     return {"graph": graph.name, "stages": nodes, "times": times, "staleness": found}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Lays the projects out in a temporary folder, measures, prints, writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, default=Path(sys.prefix), help="virtual environment with dvc and snakemake")
@@ -257,7 +259,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--times-only", action="store_true", help="leave the staleness checks out")
     parser.add_argument("--folder", type=Path, help="where to work; about five times files x size is needed")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     chosen, versions = present(tools(arguments.peers.absolute()))
     print("\n".join(f"{name}: {version}" for name, version in versions.items()), flush=True)
     wanted = {"diamonds": graphs.diamonds(arguments.stages), "files": graphs.files(arguments.files, arguments.size)}
