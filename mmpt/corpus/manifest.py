@@ -112,7 +112,9 @@ def s1_metrics(
 def _is_from(record: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
     """A record's own `source` may be any text; its media lie in its source's folder, or were made by a reader."""
     root = record["media"]["root"]
-    return source["name"] in (root, record["source"]) or (source["reader"] == "generated" and root == "corpus")
+    return source["name"] in (root, record["source"]) or (
+        source["reader"] == "generated" and root == "corpus"
+    )
 
 
 def _content(shape: str, array: Any) -> str:

@@ -120,7 +120,12 @@ def s2_metrics(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str,
         there = Counter(side[r["id"]] for r in known if r["modality"] == modality)
         metrics += [
             Metric(
-                "records_in_split", there[split], len(records), "records", "higher", slice=f"{modality}.{split}"
+                "records_in_split",
+                there[split],
+                len(records),
+                "records",
+                "higher",
+                slice=f"{modality}.{split}",
             )
             for split in SPLITS
         ]

@@ -89,7 +89,8 @@ def preflight(ctx: StageContext) -> None:
         for gate in ("A2", "A3", "A4"):
             write_evidence(ctx.out, gate, [], subject=subject, notes=["not measured: see A1"])
         write_json(
-            ctx.out / "preflight.json", {"token_space": spaces, "trainable": None, "sequences": {}, "decoded": []}
+            ctx.out / "preflight.json",
+            {"token_space": spaces, "trainable": None, "sequences": {}, "decoded": []},
         )
         return
     workshop = Workshop.of(ctx)
@@ -271,7 +272,8 @@ def text_regression(ctx: StageContext) -> None:
         for record in ShardSet.open(ctx.inputs["shards"], modality, split).records
     }
     lines, trained_on = (
-        (folder / name).read_text(encoding="utf-8").splitlines() for name in ("text_heldout.txt", "text_train.txt")
+        (folder / name).read_text(encoding="utf-8").splitlines()
+        for name in ("text_heldout.txt", "text_train.txt")
     )
     captioned, n_lines = txt.shared_lines(lines, captions)
     trained_lines, _ = txt.shared_lines(lines, trained_on)

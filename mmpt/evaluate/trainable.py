@@ -28,7 +28,9 @@ def check_trainable(ctx: StageContext, workshop: Workshop, checkpoint) -> tuple[
     model = workshop.untrained(dict(ctx.profile["lora"]), bool(ctx.profile.get("train.layer_norm", False)))
     load_adapter(model, checkpoint)
     # Weight decay would move a row that gets no gradient, and hide that it is dead.
-    optimizer = make_optimizer(model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]), weight_decay=0.0)
+    optimizer = make_optimizer(
+        model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]), weight_decay=0.0
+    )
     found = {**held(model, optimizer), **moved(model, optimizer)}
     metrics = [Metric(name, value, n, "", "lower") for name, (value, n) in found.items()]
     counts = parameter_counts(model)

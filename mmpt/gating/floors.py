@@ -49,7 +49,9 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             "error_over_tolerance",
             "max",
             1.0,
-            tuple(f"linear_cross_entropy.{one}" for one in ("loss", "nll", "lse", "grad_hidden", "grad_weight")),
+            tuple(
+                f"linear_cross_entropy.{one}" for one in ("loss", "nll", "lse", "grad_hidden", "grad_weight")
+            ),
             each=True,
         ),
         _zero("support", "support_violations", ("sample_range", "sample_logits"), each=True),
@@ -85,7 +87,11 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         ),
         _zero("decode", "decode_errors", AUDIO_IMAGE),
         _zero(
-            "compared_items", "compare_items_missing", AUDIO_IMAGE, requires="raw_media", on_fail="cannot_decide"
+            "compared_items",
+            "compare_items_missing",
+            AUDIO_IMAGE,
+            requires="raw_media",
+            on_fail="cannot_decide",
         ),
         Floor("reconstruction", "reconstruction_margin", "min", 0.0, AUDIO_IMAGE, requires="raw_media"),
         Floor(

@@ -86,7 +86,11 @@ def apply_check(check: Check, metrics: Metrics, policy: Policy, gate_id: str) ->
         results = [_result(check, "", "not_applicable", note=CONDITIONS[check.requires])]
     else:
         results = [_slice(check, part, metrics, policy, gate_id) for part in _parts(check, metrics, policy)]
-    names = {"run": f"artifacts/{policy.profile or 'NAME'}", "stage": policy.gate(gate_id).stage, "gate": gate_id}
+    names = {
+        "run": f"artifacts/{policy.profile or 'NAME'}",
+        "stage": policy.gate(gate_id).stage,
+        "gate": gate_id,
+    }
     yield from (replace(one, remedy=_named(one.remedy, names)) for one in results)
 
 

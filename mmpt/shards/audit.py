@@ -84,7 +84,9 @@ def audit(
         for record in shards.records:
             if expected.get(record["id"]) != shards.split:
                 found.wrong_split += 1
-                found.blame(record["id"], "wrong_split", f"{shards.split}, expected {expected.get(record['id'])}")
+                found.blame(
+                    record["id"], "wrong_split", f"{shards.split}, expected {expected.get(record['id'])}"
+                )
     items = [(shards, index) for shards in sets for index in range(len(shards))]
     order = np.argsort(
         bits(stream(seed, "shard audit", encoder.modality), np.arange(len(items))), kind="stable"

@@ -52,7 +52,9 @@ def shard_audit(ctx: StageContext) -> None:
     report, metrics, contents = {}, [], []
     for modality, encoder in _encoders(ctx, space).items():
         sets = [ShardSet.open(folder, modality, split) for split in SPLITS]
-        expected = {r["id"]: sides[r["id"]] for r in records if r["modality"] == modality and r["id"] in sides}
+        expected = {
+            r["id"]: sides[r["id"]] for r in records if r["modality"] == modality and r["id"] in sides
+        }
         found = audit(
             sets, encoder, space, expected=expected, seed=ctx.seed, batch=ctx.profile["shards.batch"]
         )

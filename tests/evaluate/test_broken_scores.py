@@ -77,7 +77,9 @@ class TestOracle:
     def test_files_of_other_prompts_fail(self, copied, task):
         path, rows = self.final(copied, task)
         paths = [row["path"] for row in rows]
-        write_jsonl(path, [{**row, "path": other} for row, other in zip(rows, paths[1:] + paths[:1], strict=True)])
+        write_jsonl(
+            path, [{**row, "path": other} for row, other in zip(rows, paths[1:] + paths[:1], strict=True)]
+        )
         verdict, modality = self.judge(copied), MODALITY[task]
         assert verdict.verdict == "NO_GO" and f"mean [{modality}]" in failing(verdict)
         assert all(modality in name for name in failing(verdict))
@@ -102,7 +104,9 @@ class TestOracle:
         assert {"oracle [image]", "mean [image]", "attributes [image.shape]"} <= undecided(verdict)
 
     def test_sets_without_attributes_decide_nothing(self, shown):
-        plain = {task: [{**one, "attributes": None} for one in records] for task, records in shown.golden.items()}
+        plain = {
+            task: [{**one, "attributes": None} for one in records] for task, records in shown.golden.items()
+        }
         assert self.judge(replace(shown, golden=plain)).verdict == "CANNOT_DECIDE"
 
 
@@ -117,7 +121,12 @@ class TestFreeRunning:
         for task, records in look.golden.items():
             for decoding in FOLDER:
                 targets = {one["id"]: one["target_ids"] for one in records}
-                self.change(look, task, decoding, lambda row, t=targets: {**row, "ids": t[row["id"]], "text": row["caption"]})
+                self.change(
+                    look,
+                    task,
+                    decoding,
+                    lambda row, t=targets: {**row, "ids": t[row["id"]], "text": row["caption"]},
+                )
         good = {"legal_mass": 1.0, "unconstrained": {"n": 4, "valid": 4, "ended": 4}}
         self.summaries(look, lambda one: {**one, **good})
         self.context = context
@@ -145,7 +154,9 @@ class TestFreeRunning:
         assert "duplicates [t2i.greedy]" in warning(self.q2(look))
 
     def test_a_sound_that_repeats_its_frame_warns(self, look):
-        self.change(look, "t2a", "sampled", lambda row: {**row, "ids": row["ids"][:2] * (len(row["ids"]) // 2)})
+        self.change(
+            look, "t2a", "sampled", lambda row: {**row, "ids": row["ids"][:2] * (len(row["ids"]) // 2)}
+        )
         assert {"loops [t2a.sampled]"} <= warning(self.q2(look))
 
     def test_a_single_code_warns(self, look):
@@ -194,4 +205,6 @@ class TestFreeRunning:
             return right(model, space, examples) + far
 
         monkeypatch.setattr(scores, "_mean_losses", memorised)
-        assert {f"train_test_gap [{task}]" for task in ("a2t", "i2t", "t2a", "t2i")} <= warning(self.t1(run, look))
+        assert {f"train_test_gap [{task}]" for task in ("a2t", "i2t", "t2a", "t2i")} <= warning(
+            self.t1(run, look)
+        )

@@ -69,10 +69,15 @@ def ablation(model):
 
 def verdicts(before, after):
     groups = abl.gap_interval(after, after.swapped, 300, 0).groups_metric("t2i")
-    sound = [Metric("invalid_swaps", 0, ITEMS, slice="t2i"), Metric("swap_length_difference", 0.0, ITEMS, slice="t2i")]
+    sound = [
+        Metric("invalid_swaps", 0, ITEMS, slice="t2i"),
+        Metric("swap_length_difference", 0.0, ITEMS, slice="t2i"),
+    ]
     b3 = judged("B3", [*abl.gap_metrics(after, 300, 0), *sound, groups], **PROFILE)
     grown = abl.growth(after, before, 300, 0)
-    return b3, judged("C2", [grown.metric("gap_growth_nats", slice="t2i"), grown.groups_metric("t2i")], **PROFILE)
+    return b3, judged(
+        "C2", [grown.metric("gap_growth_nats", slice="t2i"), grown.groups_metric("t2i")], **PROFILE
+    )
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

@@ -33,7 +33,9 @@ def judged(gate_id: str, measured: dict | Iterable[Metric], *gates: dict, **prof
 
 def failing(verdict: Verdict) -> set[str]:
     """ "check [slice]" of what fails, checks that cannot decide left out."""
-    return {check_name(vars(one)) for one in verdict.checks if one.status == "fail" and one.severity == "block"}
+    return {
+        check_name(vars(one)) for one in verdict.checks if one.status == "fail" and one.severity == "block"
+    }
 
 
 def warning(verdict: Verdict) -> set[str]:

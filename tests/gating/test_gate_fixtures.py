@@ -143,13 +143,17 @@ def test_the_worst_slice_decides(gate_id, check, part):
     metric = next(one for one in evidence["metrics"] if (one["name"], one["slice"]) == (check.metric, part))
     push(metric, check, result(judge(gate_id, evidence), check, part).bound, 1e-3)
     verdict = judge(gate_id, evidence)
-    assert verdict.verdict == "NO_GO" and [(one.id, one.slice) for one in verdict.failing()] == [(check.id, part)]
+    assert verdict.verdict == "NO_GO" and [(one.id, one.slice) for one in verdict.failing()] == [
+        (check.id, part)
+    ]
 
 
 def named_slices():
     for one in checks("block", "warn"):
         gate_id, check, part = one.values
-        if check.each and any(name and (part == name or part.startswith(f"{name}.")) for name in check.slices):
+        if check.each and any(
+            name and (part == name or part.startswith(f"{name}.")) for name in check.slices
+        ):
             yield one
 
 
@@ -165,14 +169,23 @@ def test_a_part_that_nobody_measured_does_not_pass_in_silence(gate_id, check, pa
     assert verdict.verdict == ("CANNOT_DECIDE" if check.severity == "block" else "GO")
 
 
-@pytest.mark.parametrize("gate_id", [gate.id for gate in POLICY.gates.values() if any(c.each for c in gate.checks)])
+@pytest.mark.parametrize(
+    "gate_id", [gate.id for gate in POLICY.gates.values() if any(c.each for c in gate.checks)]
+)
 def test_checks_that_take_each_slice_name_what_must_be_there(gate_id):
-    loose = [c.id for c in POLICY.gate(gate_id).checks if c.each and c.severity != "info" and c.slices == ("",)]
+    loose = [
+        c.id for c in POLICY.gate(gate_id).checks if c.each and c.severity != "info" and c.slices == ("",)
+    ]
     assert not loose
 
 
 def test_a_change_against_the_baseline_has_room_and_no_more():
-    bounds = {"si_sdr_baseline": 7.0, "log_mel_baseline": 0.4305, "psnr_baseline": 23.5, "ssim_baseline": 0.84}
+    bounds = {
+        "si_sdr_baseline": 7.0,
+        "log_mel_baseline": 0.4305,
+        "psnr_baseline": 23.5,
+        "ssim_baseline": 0.84,
+    }
     for check_id, bound in bounds.items():
         check = POLICY.gate("S3").check(check_id)
         (part,) = check.slices

@@ -74,7 +74,9 @@ def test_a_remedy_names_something_to_do_that_exists(gate, remedy):
     """A key of the profile, a file of the run, a command: and each of them is real."""
     commands = re.findall(r"`([^`]+)`", remedy)
     files = re.findall(r"\{run\}(/[\w./{}-]*\w)?", remedy)
-    plain = re.sub(r"`[^`]+`|\{run\}[\w./{}-]*|[\w]+\.(json|jsonl|safetensors|log|html|sha256)\b", " ", remedy)
+    plain = re.sub(
+        r"`[^`]+`|\{run\}[\w./{}-]*|[\w]+\.(json|jsonl|safetensors|log|html|sha256)\b", " ", remedy
+    )
     keys = set(re.findall(r"\b[a-z_]+(?:\.[a-z_]+[a-z0-9_]*)+\b", plain))
     assert keys <= profile_keys(SCHEMA) | {"token_space.others", "token_space.unmarked"}, keys
     for command in commands:

@@ -13,7 +13,13 @@ from tests.gating.gate_evidence import failing, judged, undecided
 
 def k1(folder, device="cpu"):
     ctx = StageContext(
-        "kernels", SliceView({"ops": {"backend": "auto"}}, ("ops",)), {}, folder, folder, seed=3, device=device
+        "kernels",
+        SliceView({"ops": {"backend": "auto"}}, ("ops",)),
+        {},
+        folder,
+        folder,
+        seed=3,
+        device=device,
     )
     kernels(ctx)
     return judged("K1", read_json(folder / "evidence" / "K1.json"))
