@@ -11,7 +11,7 @@ from typing import Any
 from mmpt.gating.baselines import load_baselines
 from mmpt.gating.checks import Check, Gate
 from mmpt.gating.conditions import CONDITIONS, absent_slices, holding
-from mmpt.gating.floors import check_floors
+from mmpt.gating.floors import RISING, check_floors
 from mmpt.gating.waivers import Waiver, load_waivers
 from mmpt.gating.yaml_file import read_yaml
 from mmpt.store.canonical import digest_json
@@ -152,7 +152,25 @@ def _check(body: Mapping[str, Any], where: str) -> Check:
         _known_condition(condition, where)
     if "threshold" not in values and "reference" not in values:
         raise UserError("a check without a bound", where=where, expected="threshold, reference or both")
-    return Check(**values)
+    check = Check(**values)
+    if check.optional and check.severity == "block":
+        raise UserError(
+            "a blocking check cannot be optional", where=where, fix="take `optional` out: not measured is no pass"
+        )
+    if check.warn_threshold is not None and check.threshold is not None:
+        warns_first = _stricter(check.rule, check.warn_threshold, check.threshold)
+        if not warns_first:
+            raise UserError(
+                "a warning that never comes before its block",
+                where=where,
+                found=f"warn_threshold {check.warn_threshold}, threshold {check.threshold}",
+                expected="a warn_threshold stricter than the threshold",
+            )
+    return check
+
+
+def _stricter(rule: str, one: float, other: float) -> bool:
+    return one > other if rule in RISING else one < other
 
 
 def _known_condition(name: str | None, where: str) -> None:

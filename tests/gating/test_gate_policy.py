@@ -167,6 +167,20 @@ def test_a_gate_with_a_floor_cannot_be_left_out(gates_folder):
         load_policy(path)
 
 
+@pytest.mark.parametrize(
+    ("gate", "check", "changes", "word"),
+    [
+        ("B1", "falls", {"optional": True}, "cannot be optional"),
+        ("B1", "falls", {"warn_threshold": 0.05}, "warn_threshold 0.05, threshold 0.1"),
+        ("A3", "kept", {"warn_threshold": 0.9}, "stricter than the threshold"),
+    ],
+)
+def test_a_check_that_would_not_do_what_it_says_is_refused(gates_folder, gate, check, changes, word):
+    with pytest.raises(UserError) as caught:
+        load_policy(edited(gates_folder, gate, check, **changes))
+    assert word in str(caught.value) and f"{gate}.{check}" in str(caught.value)
+
+
 def test_policy_errors_name_the_place(gates_folder):
     path = edited(gates_folder, "B1", "falls", treshold=0.2, severity="blocking")
     with pytest.raises(SchemaError) as caught:
