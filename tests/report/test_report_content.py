@@ -63,7 +63,7 @@ def test_a_no_go_run_says_what_failed_and_what_to_do(tmp_path):
     report = build_report(tmp_path / "smoke")
     for text in (terminal(report), markdown(report), html(report)):
         assert "NO-GO" in text and "too few items prefer their own prompt" in text.replace("\\_", "_")
-        assert "train longer" in text
+        assert "raise train.steps" in text
     assert report["data"]["gallery"]
 
 
