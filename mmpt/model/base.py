@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def unpack_gguf(folder: Path, origin: Path, name: str, dtype: torch.dtype) -> No
         raise UserError("no such file", where="base.gguf_file", found=name, expected=f"a file in {origin.name}/")
     try:
         model = AutoModelForCausalLM.from_pretrained(origin, gguf_file=name, dtype=dtype)
-    except (ImportError, ValueError, OSError) as error:
+    except (ImportError, ValueError, OSError, struct.error) as error:
         raise UserError(
             "cannot read this GGUF file",
             where=f"base.gguf_file: {name}",

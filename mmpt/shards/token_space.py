@@ -6,6 +6,7 @@ Reads profile keys token_space, text, base, codecs.
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def _unpack_tokenizer(source: Path, gguf_file: str, folder: Path) -> None:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
-    except (ImportError, ValueError, OSError) as error:
+    except (ImportError, ValueError, OSError, struct.error) as error:
         raise UserError(
             "cannot read the tokenizer of this GGUF file",
             where=f"base.gguf_file: {gguf_file}",
