@@ -10,6 +10,7 @@ from pathlib import Path
 from mmpt.build.commandline import OurCommand, Parser
 from mmpt.build.commands import held
 from mmpt.build.conclusion import print_gates, stale_measurements
+from mmpt.build.fit_lines import fit_lines
 from mmpt.build.model_card import card
 from mmpt.build.project import Project
 from mmpt.build.staleness import reasons, told
@@ -18,8 +19,10 @@ from mmpt.gating import Verdict, evaluate_all
 from mmpt.gating.decision import EXIT
 from mmpt.gating.decision import conclude as decision_word
 from mmpt.store.atomic import atomic_write, publish_folder
+from mmpt.store.canonical import canonical_json
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import EXIT_CANNOT_DECIDE, EXIT_GO, UserError
+from mmpt.store.schema import validate
 
 
 class Export(OurCommand):
@@ -89,3 +92,27 @@ def _write(project: Project, verdicts: list[Verdict], target: Path, dtype: str |
         f"same choice at {parity['same_choice']:.2%} of {parity['positions']} positions"
     )
     print(target)
+
+
+class Fit(OurCommand):
+    name = "fit"
+    doc_purpose = "lengths, drop rates, memory and time before training; proposes settings"
+
+    def parser(self) -> Parser:
+        parser = super().parser()
+        parser.add_argument("--gpu", help="size it for this GPU instead of this machine, e.g. h100")
+        parser.add_argument("--memory-gib", type=float, help="memory of the device")
+        parser.add_argument("--tflops", type=float, help="sustained TFLOP/s of the device")
+        parser.add_argument(
+            "--measure", type=int, default=0, metavar="STEPS", help="train a few steps on random ids and compare"
+        )
+        parser.add_argument("--json", action="store_true", help="print the report as JSON")
+        return parser
+
+    def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
+        fit = importlib.import_module("mmpt.train.fit")
+        device = fit.device_of(project.profile, options.gpu, options.memory_gib, options.tflops)
+        report = fit.fit(project.root, project.profile, device, options.measure)
+        validate(report, "fit", where="doit fit")
+        print(canonical_json(report).decode() if options.json else "\n".join(fit_lines(report)))
+        return EXIT_GO

@@ -19,7 +19,7 @@ from mmpt.tokens.formats import OVERHEAD, TASKS
 
 REPLAY_TOKENS = 128  # of a sequence of replayed text
 ROUND = 64  # proposed lengths are multiples of it
-KEEP = 0.999  # a proposal keeps this share of each task's records where it can
+KEEP = 0.999  # a proposal keeps this share of each task's records where it can; more makes it no better
 SHORTER = (0.8, 0.5, 0.3, 0.2, 0.1)  # shares of the clip length that are tried where a whole clip does not fit
 SAMPLED_STEPS = 16  # steps whose packing is worked out
 
@@ -163,6 +163,11 @@ class Proposal:
         """Largest share that any task drops."""
         return max(self.dropped.values(), default=0.0)
 
+    @property
+    def best(self) -> float:
+        """Smallest share that any task drops: 1 where nothing is kept."""
+        return min(self.dropped.values(), default=1.0)
+
 
 def propose(
     corpus: Corpus,
@@ -186,7 +191,9 @@ def propose(
             if longest:
                 found.append(_shortened(corpus, audio, image, tried))
     sound = {id(one): one.choice.seconds * one.choice.n_codebooks for one in found}
-    best = sorted(found, key=lambda one: (round(one.worst, 4), -sound[id(one)], -one.choice.seconds))
+    best = sorted(
+        found, key=lambda one: (max(0.0, one.worst - (1 - KEEP)), -sound[id(one)], -one.choice.seconds)
+    )
     return _distinct(best)
 
 

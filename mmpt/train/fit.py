@@ -91,8 +91,7 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
         "basis": list(plan.corpus.basis),
         "model": _about(plan),
         "device": asdict(device),
-        "needs": {task: dict(zip(("all", "99 %", "90 %"), one.whole, strict=True)) for task, one in kept.items()},
-        "tasks": {task: {**asdict(one), "dropped": one.dropped} for task, one in kept.items()},
+        "tasks": {task: _told(one) for task, one in kept.items()},
         "longest_row": longest_row(partial(plan.fits, micro_rows=1, device=device)),
         "now": None,
         "proposals": [],
@@ -104,8 +103,13 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
         if steps_to_measure:
             report["measured"] = _measured(plan, kept, report["now"], device, steps_to_measure)
     found = propose(plan.corpus, plan.audio, plan.image, choice, partial(plan.fits, micro_rows=1, device=device))
-    report["proposals"] = [_proposed(plan, one, device) for one in found]
+    report["proposals"] = [_proposed(plan, one, device) for one in found if one.best < 1]
     return report
+
+
+def _told(kept: Kept) -> dict[str, Any]:
+    whole = dict(zip(("all", "p99", "p90"), kept.whole, strict=True))
+    return {**asdict(kept), "whole": whole, "dropped": kept.dropped}
 
 
 def device_of(profile: Profile, gpu: str | None, memory_gib: float | None, tflops: float | None) -> Device:
@@ -289,8 +293,6 @@ def _proposed(plan: _Plan, one: Proposal, device: Device) -> dict[str, Any]:
     audio = plan.audio and replace(plan.audio, n_codebooks=one.choice.n_codebooks)
     plan = replace(plan, audio=audio)
     kept = keeps(plan.corpus, audio, plan.image, one.choice)
-    if not any(task.kept for task in kept.values()):
-        return {"clip_seconds": one.choice.seconds, "n_codebooks": one.choice.n_codebooks, "dropped": dict(one.dropped)}
     row_len = one.row_len
     step = _step(plan, kept, row_len)
     rows = step.rows_most
