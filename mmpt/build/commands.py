@@ -9,7 +9,7 @@ import difflib
 import importlib
 import shutil
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from mmpt.build.staleness import plan
 from mmpt.build.tasks import RUN, Reporter, policy_of
 from mmpt.build.verification import verify
 from mmpt.gating import decide
+from mmpt.profile.missing import missing, require_present, way_out
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import EXIT_BROKE, EXIT_GO, UserError
 
@@ -59,13 +60,24 @@ class StageCommand(OurCommand):
     ) -> int:
         """Tell what a run of these stages would do."""
         found = outlook(project, names, always=always, single=single)
-        self.result = {"stages": [one.to_json() for one in found]}
+        lost = missing(project.profile, _external(project, names, single))
+        self.result = {"missing": [str(one) for one in lost], "stages": [one.to_json() for one in found]}
+        if lost:
+            self.say(*(f"{'missing':<{NAME_WIDTH}} {one}" for one in lost), f"    {way_out(project.profile)}")
         for one in found:
             why = one.lines()
             head, below = (f": {why[0]}", why[1:]) if why[:1] == ["never built"] else ("", why)
             self.say(f"{one.stage.name:<{NAME_WIDTH}} {one.state}{head}", *(f"    {line}" for line in below))
         project.save_caches()
         return EXIT_GO
+
+
+def _external(project: Project, names: Sequence[str], single: bool) -> set[str]:
+    """Profile keys of the files that the named stages (none: all) read, with those of what they need."""
+    wanted = list(names) if names else list(project.names)
+    for name in wanted if not single else ():
+        wanted += [one for one in project.names[name].inputs if one not in wanted]
+    return {key for name in wanted for key in project.names[name].external}
 
 
 class Run(StageCommand, DoitRun):
@@ -102,6 +114,7 @@ class Run(StageCommand, DoitRun):
         policy_of(project)  # a bad policy is better refused before the first stage than after it
         if options.dry_run:
             return self.foresee(project, names, always=options.always, single=options.single)
+        require_present(project.profile, _external(project, names, options.single))
         forward_signals()
         RUN.display.stream = sys.stdout
         with held(project):

@@ -37,7 +37,6 @@ def test_a_profile_inherits_and_overrides(tmp_path):
     ("extends: smoke\nname: x\ncodecs: {image: {patch: 5}}\n", "no multiple of the patch"),
     ("extends: smoke\nname: x\nmixture: {weights: {a2t: 0, i2t: 0, t2a: 0, t2i: 0}}\n", "weight 0"),
     ("extends: smoke\nname: x\nbase: {kind: pretrained}\n", "missing key 'path'"),
-    ("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: nowhere}]}\n", "no such folder"),
 ])
 def test_bad_profiles_say_what_is_wrong(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
