@@ -53,12 +53,13 @@ def _about(project: Project, verdicts: Sequence[Verdict], written: Mapping[str, 
 {base["name"]} ({base["architecture"]}, {base["parameters"]:,} parameters) that also reads and writes discrete audio and
 image tokens. Decision at export: **{decision}**.
 
-- Checkpoint: {written["release"]["step"]}. Merged weights in {written["dtype"]}, vocabulary
-  {written["space"]["vocab_size_total"]:,} ids: {segments}.
+- Checkpoint: {written["release"]["step"]}. Merged weights in {written["dtype"]}.
+- {written["space"]["vocab_size_total"]:,} ids: {segments}.
 - Read back by plain transformers, {parity["positions"]} positions of golden sequences: largest difference of a logit
   {parity["difference"]:.2g} of the largest logit; same most probable id at {parity["same_choice"]:.2%}.
 - `adapter/` is the same as a PEFT adapter (new rows and LoRA in float32), for the base model alone.
-- Ids are codes, not media: decode them with the audio and image codecs named in `token_space.json`."""
+- Ids are codes, not media: decode them with the codecs named in `token_space.json`. Where the run is,
+  `doit sample --checkpoint THIS_FOLDER --task t2i --prompt ".." --out x.png` does."""
 
 
 def _use(written: Mapping[str, Any]) -> str:
@@ -110,7 +111,8 @@ def _gates(verdicts: Sequence[Verdict]) -> str:
                 str(told["n"]),
             ]
         )
-        cells = [f"{verdict.gate} {verdict.title}", verdict.verdict, *shown]
+        warns = ", warning" if told is not None and told["status"] == "warn" else ""
+        cells = [f"{verdict.gate} {verdict.title}", verdict.verdict + warns, *shown]
         rows.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "## Gates\n\n" + "\n".join(rows)
 
