@@ -32,7 +32,9 @@ class Export(OurCommand):
     def parser(self) -> Parser:
         parser = super().parser()
         parser.add_argument("--to", required=True, metavar="DIR", help="new or empty folder")
-        parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the merged weights; default: the run's")
+        parser.add_argument(
+            "--dtype", choices=("float32", "bfloat16"), help="of the merged weights; default: the run's"
+        )
         parser.add_argument("--strict", action="store_true", help="ignore waivers")
         return parser
 
@@ -50,7 +52,9 @@ class Export(OurCommand):
 def refuse_occupied(target: Path) -> None:
     """Raise UserError unless `target` is absent or an empty folder."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError("there is something already", where=f"--to {target}", expected="a new or empty folder")
+        raise UserError(
+            "there is something already", where=f"--to {target}", expected="a new or empty folder"
+        )
 
 
 def _released(project: Project, strict: bool) -> tuple[list[Verdict], int]:
@@ -70,7 +74,9 @@ def _released(project: Project, strict: bool) -> tuple[list[Verdict], int]:
         print("CANNOT-DECIDE: nothing exported; `doit` measures again")
         return verdicts, EXIT_CANNOT_DECIDE
     if why := reasons(project, project.stage("release")):
-        raise UserError("the release is not built", where=project.root.name, found=told(why), fix="run doit first")
+        raise UserError(
+            "the release is not built", where=project.root.name, found=told(why), fix="run doit first"
+        )
     return verdicts, EXIT_GO
 
 
@@ -104,7 +110,11 @@ class Fit(OurCommand):
         parser.add_argument("--memory-gib", type=float, help="memory of the device")
         parser.add_argument("--tflops", type=float, help="sustained TFLOP/s of the device")
         parser.add_argument(
-            "--measure", type=int, default=0, metavar="STEPS", help="train a few steps on random ids and compare"
+            "--measure",
+            type=int,
+            default=0,
+            metavar="STEPS",
+            help="train a few steps on random ids and compare",
         )
         parser.add_argument("--json", action="store_true", help="print the report as JSON")
         return parser

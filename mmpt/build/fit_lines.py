@@ -9,22 +9,26 @@ Report = Mapping[str, Any]
 
 
 def fit_lines(report: Report) -> Iterator[str]:
-    """Lengths and drops by task, a step, memory and time, what would fit better, and the measurement if there is one."""
+    """Lengths and drops by task, a step, memory and time, what would fit better, what was measured."""
     model, device = report["model"], report["device"]
-    yield f"model    {model['name']}: {model['parameters']:,} parameters ({model['source']}), {model['dtype']}"
+    size = f"{model['parameters']:,} parameters"
+    yield f"model    {model['name']}: {size} ({model['source']}), {model['dtype']}"
     yield (
-        f"         trained: {model['trained']['rows']:,} in {model['new_ids']:,} new rows, {model['trained']['lora']:,} in LoRA; "
-        f"{model['vocabulary']:,} ids"
+        f"         trained: {model['trained']['rows']:,} in {model['new_ids']:,} new rows, "
+        f"{model['trained']['lora']:,} in LoRA; {model['vocabulary']:,} ids"
     )
     yield f"device   {device['name']}, {_gib(device['memory'])}"
     yield from (f"{'basis' if not at else '':<8} {line}" for at, line in enumerate(report["basis"]))
     yield ""
-    yield "task  records  max_seq_len that keeps all   99 %   90 %   dropped now  prompts shortened  mean tokens"
+    yield (
+        "task  records  max_seq_len that keeps all   99 %   90 %   "
+        "dropped now  prompts shortened  mean tokens"
+    )
     for task, one in report["tasks"].items():
         at = one["whole"]
         yield (
-            f"{task:<5} {one['records']:>7}  {at['all']:>26} {at['p99']:>6} {at['p90']:>6}  {one['dropped']:>11.2%}  "
-            f"{one['shortened']:>17}  {one['mean']:>11.1f}"
+            f"{task:<5} {one['records']:>7}  {at['all']:>26} {at['p99']:>6} {at['p90']:>6}  "
+            f"{one['dropped']:>11.2%}  {one['shortened']:>17}  {one['mean']:>11.1f}"
         )
     yield ""
     now = report["now"]
@@ -39,8 +43,8 @@ def fit_lines(report: Report) -> Iterator[str]:
         passes = ", ".join(f"{task} {n:.1f}" for task, n in step["passes"].items())
         examples = ", ".join(f"{kind} {n:.1f}" for kind, n in step["examples"].items())
         yield (
-            f"         a step: {examples} examples; {step['tokens']:.0f} tokens, {step['supervised']:.0f} supervised, "
-            f"{step['rows']:.1f} rows, {step['padding']:.0%} padding"
+            f"         a step: {examples} examples; {step['tokens']:.0f} tokens, "
+            f"{step['supervised']:.0f} supervised, {step['rows']:.1f} rows, {step['padding']:.0%} padding"
         )
         yield f"         passes over the records in the whole run: {passes}"
         yield f"         memory: {_memory(now['memory'])}"
@@ -53,7 +57,11 @@ def fit_lines(report: Report) -> Iterator[str]:
 
 
 def _choice(name: str, one: Report, device: Report) -> Iterator[str]:
-    sound = "" if one["clip_seconds"] is None else f"clips of {one['clip_seconds']:g} s x {one['n_codebooks']} codebooks, "
+    sound = (
+        ""
+        if one["clip_seconds"] is None
+        else f"clips of {one['clip_seconds']:g} s x {one['n_codebooks']} codebooks, "
+    )
     rows = f"{one['rows_at_once']} row{'s' * (one['rows_at_once'] > 1)} of {one['row_len']} at once"
     fits = "" if one["fits"] else f", DOES NOT FIT into {_gib(device['memory'])}"
     yield f"{name:<8} {sound}max_seq_len {one['max_seq_len']}, {rows}: {_gib(one['memory']['total'])}{fits}"
@@ -76,7 +84,8 @@ def _proposals(report: Report, device: Report) -> Iterator[str]:
     yield ""
     yield "# the first of them, for the profile"
     if best["clip_seconds"] is not None:
-        yield f"codecs: {{audio: {{clip_seconds: {best['clip_seconds']:g}, n_codebooks: {best['n_codebooks']}}}}}"
+        sound = f"clip_seconds: {best['clip_seconds']:g}, n_codebooks: {best['n_codebooks']}"
+        yield f"codecs: {{audio: {{{sound}}}}}"
     yield f"examples: {{max_seq_len: {best['max_seq_len']}}}"
     yield f"train: {{row_len: {best['row_len']}, micro_rows: {best['micro_rows']}}}"
 
@@ -84,10 +93,14 @@ def _proposals(report: Report, device: Report) -> Iterator[str]:
 def _measured(found: Report) -> Iterator[str]:
     yield ""
     yield (
-        f"measured {found['steps']} steps on random ids: {_gib(found['memory'])} and {_gib(found['libraries'])} of libraries, "
-        f"{found['seconds_per_step']:.3g} s a step, {found['tokens_per_second']:.0f} tokens/s"
+        f"measured {found['steps']} steps on random ids: {_gib(found['memory'])} "
+        f"and {_gib(found['libraries'])} of libraries, {found['seconds_per_step']:.3g} s a step, "
+        f"{found['tokens_per_second']:.0f} tokens/s"
     )
-    yield f"         the estimates were off by {found['memory_error']:+.0%} (memory) and {found['time_error']:+.0%} (time)"
+    yield (
+        f"         the estimates were off by {found['memory_error']:+.0%} (memory) "
+        f"and {found['time_error']:+.0%} (time)"
+    )
 
 
 def _memory(parts: Mapping[str, int]) -> str:

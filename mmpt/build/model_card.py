@@ -48,15 +48,16 @@ def _about(project: Project, verdicts: Sequence[Verdict], written: Mapping[str, 
     waived = sum(one.verdict == "GO_WAIVED" for one in verdicts)
     decision = "GO" if not waived else f"GO with {waived} gate{'s' * (waived > 1)} waived, see below"
     segments = ", ".join(f"{name} {r['start']}..{r['end']}" for name, r in ranges.items())
+    size = f"{base['architecture']}, {base['parameters']:,} parameters"
     return f"""# {project.profile.name}
 
-{base["name"]} ({base["architecture"]}, {base["parameters"]:,} parameters) that also reads and writes discrete audio and
-image tokens. Decision at export: **{decision}**.
+{base["name"]} ({size}) that also reads and writes discrete audio and image tokens.
+Decision at export: **{decision}**.
 
 - Checkpoint: {written["release"]["step"]}. Merged weights in {written["dtype"]}.
 - {written["space"]["vocab_size_total"]:,} ids: {segments}.
-- Read back by plain transformers, {parity["positions"]} positions of golden sequences: largest difference of a logit
-  {parity["difference"]:.2g} of the largest logit; same most probable id at {parity["same_choice"]:.2%}.
+- Read back by plain transformers, {parity["positions"]} positions of golden sequences: largest difference
+  of a logit {parity["difference"]:.2g} of the largest; same most probable id at {parity["same_choice"]:.2%}.
 - `adapter/` is the same as a PEFT adapter (new rows and LoRA in float32), for the base model alone.
 - Ids are codes, not media: decode them with the codecs named in `token_space.json`. Where the run is,
   `doit sample --checkpoint THIS_FOLDER --task t2i --prompt ".." --out x.png` does."""
@@ -77,7 +78,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, ".")
 from grammar_logits import Grammar
 
-model, tokenizer, grammar = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained("."), Grammar(".")
+model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+grammar = Grammar(".")
 text = tokenizer.encode("a red circle", add_special_tokens=False)
 ids = torch.tensor([grammar.prompt("{task}", text)])
 out = model.generate(
@@ -119,7 +121,8 @@ def _gates(verdicts: Sequence[Verdict]) -> str:
 
 def _waivers(verdicts: Sequence[Verdict]) -> str:
     lines = [
-        f"- {one.gate}.{one.check} {one.slice} at {number(one.value)}: {one.reason} ({one.owner}, until {one.expires})"
+        f"- {one.gate}.{one.check} {one.slice} at {number(one.value)}: "
+        f"{one.reason} ({one.owner}, until {one.expires})"
         for verdict in verdicts
         for one in verdict.waivers
     ]
@@ -130,9 +133,7 @@ def _waivers(verdicts: Sequence[Verdict]) -> str:
 
 
 def _corpus(project: Project) -> str:
-    side = {
-        row["id"]: row["split"] for row in read_jsonl(project.root / "split" / "data" / "split.jsonl")
-    }
+    side = {row["id"]: row["split"] for row in read_jsonl(project.root / "split" / "data" / "split.jsonl")}
     counts = Counter(
         (row["source"], row["modality"], row.get("license") or "not stated")
         for row in read_jsonl(project.root / "manifest" / "data" / "manifest.jsonl")
@@ -154,7 +155,7 @@ def _digests(project: Project, written: Mapping[str, Any]) -> str:
     rows = "\n".join(f"| {name} | `{value}` |" for name, value in named.items())
     return f"""## Digests
 
-SHA-256. `MANIFEST.sha256` lists this folder's files (`sha256sum -c MANIFEST.sha256`). Made by mmpt {__version__}.
+SHA-256. This folder's files are in `MANIFEST.sha256` (`sha256sum -c MANIFEST.sha256`). By mmpt {__version__}.
 
 | of | sha256 |
 |---|---|

@@ -24,7 +24,8 @@ def export(root: Path, profile: Profile, folder: Path, dtype: str | None) -> dic
         root: artifacts/<profile>, with its release. dtype: of the merged weights; None: the run's.
 
     Returns:
-        {"dtype", "base": base.json, "parity": {..}, "lengths": {..}, "token_space": digest, "step"} for the card.
+        {"dtype", "base": base.json, "parity": {..}, "lengths": {..}, "token_space": digest, "step"} for the
+        card.
     """
     disable_progress_bar()
     torch.set_num_threads(profile.data["runtime"]["threads"])

@@ -1,6 +1,6 @@
 """The way out: a folder that plain transformers, PEFT and vLLM read without us.
 
-    config.json, generation_config.json, model*.safetensors    base, new rows and LoRA in one, vocabulary resized
+    config.json, generation_config.json, model*.safetensors    base, new rows and LoRA in one
     tokenizer.json, ...          the base's tokenizer, which also knows our ids by name
     adapter/                     the same as a PEFT adapter, for whoever has the base
     token_space.json, .sha256    which id means what
@@ -30,14 +30,14 @@ from mmpt.tokens.formats import prompt
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace
 
 PROCESSOR = Path(__file__).with_name("grammar_logits.py")
-# Largest difference of logits, as a share of the largest logit. In float32 only the order of summation differs;
-# a bfloat16 file also rounds the new rows and the merged weights, which are float32 here.
+# Largest difference of logits, as a share of the largest logit. In float32 only the order of summation
+# differs; a bfloat16 file also rounds the new rows and the merged weights, which are float32 here.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """What the grammar cannot know from the token space; (least, most) tokens or frames, None: no such codec."""
+    """What the token space does not say; (least, most) tokens or frames, None: no such codec."""
 
     text_tokens: tuple[int, int]
     audio_frames: tuple[int, int] | None

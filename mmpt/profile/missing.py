@@ -49,8 +49,8 @@ def require_present(profile: Profile, keys: Container[str] | None = None) -> Non
 def way_out(profile: Profile) -> str:
     """How to point a profile at what is elsewhere, in one line."""
     return (
-        f"put them, or links to them, there; or write a profile that begins with `extends: {profile.name}` and names "
-        "your own paths, and run doit with profile=that file"
+        f"put them, or links to them, there; or write a profile that begins with `extends: {profile.name}` "
+        "and names your own paths, and run doit with profile=that file"
     )
 
 
@@ -58,11 +58,19 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """(external key, full key, path, what belongs there)."""
     for source in data["corpus"]["sources"]:
         if "path" in source:
-            kind = "captions.jsonl or captions.csv" if source["reader"] == "captions" else f"{source['reader']} as published"
+            kind = (
+                "captions.jsonl or captions.csv"
+                if source["reader"] == "captions"
+                else f"{source['reader']} as published"
+            )
             key = f"corpus.sources.{source['name']}.path"
             yield "corpus.sources", key, source["path"], f"the folder of {kind}"
     if data["base"]["kind"] == "pretrained":
-        what = f"the folder of {data['base']['gguf_file']}" if "gguf_file" in data["base"] else "the base model's folder"
+        what = (
+            f"the folder of {data['base']['gguf_file']}"
+            if "gguf_file" in data["base"]
+            else "the base model's folder"
+        )
         yield "base.path", "base.path", data["base"]["path"], f"{what}, or a hub id"
     for modality, section in data["codecs"].items():
         if "path" in section:

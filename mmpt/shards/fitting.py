@@ -1,4 +1,4 @@
-"""What a choice of clip length, codebooks and max_seq_len costs: records dropped, tokens a step, rows a batch.
+"""What a choice of clip length, codebooks and max_seq_len costs: records dropped, tokens and rows a step.
 
 Counting only; what a batch needs of memory and time is mmpt.train.footprint's.
 """
@@ -20,7 +20,8 @@ from mmpt.tokens.formats import OVERHEAD, TASKS
 REPLAY_TOKENS = 128  # of a sequence of replayed text
 ROUND = 64  # proposed lengths are multiples of it
 KEEP = 0.999  # a proposal keeps this share of each task's records where it can; more makes it no better
-SHORTER = (0.8, 0.5, 0.3, 0.2, 0.1)  # shares of the clip length that are tried where a whole clip does not fit
+# Shares of the clip length that are tried where a whole clip does not fit.
+SHORTER = (0.8, 0.5, 0.3, 0.2, 0.1)
 SAMPLED_STEPS = 16  # steps whose packing is worked out
 
 
@@ -38,8 +39,9 @@ class Choice:
 class Kept:
     """What a task keeps of `records` under a choice.
 
-    shortened: kept ones whose prompt lost its end. longest, mean: tokens of a kept sequence. supervised: mean tokens of
-    its target with the end. whole: the max_seq_len that keeps all, 99 % and 90 % of the records.
+    shortened: kept ones whose prompt lost its end. longest, mean: tokens of a kept sequence. supervised:
+    mean tokens of its target with the end. whole: the max_seq_len that keeps all, 99 % and 90 % of the
+    records.
     """
 
     records: int
@@ -56,7 +58,9 @@ class Kept:
         return 1 - self.kept / self.records if self.records else 0.0
 
 
-def keeps(corpus: Corpus, audio: AudioShape | None, image: ImageShape | None, choice: Choice) -> dict[str, Kept]:
+def keeps(
+    corpus: Corpus, audio: AudioShape | None, image: ImageShape | None, choice: Choice
+) -> dict[str, Kept]:
     """By task, for the tasks that have records."""
     shape = audio and replace(audio, n_codebooks=choice.n_codebooks)
     payloads = corpus.payloads(shape, image, choice.seconds)
@@ -91,8 +95,8 @@ def _kept(task: str, texts: np.ndarray, payloads: np.ndarray, choice: Choice) ->
 class Step:
     """A mean optimizer step with the mixture's full weights.
 
-    examples: of each kind. tokens, supervised: in all. rows: packed rows, in the mean and at most; padding: share of
-    them that is empty.
+    examples: of each kind. tokens, supervised: in all. rows: packed rows, in the mean and at most; padding:
+    share of them that is empty.
     passes: over each kind's records in the whole run.
     """
 
@@ -115,8 +119,10 @@ def mean_step(
     steps: int,
     seed: int,
 ) -> Step:
-    """What a step holds. Sequence lengths vary between records; the mean one and the longest alternate here."""
-    usable = {task: weight for task, weight in weights.items() if weight > 0 and task in kept and kept[task].kept}
+    """What a step holds. Its sequences are, in turn, as long as the longest and as much below the mean."""
+    usable = {
+        task: weight for task, weight in weights.items() if weight > 0 and task in kept and kept[task].kept
+    }
     total = sum(usable.values())
     shares = {task: (1 - text_replay) * weight / total for task, weight in usable.items()}
     means = {task: kept[task].mean for task in usable}
@@ -238,7 +244,9 @@ def _distinct(proposals: Sequence[Proposal], most: int = 4) -> list[Proposal]:
     for one in proposals:
         size = (one.choice.seconds, one.choice.n_codebooks)
         beaten = any(
-            size[0] <= other.choice.seconds and size[1] <= other.choice.n_codebooks and other.worst <= one.worst
+            size[0] <= other.choice.seconds
+            and size[1] <= other.choice.n_codebooks
+            and other.worst <= one.worst
             for other in out
         )
         if not beaten:

@@ -1,7 +1,7 @@
 """How long a corpus's records are in tokens, known before anything is tokenised.
 
-Sounds: the manifest's durations, cut to the clip length, through the codec's own frame count. Pictures: the codec's
-tokens. Captions: counted with the base's tokenizer. What is not there yet is assumed, and said to be.
+Sounds: the manifest's durations, cut to the clip length, through the codec's own frame count. Pictures: the
+codec's tokens. Captions: counted with the base's tokenizer. What is not there yet is assumed, and said to be.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl
 
-# Caption tokens of the reference corpora (Clotho, AudioCaps, WavCaps, LLaVA-Pretrain): 50, 90 and 99 % quantiles of
-# 11..14, 18..20 and 24..26. Assumed records follow them.
+# Caption tokens of the reference corpora (Clotho, AudioCaps, WavCaps, LLaVA-Pretrain): 50, 90 and 99 %
+# quantiles of 11..14, 18..20 and 24..26. Assumed records follow them.
 ASSUMED_CAPTION = ((0.0, 6), (0.5, 13), (0.9, 20), (0.99, 26), (1.0, 40))
 ASSUMED_RECORDS = 4000
 
@@ -56,7 +56,9 @@ class Corpus:
     seconds: np.ndarray
     basis: tuple[str, ...]
 
-    def payloads(self, audio: AudioShape | None, image: ImageShape | None, clip: float) -> dict[str, np.ndarray]:
+    def payloads(
+        self, audio: AudioShape | None, image: ImageShape | None, clip: float
+    ) -> dict[str, np.ndarray]:
         """Tokens of each record's medium, int64 [n], with sounds cut to `clip` seconds."""
         out = {}
         if "audio" in self.texts and audio is not None:
@@ -89,14 +91,16 @@ def read_corpus(root: Path, clip: float | None, encode: Callable[[list[str]], li
     rows = [row for row in read_jsonl(manifest) if side.get(row["id"], "train") == "train"]
     by_modality = {kind: [row for row in rows if row["modality"] == kind] for kind in ("audio", "image")}
     texts = {
-        kind: np.array(encode([row["caption"] for row in part]), np.int64) if encode else _assumed_captions(len(part))
+        kind: np.array(encode([row["caption"] for row in part]), np.int64)
+        if encode
+        else _assumed_captions(len(part))
         for kind, part in by_modality.items()
         if part
     }
     seconds = [row["audio"]["samples"] / row["audio"]["rate"] for row in by_modality["audio"]]
     counts = ", ".join(f"{len(part)} {kind}" for kind, part in by_modality.items())
     basis = (
-        f"records: {counts}, the manifest's{' of the train split' if side else ', all of them: no split yet'}",
+        f"records: {counts}, the manifest's" + (" of the train split" if side else "; there is no split yet"),
         "sounds: the manifest's durations",
         "captions: counted" if encode else "captions: assumed, the base's tokenizer is not there",
     )
@@ -129,7 +133,11 @@ def audio_shape(section: Mapping[str, Any] | None, built: Path) -> AudioShape | 
         given = MelRvqOptions(**known)
         hop = given.hop * given.stack
         return AudioShape(
-            "melrvq", given.sample_rate, given.n_codebooks, given.codebook_size, lambda n: max(1, -(-n // hop))
+            "melrvq",
+            given.sample_rate,
+            given.n_codebooks,
+            given.codebook_size,
+            lambda n: max(1, -(-n // hop)),
         )
     if section["name"] == "encodec":
         return encodec_shape("48khz" in str(options.get("path", "")).lower(), options.get("n_codebooks", 4))

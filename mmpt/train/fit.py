@@ -1,4 +1,4 @@
-"""`doit fit`: what a profile will drop, need and take, before anything is trained; and what would fit better."""
+"""`doit fit`: what a profile will drop, need and take, before it is trained; and what would fit better."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ USABLE = 0.95  # of a device's memory
 
 @dataclass(frozen=True)
 class Device:
-    """Where the profile would train. kind: cpu or cuda. timed: it is this machine's. tflops: sustained, where not timed."""
+    """Where the profile would train. kind: cpu or cuda. timed: it is here; else tflops, sustained, counts."""
 
     name: str
     kind: str
@@ -79,7 +79,8 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
         steps_to_measure: also train so many steps on random ids, to hold the estimates against.
 
     Raises:
-        UserError: a model whose configuration is not to be had, a codec of unknown geometry, no task with records.
+        UserError: a model whose configuration is not to be had, a codec of unknown geometry, no task with
+        records.
     """
     data = profile.data
     plan = _plan(root, data)
@@ -102,7 +103,9 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
         report["now"] = _sized(plan, choice, row_len, micro_rows, step, device)
         if steps_to_measure:
             report["measured"] = _measured(plan, kept, report["now"], device, steps_to_measure)
-    found = propose(plan.corpus, plan.audio, plan.image, choice, partial(plan.fits, micro_rows=1, device=device))
+    found = propose(
+        plan.corpus, plan.audio, plan.image, choice, partial(plan.fits, micro_rows=1, device=device)
+    )
     report["proposals"] = [_proposed(plan, one, device) for one in found if one.best < 1]
     return report
 
@@ -134,7 +137,9 @@ def device_of(profile: Profile, gpu: str | None, memory_gib: float | None, tflop
         )
     peak, gib = footprint.GPUS.get(gpu or "", (0, 0))
     if not (gpu or (memory_gib and tflops)):
-        raise UserError("half a device", where="doit fit", expected="--gpu, or both --memory-gib and --tflops")
+        raise UserError(
+            "half a device", where="doit fit", expected="--gpu, or both --memory-gib and --tflops"
+        )
     return Device(
         gpu or "a device",
         "cuda",
@@ -306,7 +311,9 @@ def _measured(
 ) -> dict[str, Any]:
     """The same on real steps, and by how much the estimates were off."""
     if not device.timed:
-        raise UserError("only this machine's device can be measured", where="doit fit --measure", found=device.name)
+        raise UserError(
+            "only this machine's device can be measured", where="doit fit --measure", found=device.name
+        )
     found = measure(plan.shape, plan.data, kept, device.kind, steps)
     estimate = now["memory"]["total"] - now["memory"]["context"]
     return {

@@ -1,8 +1,9 @@
 """What a training step needs of memory and time, from the model's configuration: no weights are read.
 
-Memory is counted, not guessed: the model is built without storage (device "meta") and run forward, and what autograd
-keeps for the backward pass is added up, PEFT's casts and dropout masks included. Time is measured on this machine, on
-one decoder layer, a slice of the head and of the optimizer, and scaled; for another device it is counted in operations.
+Memory is counted, not guessed: the model is built without storage (device "meta") and run forward, and what
+autograd keeps for the backward pass is added up, PEFT's casts and dropout masks included. Time is measured
+on this machine, on one decoder layer, a slice of the head and of the optimizer, and scaled; for another
+device it is counted in operations.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from mmpt.tokens.space import TokenSpace
 
 ADAM_BYTES = 16  # of a trained fp32 parameter: itself, its gradient, two moments
 CHUNK_BYTES = 3 * (64 << 20)  # of the head's working set: a chunk's logits, their softmax and one product
-# Allocators keep blocks that they cannot use at once. CUDA's caches a few percent. glibc's holds what the forward pass
-# freed between the kept blocks: 1.2 to 1.8 times the kept bytes were resident here, on models of 1 to 135 M.
+# Allocators keep blocks that they cannot use at once. CUDA's caches a few percent. glibc's holds what the
+# forward pass freed between the kept blocks: 1.2 to 1.8 times the kept bytes were resident here, on models
+# of 1 to 135 M.
 SLACK = {"cpu": 1.5, "cuda": 1.08}
 CONTEXT_BYTES = {"cpu": 0, "cuda": 600 << 20}  # CUDA's own
 TIMED_TOKENS = 2048  # of the layer that is timed, at most
 TIMED_ROWS = 256  # supervised tokens of the head that is timed, at most
-# Dense bfloat16 peak (TFLOP/s) and memory (GiB) by the vendors' sheets; SUSTAINED of it is what training reaches.
+# Dense bfloat16 peak (TFLOP/s) and memory (GiB) by the vendors' sheets; SUSTAINED of it is what training
+# reaches.
 GPUS = {
     "a100-40": (312, 40),
     "a100-80": (312, 80),
@@ -121,8 +124,8 @@ def sizes(shape: Shape) -> Size:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that autograd keeps for rows of `row_len` tokens: of each row, and whatever the number of rows (weights
-    that LoRA was folded into); in each layer, and once.
+    """Bytes that autograd keeps for rows of `row_len` tokens: of each row, and whatever the number of rows
+    (weights that LoRA was folded into); in each layer, and once.
     """
 
     row_len: int
@@ -151,7 +154,8 @@ def _kept_bytes(model: nn.Module, rows: int, row_len: int, shape: Shape) -> int:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)  # holding it keeps the key from being used again
+        # Holding the tensor keeps its key from being used again.
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
     embedded = torch.empty(rows, row_len, shape.hidden, device="meta", dtype=shape.dtype, requires_grad=True)
@@ -170,7 +174,7 @@ def _run(model: nn.Module, embedded: Tensor, mask: Tensor | None, positions: Ten
 
 
 class _Attention(torch.autograd.Function):
-    """Attention as the fused kernels do it: query, key, value, output, one number a query, and the mask are kept."""
+    """Attention as fused kernels do it: they keep query, key, value, output, mask and a number a query."""
 
     @staticmethod
     def forward(ctx, query, key, value, mask):  # type: ignore[no-untyped-def]
@@ -204,7 +208,8 @@ def _register() -> None:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. weights: frozen base; trained: parameters, gradients and moments; kept: activations of a micro-batch;
+    """Bytes. weights: frozen base; trained: parameters, gradients and moments; kept: activations of a
+    micro-batch;
     working: the head's chunk and gradients in passing; context: the device's own.
     """
 
@@ -239,8 +244,8 @@ def memory(shape: Shape, size: Size, kept: Activations, micro_rows: int, device:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds. token: of forward and backward through all layers; supervised: of a supervised token's head; step: of the
-    optimizer. how: "timed on this machine" or what was assumed.
+    """Seconds. token: of forward and backward through all layers; supervised: of a supervised token's head;
+    step: of the optimizer. how: "timed on this machine" or what was assumed.
     """
 
     token: float
@@ -315,7 +320,7 @@ def _optimizer_seconds(parameters: int, device: str) -> float:
 
 
 def now(device: str) -> float:
-    """Seconds, for differences. On a CPU it is processor time a thread: what an otherwise idle machine would show."""
+    """Seconds, for differences. On a CPU: processor time a thread, as an otherwise idle machine shows it."""
     if device == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter()

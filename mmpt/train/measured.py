@@ -55,8 +55,12 @@ class RandomExamples:
         payload = target if self.has_prompt else body - target
         if self.task in ("t2a", "a2t"):
             payload = max(1, round(payload / self.space.n_codebooks)) * self.space.n_codebooks
-            codes = np.stack([self.rng.integers(0, r.size, payload // self.space.n_codebooks)
-                              for r in self.space.audio_ranges])
+            codes = np.stack(
+                [
+                    self.rng.integers(0, r.size, payload // self.space.n_codebooks)
+                    for r in self.space.audio_ranges
+                ]
+            )
             ids = self.space.audio_to_global(codes)
         else:
             ids = self._ids("IMAGE", payload)
@@ -70,11 +74,12 @@ class RandomExamples:
 def measure(
     shape: Shape, data: Mapping[str, Any], kept: Mapping[str, Kept], device: str, steps: int
 ) -> dict[str, Any]:
-    """Train `steps` steps after one that does not count, in a process of its own: memory once freed would not show.
+    """Train `steps` steps after one that does not count, in a process of its own: memory once freed would
+    not show.
 
     Returns:
-        {"steps", "seconds_per_step": fastest, "tokens_per_second", "memory": peak bytes above "libraries", what the
-        process holds before}.
+        {"steps", "seconds_per_step": fastest, "tokens_per_second", "memory": peak bytes above "libraries",
+        what the process holds before}.
     """
     arguments = (shape, data, kept, device, steps, torch.get_num_threads())
     with get_context("spawn").Pool(1) as pool:
@@ -131,8 +136,12 @@ def random_model(shape: Shape, device: str) -> MultimodalLM:
 
 
 def _loader(space: TokenSpace, data: Mapping[str, Any], kept: Mapping[str, Kept]):  # type: ignore[no-untyped-def]
-    weights = {task: data["mixture"]["weights"].get(task, 0) for task in TASKS if task in kept and kept[task].kept}
-    sources = {task: RandomExamples(space, task, kept[task], i) for i, task in enumerate(weights) if weights[task]}
+    weights = {
+        task: data["mixture"]["weights"].get(task, 0) for task in TASKS if task in kept and kept[task].kept
+    }
+    sources = {
+        task: RandomExamples(space, task, kept[task], i) for i, task in enumerate(weights) if weights[task]
+    }
     replay = data["mixture"]["text_replay"]
     if replay:
         sources["text"] = RandomExamples(space, "text", None, 9)

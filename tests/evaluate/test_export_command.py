@@ -1,4 +1,5 @@
-"""`doit export`: nothing without a GO; with one a whole folder whose card tells the gates and whose example runs."""
+"""`doit export`: nothing without a GO; with one a whole folder whose card tells the gates and whose example
+runs."""
 
 import re
 import subprocess
@@ -67,8 +68,16 @@ def test_the_folder_is_whole_and_its_card_tells_all(exported, project, tmp_path)
     listed = Manifest.parse((exported / "MANIFEST.sha256").read_text())
     assert {str(one) for one in listed.verify(exported)} == {"MANIFEST.sha256: not in the manifest"}
     names = dict(listed.entries)
-    assert {"config.json", "model.safetensors", "tokenizer.json", "token_space.json", "token_space.sha256"} <= set(names)
-    assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "grammar_logits.py"} <= set(names)
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "token_space.json",
+        "token_space.sha256",
+    } <= set(names)
+    assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "grammar_logits.py"} <= set(
+        names
+    )
     assert "GO with 1 gate waived" in text and "drawn by hand (somebody, until 2099-01-01)" in text
     for gate in ("K1", "C1", "B3", "R1"):
         assert f"| {gate} " in text
@@ -85,7 +94,14 @@ def test_the_cards_example_runs_in_the_folder_without_us(exported):
 
 
 def test_an_exported_folder_gives_the_same_sample_as_the_run(exported, run, tmp_path):
-    asked = {"task": "t2i", "prompt": "a red circle", "audio": None, "image": None, "seed": 0, "guidance": None}
+    asked = {
+        "task": "t2i",
+        "prompt": "a red circle",
+        "audio": None,
+        "image": None,
+        "seed": 0,
+        "guidance": None,
+    }
     asked |= dict.fromkeys(("temperature", "top_k", "top_p"))
     made = []
     for name, checkpoint in (("run.png", "final"), ("export.png", str(exported))):

@@ -17,7 +17,7 @@ from mmpt.shards.token_space import train_tokenizer
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import load_tensors
 from mmpt.tokens import build, build_token_space, grammar, prompt
-from tests.model.tiny_model import CODEBOOKS, IMAGE, SPECIAL, CODES, small_model, small_space
+from tests.model.tiny_model import CODEBOOKS, CODES, IMAGE, SPECIAL, small_model, small_space
 
 TEXT = 257  # a byte-level tokenizer's ids
 LENGTHS = Lengths(text_tokens=(1, 7), audio_frames=(5, 5), image_tokens=6)
@@ -37,7 +37,9 @@ def space_of_bytes():
 class Exported:
     """A small model with its exported folder, and what our engine generates with it."""
 
-    def __init__(self, root: Path, *, tied: bool, padded_to: int = TEXT, dtype=torch.float32, layer_norm=False):
+    def __init__(
+        self, root: Path, *, tied: bool, padded_to: int = TEXT, dtype=torch.float32, layer_norm=False
+    ):
         self.space = space_of_bytes()
         self.model = small_model(
             root / "base" / "model", tied=tied, padded_to=padded_to, space=self.space, layer_norm=layer_norm
@@ -89,12 +91,18 @@ class Exported:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def exported(request, tmp_path_factory):
-    return Exported(tmp_path_factory.mktemp("export"), tied=request.param, padded_to=TEXT + 9, layer_norm=True)
+    return Exported(
+        tmp_path_factory.mktemp("export"), tied=request.param, padded_to=TEXT + 9, layer_norm=True
+    )
 
 
 def test_plain_transformers_gives_our_logits(exported):
     model, plain = exported.model, exported.plain
-    assert plain.get_input_embeddings().num_embeddings == exported.space.vocab_size_total == plain.config.vocab_size
+    assert (
+        plain.get_input_embeddings().num_embeddings
+        == exported.space.vocab_size_total
+        == plain.config.vocab_size
+    )
     assert (plain.lm_head.weight is plain.get_input_embeddings().weight) == model.tied
     for ids in exported.probes:
         ids = torch.as_tensor(ids)[None].long()

@@ -12,7 +12,9 @@ from mmpt.store.errors import UserError
 
 gguf = pytest.importorskip("gguf", reason="package gguf is not installed")
 
-WORDS = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]  # GPT-2's bytes
+WORDS = [
+    chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))
+]  # GPT-2's bytes
 TOKENS = [*WORDS, "\u0120a", "he", "<|endoftext|>"]
 SIZES = {"embedding": 16, "head": 8, "mlp": 24, "heads": 2}
 
@@ -75,7 +77,10 @@ def test_its_tokenizer_comes_out_of_the_file_too(tmp_path):
     write_gguf(tmp_path / "source" / "tiny.gguf")
     copy_tokenizer(str(tmp_path / "source"), tmp_path / "tokenizer", "tiny.gguf")
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer" / "tokenizer.json"))
-    assert tokenizer.encode("he a", add_special_tokens=False).ids == [TOKENS.index("he"), TOKENS.index("\u0120a")]
+    assert tokenizer.encode("he a", add_special_tokens=False).ids == [
+        TOKENS.index("he"),
+        TOKENS.index("\u0120a"),
+    ]
     assert vocabulary_size(tmp_path / "tokenizer") == len(TOKENS)
 
 

@@ -1,7 +1,7 @@
 """Qwen3 as the reference base: published shapes, the padded matrix, and the reference token space around it.
 
-MMPT_QWEN3_TOKENIZER=<folder with Qwen3's tokenizer.json> runs the last tests with the real tokenizer; without it
-a stand-in of the same size has to do.
+MMPT_QWEN3_TOKENIZER=<folder with Qwen3's tokenizer.json> runs the last tests with the real tokenizer;
+without it a stand-in of the same size has to do.
 """
 
 import json
@@ -105,7 +105,9 @@ class Run:
         return StageContext(name, SliceView(profile, tuple(profile), name), inputs, out, self.root / "work")
 
     def model(self) -> MultimodalLM:
-        return MultimodalLM.from_base(self.root / "base" / "model", load(self.root / "token_space"), LORA, seed=1)
+        return MultimodalLM.from_base(
+            self.root / "base" / "model", load(self.root / "token_space"), LORA, seed=1
+        )
 
 
 def tokenizer_bytes() -> bytes:

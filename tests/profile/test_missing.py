@@ -48,7 +48,9 @@ def test_a_hub_id_and_a_profile_without_files_lack_nothing(tmp_path):
 
 def test_a_folder_of_captions_that_is_not_there(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: nowhere}]}\n")
+    path.write_text(
+        "extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: nowhere}]}\n"
+    )
     assert "corpus.sources.a.path" in str(missing(load_profile(str(path)))[0])
 
 

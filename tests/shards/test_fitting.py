@@ -1,4 +1,5 @@
-"""What `doit fit` counts before anything is tokenised: lengths, drops, steps, and the choice that drops least."""
+"""What `doit fit` counts before anything is tokenised: lengths, drops, steps, and the choice that drops
+least."""
 
 import numpy as np
 import pytest
@@ -50,7 +51,9 @@ def test_known_picture_codecs_need_not_be_built(tmp_path, section, expected):
 
 
 def test_known_sound_codecs_need_not_be_built_and_others_must(tmp_path):
-    shape = audio_shape({"name": "melrvq", "clip_seconds": 1, "n_codebooks": 2, "options": {"stack": 8}}, tmp_path)
+    shape = audio_shape(
+        {"name": "melrvq", "clip_seconds": 1, "n_codebooks": 2, "options": {"stack": 8}}, tmp_path
+    )
     assert shape.frames(16_000) == 10 and shape.n_codebooks == 2
     assert audio_shape({"name": "encodec", "path": "facebook/encodec_48khz"}, tmp_path).rate == 48_000
     with pytest.raises(UserError, match="not known before it is built"):
@@ -60,7 +63,8 @@ def test_known_sound_codecs_need_not_be_built_and_others_must(tmp_path):
 def test_too_long_records_are_dropped_by_task_and_prompts_are_shortened():
     choice = Choice(10.0, 4, 3000 + 5 + 12, 16)
     kept = keeps(corpus(), encodec_shape(False, 4), SEED, choice)
-    # 10 s are 3000 tokens: with captions of 12 and 60 they need 3017 and 3065; a prompt may be shortened, a caption not.
+    # 10 s are 3000 tokens: with captions of 12 and 60 they need 3017 and 3065; a prompt may be shortened, a
+    # caption not.
     assert kept["a2t"].kept == 3 and kept["a2t"].dropped == 0.25 and kept["a2t"].longest == 3017
     assert kept["t2a"].kept == 4 and kept["t2a"].shortened == 2
     assert kept["a2t"].whole == (3065, 3065, 3065) and kept["t2a"].whole[0] == 3006
@@ -104,7 +108,12 @@ def test_without_a_manifest_lengths_are_assumed_and_said_to_be(tmp_path):
 
 def test_a_manifest_is_read_and_only_its_training_side(tmp_path):
     rows = [
-        {"id": "a", "modality": "audio", "caption": "rain on a roof", "audio": {"samples": 48_000, "rate": 16_000}},
+        {
+            "id": "a",
+            "modality": "audio",
+            "caption": "rain on a roof",
+            "audio": {"samples": 48_000, "rate": 16_000},
+        },
         {"id": "b", "modality": "audio", "caption": "rain", "audio": {"samples": 8_000, "rate": 16_000}},
         {"id": "c", "modality": "image", "caption": "a red circle", "image": {}},
     ]
@@ -117,5 +126,3 @@ def test_a_manifest_is_read_and_only_its_training_side(tmp_path):
     found = read_corpus(tmp_path, 10.0, lambda texts: [len(text.split()) for text in texts])
     assert found.seconds.tolist() == [3.0] and found.texts["audio"].tolist() == [4]
     assert found.texts["image"].tolist() == [3] and not any("assumed" in line for line in found.basis)
-
-

@@ -107,7 +107,10 @@ def test_time_on_this_machine_grows_with_the_work():
 
 
 def test_random_examples_have_the_lengths_of_the_task():
-    kept = {"t2a": Kept(10, 10, 0, 60, 40.0, 29.0, (60, 60, 60)), "i2t": Kept(10, 10, 0, 30, 25.0, 9.0, (30, 30, 30))}
+    kept = {
+        "t2a": Kept(10, 10, 0, 60, 40.0, 29.0, (60, 60, 60)),
+        "i2t": Kept(10, 10, 0, 30, 25.0, 9.0, (30, 30, 30)),
+    }
     for task, one in kept.items():
         source = RandomExamples(SPACE, task, one, 0)
         made = [source.draw(i) for i in range(len(source))]
@@ -117,9 +120,13 @@ def test_random_examples_have_the_lengths_of_the_task():
 
 
 def test_real_steps_are_within_reach_of_the_estimates():
-    """Loose bounds: other work on the machine moves both. `doit fit --measure` says by how much they are off."""
+    """Loose bounds: other work on the machine moves both. `doit fit --measure` says by how much they are
+    off."""
     shape = small()
-    kept = {"t2i": Kept(100, 100, 0, 40, 30.0, 17.0, (40, 40, 40)), "i2t": Kept(100, 100, 0, 40, 30.0, 9.0, (40, 40, 40))}
+    kept = {
+        "t2i": Kept(100, 100, 0, 40, 30.0, 17.0, (40, 40, 40)),
+        "i2t": Kept(100, 100, 0, 40, 30.0, 9.0, (40, 40, 40)),
+    }
     data = {
         "seed": 1,
         "mixture": {"weights": {"t2i": 0.5, "i2t": 0.5}, "text_replay": 0.0, "ramp": 0.1},
@@ -140,5 +147,3 @@ def test_real_steps_are_within_reach_of_the_estimates():
     need = memory(shape, sizes(shape), activations(shape, 64), 18, "cpu")
     assert found["memory"] / 4 < need.total < 4 * found["memory"] + (64 << 20)
     assert found["tokens_per_second"] > 0 and found["libraries"] > 100 << 20
-
-
