@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from mmpt.evaluate.sets import Codecs, golden_sets
 from mmpt.model.export import Lengths, export_model, probes_of
@@ -27,7 +26,6 @@ def export(root: Path, profile: Profile, folder: Path, dtype: str | None) -> dic
         {"dtype", "base": base.json, "parity": {..}, "lengths": {..}, "token_space": digest, "step"} for the
         card.
     """
-    disable_progress_bar()
     torch.set_num_threads(profile.data["runtime"]["threads"])
     dtype = dtype or profile.data["runtime"]["dtype"]
     space, codecs = load(_data(root, "token_space")), Codecs.open(_data(root, "codecs"))
