@@ -313,7 +313,7 @@ class Sample(OurCommand):
         parser.add_argument("--audio", help="sound to describe")
         parser.add_argument("--image", help="picture to describe")
         parser.add_argument("--out", help="file to write: .wav or .png")
-        parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a folder: a checkpoint's or an exported one")
+        parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a checkpoint's folder")
         parser.add_argument("--temperature", type=float, help="default: the profile's")
         parser.add_argument("--top-k", type=int, help="default: the profile's")
         parser.add_argument("--top-p", type=float, help="default: the profile's")
@@ -334,7 +334,7 @@ class Evaluate(OurCommand):
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a folder: a checkpoint's or an exported one")
+        parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a checkpoint's folder")
         parser.add_argument("--tasks", default="t2a,t2i", help="comma-separated; default %(default)s")
         parser.add_argument(
             "--out", help="folder for the outputs; default artifacts/<profile>/evaluate/<checkpoint>"

@@ -5,24 +5,20 @@ from __future__ import annotations
 import argparse
 import importlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mmpt.build.commandline import OurCommand, Parser
-from mmpt.build.commands import held
-from mmpt.build.conclusion import print_gates, stale_measurements
+from mmpt.build.commandline import OurCommand, Parser, held
+from mmpt.build.conclusion import Conclusion, look
 from mmpt.build.fit_lines import fit_lines
 from mmpt.build.model_card import card
 from mmpt.build.project import Project
 from mmpt.build.staleness import reasons, told
-from mmpt.build.tasks import policy_of
-from mmpt.gating import Verdict, evaluate_all
-from mmpt.gating.decision import EXIT
-from mmpt.gating.decision import conclude as decision_word
+from mmpt.gating import Verdict
 from mmpt.store.atomic import atomic_write, publish_folder
-from mmpt.store.canonical import canonical_json
 from mmpt.store.digests import Manifest
-from mmpt.store.errors import EXIT_CANNOT_DECIDE, EXIT_GO, UserError
-from mmpt.store.schema import validate
+from mmpt.store.errors import EXIT_GO, UserError
 
 
 class Export(OurCommand):
@@ -42,11 +38,27 @@ class Export(OurCommand):
         target = Path(options.to)
         refuse_occupied(target)
         with held(project):
-            verdicts, code = _released(project, options.strict)
-            if code == EXIT_GO:
-                _write(project, verdicts, target, options.dtype)
+            found = look(project, strict=options.strict)
+            self.result = found.to_json()
+            if found.exit_code == EXIT_GO:
+                self._write(project, found, target, options.dtype)
+            else:
+                self.say(*found.lines()[:-1], f"{found.lines()[-1]}: nothing exported")
             project.save_caches()
-        return code
+        return found.exit_code
+
+    def _write(self, project: Project, found: Conclusion, target: Path, dtype: str | None) -> None:
+        if why := reasons(project, project.stage("release")):
+            raise UserError(
+                "the release is not built", where=project.root.name, found=told(why), fix="run doit first"
+            )
+        parity = write_export(project, found.verdicts, target, dtype)
+        self.result |= {"to": str(target), "parity": parity}
+        self.say(
+            f"read back by transformers: logits differ by {parity['difference']:.2g} of the largest, "
+            f"same choice at {parity['same_choice']:.2%} of {parity['positions']} positions",
+            str(target),
+        )
 
 
 def refuse_occupied(target: Path) -> None:
@@ -57,30 +69,10 @@ def refuse_occupied(target: Path) -> None:
         )
 
 
-def _released(project: Project, strict: bool) -> tuple[list[Verdict], int]:
-    """All verdicts, decided now, and the exit code: 0 only on a GO that rests on what is built.
-
-    Raises:
-        UserError: GO, but its release was not built.
-    """
-    verdicts = evaluate_all(project.root, policy_of(project, strict), write=False)
-    word = decision_word(verdicts)
-    if word != "GO":
-        print_gates(one for one in verdicts if not one.good)
-        print(f"{word}: nothing exported")
-        return verdicts, EXIT[word]
-    if old := stale_measurements(project):
-        print("\n".join(f"stale: {name}: {why}" for name, why in old.items()))
-        print("CANNOT-DECIDE: nothing exported; `doit` measures again")
-        return verdicts, EXIT_CANNOT_DECIDE
-    if why := reasons(project, project.stage("release")):
-        raise UserError(
-            "the release is not built", where=project.root.name, found=told(why), fix="run doit first"
-        )
-    return verdicts, EXIT_GO
-
-
-def _write(project: Project, verdicts: list[Verdict], target: Path, dtype: str | None) -> None:
+def write_export(
+    project: Project, verdicts: Sequence[Verdict], target: Path, dtype: str | None
+) -> dict[str, Any]:
+    """Write the folder beside its place and move it there, whole; returns how the written model compares."""
     staging = target.absolute().with_name(f".{target.absolute().name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -92,12 +84,7 @@ def _write(project: Project, verdicts: list[Verdict], target: Path, dtype: str |
         publish_folder(staging, target.absolute())
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    parity = written["parity"]
-    print(
-        f"read back by transformers: logits differ by {parity['difference']:.2g} of the largest, "
-        f"same choice at {parity['same_choice']:.2%} of {parity['positions']} positions"
-    )
-    print(target)
+    return written["parity"]
 
 
 class Fit(OurCommand):
@@ -116,13 +103,11 @@ class Fit(OurCommand):
             metavar="STEPS",
             help="train a few steps on random ids and compare",
         )
-        parser.add_argument("--json", action="store_true", help="print the report as JSON")
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         fit = importlib.import_module("mmpt.train.fit")
         device = fit.device_of(project.profile, options.gpu, options.memory_gib, options.tflops)
-        report = fit.fit(project.root, project.profile, device, options.measure)
-        validate(report, "fit", where="doit fit")
-        print(canonical_json(report).decode() if options.json else "\n".join(fit_lines(report)))
+        self.result = fit.fit(project.root, project.profile, device, options.measure)
+        self.say(*fit_lines(self.result))
         return EXIT_GO

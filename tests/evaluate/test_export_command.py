@@ -38,7 +38,7 @@ def options(target, **more):
 
 
 def test_without_evidence_nothing_is_written(project, tmp_path, capsys):
-    assert Export.main(None, project, options(tmp_path / "out"), []) == 20
+    assert Export().main(project, options(tmp_path / "out"), []) == 20
     assert "CANNOT-DECIDE: nothing exported" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clone"]
 
@@ -47,19 +47,19 @@ def test_an_occupied_target_is_refused_before_anything_else(project, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "kept.txt").write_text("x")
     with pytest.raises(UserError, match="there is something already"):
-        Export.main(None, project, options(tmp_path / "out"), [])
+        Export().main(project, options(tmp_path / "out"), [])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["kept.txt"]
 
 
 @pytest.fixture
-def exported(project, tmp_path, capsys) -> Path:
+def exported(project, tmp_path) -> Path:
     """What a GO would write, one gate waived."""
     verdicts = evaluate_all(project.root, policy_of(project), write=False)
     waiver = Waiver("Q1", "oracle", "image", "0" * 64, 0.5, "drawn by hand", "somebody", "2099-01-01")
     first = replace(verdicts[0], verdict="GO_WAIVED", waivers=(waiver,))
     (tmp_path / "out").mkdir()  # an empty folder is a good target
-    commands_out._write(project, [first, *verdicts[1:]], tmp_path / "out", None)
-    assert "logits differ by" in capsys.readouterr().out
+    parity = commands_out.write_export(project, [first, *verdicts[1:]], tmp_path / "out", None)
+    assert parity["difference"] < 1e-5 and parity["positions"] > 0
     return tmp_path / "out"
 
 
@@ -116,5 +116,5 @@ def test_an_export_that_fails_leaves_nothing(project, tmp_path, monkeypatch):
 
     monkeypatch.setattr(commands_out, "card", fail)
     with pytest.raises(RuntimeError):
-        commands_out._write(project, [], tmp_path / "out", None)
+        commands_out.write_export(project, [], tmp_path / "out", None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clone"]

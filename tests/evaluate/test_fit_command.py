@@ -1,4 +1,4 @@
-"""`doit fit` beside a built run: what it counts is what the stages then found; and its report as text and JSON."""
+"""`doit fit` beside a built run: what it counts is what the stages then found; its report, as text and JSON."""
 
 import json
 
@@ -42,7 +42,8 @@ def test_sounds_have_the_tokens_that_the_shards_have(run):
 
 
 def test_the_report_holds_its_schema_and_prints(report):
-    validate(json.loads(json.dumps(report)), "fit", where="report")
+    document = {"schema": "command/1", "command": "fit", "profile": "mini", "exit_code": 0, "result": report}
+    validate(json.loads(json.dumps(document)), "commands", where="fit --json")
     text = "\n".join(fit_lines(report))
     assert "the built base" in text and "captions: counted" in text
     assert "train: {row_len:" in text and "operations, 350 TFLOP/s sustained assumed" in text
