@@ -55,8 +55,8 @@ def way_out(profile: Profile) -> str:
 
 
 def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """(external key, full key, path, what belongs there)."""
-    for source in data["corpus"]["sources"]:
+    """(external key, full key, path, what belongs there). A table of other stages has other sections."""
+    for source in data.get("corpus", {}).get("sources", ()):
         if "path" in source:
             kind = (
                 "captions.jsonl or captions.csv"
@@ -65,14 +65,14 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
             )
             key = f"corpus.sources.{source['name']}.path"
             yield "corpus.sources", key, source["path"], f"the folder of {kind}"
-    if data["base"]["kind"] == "pretrained":
+    if data.get("base", {}).get("kind") == "pretrained":
         what = (
             f"the folder of {data['base']['gguf_file']}"
             if "gguf_file" in data["base"]
             else "the base model's folder"
         )
         yield "base.path", "base.path", data["base"]["path"], f"{what}, or a hub id"
-    for modality, section in data["codecs"].items():
+    for modality, section in data.get("codecs", {}).items():
         if "path" in section:
             key = f"codecs.{modality}.path"
             yield key, key, section["path"], f"weights of codec {section['name']}"
@@ -81,7 +81,7 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         ("text", "heldout_file", "plain text to measure on, a line each"),
         ("token_space", "reference", "a token_space.json"),
     ):
-        if name in data[section]:
+        if name in data.get(section, {}):
             yield f"{section}.{name}", f"{section}.{name}", data[section][name], what
 
 

@@ -1,4 +1,4 @@
-"""`doit fit` beside a built run: what it counts is what the stages then found; its report, as text and JSON."""
+"""`doit fit` beside a built run: it counts what the stages then found; its report, as text and as JSON."""
 
 import json
 
