@@ -12,6 +12,7 @@ import pytest
 
 from mmpt.build import commands_out
 from mmpt.build.commands_out import Export
+from mmpt.build.conclusion import Conclusion
 from mmpt.build.project import Project
 from mmpt.build.stages import STAGES
 from mmpt.build.tasks import policy_of
@@ -19,6 +20,7 @@ from mmpt.evaluate.commands import sample
 from mmpt.gating import Waiver, evaluate_all
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
+from mmpt.store.schema import validate
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -61,6 +63,25 @@ def exported(project, tmp_path) -> Path:
     parity = commands_out.write_export(project, [first, *verdicts[1:]], tmp_path / "out", None)
     assert parity["difference"] < 1e-5 and parity["positions"] > 0
     return tmp_path / "out"
+
+
+def test_a_go_whose_release_was_not_built_is_no_export(project, tmp_path):
+    found = Conclusion("GO", False, (), {})
+    with pytest.raises(UserError, match="the release is not built; found .*; run doit first"):
+        Export()._write(project, found, tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_go_with_its_release_is_written_and_told(project, tmp_path, monkeypatch, capsys):
+    verdicts = tuple(evaluate_all(project.root, policy_of(project), write=False))
+    monkeypatch.setattr(commands_out, "look", lambda *_, **__: Conclusion("GO", False, verdicts, {}))
+    monkeypatch.setattr(commands_out, "reasons", lambda *_: [])  # its receipt: the miniature run has none
+    command = Export()
+    assert command.main(project, options(tmp_path / "out"), []) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out")
+    document = {"schema": "command/1", "command": "export", "profile": "mini", "exit_code": 0}
+    validate({**document, "result": command.result}, "commands", where="export --json")
+    assert (tmp_path / "out" / "config.json").is_file()
 
 
 def test_the_folder_is_whole_and_its_card_tells_all(exported, project, tmp_path):
