@@ -9,7 +9,7 @@ import difflib
 import importlib
 import shutil
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from mmpt.build.staleness import plan
 from mmpt.build.tasks import RUN, Reporter, policy_of
 from mmpt.build.verification import verify
 from mmpt.gating import decide
+from mmpt.profile.missing import missing, require_present, way_out
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import EXIT_BROKE, EXIT_GO, UserError
 
@@ -59,13 +60,24 @@ class StageCommand(OurCommand):
     ) -> int:
         """Tell what a run of these stages would do."""
         found = outlook(project, names, always=always, single=single)
-        self.result = {"stages": [one.to_json() for one in found]}
+        lost = missing(project.profile, _external(project, names, single))
+        self.result = {"missing": [str(one) for one in lost], "stages": [one.to_json() for one in found]}
+        if lost:
+            self.say(*(f"{'missing':<{NAME_WIDTH}} {one}" for one in lost), f"    {way_out(project.profile)}")
         for one in found:
             why = one.lines()
             head, below = (f": {why[0]}", why[1:]) if why[:1] == ["never built"] else ("", why)
             self.say(f"{one.stage.name:<{NAME_WIDTH}} {one.state}{head}", *(f"    {line}" for line in below))
         project.save_caches()
         return EXIT_GO
+
+
+def _external(project: Project, names: Sequence[str], single: bool) -> set[str]:
+    """Profile keys of the files that the named stages (none: all) read, with those of what they need."""
+    wanted = list(names) if names else list(project.names)
+    for name in wanted if not single else ():
+        wanted += [one for one in project.names[name].inputs if one not in wanted]
+    return {key for name in wanted for key in project.names[name].external}
 
 
 class Run(StageCommand, DoitRun):
@@ -102,6 +114,7 @@ class Run(StageCommand, DoitRun):
         policy_of(project)  # a bad policy is better refused before the first stage than after it
         if options.dry_run:
             return self.foresee(project, names, always=options.always, single=options.single)
+        require_present(project.profile, _external(project, names, options.single))
         forward_signals()
         RUN.display.stream = sys.stdout
         with held(project):
@@ -300,7 +313,7 @@ class Sample(OurCommand):
         parser.add_argument("--audio", help="sound to describe")
         parser.add_argument("--image", help="picture to describe")
         parser.add_argument("--out", help="file to write: .wav or .png")
-        parser.add_argument("--checkpoint", default="final", help="step_<k>, or final")
+        parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a checkpoint's folder")
         parser.add_argument("--temperature", type=float, help="default: the profile's")
         parser.add_argument("--top-k", type=int, help="default: the profile's")
         parser.add_argument("--top-p", type=float, help="default: the profile's")
@@ -321,7 +334,7 @@ class Evaluate(OurCommand):
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a folder")
+        parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a checkpoint's folder")
         parser.add_argument("--tasks", default="t2a,t2i", help="comma-separated; default %(default)s")
         parser.add_argument(
             "--out", help="folder for the outputs; default artifacts/<profile>/evaluate/<checkpoint>"

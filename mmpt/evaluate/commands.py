@@ -235,8 +235,9 @@ def _workshop(root: Path, profile: Profile) -> Workshop:
 
 
 def _checkpoint(root: Path, name: str) -> Path:
-    if (Path(name) / WEIGHTS).is_file():
-        return Path(name)
+    for folder in (Path(name), Path(name) / "adapter"):  # the second in a folder that `doit export` wrote
+        if (folder / WEIGHTS).is_file():
+            return folder
     trained = Trained.of(_data(root, "train"))
     return trained.path(trained.final) if name == "final" else trained.named(name)
 

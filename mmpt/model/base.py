@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,22 +52,33 @@ def make_tiny(
     }
 
 
-def copy_pretrained(folder: Path, source: str) -> None:
-    """Copy a model folder, or a hub id's snapshot, as config.json and safetensors.
+def copy_pretrained(folder: Path, source: str, gguf_file: str | None, dtype: torch.dtype) -> None:
+    """A model folder, or a hub id's snapshot, as config.json and safetensors in `folder`.
+
+    safetensors are copied byte for byte. A GGUF file is unpacked: its quantised weights become plain ones.
+
+    Args:
+        gguf_file: name of the GGUF file in the source; None: the source has safetensors.
+        dtype: of the weights unpacked from a GGUF file.
 
     Raises:
-        UserError: neither such a folder nor a hub id that can be fetched; weights that are not safetensors.
+        UserError: neither such a folder nor a hub id that can be fetched; no weights of that kind there.
     """
     origin = Path(source)
     if not origin.is_dir():
-        origin = _snapshot(source)
+        origin = _snapshot(source, [gguf_file] if gguf_file else ["*.json", "*.safetensors"])
+    if gguf_file:
+        unpack_gguf(folder, origin, gguf_file, dtype)
+        return
     weights = sorted(origin.glob("*.safetensors"))
     if not (origin / "config.json").is_file() or not weights:
+        gguf = sorted(path.name for path in origin.glob("*.gguf"))
         raise UserError(
             "no model in safetensors there",
             where="base.path",
             found=source,
             expected="config.json and *.safetensors",
+            fix=f"set base.gguf_file: {gguf[0]}" if gguf else "",
         )
     folder.mkdir(parents=True, exist_ok=True)
     for path in (
@@ -78,12 +90,44 @@ def copy_pretrained(folder: Path, source: str) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def _snapshot(hub_id: str) -> Path:
+def unpack_gguf(folder: Path, origin: Path, name: str, dtype: torch.dtype) -> None:
+    """The model of a GGUF file as config.json and safetensors.
+
+    Raises:
+        UserError: no such file, package gguf missing, or an architecture that transformers does not read.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if not (origin / name).is_file():
+        raise UserError(
+            "no such file", where="base.gguf_file", found=name, expected=f"a file in {origin.name}/"
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(origin, gguf_file=name, dtype=dtype)
+    except (ImportError, ValueError, OSError, struct.error) as error:
+        raise UserError(
+            "cannot read this GGUF file",
+            where=f"base.gguf_file: {name}",
+            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            fix="pip install gguf, if it is missing",
+        ) from None
+    config, state = model.config, model.state_dict()
+    # transformers takes the model for a quantised one, which it would not save.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    plain.load_state_dict(state, assign=True)
+    plain.tie_weights()
+    plain.save_pretrained(folder)
+
+
+def _snapshot(hub_id: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(

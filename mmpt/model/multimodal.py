@@ -264,7 +264,9 @@ def load_causal_lm(base: Path | str, dtype: torch.dtype) -> nn.Module:
         UserError: neither a folder with a model nor a hub id that can be reached.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # the build and the commands have their own
     try:
         return AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype).eval()
     except (OSError, ValueError) as error:

@@ -25,7 +25,9 @@ def base(ctx: StageContext) -> None:
     if kind == "tiny":
         report |= _tiny(ctx, folder, space)
     else:
-        copy_pretrained(folder, ctx.profile["base.path"])
+        copy_pretrained(
+            folder, ctx.profile["base.path"], ctx.profile.get("base.gguf_file"), getattr(torch, ctx.dtype)
+        )
     model = load_causal_lm(folder, getattr(torch, ctx.dtype))
     check_base(model, space, folder.name)
     report |= {

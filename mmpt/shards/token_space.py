@@ -6,6 +6,7 @@ Reads profile keys token_space, text, base, codecs.
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def token_space(ctx: StageContext, reference: str | None = None) -> None:
     if base["kind"] == "tiny":
         train_tokenizer(train, ctx.profile.get("text.vocab_size", 512), folder)
     else:
-        copy_tokenizer(base["path"], folder)
+        copy_tokenizer(base["path"], folder, base.get("gguf_file"))
     identity = {"identity": sha256_file(folder / "tokenizer.json"), "vocab_size": vocabulary_size(folder)}
     codecs = {m: _codec(ctx.inputs["codecs"] / m) for m in ("audio", "image")}
     reference = reference or ctx.profile.get("token_space.reference")
@@ -93,13 +94,18 @@ def train_tokenizer(lines: Sequence[str], vocab_size: int, folder: Path) -> None
     )
 
 
-def copy_tokenizer(name_or_path: str, folder: Path) -> None:
-    """The tokenizer files of a local model folder or a hub id. Raises UserError when there's no
-    tokenizer.json.
+def copy_tokenizer(name_or_path: str, folder: Path, gguf_file: str | None = None) -> None:
+    """The tokenizer files of a local model folder or a hub id; or the tokenizer inside its `gguf_file`.
+
+    Raises:
+        UserError: there's no tokenizer.json, or the GGUF file cannot be read.
     """
     source = Path(name_or_path)
     if not source.is_dir():
-        source = _download(name_or_path)
+        source = _download(name_or_path, [gguf_file] if gguf_file else list(TOKENIZER_FILES))
+    if gguf_file:
+        _unpack_tokenizer(source, gguf_file, folder)
+        return
     if not (source / "tokenizer.json").is_file():
         raise UserError(
             "the base model has no fast tokenizer",
@@ -112,6 +118,21 @@ def copy_tokenizer(name_or_path: str, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+
+
+def _unpack_tokenizer(source: Path, gguf_file: str, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
+    except (ImportError, ValueError, OSError, struct.error) as error:
+        raise UserError(
+            "cannot read the tokenizer of this GGUF file",
+            where=f"base.gguf_file: {gguf_file}",
+            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            fix="pip install gguf, if it is missing",
+        ) from None
+    tokenizer.save_pretrained(folder)
 
 
 def vocabulary_size(folder: Path) -> int:
@@ -217,12 +238,12 @@ def _name(path: str) -> str:
     return Path(path).name if Path(path).is_dir() else path
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(TOKENIZER_FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             "the base model is neither a local folder nor reachable on the hub",

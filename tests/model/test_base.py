@@ -65,7 +65,7 @@ def test_the_unigram_loss_is_an_entropy_on_its_own_stream():
 
 def test_a_pretrained_folder_is_copied_whole(tmp_path):
     source = save_base(tmp_path / "source")
-    copy_pretrained(tmp_path / "copy", str(source))
+    copy_pretrained(tmp_path / "copy", str(source), None, torch.float32)
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "copy" / file).read_bytes() == (source / file).read_bytes()
 
@@ -74,9 +74,9 @@ def test_a_missing_model_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="config.json and"):
-        copy_pretrained(tmp_path / "copy", str(tmp_path / "empty"))
+        copy_pretrained(tmp_path / "copy", str(tmp_path / "empty"), None, torch.float32)
     with pytest.raises(UserError, match="base.path: no such model; found /no/such/folder"):
-        copy_pretrained(tmp_path / "copy", "/no/such/folder")
+        copy_pretrained(tmp_path / "copy", "/no/such/folder", None, torch.float32)
 
 
 def test_an_unknown_field_of_the_configuration_is_named():

@@ -44,7 +44,8 @@ def small_model(folder: Path, *, tied: bool = True, padded_to: int = TEXT, **cha
     """A model over `save_base`, its adapter moved off the start values so that it does something."""
     base = save_base(folder, tied=tied, padded_to=padded_to)
     arguments = {"lora": LORA, "seed": 1, **changes}
-    model = MultimodalLM.from_base(base, small_space(), arguments.pop("lora"), **arguments)
+    space = arguments.pop("space", None) or small_space()
+    model = MultimodalLM.from_base(base, space, arguments.pop("lora"), **arguments)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.adapter_parameters().values():

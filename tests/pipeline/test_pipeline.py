@@ -103,6 +103,12 @@ def test_a_no_go_run_still_has_its_report(first):
     assert "NO-GO" in page and "data:image/png;base64," in page and "<audio" in page
 
 
+def test_a_no_go_run_is_not_exported(first, tmp_path):
+    code, output = doit(first[0], "export", "--to", str(tmp_path / "out"), f"profile={PROFILE}")
+    assert code == 10 and output.rstrip().endswith("NO-GO: nothing exported"), output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_again_nothing_runs_and_the_exit_code_stays(first):
     code, output = doit(first[0], f"profile={PROFILE}")
     assert code == 10 and not built(output) and re.search(r"\b0 built, 0 failed", output), output

@@ -1,0 +1,113 @@
+"""Commands around a run: `doit export`, the way out of one, and `doit fit`, the look before one."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpt.build.commandline import OurCommand, Parser, held
+from mmpt.build.conclusion import Conclusion, look
+from mmpt.build.fit_lines import fit_lines
+from mmpt.build.model_card import card
+from mmpt.build.project import Project
+from mmpt.build.staleness import reasons, told
+from mmpt.gating import Verdict
+from mmpt.store.atomic import atomic_write, publish_folder
+from mmpt.store.digests import Manifest
+from mmpt.store.errors import EXIT_GO, UserError
+
+
+class Export(OurCommand):
+    name = "export"
+    doc_purpose = "the released model as a folder for transformers, PEFT and vLLM; only on GO"
+
+    def parser(self) -> Parser:
+        parser = super().parser()
+        parser.add_argument("--to", required=True, metavar="DIR", help="new or empty folder")
+        parser.add_argument(
+            "--dtype", choices=("float32", "bfloat16"), help="of the merged weights; default: the run's"
+        )
+        parser.add_argument("--strict", action="store_true", help="ignore waivers")
+        return parser
+
+    def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
+        target = Path(options.to)
+        refuse_occupied(target)
+        with held(project):
+            found = look(project, strict=options.strict)
+            self.result = found.to_json()
+            if found.exit_code == EXIT_GO:
+                self._write(project, found, target, options.dtype)
+            else:
+                self.say(*found.lines()[:-1], f"{found.lines()[-1]}: nothing exported")
+            project.save_caches()
+        return found.exit_code
+
+    def _write(self, project: Project, found: Conclusion, target: Path, dtype: str | None) -> None:
+        if why := reasons(project, project.stage("release")):
+            raise UserError(
+                "the release is not built", where=project.root.name, found=told(why), fix="run doit first"
+            )
+        parity = write_export(project, found.verdicts, target, dtype)
+        self.result |= {"to": str(target), "parity": parity}
+        self.say(
+            f"read back by transformers: logits differ by {parity['difference']:.2g} of the largest, "
+            f"same choice at {parity['same_choice']:.2%} of {parity['positions']} positions",
+            str(target),
+        )
+
+
+def refuse_occupied(target: Path) -> None:
+    """Raise UserError unless `target` is absent or an empty folder."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(
+            "there is something already", where=f"--to {target}", expected="a new or empty folder"
+        )
+
+
+def write_export(
+    project: Project, verdicts: Sequence[Verdict], target: Path, dtype: str | None
+) -> dict[str, Any]:
+    """Write the folder beside its place and move it there, whole; returns how the written model compares."""
+    staging = target.absolute().with_name(f".{target.absolute().name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        written = importlib.import_module("mmpt.evaluate.exporting").export(
+            project.root, project.profile, staging, dtype
+        )
+        atomic_write(staging / "README.md", card(project, verdicts, written).encode())
+        atomic_write(staging / "MANIFEST.sha256", str(Manifest.of(staging)).encode())
+        publish_folder(staging, target.absolute())
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return written["parity"]
+
+
+class Fit(OurCommand):
+    name = "fit"
+    doc_purpose = "lengths, drop rates, memory and time before training; proposes settings"
+
+    def parser(self) -> Parser:
+        parser = super().parser()
+        parser.add_argument("--gpu", help="size it for this GPU instead of this machine, e.g. h100")
+        parser.add_argument("--memory-gib", type=float, help="memory of the device")
+        parser.add_argument("--tflops", type=float, help="sustained TFLOP/s of the device")
+        parser.add_argument(
+            "--measure",
+            type=int,
+            default=0,
+            metavar="STEPS",
+            help="train a few steps on random ids and compare",
+        )
+        return parser
+
+    def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
+        fit = importlib.import_module("mmpt.train.fit")
+        device = fit.device_of(project.profile, options.gpu, options.memory_gib, options.tflops)
+        self.result = fit.fit(project.root, project.profile, device, options.measure)
+        self.say(*fit_lines(self.result))
+        return EXIT_GO

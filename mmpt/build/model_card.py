@@ -1,0 +1,162 @@
+"""The README.md of an exported folder: what it is, how to use it, on which evidence it was let out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mmpt import __version__
+from mmpt.build.project import Project
+from mmpt.gating import Verdict
+from mmpt.gating.text import bound_text, check_name, compared, number, telling
+from mmpt.store.canonical import digest_json
+from mmpt.store.digests import sha256_file
+from mmpt.store.jsonl import read_jsonl
+
+
+def card(project: Project, verdicts: Iterable[Verdict], written: Mapping[str, Any]) -> str:
+    """Markdown with a Hugging Face metadata block.
+
+    Args:
+        verdicts: of all gates, as they were decided for this export.
+        written: what mmpt.evaluate.exporting.export returned.
+    """
+    verdicts = list(verdicts)
+    parts = [
+        _front(written),
+        _about(project, verdicts, written),
+        _use(written),
+        _gates(verdicts),
+        _waivers(verdicts),
+        _corpus(project),
+        _digests(project, written),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front(written: Mapping[str, Any]) -> str:
+    name = written["base"]["name"]
+    base = [f"base_model: {name}"] if "/" in name else []
+    return "\n".join(
+        ["---", "library_name: transformers", "pipeline_tag: any-to-any", *base, "tags: [mmpt, peft]", "---"]
+    )
+
+
+def _about(project: Project, verdicts: Sequence[Verdict], written: Mapping[str, Any]) -> str:
+    base, parity, ranges = written["base"], written["parity"], written["space"]["ranges"]
+    waived = sum(one.verdict == "GO_WAIVED" for one in verdicts)
+    decision = "GO" if not waived else f"GO with {waived} gate{'s' * (waived > 1)} waived, see below"
+    segments = ", ".join(f"{name} {r['start']}..{r['end']}" for name, r in ranges.items())
+    size = f"{base['architecture']}, {base['parameters']:,} parameters"
+    return f"""# {project.profile.name}
+
+{base["name"]} ({size}) that also reads and writes discrete audio and image tokens.
+Decision at export: **{decision}**.
+
+- Checkpoint: {written["release"]["step"]}. Merged weights in {written["dtype"]}.
+- {written["space"]["vocab_size_total"]:,} ids: {segments}.
+- Read back by plain transformers, {parity["positions"]} positions of golden sequences: largest difference
+  of a logit {parity["difference"]:.2g} of the largest; same most probable id at {parity["same_choice"]:.2%}.
+- `adapter/` is the same as a PEFT adapter (new rows and LoRA in float32), for the base model alone.
+- Ids are codes, not media: decode them with the codecs named in `token_space.json`. Where the run is,
+  `doit sample --checkpoint THIS_FOLDER --task t2i --prompt ".." --out x.png` does."""
+
+
+def _use(written: Mapping[str, Any]) -> str:
+    lengths = written["lengths"]
+    task, segment = ("t2i", "IMAGE") if lengths["image_tokens"] else ("t2a", "AUDIO_CB0")
+    return f"""## Use
+
+With transformers, in this folder (`{task}`: text in, codes out; the other tasks likewise):
+
+```python
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+sys.path.insert(0, ".")
+from grammar_logits import Grammar
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+grammar = Grammar(".")
+text = tokenizer.encode("a red circle", add_special_tokens=False)
+ids = torch.tensor([grammar.prompt("{task}", text)])
+out = model.generate(
+    ids,
+    attention_mask=torch.ones_like(ids),
+    do_sample=False,
+    logits_processor=[grammar],
+    max_new_tokens=grammar.most("{task}"),
+    eos_token_id=grammar.end("{task}"),
+)[0, ids.shape[1] : -1]
+print((out - json.load(open("token_space.json"))["ranges"]["{segment}"]["start"]).tolist())
+```
+
+With PEFT: `base.resize_token_embeddings({written["space"]["vocab_size_total"]}, mean_resizing=False)`, then
+`PeftModel.from_pretrained(base, "adapter")`. With vLLM (V1 model runner), this folder on PYTHONPATH:
+`LLM(".", logits_processors=["grammar_logits:GrammarForVLLM"])`."""
+
+
+def _gates(verdicts: Sequence[Verdict]) -> str:
+    rows = ["| gate | verdict | telling check | value | bound | n |", "|---|---|---|---|---|---|"]
+    for verdict in verdicts:
+        body = verdict.to_json()
+        told = telling(body["checks"])
+        shown = (
+            [verdict.reason, "", "", ""]
+            if told is None or told["value"] is None
+            else [
+                check_name(told),
+                number(told["value"] if compared(told) is None else compared(told)),
+                bound_text(told),
+                str(told["n"]),
+            ]
+        )
+        warns = ", warning" if told is not None and told["status"] == "warn" else ""
+        cells = [f"{verdict.gate} {verdict.title}", verdict.verdict + warns, *shown]
+        rows.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    return "## Gates\n\n" + "\n".join(rows)
+
+
+def _waivers(verdicts: Sequence[Verdict]) -> str:
+    lines = [
+        f"- {one.gate}.{one.check} {one.slice} at {number(one.value)}: "
+        f"{one.reason} ({one.owner}, until {one.expires})"
+        for verdict in verdicts
+        for one in verdict.waivers
+    ]
+    if not lines:
+        return ""
+    head = "## Waivers\n\nThese checks failed, and somebody answers for them on this very artifact:\n\n"
+    return head + "\n".join(lines)
+
+
+def _corpus(project: Project) -> str:
+    side = {row["id"]: row["split"] for row in read_jsonl(project.root / "split" / "data" / "split.jsonl")}
+    counts = Counter(
+        (row["source"], row["modality"], row.get("license") or "not stated")
+        for row in read_jsonl(project.root / "manifest" / "data" / "manifest.jsonl")
+        if side.get(row["id"]) == "train"
+    )
+    rows = ["| source | modality | licence | training records |", "|---|---|---|---|"]
+    rows += [f"| {' | '.join(key)} | {n:,} |" for key, n in sorted(counts.items())]
+    return "## Training data\n\n" + "\n".join(rows)
+
+
+def _digests(project: Project, written: Mapping[str, Any]) -> str:
+    stages = {path.parent.name: sha256_file(path) for path in sorted(project.root.glob("*/MANIFEST.sha256"))}
+    named = {
+        "token space": written["token_space"],
+        "base model folder": written["release"]["base_manifest_sha256"],
+        "profile": digest_json(dict(project.profile.data)),
+        **{f"stage {name}": value for name, value in stages.items()},
+    }
+    rows = "\n".join(f"| {name} | `{value}` |" for name, value in named.items())
+    return f"""## Digests
+
+SHA-256. This folder's files are in `MANIFEST.sha256` (`sha256sum -c MANIFEST.sha256`). By mmpt {__version__}.
+
+| of | sha256 |
+|---|---|
+{rows}"""

@@ -1,0 +1,90 @@
+"""What a profile points at that is not on this machine: data sets, weights, texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmpt.profile.load import Profile
+from mmpt.store.errors import UserError
+
+
+@dataclass(frozen=True)
+class Missing:
+    """key: of the profile. path: what it says. what: what belongs there."""
+
+    key: str
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.path} is not there ({self.what})"
+
+
+def missing(profile: Profile, keys: Container[str] | None = None) -> list[Missing]:
+    """Every file and folder that the profile names and this machine does not have.
+
+    A hub id counts as there: whoever loads it says whether it can be had.
+
+    Args:
+        keys: of the profile, as stages declare them in `external` ("corpus.sources", "base.path"); None: all.
+    """
+    return [
+        Missing(key, path, what)
+        for group, key, path, what in _named(profile.data)
+        if (keys is None or group in keys) and not _there(path)
+    ]
+
+
+def require_present(profile: Profile, keys: Container[str] | None = None) -> None:
+    """Raise UserError with all that is missing, and the way out."""
+    if lost := missing(profile, keys):
+        head = f"{len(lost)} things that the profile names are missing:" if len(lost) > 1 else "missing:"
+        raise UserError("\n  ".join([head, *map(str, lost), way_out(profile)]), where=profile.path.name)
+
+
+def way_out(profile: Profile) -> str:
+    """How to point a profile at what is elsewhere, in one line."""
+    return (
+        f"put them, or links to them, there; or write a profile that begins with `extends: {profile.name}` "
+        "and names your own paths, and run doit with profile=that file"
+    )
+
+
+def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """(external key, full key, path, what belongs there). A table of other stages has other sections."""
+    for source in data.get("corpus", {}).get("sources", ()):
+        if "path" in source:
+            kind = (
+                "captions.jsonl or captions.csv"
+                if source["reader"] == "captions"
+                else f"{source['reader']} as published"
+            )
+            key = f"corpus.sources.{source['name']}.path"
+            yield "corpus.sources", key, source["path"], f"the folder of {kind}"
+    if data.get("base", {}).get("kind") == "pretrained":
+        what = (
+            f"the folder of {data['base']['gguf_file']}"
+            if "gguf_file" in data["base"]
+            else "the base model's folder"
+        )
+        yield "base.path", "base.path", data["base"]["path"], f"{what}, or a hub id"
+    for modality, section in data.get("codecs", {}).items():
+        if "path" in section:
+            key = f"codecs.{modality}.path"
+            yield key, key, section["path"], f"weights of codec {section['name']}"
+    for section, name, what in (
+        ("text", "replay_file", "plain text to train on, a line each"),
+        ("text", "heldout_file", "plain text to measure on, a line each"),
+        ("token_space", "reference", "a token_space.json"),
+    ):
+        if name in data.get(section, {}):
+            yield f"{section}.{name}", f"{section}.{name}", data[section][name], what
+
+
+def _there(path: str) -> bool:
+    hub_id = not os.path.isabs(path) and path.count("/") <= 1
+    return hub_id or Path(path).exists()

@@ -1,0 +1,323 @@
+"""`doit fit`: what a profile will drop, need and take, before it is trained; and what would fit better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmpt.model import qwen3
+from mmpt.profile import Profile
+from mmpt.shards.fitting import Choice, Kept, Proposal, Step, keeps, longest_row, mean_step, propose
+from mmpt.shards.lengths import AudioShape, Corpus, ImageShape, audio_shape, image_shape, read_corpus
+from mmpt.store.canonical import read_json
+from mmpt.store.errors import UserError
+from mmpt.tokens.space import TokenSpace, build_token_space, load
+from mmpt.train import footprint
+from mmpt.train.measured import measure
+
+GIB = 1 << 30
+USABLE = 0.95  # of a device's memory
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the profile would train. kind: cpu or cuda. timed: it is here; else tflops, sustained, counts."""
+
+    name: str
+    kind: str
+    memory: int
+    timed: bool
+    tflops: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A profile with everything that its sizes follow from."""
+
+    data: Mapping[str, Any]
+    corpus: Corpus
+    audio: AudioShape | None
+    image: ImageShape | None
+    shape: footprint.Shape
+    size: footprint.Size
+    source: str
+    counted: dict[int, footprint.Activations]
+    timed: dict[int, footprint.Speed]
+
+    def activations(self, row_len: int) -> footprint.Activations:
+        """Counted once a row length."""
+        if row_len not in self.counted:
+            self.counted[row_len] = footprint.activations(self.shape, row_len)
+        return self.counted[row_len]
+
+    def speed(self, row_len: int, device: Device) -> footprint.Speed:
+        """Timed, which takes seconds, once a row length; or counted."""
+        if device.timed and row_len not in self.timed:
+            self.timed[row_len] = footprint.timed_speed(self.shape, self.size, row_len, device.kind)
+        if device.timed:
+            return self.timed[row_len]
+        how = f"counted in operations, {device.tflops:.0f} TFLOP/s sustained assumed"
+        return footprint.counted_speed(self.shape, self.size, row_len, device.tflops, how)
+
+    def memory(self, row_len: int, micro_rows: int, device: Device) -> footprint.Memory:
+        return footprint.memory(self.shape, self.size, self.activations(row_len), micro_rows, device.kind)
+
+    def fits(self, row_len: int, micro_rows: int, device: Device) -> bool:
+        return self.memory(row_len, micro_rows, device).total <= USABLE * device.memory
+
+
+def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0) -> dict[str, Any]:
+    """The whole report, plain JSON.
+
+    Args:
+        root: artifacts/<profile>; what is built there is used, what is not is assumed.
+        steps_to_measure: also train so many steps on random ids, to hold the estimates against.
+
+    Raises:
+        UserError: a model whose configuration is not to be had, a codec of unknown geometry, no task with
+        records.
+    """
+    data = profile.data
+    plan = _plan(root, data)
+    choice = _choice(data, plan)
+    kept = keeps(plan.corpus, plan.audio, plan.image, choice)
+    row_len, micro_rows = data["train"]["row_len"], data["train"].get("micro_rows", 0)
+    report: dict[str, Any] = {
+        "profile": profile.name,
+        "basis": list(plan.corpus.basis),
+        "model": _about(plan),
+        "device": asdict(device),
+        "tasks": {task: _told(one) for task, one in kept.items()},
+        "longest_row": longest_row(partial(plan.fits, micro_rows=1, device=device)),
+        "now": None,
+        "proposals": [],
+        "measured": None,
+    }
+    if any(one.kept for one in kept.values()):
+        step = _step(plan, kept, row_len)
+        report["now"] = _sized(plan, choice, row_len, micro_rows, step, device)
+        if steps_to_measure:
+            report["measured"] = _measured(plan, kept, report["now"], device, steps_to_measure)
+    found = propose(
+        plan.corpus, plan.audio, plan.image, choice, partial(plan.fits, micro_rows=1, device=device)
+    )
+    report["proposals"] = [_proposed(plan, one, device) for one in found if one.best < 1]
+    return report
+
+
+def _told(kept: Kept) -> dict[str, Any]:
+    whole = dict(zip(("all", "p99", "p90"), kept.whole, strict=True))
+    return {**asdict(kept), "whole": whole, "dropped": kept.dropped}
+
+
+def device_of(profile: Profile, gpu: str | None, memory_gib: float | None, tflops: float | None) -> Device:
+    """The profile's device: this machine's, or the one that the options name.
+
+    Raises:
+        UserError: an unknown GPU; a profile for CUDA, no CUDA here and no option.
+    """
+    kind = profile.data["runtime"]["device"]
+    if gpu is not None and gpu not in footprint.GPUS:
+        raise UserError("unknown GPU", where="--gpu", found=gpu, expected=", ".join(footprint.GPUS))
+    if gpu is None and memory_gib is None and tflops is None:
+        if kind == "cuda" and torch.cuda.is_available():
+            about = torch.cuda.get_device_properties(0)
+            return Device(about.name, kind, about.total_memory, True, 0.0)
+        if kind == "cpu":
+            return Device("this machine", kind, _memory_available(), True, 0.0)
+        raise UserError(
+            "the profile trains on cuda, and there is none here",
+            where="doit fit",
+            fix="name the GPU, e.g. --gpu h100, or give --memory-gib and --tflops (sustained)",
+        )
+    peak, gib = footprint.GPUS.get(gpu or "", (0, 0))
+    if not (gpu or (memory_gib and tflops)):
+        raise UserError(
+            "half a device", where="doit fit", expected="--gpu, or both --memory-gib and --tflops"
+        )
+    return Device(
+        gpu or "a device",
+        "cuda",
+        round((memory_gib or gib) * GIB),
+        False,
+        tflops or peak * footprint.SUSTAINED,
+    )
+
+
+def _memory_available() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+
+
+def _plan(root: Path, data: Mapping[str, Any]) -> _Plan:
+    codecs = data["codecs"]
+    audio = audio_shape(codecs.get("audio"), root / "codecs" / "data" / "audio")
+    image = image_shape(codecs.get("image"), root / "codecs" / "data" / "image")
+    tokenizer = _tokenizer(root, data["base"])
+    clip = codecs["audio"]["clip_seconds"] if audio else None
+    encode = None if tokenizer is None else (lambda texts: _encoded(tokenizer, texts))
+    corpus = read_corpus(root, clip, encode)
+    config, source = _config(root, data)
+    space = _space(root, data, config, tokenizer, audio, image)
+    shape = footprint.Shape(config, data["lora"], space, getattr(torch, data["runtime"]["dtype"]))
+    return _Plan(data, corpus, audio, image, shape, footprint.sizes(shape), source, {}, {})
+
+
+def _tokenizer(root: Path, base: Mapping[str, Any]):  # type: ignore[no-untyped-def]
+    from tokenizers import Tokenizer
+
+    places = [root / "token_space" / "data" / "tokenizer", Path(base.get("path", ""))]
+    found = next((place / "tokenizer.json" for place in places if (place / "tokenizer.json").is_file()), None)
+    return Tokenizer.from_file(str(found)) if found else None
+
+
+def _encoded(tokenizer, texts: list[str]) -> list[int]:  # type: ignore[no-untyped-def]
+    return [len(one.ids) for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def _config(root: Path, data: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The model's configuration, and where it was found."""
+    from transformers import AutoConfig
+
+    base = data["base"]
+    built, path = root / "base" / "data" / "model", str(base.get("path", ""))
+    if (built / "config.json").is_file():
+        raw, source = read_json(built / "config.json"), "the built base"
+    elif base["kind"] == "tiny":
+        raw = {"model_type": "qwen3", **base["config"], "vocab_size": data["text"].get("vocab_size", 512)}
+        raw |= {"bos_token_id": None, "eos_token_id": None}
+        source = "base.config"
+    elif (Path(path) / "config.json").is_file():
+        raw, source = read_json(Path(path) / "config.json"), f"{Path(path).name}/config.json"
+    elif base.get("gguf_file") and (Path(path) / base["gguf_file"]).is_file():
+        raw = AutoConfig.from_pretrained(path, gguf_file=base["gguf_file"]).to_dict()
+        source = base["gguf_file"]
+    elif size := qwen3.named(path):
+        raw, source = qwen3.shape(size), f"the published shape of Qwen3-{size}; the weights are not here"
+    else:
+        raise UserError(
+            "the base's configuration is not here",
+            where="base.path",
+            found=path,
+            expected="a folder with config.json, or a name of Qwen3-" + ", -".join(qwen3.SIZES),
+        )
+    fields = {key: value for key, value in raw.items() if key not in ("architectures", "quantization_config")}
+    return AutoConfig.for_model(fields.pop("model_type"), **fields).to_dict(), source
+
+
+def _space(
+    root: Path,
+    data: Mapping[str, Any],
+    config: Mapping[str, Any],
+    tokenizer: Any,
+    audio: AudioShape | None,
+    image: ImageShape | None,
+) -> TokenSpace:
+    if (root / "token_space" / "data" / "token_space.json").is_file():
+        return load(root / "token_space" / "data")
+    size = qwen3.TOKENIZER_IDS if config["vocab_size"] == qwen3.MATRIX_ROWS else config["vocab_size"]
+    ids = tokenizer.get_vocab_size(with_added_tokens=True) if tokenizer else size
+    return build_token_space(
+        base_text_model="assumed",
+        text_vocab_size=ids,
+        n_special=data["token_space"]["n_special"],
+        image_tokenizer=image and {"name": image.name, "codebook_size": image.codebook_size},
+        audio_codec=audio
+        and {"name": audio.name, "n_codebooks": audio.n_codebooks, "codebook_size": audio.codebook_size},
+    )
+
+
+def _choice(data: Mapping[str, Any], plan: _Plan) -> Choice:
+    return Choice(
+        data["codecs"]["audio"]["clip_seconds"] if plan.audio else 0.0,
+        plan.audio.n_codebooks if plan.audio else 0,
+        data["examples"]["max_seq_len"],
+        data["examples"].get("max_prompt_tokens"),
+    )
+
+
+def _step(plan: _Plan, kept: Mapping[str, Kept], row_len: int) -> Step:
+    data = plan.data
+    return mean_step(
+        kept,
+        data["mixture"]["weights"],
+        data["mixture"]["text_replay"],
+        tokens_per_step=data["train"]["tokens_per_step"],
+        row_len=row_len,
+        steps=data["train"]["steps"],
+        seed=data["seed"],
+    )
+
+
+def _about(plan: _Plan) -> dict[str, Any]:
+    shape, size = plan.shape, plan.size
+    return {
+        "name": str(plan.data["base"].get("path", plan.data["base"]["kind"])).rstrip("/").rsplit("/", 1)[-1],
+        "source": plan.source,
+        "parameters": size.base,
+        "trained": {"lora": size.lora, "rows": size.rows},
+        "dtype": str(shape.dtype).removeprefix("torch."),
+        "vocabulary": shape.space.vocab_size_total,
+        "new_ids": shape.space.n_new,
+        "tied": shape.tied,
+    }
+
+
+def _sized(
+    plan: _Plan, choice: Choice, row_len: int, micro_rows: int, step: Step, device: Device
+) -> dict[str, Any]:
+    """One choice with its step, memory and time."""
+    at_once = micro_rows or step.rows_most
+    need = plan.memory(row_len, at_once, device)
+    speed = plan.speed(row_len, device)
+    seconds = speed.of(step.rows * row_len, step.supervised)
+    return {
+        "clip_seconds": choice.seconds if plan.audio else None,
+        "n_codebooks": choice.n_codebooks if plan.audio else None,
+        "max_seq_len": choice.max_seq_len,
+        "row_len": row_len,
+        "micro_rows": micro_rows,
+        "rows_at_once": at_once,
+        "step": asdict(step),
+        "memory": {**asdict(need), "total": need.total},
+        "fits": need.total <= USABLE * device.memory,
+        "seconds_per_step": seconds,
+        "tokens_per_second": step.tokens / seconds,
+        "hours": seconds * plan.data["train"]["steps"] / 3600,
+        "time_is": speed.how,
+    }
+
+
+def _proposed(plan: _Plan, one: Proposal, device: Device) -> dict[str, Any]:
+    """A proposal with as many rows at once as fit, at the profile's tokens a step."""
+    audio = plan.audio and replace(plan.audio, n_codebooks=one.choice.n_codebooks)
+    plan = replace(plan, audio=audio)
+    kept = keeps(plan.corpus, audio, plan.image, one.choice)
+    row_len = one.row_len
+    step = _step(plan, kept, row_len)
+    rows = step.rows_most
+    while rows > 1 and not plan.fits(row_len, rows, device):
+        rows -= 1
+    return {**_sized(plan, one.choice, row_len, rows, step, device), "dropped": dict(one.dropped)}
+
+
+def _measured(
+    plan: _Plan, kept: Mapping[str, Kept], now: Mapping[str, Any], device: Device, steps: int
+) -> dict[str, Any]:
+    """The same on real steps, and by how much the estimates were off."""
+    if not device.timed:
+        raise UserError(
+            "only this machine's device can be measured", where="doit fit --measure", found=device.name
+        )
+    found = measure(plan.shape, plan.data, kept, device.kind, steps)
+    estimate = now["memory"]["total"] - now["memory"]["context"]
+    return {
+        **found,
+        "memory_error": estimate / found["memory"] - 1,
+        "time_error": now["seconds_per_step"] / found["seconds_per_step"] - 1,
+    }

@@ -1,0 +1,81 @@
+"""`doit fit` beside a built run: it counts what the stages then found; its report, as text and as JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mmpt.build.fit_lines import fit_lines
+from mmpt.profile import load_profile
+from mmpt.shards.example_set import ExampleSet
+from mmpt.shards.shard_set import ShardSet
+from mmpt.store.canonical import read_json
+from mmpt.store.errors import UserError
+from mmpt.store.schema import validate
+from mmpt.tokens import load
+from mmpt.train.fit import Device, _plan, device_of, fit
+
+H100 = Device("h100", "cuda", 80 << 30, False, 350.0)
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return fit(run.root, run.profile, H100)
+
+
+def test_lengths_and_drops_are_those_of_the_built_stages(run, report):
+    drops = read_json(run.data("examples") / "drops.json")["by_split"]["train"]
+    space = load(run.data("token_space"))
+    for task, one in report["tasks"].items():
+        made = ExampleSet.open(run.data("examples"), run.data("shards"), space, task, "train")
+        assert (one["kept"], one["longest"]) == (drops[task]["kept"], int(made.lengths.max()))
+        assert one["mean"] == pytest.approx(float(made.lengths.mean()))
+    assert not any("assumed" in line for line in report["basis"])
+
+
+def test_sounds_have_the_tokens_that_the_shards_have(run):
+    plan = _plan(run.root, run.profile.data)
+    shards = ShardSet.open(run.data("shards"), "audio", "train")
+    clip = run.profile.data["codecs"]["audio"]["clip_seconds"]
+    payloads = plan.corpus.payloads(plan.audio, plan.image, clip)
+    assert np.array_equal(np.sort(payloads["audio"]), np.sort(shards.lengths))
+
+
+def test_the_report_holds_its_schema_and_prints(report):
+    document = {"schema": "command/1", "command": "fit", "profile": "mini", "exit_code": 0, "result": report}
+    validate(json.loads(json.dumps(document)), "commands", where="fit --json")
+    text = "\n".join(fit_lines(report))
+    assert "the built base" in text and "captions: counted" in text
+    assert "train: {row_len:" in text and "operations, 350 TFLOP/s sustained assumed" in text
+    assert report["proposals"][0]["fits"] and max(report["proposals"][0]["dropped"].values()) <= 0.001
+
+
+def test_a_device_that_is_too_small_is_said_to_be(run):
+    small = fit(run.root, run.profile, Device("small", "cuda", 1 << 20, False, 1.0))
+    text = "\n".join(fit_lines(small))
+    assert not small["now"]["fits"] and "DOES NOT FIT" in text and "nothing fits" in text
+
+
+def test_rows_that_are_too_short_show_what_is_lost(run, tmp_path):
+    short = tmp_path / "short.yaml"
+    short.write_text("extends: smoke\nname: short\nexamples: {max_seq_len: 24}\n")
+    found = fit(tmp_path / "nothing", load_profile(str(short)), H100)
+    assert found["tasks"]["a2t"]["dropped"] == 1.0 and sum("assumed" in line for line in found["basis"]) == 3
+    assert "would not be trained at all" in "\n".join(fit_lines(found))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(("h1000", None, None), "unknown GPU"), ((None, 80.0, None), "half a device")],
+)
+def test_wrong_devices(run, given, said):
+    with pytest.raises(UserError, match=said):
+        device_of(run.profile, *given)
+
+
+def test_a_profile_for_cuda_needs_one_or_a_name(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="--gpu h100"):
+        device_of(load_profile("trial"), None, None, None)
+    found = device_of(load_profile("trial"), "h100", None, None)
+    assert found.memory == 80 << 30 and found.kind == "cuda" and not found.timed

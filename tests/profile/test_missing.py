@@ -1,0 +1,63 @@
+"""What a profile names and the machine lacks: all of it at once, with the way out."""
+
+import pytest
+
+from mmpt.profile import load_profile
+from mmpt.profile.missing import missing, require_present
+from mmpt.store.errors import UserError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_trial_loads_and_names_everything_it_lacks(home):
+    lost = missing(load_profile("trial"))
+    assert [one.key for one in lost] == [
+        *(f"corpus.sources.{name}.path" for name in ("clotho", "audiocaps", "wavcaps", "llava_pretrain")),
+        *("base.path", "codecs.audio.path", "codecs.image.path", "text.replay_file", "text.heldout_file"),
+    ]
+    assert all(one.path.startswith(str(home / "mmpt-data")) for one in lost)
+
+
+def test_what_is_there_is_not_missing(home):
+    (home / "mmpt-data" / "clotho").mkdir(parents=True)
+    assert "corpus.sources.clotho.path" not in {one.key for one in missing(load_profile("trial"))}
+
+
+def test_one_refusal_names_all_and_says_how_to_point_elsewhere(home):
+    with pytest.raises(UserError) as caught:
+        require_present(load_profile("promote"))
+    text = str(caught.value)
+    assert "9 things" in text and "extends: promote" in text and "Qwen3-8B-Base is not there" in text
+
+
+def test_only_what_is_asked_for_counts(home):
+    profile = load_profile("trial")
+    assert {one.key for one in missing(profile, {"base.path"})} == {"base.path"}
+    require_present(profile, {"token_space.reference"})
+
+
+def test_a_hub_id_and_a_profile_without_files_lack_nothing(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("extends: smoke\nname: x\nbase: {kind: pretrained, path: Qwen/Qwen3-8B-Base}\n")
+    assert missing(load_profile(str(path))) == [] and missing(load_profile("smoke")) == []
+
+
+def test_a_folder_of_captions_that_is_not_there(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: nowhere}]}\n"
+    )
+    assert "corpus.sources.a.path" in str(missing(load_profile(str(path)))[0])
+
+
+def test_the_trial_is_the_specifications():
+    data = load_profile("trial").data
+    assert data["train"]["steps"] == 2000 and set(data["mixture"]["weights"].values()) == {0.25}
+    assert data["golden"] == {"per_task": 64, "ablation": 256} and data["mixture"]["ramp"] > 0
+    assert data["lora"]["r"] == 8 and len(data["lora"]["target_modules"]) == 7
+    promoted = load_profile("promote").data
+    assert promoted["train"]["steps"] > 2000 and promoted["lora"] == data["lora"]
