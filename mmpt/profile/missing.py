@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpt.profile.load import Profile
+from mmpt.profile.load import PACKAGED, Profile
 from mmpt.store.errors import UserError
 
 
@@ -48,6 +48,8 @@ def require_present(profile: Profile, keys: Container[str] | None = None) -> Non
 
 def way_out(profile: Profile) -> str:
     """How to point a profile at what is elsewhere, in one line."""
+    if profile.path.parent != PACKAGED:
+        return f"put them, or links to them, there; or edit {profile.path.name}"
     return (
         f"put them, or links to them, there; or write a profile that begins with `extends: {profile.name}` "
         "and names your own paths, and run doit with profile=that file"

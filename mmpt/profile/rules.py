@@ -25,10 +25,6 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
                         found=f"{data['split']['val']} + {data['split']['test']}", expected="a sum below 1")
     if not any(data["mixture"]["weights"].values()):
         raise UserError("every task has weight 0", where=f"{path}: mixture.weights", fix="give at least one task a weight")
-    for modality, codec in data["codecs"].items():
-        if Path(codec.get("path", "")).is_absolute() and not Path(codec["path"]).exists():
-            raise UserError("no such file or folder", where=f"{path}: codecs.{modality}.path", found=codec["path"],
-                            expected="the codec's weights, or a hub id")
     image = data["codecs"].get("image", {})
     if image.get("name") == "patchvq" and image.get("size", 32) % image.get("patch", 4):
         raise UserError("the picture size is no multiple of the patch size", where=f"{path}: codecs.image",

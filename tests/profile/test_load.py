@@ -3,6 +3,7 @@
 import pytest
 
 from mmpt.profile import PACKAGED, load_profile
+from mmpt.profile.missing import require_present
 from mmpt.store.errors import UserError
 
 
@@ -71,5 +72,5 @@ def test_another_codec_does_not_inherit_the_options_of_the_one_it_replaces(tmp_p
 def test_weights_that_are_not_there_are_refused_before_anything_is_built(tmp_path, codec):
     path = tmp_path / "run.yaml"
     path.write_text(f"extends: smoke\nname: x\ncodecs: {{{codec}}}\n")
-    with pytest.raises(UserError, match=r"codecs\.(audio|image)\.path: no such file or folder; found .*gone"):
-        load_profile(str(path))
+    with pytest.raises(UserError, match=r"codecs\.(audio|image)\.path: .*gone(\.th)? is not there .*\n.* or edit run.yaml"):
+        require_present(load_profile(str(path)))
