@@ -77,7 +77,7 @@ class CodeIndex:
                     Path(entry.path),
                     stamp_of(entry.stat()),
                 )
-            elif not entry.name.endswith((".pyc", ".so")):
+            elif not entry.name.endswith((".pyc", ".so", ".md")):  # what is written for people changes no result
                 self._data.append((package, Path(entry.path), stamp_of(entry.stat())))
 
     def closure(self, body: str) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -106,6 +106,12 @@ def test_a_data_file_beside_the_code_counts(index, tmp_path):
     assert index().closure("pkg.stages:second") != before
 
 
+def test_what_is_written_for_people_does_not_count(index, tmp_path):
+    before = index().closure("pkg.stages:second")
+    (tmp_path / "pkg" / "deep" / "README.md").write_text("how to use it")
+    assert index().closure("pkg.stages:second") == before
+
+
 def test_comments_in_cpp_do_not_count_and_strings_do(tmp_path):
     (tmp_path / "mmpt" / "ops").mkdir(parents=True)
     (tmp_path / "csrc").mkdir()
