@@ -118,6 +118,8 @@ MEANING = {
     "train_test_gap_nats": "test loss less train loss",
     "nearest_train_match_rate": "share of outputs that equal a training item code for code",
     "caption_f1": "words that the caption read back shares with the true one (F1)",
+    "clip_gap_to_swapped": "by CLIP, how much nearer a picture is to its own prompt than to the others'",
+    "clap_gap_to_swapped": "by CLAP, how much nearer a sound is to its own prompt than to the others'",
     "clip_score": "CLIP similarity of prompt and picture",
     "clap_score": "CLAP similarity of prompt and sound",
 }
