@@ -101,7 +101,35 @@ def support() -> str:
     return "\n".join([head, "", *lines])
 
 
-TABLES: dict[str, Callable[[], str]] = {"loss": loss, "draw": draw, "support": support}
+def build() -> str:
+    """Medians of a run with nothing to do, by graph and tool."""
+    result = newest("build")
+    graphs = result["graphs"]
+    head = [f"{len(one['stages'])} stages, {sum(stage['files'] for stage in one['stages']):,} files" for one in graphs]
+    lines = [f"{result['chip']}, {result['cores']} cores, {result['date']}.", "", _row(["nothing to do", *head])]
+    lines.append(_row(["---"] * (len(head) + 1)))
+    for name, version in result["versions"].items():
+        if not version.startswith("absent"):
+            cells = [_cells(one["times"][name]["run"], one["times"]["mmpt"]["run"]) for one in graphs]
+            lines.append(_row([f"**{name}**" if name == "mmpt" else f"{name} {version}", *cells]))
+    return "\n".join(lines)
+
+
+def noticed() -> str:
+    """What was changed in the first graph, and what each tool made of it."""
+    graph = newest("build")["graphs"][0]
+    found, total = graph["staleness"], len(graph["stages"])
+    lines = [_row([f"stages run again of {total}", *found]), _row(["---"] * (len(found) + 1))]
+    for what in next(iter(found.values())):
+        lines.append(_row([what, *(_noticed(one[what]) for one in found.values())]))
+    return "\n".join(lines)
+
+
+def _noticed(one: dict[str, Any]) -> str:
+    return f"{len(one['ran'])}{'' if one.get('healed', True) else ', still spoilt'}"
+
+
+TABLES: dict[str, Callable[[], str]] = {"loss": loss, "draw": draw, "support": support, "build": build, "noticed": noticed}
 
 
 def drawn(text: str) -> str:

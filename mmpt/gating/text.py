@@ -163,6 +163,10 @@ def _finding(check: Mapping[str, Any]) -> str:
     return f"{check_name(check)} {number(check['value'])}{unit} ({about}), bound {bound_text(check)}: {said}"
 
 
+# What only says that an interval may be trusted; a gate that passed has something better to show.
+GUARDS = ("independent_groups",)
+
+
 def telling(checks: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The check to show for a gate: the worst, or among passed ones the nearest to its bound."""
     rank = {"fail": 0, "cannot_decide": 1, "waived": 2, "warn": 3, "pass": 4, "not_applicable": 5}
@@ -183,6 +187,8 @@ def telling(checks: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 def _distance(check: Mapping[str, Any]) -> float:
     """How far from the bound, relative to it: 0 at the bound; counts of nothing are far."""
     value, bound = compared(check), check["bound"]
+    if check["metric"] in GUARDS and check["status"] == "pass":
+        return 1e10
     if value is None or bound is None or value == bound:
         return 1e9
     return abs(value - bound) / max(abs(bound), 1e-9)
