@@ -12,6 +12,7 @@ from mmpt.ops import extension
 pytestmark = pytest.mark.slow
 
 LOSS, DRAW = "test_linear_cross_entropy.py", "test_sampling.py"
+CUDA = "test_cuda_on_cpu.py"  # the .cu files, thread by thread on the CPU
 # name: (file of csrc, what it says, what it says when broken, test file, tests that cover it)
 MUTANTS = {
     "largest logit": ("tiles_impl.h", "top = above ? value : top;", "top = v < 100 && above ? value : top;", LOSS, "statistics or near_float64"),
@@ -32,6 +33,14 @@ MUTANTS = {
     "greedy tie": ("sampling.cpp", "if (logit[c] > top) top", "if (logit[c] >= top) top", DRAW, "lowest_id"),
     "the extra id": ("sampling.cpp", "return column == hi - lo ? extra : lo + column;", "return lo + column;", DRAW, "outside or plain"),
     "width of a range": ("sampling.cpp", "max_range < 0 || r.hi - r.lo <= max_range", "true", DRAW, "max_range"),
+    "cuda: order of compacted rows": ("linear_cross_entropy.cu", "if (w < warp) before += warp_count[w];", "if (w <= warp) before += warp_count[w];", CUDA, "loss_statistics"),
+    "cuda: gathered rows": ("linear_cross_entropy.cu", "hidden[int64_t(row) * stride + k]", "hidden[int64_t(blockIdx.x) * stride + k]", CUDA, "loss_statistics"),
+    "cuda: scattered gradients": ("linear_cross_entropy.cu", "d_hidden[int64_t(row) * dimensions + k] =", "d_hidden[int64_t(first + blockIdx.x) * dimensions + k] =", CUDA, "loss_statistics"),
+    "cuda: sums of groups": ("linear_cross_entropy.cu", "if (row < 0 || out.group[row] != group) continue;", "if (row < 0) continue;", CUDA, "loss_statistics"),
+    "cuda: fields of a running softmax": ("linear_cross_entropy.cu", "F max, sum, logits, target;", "F max, logits, sum, target;", CUDA, "loss_statistics"),
+    "cuda: softcap of a draw": ("sampling.cu", "if (head.softcap > 0.f) sum = tanhf", "if (head.softcap < 0.f) sum = tanhf", CUDA, "draws_equal"),
+    "cuda: column of a copied logit": ("sampling.cu", "range.id(c) * step", "(range.lo + c) * step", CUDA, "draws_equal"),
+    "cuda: a cut that keeps too much": ("sampling.cu", "if (!cut.keeps(key_of(row.value[c]), c)) continue;", "", CUDA, "draws_equal"),
 }  # fmt: skip
 RUN = """
 import sys
@@ -39,21 +48,23 @@ from pathlib import Path
 from mmpt.ops import extension
 extension.SOURCES = Path(sys.argv[1])
 import pytest
-sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", sys.argv[2], sys.argv[3]]))
+sys.exit(pytest.main(["-q", "-x", "-n", "0", "-m", "slow or not slow", "-p", "no:cacheprovider", "-k", sys.argv[2], sys.argv[3]]))
 """
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_kernel_fails_its_tests(name, tmp_path):
     file, right, wrong, tests, covering = MUTANTS[name]
+    csrc = tmp_path / "csrc"
+    csrc.mkdir()
     for source in extension.SOURCES.iterdir():
         text = source.read_text()
         if source.name == file:
             assert right in text, f"{file} does not say {right!r} any more: break it elsewhere"
             text = text.replace(right, wrong, 1)
-        (tmp_path / source.name).write_text(text)
+        (csrc / source.name).write_text(text)
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(tmp_path), covering, str(Path(__file__).parent / tests)],
+        [sys.executable, "-c", RUN, str(csrc), covering, str(Path(__file__).parent / tests)],
         capture_output=True, text=True, check=False, env={**os.environ, "MMPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 1, f"exit code {done.returncode}: nothing failed\n" + (done.stdout + done.stderr)[-1500:]

@@ -16,7 +16,7 @@ import sys
 from mmpt.ops import extension
 extension.FLAGS = tuple(f for f in extension.FLAGS if not f.startswith("-O")) + tuple(sys.argv[1].split())
 import pytest
-sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-k", sys.argv[2], *sys.argv[3:]]))
+sys.exit(pytest.main(["-q", "-s", "-n", "0", "-p", "no:cacheprovider", "-k", sys.argv[2], *sys.argv[3:]]))
 """
 
 
