@@ -10,7 +10,6 @@ VENV is a virtual environment with `dvc` and `snakemake` (pip install dvc snakem
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import re
 import shutil
@@ -24,11 +23,9 @@ from pathlib import Path
 
 import mmpt
 from mmpt.bench import build_graphs as graphs
-from mmpt.bench import machine
+from mmpt.bench import machine, record
 from mmpt.bench.build_graphs import Graph, Laid
-from mmpt.store.canonical import write_json
 
-RESULTS = Path(__file__).parent / "results"
 REPO = Path(__file__).resolve().parents[2]
 FINE = {"mmpt": (0, 20)}  # 20: its gates have no evidence here; deciding so is part of its time
 
@@ -271,16 +268,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results.append(bench(graph, chosen, arguments.repeats, root, arguments.times_only))
             finally:
                 shutil.rmtree(root, ignore_errors=True)
-    write_results(versions, results)
-
-
-def write_results(versions: dict[str, str], results: list[dict]) -> None:
-    today, name = datetime.date.today().isoformat(), machine.chip("cpu")
-    report = {"chip": name, "date": today, "cores": os.cpu_count(), "python": sys.version.split()[0], "versions": versions,
-              "graphs": results}  # fmt: skip
-    path = RESULTS / f"build-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{today}.json"
-    write_json(path, report)
-    print(path)
+    found = {"cores": os.cpu_count(), "python": sys.version.split()[0], "versions": versions, "graphs": results}
+    print(record.write("build", "cpu", found))
 
 
 if __name__ == "__main__":

@@ -9,21 +9,16 @@ bytes at the rate of reading memory, whichever takes longer; both rates are meas
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
-from mmpt.bench import machine, ops_peers
-from mmpt.store.canonical import write_json
+from mmpt.bench import machine, ops_peers, record
 
-RESULTS = Path(__file__).parent / "results"
 ROUNDS = 2
 VOCABULARY, NEW = 164_021, 12_352
 
@@ -181,16 +176,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for case in chosen:
         results.append(bench_case(case, device, arguments.threads, arguments.limit, rates[case.dtype]))
         print(table(results[-1]), flush=True)
-    write_results(arguments.only or "all", device, arguments.threads, rates, results)
-
-
-def write_results(which: str, device: str, threads: int, rates: dict, results: list[dict]) -> None:
-    today, name = datetime.date.today().isoformat(), machine.chip(device)
-    report = {"chip": name, "device": device, "date": today, "threads": threads, "torch": torch.__version__, "rates": rates,
-              "cases": results}  # fmt: skip
-    path = RESULTS / f"ops-{which}-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{today}.json"
-    write_json(path, report)
-    print(path)
+    found = {"device": device, "threads": arguments.threads, "torch": torch.__version__, "rates": rates, "cases": results}
+    print(record.write(f"ops-{arguments.only or 'all'}", device, found))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
-import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,19 +20,17 @@ import numpy as np
 import torch
 
 from mmpt import ops
-from mmpt.bench import machine
+from mmpt.bench import record
 from mmpt.build.stages import STAGES, by_name
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.profile import load_profile
 from mmpt.shards.example_set import ExampleSet
-from mmpt.store.canonical import write_json
 from mmpt.store.errors import UserError
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.train.heldout import item_losses, sample
 from mmpt.train.loop import Hooks, train
 from mmpt.train.stages import prepare_train
 
-RESULTS = Path(__file__).parent / "results"
 SUPPORTS = ("full", "range")
 TASKS = ("t2a", "t2i")
 ITEMS = 128  # held-out examples a task and a point
@@ -161,15 +157,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs.append(run(plan, support, seed))
             print(f"seed {seed}, {support}: {runs[-1]['seconds']:.0f} s", flush=True)
     device = load_profile(options.profile).data["runtime"]["device"]
-    name, today = machine.chip(device), datetime.date.today().isoformat()
     result = {
-        "chip": name, "date": today, "threads": options.threads, "torch": torch.__version__, "profile": options.profile,
+        "threads": options.threads, "torch": torch.__version__, "profile": options.profile,
         "steps": options.steps, "seeds": seeds, "runs": runs, "summary": summary(runs, seeds),
     }  # fmt: skip
     print(table(result))
-    path = RESULTS / f"support-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{today}.json"
-    write_json(path, result)
-    print(path)
+    print(record.write("support", device, result))
 
 
 if __name__ == "__main__":

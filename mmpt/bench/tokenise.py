@@ -10,9 +10,7 @@ Prints a line a codec and writes results/tokenise-<device>-<chip>-<date>.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,15 +23,13 @@ import soundfile
 import torch
 from PIL import Image
 
-from mmpt.bench import machine
+from mmpt.bench import machine, record
 from mmpt.codecs import registry
 from mmpt.codecs.melrvq import MelRvq, MelRvqOptions
 from mmpt.codecs.patchvq import PatchVq, PatchVqOptions
 from mmpt.shards.encode import AudioEncoder, Encoded, Encoder, ImageEncoder, Record, encode_records
-from mmpt.store.canonical import write_json
 from mmpt.tokens.space import build_token_space
 
-RESULTS = Path(__file__).parent / "results"
 RATE = 44_100
 CODECS = ("melrvq", "patchvq", "encodec_24khz", "encodec_48khz")
 
@@ -201,26 +197,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             results.append(measure(name, setting, Path(folder)))
         print(line(results[-1]), flush=True)
-    print(write_results(setting, results))
-
-
-def write_results(setting: Setting, results: list[dict[str, Any]]) -> Path:
-    """results/tokenise-<device>-<chip>-<date>.json"""
-    today, chip = datetime.date.today().isoformat(), machine.chip(setting.device)
-    name = re.sub("[^a-z0-9]+", "-", chip.lower()).strip("-")
-    path = RESULTS / f"tokenise-{setting.device}-{name}-{today}.json"
-    report = {
-        "chip": chip,
+    found = {
         "device": setting.device,
-        "date": today,
         "threads": setting.threads,
         "load_average": os.getloadavg()[0],
         "clip_seconds": setting.seconds,
         "torch": torch.__version__,
         "codecs": results,
     }
-    write_json(path, report)
-    return path
+    print(record.write(f"tokenise-{setting.device}", setting.device, found))
 
 
 if __name__ == "__main__":
