@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmpt.build.declaration import Output, Stage, by_name
+from mmpt.build.stages import CODEC_WEIGHTS, MEDIA, STAGES
 from mmpt.profile import Profile
 
 LEFT_OUT = ("corpus", "manifest")
-MEDIA = "corpus.sources"
 READ = ("inputs.shards", "inputs.jsonl")
-CODEC_WEIGHTS = ("codecs.audio.path", "codecs.image.path")
+TABLE = by_name(STAGES)  # what reads an import stage reads the files of the stage that it stands for
 
 IMPORTED = by_name(
     (
@@ -38,7 +38,7 @@ IMPORTED = by_name(
             slice=("codecs", "inputs.uti", "inputs.shards"),
             external=(*CODEC_WEIGHTS, "inputs.uti", "inputs.shards"),
             needs=("S2",),
-            outputs=(Output("*/codec.json", "codec"),),
+            outputs=TABLE["codecs"].outputs,
         ),
         Stage(
             "token_space",
@@ -47,11 +47,7 @@ IMPORTED = by_name(
             inputs=("split", "codecs"),
             slice=("token_space", "text", "base", "inputs.token_space"),
             external=("base.path", "text.replay_file", "text.heldout_file", "inputs.token_space"),
-            outputs=(
-                Output("token_space.json", "token_space"),
-                Output("token_space.sha256"),
-                Output("tokenizer/*"),
-            ),
+            outputs=TABLE["token_space"].outputs,
         ),
         Stage(
             "shards",
@@ -60,12 +56,7 @@ IMPORTED = by_name(
             inputs=("split", "codecs", "token_space"),
             slice=(*READ, "corpus.on_bad_record", "shards.records_per_shard"),
             external=READ,
-            outputs=(
-                Output("*.safetensors"),
-                Output("*-*-*.jsonl", "shard_record"),
-                Output("errors.jsonl", "error"),
-                Output("stats.json", "shard_stats"),
-            ),
+            outputs=TABLE["shards"].outputs,
         ),
         Stage(
             "shard_audit",
@@ -73,7 +64,7 @@ IMPORTED = by_name(
             "mmpt.shards.imported:shard_audit",
             inputs=("split", "codecs", "token_space", "shards"),
             slice=("shards.batch",),
-            outputs=(Output("audit.json", "audit"),),
+            outputs=TABLE["shard_audit"].outputs,
             measures=("S3",),
         ),
         Stage(
@@ -122,7 +113,7 @@ def table_for(stages: tuple[Stage, ...], profile: Profile) -> tuple[Stage, ...]:
         replace(
             stage,
             inputs=tuple(name for name in stage.inputs if name not in LEFT_OUT),
-            external=tuple(key for key in stage.external if key != MEDIA),
+            external=tuple(key for key in stage.external if key not in MEDIA),
             needs=tuple(gate for gate in stage.needs if gate in measured),
         )
         for stage in kept
