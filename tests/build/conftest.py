@@ -121,7 +121,8 @@ def side(ctx):
         os.kill(os.getpid(), 9)
     if how == "spawn":  # and wait; the trap tells that the stage's children were asked to end
         trap = f"trap 'echo ended >> {ctx.work}/trap; exit' TERM; echo $$; while :; do sleep 0.05; done"
-        other = subprocess.Popen(["sh", "-c", trap])
+        other = subprocess.Popen(["sh", "-c", trap], stdout=subprocess.PIPE)
+        other.stdout.readline()  # its number: the trap is set
         ctx.log(f"waits as {os.getpid()} with {other.pid} below {os.getppid()}")
         other.wait()
     if how == "fill":
