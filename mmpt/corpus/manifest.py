@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from mmpt.corpus.media import MediaError, load_image, media_path, read_audio
 from mmpt.corpus.problems import Problem
 from mmpt.store.digests import sha256_file
 from mmpt.store.evidence import Metric
+
+BATCH = 32  # records a thread takes at once
+AHEAD = 4  # batches a thread that are read before they are asked for
 
 # Problem kind -> the metric that S1 counts it under.
 METRICS = {
@@ -69,43 +73,66 @@ def measure(record: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
 
 
 def measure_all(
-    records: Sequence[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]],
     roots: Mapping[str, Path],
     threads: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[dict[str, Any] | Problem]:
-    """`measure` of each record, in order; Pillow and soundfile work outside the interpreter's lock."""
-    results = []
+    progress: Callable[[int], None] = lambda done: None,
+) -> Iterator[dict[str, Any] | Problem]:
+    """`measure` of each record, in order; Pillow and soundfile work outside the interpreter's lock.
+
+    At most `AHEAD` batches a thread are read ahead, so memory does not grow with the number of records.
+    """
+    done = 0
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        for done, result in enumerate(pool.map(lambda record: measure(record, roots), records)):
-            results.append(result)
-            if done % 100 == 0:
-                progress(done, len(records))
-    return results
+        ahead: deque[Future[list]] = deque()
+        for batch in _batches(records):
+            ahead.append(pool.submit(_measure_batch, batch, roots))
+            if len(ahead) > AHEAD * max(1, threads):
+                results = ahead.popleft().result()
+                yield from results
+                done += len(results)
+                progress(done)
+        while ahead:
+            yield from ahead.popleft().result()
+
+
+def _batches(records: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Handing single records to threads would cost as much as measuring a small one."""
+    source = iter(records)
+    while batch := list(islice(source, BATCH)):
+        yield batch
+
+
+def _measure_batch(batch: Sequence[Mapping[str, Any]], roots: Mapping[str, Path]) -> list:
+    return [measure(record, roots) for record in batch]
 
 
 def s1_metrics(
-    records: Sequence[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]],
     problems: Iterable[Mapping[str, Any]],
     modalities: Sequence[str],
     sources: Sequence[Mapping[str, Any]],
 ) -> list[Metric]:
     """What gate S1 asks: problems by kind over all that was read, good records by modality, source and
-    licence, and which of the profile's sources gave none.
+    licence, and which of the profile's sources gave none. Both are gone over once.
     """
     kinds = Counter(METRICS[problem["kind"]] for problem in problems)
-    read = len(records) + sum(kinds.values())
+    by = {name: Counter() for name in ("records", "records_by_source", "records_by_licence")}
+    silent, good = list(sources), 0
+    for record in records:
+        good += 1
+        by["records"][record["modality"]] += 1
+        by["records_by_source"][record["source"]] += 1
+        by["records_by_licence"][record["license"]] += 1
+        if silent:
+            silent = [one for one in silent if not _is_from(record, one)]
+    by["records"] = Counter({modality: by["records"][modality] for modality in modalities})
+    read = good + sum(kinds.values())
     metrics = [
         Metric(name, kinds[name], read, "records", "lower") for name in dict.fromkeys(METRICS.values())
     ]
-    counts = {
-        "records": Counter({m: sum(r["modality"] == m for r in records) for m in modalities}),
-        "records_by_source": Counter(r["source"] for r in records),
-        "records_by_licence": Counter(r["license"] for r in records),
-    }
-    silent = [one for one in sources if not any(_is_from(record, one) for record in records)]
     metrics.append(Metric("sources_without_records", len(silent), len(sources), "sources", "lower"))
-    for name, counter in counts.items():
+    for name, counter in by.items():
         metrics += [
             Metric(name, n, read, "records", "higher", slice=part) for part, n in sorted(counter.items())
         ]

@@ -45,19 +45,23 @@ class Problem:
         return f"{self.where}: {named}{self.what}; found {self.found}; expected {self.expected}; {self.fix}"
 
 
-def refuse(problems: Sequence[Problem], within: str = "the corpus", counted: str = "gate S1") -> None:
+def refuse(
+    problems: Sequence[Problem], within: str = "the corpus", counted: str = "gate S1", total: int | None = None
+) -> None:
     """Raises one UserError that lists the first 20 problems and counts the rest; does nothing without any.
 
-    counted: who counts them where they are left out instead.
+    counted: who counts them where they are left out instead. total: how many there are, where `problems` are only
+    the first of them.
     """
     if not problems:
         return
+    total = len(problems) if total is None else total
     lines = [str(problem) for problem in problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        lines.append(f"and {len(problems) - SHOWN} more")
-    noun = "bad record" if len(problems) == 1 else "bad records"
+    if total > SHOWN:
+        lines.append(f"and {total - SHOWN} more")
+    noun = "bad record" if total == 1 else "bad records"
     raise UserError(
-        f"{len(problems)} {noun} in {within}:\n  " + "\n  ".join(lines) + "\n",
+        f"{total} {noun} in {within}:\n  " + "\n  ".join(lines) + "\n",
         fix="correct them, or set corpus.on_bad_record: skip to leave them out and have "
         f"{counted} count them",
     )

@@ -3,147 +3,146 @@
 Records that share a medium's content or an origin are one unit (union-find). A unit with a hint follows it,
 test before val before train, so that official test records stay out of training whatever else the unit holds.
 The others fall by a hash of their unit's name: the same side in every run, whatever is added to the corpus.
+
+Records are gone over, not held: of each stay two keys, two bytes and the number of its unit.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from mmpt.store.evidence import Metric
+import numpy as np
 
-SPLITS = ("train", "val", "test")
-MODALITIES = ("audio", "image")
+from mmpt.corpus.keys import Keys
+from mmpt.corpus.split_check import MODALITIES, SPLITS, s2_metrics
+
+__all__ = ["MODALITIES", "SPLITS", "assign", "deal", "s2_metrics"]
+
 FEW = 4  # units that val and test get at least, where there are enough to share
+FREE = -1  # a unit without a hint
+_CHUNK = 1 << 16  # records handed to Python at once by the union-find
 
 
-def assign(records: Sequence[Mapping[str, Any]], val: float, test: float) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Units:
+    """Which records belong together.
+
+    of: int32 [records], each record's unit. hint: int8 [units], index into SPLITS or FREE.
+    modalities: uint8 [units], a bit for each of MODALITIES. joined: bool [units], has it several origins?
+    """
+
+    of: np.ndarray
+    hint: np.ndarray
+    modalities: np.ndarray
+    joined: np.ndarray
+
+
+def assign(records: Iterable[Mapping[str, Any]], val: float, test: float) -> list[dict[str, Any]]:
+    """All rows of `deal`."""
+    return list(deal(records, val, test))
+
+
+def deal(records: Iterable[Mapping[str, Any]], val: float, test: float) -> Iterator[dict[str, Any]]:
     """One row a record, in order: {id, modality, split, unit, decided_by}; `val` and `test` are shares of
-    units.
+    units. A unit is named by the first origin in it by alphabet.
+
+    `records` is gone over three times, so it is a list or reads a file (JsonLines), not an iterator.
     """
     units = _units(records)
-    hints: dict[str, set[str]] = defaultdict(set)
-    modalities: dict[str, set[str]] = defaultdict(set)
-    for record, unit in zip(records, units, strict=True):
-        modalities[unit].add(record["modality"])
-        if record["split_hint"]:
-            hints[unit].add(record["split_hint"])
-    sides = {unit: _strictest(found) for unit, found in hints.items()}
-    strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for unit, kinds in modalities.items():
-        if unit not in sides:
-            strata[tuple(sorted(kinds))].append(unit)
-    for free in strata.values():
-        sides |= _by_hash(free, val, test)
-    return [
-        {
-            "id": r["id"],
-            "modality": r["modality"],
-            "split": sides[unit],
-            "unit": unit,
-            "decided_by": "hint" if unit in hints else "hash",
+    positions, names = _positions(records, units)
+    sides = units.hint.copy()
+    free = units.hint == FREE
+    for kinds in np.unique(units.modalities[free]):
+        part = np.flatnonzero(free & (units.modalities == kinds))
+        sides[part] = _by_hash(positions[part], val, test)
+    for record, unit in zip(records, units.of, strict=True):
+        yield {
+            "id": record["id"],
+            "modality": record["modality"],
+            "split": SPLITS[sides[unit]],
+            "unit": names.get(unit, record["origin"]),
+            "decided_by": "hash" if free[unit] else "hint",
         }
-        for r, unit in zip(records, units, strict=True)
-    ]
 
 
-def _units(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each record's unit, named by the first origin in it by alphabet."""
-    parent: dict[str, str] = {}
+def _units(records: Iterable[Mapping[str, Any]]) -> Units:
+    origins, contents = Keys(), Keys()
+    hints, modalities = array("b"), bytearray()
+    for record in records:
+        origins.add(record["origin"])
+        contents.add(record["content_sha256"])
+        hints.append(SPLITS.index(record["split_hint"]) if record["split_hint"] else FREE)
+        modalities.append(1 << MODALITIES.index(record["modality"]))
+    (origin, n_origins), (content, n_contents) = origins.groups(), contents.groups()
+    root = _roots(origin, content, n_origins, n_contents)
+    known, unit_of_origin = np.unique(root, return_inverse=True)
+    of = unit_of_origin.astype(np.int32)[origin]
+    hint, bits = np.full(len(known), FREE, np.int8), np.zeros(len(known), np.uint8)
+    np.maximum.at(hint, of, np.frombuffer(hints, np.int8))  # the strictest: SPLITS is in that order
+    np.bitwise_or.at(bits, of, np.frombuffer(modalities, np.uint8))
+    return Units(of, hint, bits, np.bincount(unit_of_origin, minlength=len(known)) > 1)
 
-    def root(node: str) -> str:
+
+def _roots(origin: np.ndarray, content: np.ndarray, n_origins: int, n_contents: int) -> np.ndarray:
+    """int32 [n_origins]: the same number for origins that a chain of shared contents joins.
+
+    origin, content: int32 [records], each record's numbers.
+    """
+    parent = array("i", range(n_origins))
+    first = array("i", [-1]) * n_contents  # the first origin that a content came with
+
+    def root(node: int) -> int:
         while parent[node] != node:
             parent[node] = parent[parent[node]]
             node = parent[node]
         return node
 
-    for record in records:
-        first, *others = (f"origin {record['origin']}", f"content {record['content_sha256']}")
-        parent.setdefault(first, first)
-        for other in others:
-            parent.setdefault(other, other)
-            parent[root(other)] = root(first)
-    named: dict[str, str] = {}
-    for record in records:
-        node = root(f"origin {record['origin']}")
-        named[node] = min(named.get(node, record["origin"]), record["origin"])
-    return [named[root(f"origin {record['origin']}")] for record in records]
+    for start in range(0, len(origin), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        for one, medium in zip(origin[part].tolist(), content[part].tolist(), strict=True):
+            if (other := first[medium]) < 0:
+                first[medium] = one
+            elif other != one:
+                parent[root(other)] = root(one)
+    for node in range(n_origins):
+        parent[node] = root(node)
+    return np.frombuffer(parent, np.int32) if n_origins else np.zeros(0, np.int32)
 
 
-def _strictest(hints: Iterable[str]) -> str:
-    return max(hints, key=SPLITS.index)
+def _positions(records: Iterable[Mapping[str, Any]], units: Units) -> tuple[np.ndarray, dict[int, str]]:
+    """(uint64 [units]: each unit's place on the hash line; unit -> name of those with several origins)."""
+    positions = np.zeros(len(units.hint), np.uint64)
+    placed = np.zeros(len(units.hint), bool)
+    names: dict[int, str] = {}
+    for record, unit in zip(records, units.of, strict=True):
+        if units.joined[unit]:
+            names[unit] = min(names.get(unit, record["origin"]), record["origin"])
+        elif not placed[unit]:
+            positions[unit], placed[unit] = _position(record["origin"]), True
+    for unit, name in names.items():
+        positions[unit] = _position(name)
+    return positions, names
 
 
-def _by_hash(units: Sequence[str], val: float, test: float) -> dict[str, str]:
-    """Units below the share `test` on the hash line are test, the next `val`; short sides take the next in
-    line.
+def _by_hash(positions: np.ndarray, val: float, test: float) -> np.ndarray:
+    """int8 [n], index into SPLITS: units below the share `test` on the hash line are test, the next `val`; short
+    sides take the next in line.
     """
-    placed = sorted((_position(unit), unit) for unit in units)
-    n = len(placed)
+    n, at = len(positions), positions.astype(np.float64) / 2**64
     few = min(FEW, max(1, n // 4)) if n >= 3 else 0
-    in_test = sum(at < test for at, _ in placed)
-    in_val = sum(test <= at < test + val for at, _ in placed)
-    in_test = max(in_test, few if test else 0)
-    in_val = max(in_val, few if val else 0)
-    return {
-        unit: "test" if rank < in_test else "val" if rank < in_test + in_val else "train"
-        for rank, (_, unit) in enumerate(placed)
-    }
+    in_test = max(int((at < test).sum()), few if test else 0)
+    in_val = max(int(((at >= test) & (at < test + val)).sum()), few if val else 0)
+    sides = np.zeros(n, np.int8)
+    order = np.argsort(positions, kind="stable")
+    sides[order[in_test : in_test + in_val]] = SPLITS.index("val")
+    sides[order[:in_test]] = SPLITS.index("test")
+    return sides
 
 
-def _position(unit: str) -> float:
-    """A unit's place on the line 0..1."""
-    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") / 2**64
-
-
-def s2_metrics(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """What gate S2 asks, counted anew from manifest and split rows; `assign` is not trusted."""
-    side = {row["id"]: row["split"] for row in rows if row["split"] in SPLITS}
-    known = [r for r in records if r["id"] in side]
-    twice = len(rows) - len({row["id"] for row in rows})  # the last row would win: which side is not known
-    official = [r for r in known if r["split_hint"] == "test"]
-    metrics = [
-        _torn("content_in_two_splits", ((r["content_sha256"], side[r["id"]]) for r in known)),
-        _torn("origins_in_two_splits", ((r["origin"], side[r["id"]]) for r in known)),
-        Metric(
-            "official_test_in_train",
-            sum(side[r["id"]] != "test" for r in official),
-            len(official),
-            "records",
-            "lower",
-        ),
-        Metric("records_without_split", len(records) - len(known) + twice, len(records), "records", "lower"),
-    ]
-    for modality in MODALITIES:
-        there = Counter(side[r["id"]] for r in known if r["modality"] == modality)
-        metrics += [
-            Metric(
-                "records_in_split",
-                there[split],
-                len(records),
-                "records",
-                "higher",
-                slice=f"{modality}.{split}",
-            )
-            for split in SPLITS
-        ]
-    described = [r for r in known if r["attributes"]]
-    if described:
-        metrics.append(
-            _torn("combinations_in_two_splits", ((_combination(r), side[r["id"]]) for r in described))
-        )
-    return metrics
-
-
-def _combination(record: Mapping[str, Any]) -> tuple:
-    return record["modality"], *sorted(record["attributes"].items())
-
-
-def _torn(name: str, pairs: Iterable[tuple[Any, str]]) -> Metric:
-    """How many keys occur on more than one side."""
-    sides: dict[Any, set[str]] = defaultdict(set)
-    for key, split in pairs:
-        sides[key].add(split)
-    return Metric(name, sum(len(found) > 1 for found in sides.values()), len(sides), "items", "lower")
+def _position(unit: str) -> int:
+    """A unit's place on the line 0..2**64."""
+    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big")

@@ -7,28 +7,114 @@ split     split
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mmpt.corpus.manifest import measure_all, s1_metrics
-from mmpt.corpus.problems import Problem, refuse
+from mmpt.corpus.problems import SHOWN, Problem, refuse
 from mmpt.corpus.readers import read_source
-from mmpt.corpus.split import assign, s2_metrics
+from mmpt.corpus.split import deal, s2_metrics
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
-from mmpt.store.jsonl import read_jsonl, write_jsonl
+from mmpt.store.jsonl import JsonLines, count_lines, jsonl_writer, write_jsonl
 from mmpt.store.stage import StageContext
 
 MODALITIES = ("audio", "image")
 
 
 def corpus(ctx: StageContext) -> None:
-    """Reads all sources: records.jsonl, errors.jsonl, and media/ for what the generated corpus made."""
-    shares = (ctx.profile["split.val"], ctx.profile["split.test"])
-    records: list[dict] = []
+    """Reads all sources: records.jsonl, errors.jsonl, and media/ for what the generated corpus made.
+
+    Of each record its id and its place stay in memory, for the message about a second one with that id.
+    """
+    path = ctx.out / "records.jsonl"
     problems: list[Problem] = []
+    n_records = 0
+    with jsonl_writer(path) as write:
+        for item in _items(ctx):
+            if isinstance(item, Problem):
+                problems.append(item)
+            else:
+                n_records += 1
+                write(item)
+    if problems and ctx.profile["corpus.on_bad_record"] == "fail":
+        # One list of everything: damaged files would otherwise turn up only after the captions were put
+        # right.
+        measured = measure_all(JsonLines(path), {**ctx.external, "corpus": ctx.out}, ctx.threads)
+        problems += [one for one in measured if isinstance(one, Problem)]
+        path.unlink()
+        refuse(problems)
+    if not n_records:
+        raise UserError(
+            "the corpus has no usable record",
+            where="corpus.sources",
+            found=f"{len(problems)} bad records",
+            expected="at least one record",
+        )
+    write_jsonl(ctx.out / "errors.jsonl", [problem.to_json() for problem in problems])
+    ctx.log(f"{n_records} records, {len(problems)} left out")
+
+
+def manifest(ctx: StageContext) -> None:
+    """Opens every medium: manifest.jsonl, errors.jsonl (all so far), evidence/S1.
+
+    Records pass through; none is held.
+    """
+    folder = ctx.inputs["corpus"]
+    total = count_lines(folder / "records.jsonl")
+    results = measure_all(
+        JsonLines(folder / "records.jsonl"),
+        _roots(ctx),
+        ctx.threads,
+        lambda done: ctx.progress(done, total, "media"),
+    )
+    path, errors = ctx.out / "manifest.jsonl", ctx.out / "errors.jsonl"
+    first, n_good, n_bad = [], 0, 0
+    with jsonl_writer(path) as write, jsonl_writer(errors) as write_error:
+        for row in JsonLines(folder / "errors.jsonl"):
+            write_error(row)
+        for result in results:
+            if isinstance(result, Problem):
+                n_bad += 1
+                first += [result] if n_bad <= SHOWN else []
+                write_error(result.to_json())
+            else:
+                n_good += 1
+                write(result)
+        if ctx.profile["corpus.on_bad_record"] == "fail":
+            refuse(first, total=n_bad)
+    wanted = [m for m in MODALITIES if ctx.profile.get(f"codecs.{m}.name")]
+    write_evidence(
+        ctx.out,
+        "S1",
+        s1_metrics(JsonLines(path), JsonLines(errors), wanted, ctx.profile["corpus.sources"]),
+        subject={"manifest": sha256_file(path)},
+        samples=[
+            {"id": p["id"], "where": p["where"], "kind": p["kind"]} for p in islice(JsonLines(errors), 20)
+        ],
+    )
+    ctx.log(f"{n_good} media read, {n_bad} unusable")
+
+
+def split(ctx: StageContext) -> None:
+    """Deals records into train, val and test: split.jsonl, evidence/S2."""
+    records = JsonLines(ctx.inputs["manifest"] / "manifest.jsonl")
+    path = ctx.out / "split.jsonl"
+    write_jsonl(path, deal(records, ctx.profile["split.val"], ctx.profile["split.test"]))
+    write_evidence(
+        ctx.out,
+        "S2",
+        s2_metrics(records, JsonLines(path)),
+        subject={"manifest": sha256_file(records.path), "split": sha256_file(path)},
+    )
+
+
+def _items(ctx: StageContext) -> Iterator[dict[str, Any] | Problem]:
+    """The records of all sources, in order, and what is wrong with them."""
+    shares = (ctx.profile["split.val"], ctx.profile["split.test"])
     first_seen: dict[str, str] = {}
     for source in ctx.profile["corpus.sources"]:
         name = source["name"]
@@ -42,68 +128,12 @@ def corpus(ctx: StageContext) -> None:
         )
         for where, item in found:
             if isinstance(item, Problem):
-                problems.append(item)
+                yield item
             elif item["id"] in first_seen:
-                problems.append(_duplicate(item, name, where, first_seen[item["id"]]))
+                yield _duplicate(item, name, where, first_seen[item["id"]])
             else:
                 first_seen[item["id"]] = where
-                records.append(item)
-    roots = {**ctx.external, "corpus": ctx.out}
-    if problems and ctx.profile["corpus.on_bad_record"] == "fail":
-        # One list of everything: damaged files would otherwise turn up only after the captions were put
-        # right.
-        measured = measure_all(records, roots, ctx.threads)
-        refuse([*problems, *(m for m in measured if isinstance(m, Problem))])
-    if not records:
-        raise UserError(
-            "the corpus has no usable record",
-            where="corpus.sources",
-            found=f"{len(problems)} bad records",
-            expected="at least one record",
-        )
-    write_jsonl(ctx.out / "records.jsonl", records)
-    write_jsonl(ctx.out / "errors.jsonl", [problem.to_json() for problem in problems])
-    ctx.log(f"{len(records)} records, {len(problems)} left out")
-
-
-def manifest(ctx: StageContext) -> None:
-    """Opens every medium: manifest.jsonl, errors.jsonl (all so far), evidence/S1."""
-    folder = ctx.inputs["corpus"]
-    records = read_jsonl(folder / "records.jsonl")
-    results = measure_all(
-        records, _roots(ctx), ctx.threads, lambda done, total: ctx.progress(done, total, "media")
-    )
-    good = [result for result in results if not isinstance(result, Problem)]
-    bad = [result for result in results if isinstance(result, Problem)]
-    if ctx.profile["corpus.on_bad_record"] == "fail":
-        refuse(bad)
-    problems = [*read_jsonl(folder / "errors.jsonl"), *(problem.to_json() for problem in bad)]
-    path = ctx.out / "manifest.jsonl"
-    write_jsonl(path, good)
-    write_jsonl(ctx.out / "errors.jsonl", problems)
-    wanted = [m for m in MODALITIES if ctx.profile.get(f"codecs.{m}.name")]
-    write_evidence(
-        ctx.out,
-        "S1",
-        s1_metrics(good, problems, wanted, ctx.profile["corpus.sources"]),
-        subject={"manifest": sha256_file(path)},
-        samples=[{"id": p["id"], "where": p["where"], "kind": p["kind"]} for p in problems[:20]],
-    )
-    ctx.log(f"{len(good)} media read, {len(bad)} unusable")
-
-
-def split(ctx: StageContext) -> None:
-    """Deals records into train, val and test: split.jsonl, evidence/S2."""
-    source = ctx.inputs["manifest"] / "manifest.jsonl"
-    records = read_jsonl(source)
-    path = ctx.out / "split.jsonl"
-    write_jsonl(path, assign(records, ctx.profile["split.val"], ctx.profile["split.test"]))
-    write_evidence(
-        ctx.out,
-        "S2",
-        s2_metrics(records, read_jsonl(path)),
-        subject={"manifest": sha256_file(source), "split": sha256_file(path)},
-    )
+                yield item
 
 
 def _roots(ctx: StageContext) -> dict[str, Path]:

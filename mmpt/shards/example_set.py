@@ -1,5 +1,8 @@
 """Reading examples: a caption's text ids joined to the payload of its shard record, in the task's format.
 
+Of an example, 20 bytes stay in memory: its record, its length and where its text begins. Text ids are read from the
+mapped file as they are asked for.
+
 An example file holds no payload, only which records a task keeps and with which text ids; sequences are built
 on demand, so that a swapped or empty prompt is one argument away.
 """
@@ -11,16 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
 from mmpt.store.errors import UserError
-from mmpt.store.tensors import load_tensors, read_meta
+from mmpt.store.tensors import map_tensors, read_meta
 from mmpt.tokens.formats import TASKS, build
 from mmpt.tokens.space import TokenSpace
 
 EMIT_TASKS = ("t2a", "t2i")
+_PIECE = 1 << 20  # text ids read at once for the digest of all of them
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,18 @@ class TaskExample:
 
 
 class ExampleSet:
-    """All examples of one task and split."""
+    """All examples of one task and split.
 
-    def __init__(self, shards: ShardSet, space: TokenSpace, task: str, tensors: dict[str, np.ndarray]):
+    Args:
+        tensors: a handle on an example file, as `map_tensors` gives it.
+    """
+
+    def __init__(self, shards: ShardSet, space: TokenSpace, task: str, tensors: Any):
         self.shards, self.space, self.task = shards, space, task
-        self.lengths = tensors["lengths"]
-        self.rows = tensors["records"]
-        self._text, self._offsets = tensors["text_ids"], tensors["text_offsets"]
+        self.lengths: np.ndarray = tensors.get_tensor("lengths")
+        self.rows: np.ndarray = tensors.get_tensor("records")
+        self._offsets: np.ndarray = tensors.get_tensor("text_offsets")
+        self._text = tensors.get_slice("text_ids")
 
     @classmethod
     def open(cls, examples: Path, shards: Path, space: TokenSpace, task: str, split: str) -> ExampleSet:
@@ -72,7 +82,7 @@ class ExampleSet:
                 expected=space.digest,
                 fix="rebuild the examples",
             )
-        return cls(ShardSet.open(shards, TASK_MODALITY[task], split, space), space, task, load_tensors(path))
+        return cls(ShardSet.open(shards, TASK_MODALITY[task], split, space), space, task, map_tensors(path))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -101,7 +111,7 @@ class ExampleSet:
     def text_ids(self, index: int) -> np.ndarray:
         """int32: the caption's ids as used."""
         index = range(len(self))[index]
-        return self._text[self._offsets[index] : self._offsets[index + 1]]
+        return self._text[int(self._offsets[index]) : int(self._offsets[index + 1])]
 
     def payload_ids(self, index: int) -> np.ndarray:
         """int32: the image's or sound's ids."""
@@ -119,10 +129,9 @@ class ExampleSet:
     @cached_property
     def identity(self) -> str:
         """SHA-256 over records, texts and shards: what a resumed run compares."""
-        parts = [
-            self.rows.tobytes(),
-            self._text.tobytes(),
-            self._offsets.tobytes(),
-            self.shards.identity.encode(),
-        ]
-        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+        digest = hashlib.sha256(self.rows.tobytes() + b"\0")
+        total = int(self._offsets[-1])
+        for start in range(0, total, _PIECE):
+            digest.update(self._text[start : min(start + _PIECE, total)].tobytes())
+        digest.update(b"\0" + self._offsets.tobytes() + b"\0" + self.shards.identity.encode())
+        return digest.hexdigest()

@@ -6,9 +6,10 @@ text is the target (a2t, i2t), the record is dropped and counted.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from mmpt.shards.shard_set import MODALITIES, SPLITS, TASK_MODALITY, ShardSet
 from mmpt.shards.text_set import open_tokenizer
 from mmpt.store.canonical import write_json
 from mmpt.store.errors import UserError
-from mmpt.store.jsonl import read_jsonl
+from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.stage import StageContext
 from mmpt.store.tensors import save_tensors
 from mmpt.tokens.formats import OVERHEAD, TASKS
 from mmpt.tokens.space import TokenSpace, load
+
+_ENCODED = 1024  # captions tokenised at once
+_CHUNK = 1 << 16  # captions copied at once
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,7 @@ def build_examples(ctx: StageContext) -> None:
         ctx.profile["examples.max_seq_len"],
         ctx.profile.get("examples.max_prompt_tokens"),
     )
-    sides = {
-        row["id"]: (row["modality"], row["split"]) for row in read_jsonl(ctx.inputs["split"] / "split.jsonl")
-    }
-    lost = Counter(sides[row["id"]] for row in read_jsonl(ctx.inputs["shards"] / "errors.jsonl"))
+    lost = _lost(ctx)
     by_split: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
     needs: dict[str, np.ndarray] = {}  # of tasks that keep nothing of train
     for modality in MODALITIES:
@@ -98,7 +99,7 @@ def build_examples(ctx: StageContext) -> None:
             shards = ShardSet.open(ctx.inputs["shards"], modality, split, space)
             captions = _tokenised(shards, tokenizer, space)
             for task in (task for task in TASKS if TASK_MODALITY[task] == modality):
-                texts = np.array([len(ids) for ids in captions], np.int64)
+                texts = captions.lengths
                 chosen = select(task, texts, shards.lengths, max_seq_len, max_prompt)
                 if split == "train" and not len(chosen.kept) and chosen.dropped["too_long"]:
                     needs[task] = needed(task, texts, shards.lengths)
@@ -110,11 +111,45 @@ def build_examples(ctx: StageContext) -> None:
     write_json(ctx.out / "drops.json", {**totals, "by_split": by_split, "max_seq_len": max_seq_len})
 
 
-def _tokenised(shards: ShardSet, tokenizer: Tokenizer, space: TokenSpace) -> list[np.ndarray]:
-    encoded = tokenizer.encode_batch(
-        [record["caption"] for record in shards.records], add_special_tokens=False
-    )
-    return [space.check_text(np.array(one.ids, np.int32)) for one in encoded]
+@dataclass(frozen=True)
+class Captions:
+    """The text ids of n captions, one after another: ids int32 [tokens], offsets int64 [n + 1]."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [n]: tokens of each caption."""
+        return np.diff(self.offsets)
+
+    def heads(self, kept: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """int32: the first ``lengths`` ids of each of the captions ``kept``, one after another."""
+        ends = np.cumsum(lengths)
+        out = np.empty(int(ends[-1]) if len(ends) else 0, np.int32)
+        for first in range(0, len(kept), _CHUNK):  # an index is twice as large as the id that it fetches
+            part = slice(first, first + _CHUNK)
+            start = int(ends[first] - lengths[first])
+            shift = np.repeat(self.offsets[kept[part]] - (ends[part] - lengths[part]), lengths[part])
+            out[start : start + len(shift)] = self.ids[np.arange(start, start + len(shift)) + shift]
+        return out
+
+
+def _lost(ctx: StageContext) -> Counter:
+    """(modality, split) -> records that could not be encoded."""
+    failed = {row["id"] for row in iter_jsonl(ctx.inputs["shards"] / "errors.jsonl")}
+    rows = iter_jsonl(ctx.inputs["split"] / "split.jsonl") if failed else ()
+    return Counter((row["modality"], row["split"]) for row in rows if row["id"] in failed)
+
+
+def _tokenised(shards: ShardSet, tokenizer: Tokenizer, space: TokenSpace) -> Captions:
+    """A tokenizer's own record of a caption is a hundred times its ids: only a chunk of those is held."""
+    ids, lengths, records = array("i"), array("q", [0]), iter(shards.records)
+    while chunk := [record["caption"] for record in islice(records, _ENCODED)]:
+        encoded = [one.ids for one in tokenizer.encode_batch(chunk, add_special_tokens=False)]
+        ids.frombytes(space.check_text(np.concatenate([np.zeros(0, np.int32), *encoded])).tobytes())
+        lengths.extend(map(len, encoded))
+    return Captions(np.frombuffer(ids, np.int32), np.cumsum(np.frombuffer(lengths, np.int64)))
 
 
 def _refuse_unusable(needs: dict[str, np.ndarray], max_seq_len: int) -> None:
@@ -136,26 +171,25 @@ def _refuse_unusable(needs: dict[str, np.ndarray], max_seq_len: int) -> None:
 def _save(
     path: Path,
     chosen: Selection,
-    captions: Sequence[np.ndarray],
+    captions: Captions,
     shards: ShardSet,
     space: TokenSpace,
     task: str,
 ) -> None:
-    used = [captions[index][:length] for index, length in zip(chosen.kept, chosen.text_lengths)]
     save_tensors(
         path,
         {
             "records": chosen.kept,
             "lengths": (chosen.text_lengths + shards.lengths[chosen.kept] + OVERHEAD).astype(np.int32),
-            "text_ids": np.concatenate([np.zeros(0, np.int32), *used]),
-            "text_offsets": np.cumsum([0, *map(len, used)], dtype=np.int64),
+            "text_ids": captions.heads(chosen.kept, chosen.text_lengths),
+            "text_offsets": np.concatenate([[0], np.cumsum(chosen.text_lengths, dtype=np.int64)]),
         },
         {
             "token_space": space.digest,
             "task": task,
             "split": shards.split,
             "modality": shards.modality,
-            "n": len(used),
+            "n": len(chosen.kept),
         },
     )
 

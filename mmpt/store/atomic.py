@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 MANY_FILES = 64
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux' renameat2
@@ -21,21 +24,24 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def atomic_write(path: Path | str, data: bytes, *, durable: bool = True) -> None:
-    """Replace ``path`` by ``data`` in one step; parents are made. A reader sees the old bytes or the new ones.
+@contextlib.contextmanager
+def atomic_stream(path: Path | str, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A stream whose bytes replace ``path`` in one step when the block ends; parents are made.
+
+    A reader sees the old bytes or the new ones. A block that raises leaves the old file untouched and no temporary.
 
     Args:
         durable: also wait until the bytes are on the disk.
 
     Raises:
-        OSError: as the file system says (full, read-only); the old file is then untouched and no temporary stays.
+        OSError: as the file system says (full, read-only).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())
@@ -45,6 +51,12 @@ def atomic_write(path: Path | str, data: bytes, *, durable: bool = True) -> None
         raise
     if durable:
         fsync_folder(path.parent)
+
+
+def atomic_write(path: Path | str, data: bytes, *, durable: bool = True) -> None:
+    """Replace ``path`` by ``data``, as ``atomic_stream`` does."""
+    with atomic_stream(path, durable=durable) as stream:
+        stream.write(data)
 
 
 def fsync_tree(folder: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from mmpt.store.atomic import atomic_write
 from mmpt.store.errors import Edited, UserError
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """Sorted keys, no spaces, UTF-8, no NaN or Infinity: the bytes that digests are taken of.
@@ -17,7 +19,7 @@ def canonical_json(value: Any) -> bytes:
     Raises:
         ValueError: for NaN or an infinity; TypeError: for what JSON cannot say.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def digest_json(value: Any) -> str:

@@ -55,6 +55,22 @@ def load_tensors(path: Path | str, framework: str = "numpy") -> dict[str, Any]:
         raise UserError("not a safetensors file", where=path, found=error) from None
 
 
+def map_tensors(path: Path | str) -> Any:
+    """A handle on a file that is memory-mapped: ``get_tensor(name)`` copies one whole, ``get_slice(name)[a:b]`` a part.
+
+    Raises:
+        UserError: missing or not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(str(path), framework="numpy")
+    except FileNotFoundError:
+        raise UserError("no such file", where=path) from None
+    except SafetensorError as error:
+        raise UserError("not a safetensors file", where=path, found=error) from None
+
+
 def read_meta(path: Path | str) -> dict[str, Any]:
     """The metadata that ``save_tensors`` wrote, without reading the tensors.
 

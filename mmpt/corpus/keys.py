@@ -1,0 +1,38 @@
+"""Texts as 16-byte keys in one array: what tells a million records' equal origins apart in 16 MB instead of 150.
+
+Two different texts with the same key are not expected among 10**15 of them (128 bits of BLAKE2b).
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+
+SIZE = 16
+
+
+class Keys:
+    """The keys of texts, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def add(self, text: str) -> None:
+        """Remember one more text."""
+        self._data += blake2b(text.encode(), digest_size=SIZE).digest()
+
+    def __len__(self) -> int:
+        return len(self._data) // SIZE
+
+    def groups(self) -> tuple[np.ndarray, int]:
+        """(int32 [len]: a number for each text, equal where the texts are; how many numbers there are)."""
+        keys = np.frombuffer(self._data, np.uint64).reshape(-1, 2)
+        order = np.lexsort((keys[:, 1], keys[:, 0])).astype(np.int32)
+        starts = np.zeros(len(keys), bool)
+        if len(keys):
+            starts[0] = True
+            starts[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+        numbers = np.empty(len(keys), np.int32)
+        numbers[order] = np.cumsum(starts, dtype=np.int32) - 1
+        return numbers, int(starts.sum())
