@@ -46,7 +46,10 @@ class Problem:
 
 
 def refuse(
-    problems: Sequence[Problem], within: str = "the corpus", counted: str = "gate S1", total: int | None = None
+    problems: Sequence[Problem],
+    within: str = "the corpus",
+    counted: str = "gate S1",
+    total: int | None = None,
 ) -> None:
     """Raises one UserError that lists the first 20 problems and counts the rest; does nothing without any.
 

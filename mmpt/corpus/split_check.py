@@ -36,7 +36,7 @@ def s2_metrics(records: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str,
         if record["attributes"]:
             combinations.add(canonical_json([record["modality"], record["attributes"]]).decode())
     n, n_rows = len(contents), len(sides)
-    side, distinct = _sides(ids, np.frombuffer(sides, np.uint8).astype(np.int8) - 1)
+    side, distinct = sides_by_id(ids, np.frombuffer(sides, np.uint8).astype(np.int8) - 1)
     known = side != NONE
     test = SPLITS.index("test")
     from_test = known & np.frombuffer(official, bool)
@@ -50,9 +50,7 @@ def s2_metrics(records: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str,
             "records",
             "lower",
         ),
-        Metric(
-            "records_without_split", n - int(known.sum()) + n_rows - distinct, n, "records", "lower"
-        ),
+        Metric("records_without_split", n - int(known.sum()) + n_rows - distinct, n, "records", "lower"),
     ]
     modality = np.frombuffer(modalities, np.uint8)
     for kind, name in enumerate(MODALITIES, 1):
@@ -67,9 +65,12 @@ def s2_metrics(records: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str,
     return metrics
 
 
-def _sides(ids: Keys, dealt: np.ndarray) -> tuple[np.ndarray, int]:
-    """(int8 [records]: index into SPLITS or NONE; how many ids the rows have), `ids` being the rows', then the
-    records'. `dealt` is int8 [rows].
+def sides_by_id(ids: Keys, dealt: np.ndarray) -> tuple[np.ndarray, int]:
+    """(int8 [records]: index into SPLITS or NONE; how many ids the rows have).
+
+    Args:
+        ids: of the split's rows, then of the records.
+        dealt: int8 [rows], index into SPLITS or NONE. Of two rows with one id the last counts.
     """
     group, n_groups = ids.groups()
     of_row, of_record = group[: len(dealt)], group[len(dealt) :]

@@ -1,4 +1,4 @@
-"""Reading shards: ids memory-mapped from safetensors, records from the JSONL beside them (sidecars.py).
+"""Reading shards: ids memory-mapped from safetensors, records from the JSONL beside them (lines.py).
 
 Of a record that nobody looks at, two offsets stay in memory, 16 bytes; its tokens and its sidecar stay on the disk.
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mmpt.shards.sidecars import Sidecars
+from mmpt.shards.lines import Lines
 from mmpt.store.canonical import digest_json
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import read_meta
@@ -79,15 +79,22 @@ class ShardSet:
         return self.records[index]
 
     @cached_property
-    def records(self) -> Sidecars:
+    def records(self) -> Lines:
         """All sidecars in order: a sequence that reads a record when it is asked for.
 
         Raises:
             UserError: a sidecar with another number of lines than its shard has records.
         """
-        return Sidecars.open(
-            [path.with_suffix(".jsonl") for path in self.files], [header["n"] for header in self.headers]
-        )
+        lines = Lines.open([path.with_suffix(".jsonl") for path in self.files])
+        for path, starts, header in zip(lines.files, lines.starts, self.headers, strict=True):
+            if (found := len(starts) - 1) != header["n"]:
+                raise UserError(
+                    "the sidecar does not belong to its shard",
+                    where=path,
+                    found=f"{found} lines",
+                    expected=f"{header['n']}, one a record",
+                )
+        return lines
 
     @cached_property
     def lengths(self) -> np.ndarray:

@@ -20,14 +20,15 @@ from mmpt.shards.encode import AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.examples import build_examples
 from mmpt.shards.golden import ablation_row, condition_ids, golden_items, golden_row, swaps
-from mmpt.shards.shard_set import SPLITS, ShardSet
+from mmpt.shards.lines import Lines
+from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.token_space import token_space  # noqa: F401  (a stage of this package, in a file of its own)
 from mmpt.shards.tokenise import plan, tokenise
 from mmpt.shards.train_only import base_text_outside, codec_fit_outside
 from mmpt.store.canonical import digest_json, read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
-from mmpt.store.jsonl import read_jsonl, write_jsonl
+from mmpt.store.jsonl import iter_jsonl, read_jsonl, write_jsonl
 from mmpt.store.stage import StageContext
 from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import TokenSpace, load
@@ -36,12 +37,12 @@ from mmpt.tokens.space import TokenSpace, load
 def shards(ctx: StageContext) -> None:
     """Encodes every record of the split: shards, errors.jsonl, stats.json. Resumes from ``ctx.work``."""
     space = load(ctx.inputs["token_space"])
-    records = read_jsonl(ctx.inputs["manifest"] / "manifest.jsonl")
-    encoders = _encoders(ctx, space)
-    usable = [record for record in records if record["modality"] in encoders]
-    if len(usable) < len(records):
-        ctx.log(f"{len(records) - len(usable)} records are of a modality without a codec and left out")
-    planned = plan(usable, _sides(ctx), ctx.profile["shards.records_per_shard"])
+    records, encoders = Lines.open([ctx.inputs["manifest"] / "manifest.jsonl"]), _encoders(ctx, space)
+    if len(encoders) < len(MODALITIES):
+        left_out = sum(record["modality"] not in encoders for record in records)
+        ctx.log(f"{left_out} records are of a modality without a codec and left out")
+    sides = iter_jsonl(ctx.inputs["split"] / "split.jsonl")
+    planned = plan(records, sides, ctx.profile["shards.records_per_shard"], tuple(encoders))
     tokenise(ctx, planned, encoders, space, ctx.profile["shards.batch"])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from mmpt.corpus.keys import Keys
+from mmpt.corpus.split_check import sides_by_id
 from mmpt.shards.encode import Encoded, Encoder, Failed, Record, encode_records
+from mmpt.shards.lines import Lines, Picked
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet, shard_name
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
@@ -43,26 +46,45 @@ _COPIED = (
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard to write: its records, in their final order."""
+    """One shard to write: its records, in their final order, read from the manifest when it is written."""
 
     modality: str
     split: str
     index: int
-    records: tuple[Record, ...]
+    records: Sequence[Record]
 
     @property
     def name(self) -> str:
         return shard_name(self.modality, self.split, self.index)
 
 
-def plan(records: Sequence[Record], splits: dict[str, str], per_shard: int) -> list[Shard]:
-    """Deal the records into shards in manifest order; a record that the split leaves out is in none."""
-    shards = []
-    for modality in MODALITIES:
+def plan(
+    records: Lines, sides: Iterable[Record], per_shard: int, modalities: Sequence[str] = MODALITIES
+) -> list[Shard]:
+    """Deal the records into shards in manifest order; a record that the split leaves out is in none.
+
+    No record is held: of each stay its place in the manifest, a key of its id and two bytes.
+
+    Args:
+        records: the manifest.
+        sides: rows of the split.
+        modalities: the others are left out.
+    """
+    ids, dealt, kinds = Keys(), bytearray(), bytearray()
+    for row in sides:
+        ids.add(row["id"])
+        dealt.append(SPLITS.index(row["split"]))
+    for record in records:
+        ids.add(record["id"])
+        kinds.append(MODALITIES.index(record["modality"]))
+    side, _ = sides_by_id(ids, np.frombuffer(dealt, np.int8))
+    kind, shards = np.frombuffer(kinds, np.int8), []
+    for modality in (one for one in MODALITIES if one in modalities):
         for split in SPLITS:
-            part = [r for r in records if r["modality"] == modality and splits.get(r["id"]) == split]
+            part = np.flatnonzero((kind == MODALITIES.index(modality)) & (side == SPLITS.index(split)))
             for index, start in enumerate(range(0, len(part), per_shard)):
-                shards.append(Shard(modality, split, index, tuple(part[start : start + per_shard])))
+                rows = part[start : start + per_shard]
+                shards.append(Shard(modality, split, index, Picked(records, rows)))
     return shards
 
 
@@ -75,8 +97,9 @@ def tokenise(
         if not _done(ctx.work, shard).is_file():
             encoder = encoders[shard.modality]
             on_done = partial(_progress, ctx, before, total, shard.name)
-            results = encode_records(encoder, shard.records, batch, on_done, ctx.threads)
-            _write(ctx.work, shard, results, space, encoder)
+            records = list(shard.records)
+            results = encode_records(encoder, records, batch, on_done, ctx.threads)
+            _write(ctx.work, shard, records, results, space, encoder)
         else:
             ctx.log(f"{shard.name}: already there")
         before += len(shard.records)
@@ -89,10 +112,15 @@ def _progress(ctx: StageContext, before: int, total: int, name: str, done: int) 
 
 
 def _write(
-    folder: Path, shard: Shard, results: Sequence[Encoded | Failed], space: TokenSpace, encoder: Encoder
+    folder: Path,
+    shard: Shard,
+    records: Sequence[Record],
+    results: Sequence[Encoded | Failed],
+    space: TokenSpace,
+    encoder: Encoder,
 ) -> None:
-    kept = [(record, one) for record, one in zip(shard.records, results) if isinstance(one, Encoded)]
-    failed = [(record, one) for record, one in zip(shard.records, results) if isinstance(one, Failed)]
+    kept = [(record, one) for record, one in zip(records, results) if isinstance(one, Encoded)]
+    failed = [(record, one) for record, one in zip(records, results) if isinstance(one, Failed)]
     stamp = {"token_space": space.digest, "codec": encoder.identity}
     rows = [
         {**_describe(record, shard.split), **one.fields, **stamp, "n_tokens": len(one.ids)}
@@ -156,16 +184,16 @@ def _done(folder: Path, shard: Shard) -> Path:
 
 def _gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> None:
     """Copies, not links: an edit of a published shard must not reach the copy that a rebuild resumes from."""
-    errors = [row for shard in shards for row in read_json(_done(ctx.work, shard))["errors"]]
-    modality_of = {record["id"]: shard.modality for shard in shards for record in shard.records}
-    _refuse_nothing(modality_of, errors)
+    errors, lost = [], Counter()
+    for shard in shards:
+        failed = read_json(_done(ctx.work, shard))["errors"]
+        errors += failed
+        lost[shard.modality, shard.split] += len(failed)
+    _refuse_nothing(ctx, shards, lost)
     for shard in shards:
         for suffix in (".safetensors", ".jsonl"):
             shutil.copyfile(ctx.work / f"{shard.name}{suffix}", ctx.out / f"{shard.name}{suffix}")
     write_jsonl(ctx.out / "errors.jsonl", errors)
-    lost = {(shard.modality, shard.split): 0 for shard in shards}
-    for shard in shards:
-        lost[shard.modality, shard.split] += len(read_json(_done(ctx.work, shard))["errors"])
     write_json(ctx.out / "stats.json", statistics(ctx.out, lost, space))
     if errors:
         ctx.log(
@@ -174,12 +202,13 @@ def _gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> No
         )
 
 
-def _refuse_nothing(modality_of: dict[str, str], errors: Sequence[dict[str, Any]]) -> None:
+def _refuse_nothing(ctx: StageContext, shards: Sequence[Shard], lost: Mapping[tuple[str, str], int]) -> None:
     """When every record of a modality fails, the codec or the media folder is at fault, not a file."""
-    planned = Counter(modality_of.values())
-    for modality, lost in Counter(modality_of[row["id"]] for row in errors).items():
-        if lost == planned[modality]:
-            first = next(row for row in errors if modality_of[row["id"]] == modality)
+    for modality in MODALITIES:
+        concerned = [shard for shard in shards if shard.modality == modality]
+        planned = sum(len(shard.records) for shard in concerned)
+        if planned and planned == sum(lost[modality, split] for split in SPLITS):
+            first = read_json(_done(ctx.work, concerned[0]))["errors"][0]
             raise UserError(
                 f"no {modality} record could be encoded",
                 where=first["where"],
@@ -218,6 +247,8 @@ def _part(shards: ShardSet, errors: int, space: TokenSpace) -> dict[str, Any]:
 
 def _codes_used(shards: ShardSet, space: TokenSpace) -> Iterator[float]:
     ranges = space.audio_ranges if shards.modality == "audio" else (space.image_range,)
-    present = np.unique(shards.all_ids())
+    present = np.zeros(0, np.int32)
+    for ids in shards.ids_by_shard():
+        present = np.union1d(present, ids)
     for one in ranges:
         yield ((present >= one.start) & (present <= one.end)).sum() / one.size
