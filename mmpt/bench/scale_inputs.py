@@ -1,0 +1,247 @@
+"""Made-up inputs of any size for scale.py: rows that hold their schemas, small real media, a codec that costs nothing.
+
+    corpus      n records over 2,000 tiny files (half wav of 0.05 s, half png of 16 x 16): each record's file is opened
+                and decoded, but files repeat
+    manifest    n records, every second one a sound; five captions a recording, one picture in fifty stored twice under
+                another origin, one origin in ten an official test item
+    token_space a byte-level BPE of 2,000 ids, trained on a thousand captions
+    long        a thousand records of n / 10 tokens each, in ten shards
+    project     a doit project of one stage that writes n shard records, or n files
+
+All are functions of (folder, n), and the same bytes every time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpt.bench.build_graphs import DODO
+from mmpt.store.jsonl import write_jsonl
+
+REPO = Path(__file__).resolve().parents[2]
+FILES = 2_000
+WORDS = (
+    "a small large red green blue dog bird bell engine rain river square circle barks sings rings "
+    "hums falls runs near far behind under over the old quiet loud street garden window twice slowly"
+).split()
+FRAMES, CODEBOOKS, CODEBOOK, IMAGE_TOKENS, IMAGE_CODES = 24, 2, 256, 16, 1024
+DIGEST = "0" * 63
+
+
+def caption(index: int) -> str:
+    """Eight to fifteen words."""
+    numbers = hashlib.blake2b(index.to_bytes(8, "big"), digest_size=16).digest()
+    return " ".join(WORDS[number % len(WORDS)] for number in numbers[: 8 + numbers[0] % 8])
+
+
+def record(index: int) -> dict[str, Any]:
+    """A corpus record (schema record) whose medium does not exist."""
+    modality, number = ("audio", "image")[index % 2], index // 2
+    origin = f"made/{modality}/{number // 5 if modality == 'audio' else number}"
+    official = hashlib.blake2b(origin.encode(), digest_size=1).digest()[0] < 26
+    return {
+        "id": f"{modality}-{number}",
+        "modality": modality,
+        "media": {"root": "made", "path": f"{origin}.bin"},
+        "caption": caption(index),
+        "source": "made",
+        "group": origin,
+        "category": None,
+        "origin": origin,
+        "license": "CC0-1.0",
+        "attributes": None,
+        "mentioned": None,
+        "split_hint": "test" if official else None,
+    }
+
+
+def manifest_row(index: int) -> dict[str, Any]:
+    """A manifest record (schema manifest_record)."""
+    row = record(index)
+    twice = row["modality"] == "image" and index // 2 % 50 == 49
+    content = f"made/image/{index // 2 - 1}" if twice else row["origin"]
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    sound = {"channels": 1, "rate": 16_000, "samples": 16_000 + index % 1000}
+    return {
+        **row,
+        "bytes": 1000 + index % 1000,
+        "media_sha256": digest,
+        "content_sha256": digest,
+        "audio": sound if row["modality"] == "audio" else None,
+        "image": None if row["modality"] == "audio" else {"height": 16, "width": 16},
+    }
+
+
+def shard_row(index: int) -> dict[str, Any]:
+    """A shard's record (schema shard_record)."""
+    row = manifest_row(index)
+    for key in ("split_hint", "bytes", "content_sha256", "audio", "image"):
+        del row[key]
+    fields = sound_fields(16_000) if row["modality"] == "audio" else PICTURE_FIELDS
+    n_tokens = FRAMES * CODEBOOKS if row["modality"] == "audio" else IMAGE_TOKENS
+    stamp = {"token_space": DIGEST + "1", "codec": DIGEST + "2"}
+    return {**row, **fields, **stamp, "split": "train", "n_tokens": n_tokens}
+
+
+def sound_fields(samples: int) -> dict[str, Any]:
+    """What encoding says of a sound (schema shard_record)."""
+    return {
+        "n_codebooks": CODEBOOKS,
+        "frames": FRAMES,
+        "sample_rate": 16_000,
+        "channels": 1,
+        "samples": samples,
+        "clipped": False,
+        "scales": None,
+        "codec_meta": {},
+        "encode_size": None,
+        "decode_size": None,
+    }
+
+
+PICTURE_FIELDS = {key: None for key in sound_fields(0)} | {"encode_size": [16, 16], "decode_size": [16, 16]}
+
+
+class FreeCodec:
+    """An Encoder (mmpt.shards.encode) that opens no file: its ids are a function of the record's number."""
+
+    def __init__(self, modality: str, space: Any):
+        self.modality, self.identity = modality, DIGEST + str(1 + ["audio", "image"].index(modality))
+        tall = np.arange(FRAMES * (CODEBOOK if modality == "audio" else 1) * 8, dtype=np.int64)
+        if modality == "audio":
+            self._ids = space.audio_to_global((tall.reshape(-1, FRAMES)[:CODEBOOKS] * 7) % CODEBOOK)
+        else:
+            self._ids = space.image_to_global(tall[:IMAGE_TOKENS] * 7 % IMAGE_CODES)
+
+    def load(self, record: dict[str, Any]) -> int:
+        return (record["audio"] or {"samples": 0})["samples"]
+
+    def size(self, record: dict[str, Any]) -> float:
+        return float(self.load(record))
+
+    def encode(self, media: Sequence[int]) -> list[Any]:
+        from mmpt.shards.encode import Encoded
+
+        sound = self.modality == "audio"
+        return [Encoded(self._ids, sound_fields(samples) if sound else PICTURE_FIELDS) for samples in media]
+
+
+def make_corpus(folder: Path, n: int) -> None:
+    """folder/media and folder/corpus/{records,errors}.jsonl."""
+    _make_media(folder / "media")
+    (folder / "corpus").mkdir()
+    write_jsonl(folder / "corpus" / "records.jsonl", (_on_a_file(index) for index in range(n)))
+    write_jsonl(folder / "corpus" / "errors.jsonl", [])
+
+
+def _on_a_file(index: int) -> dict[str, Any]:
+    row = record(index)
+    name = f"{index % FILES}.{'wav' if row['modality'] == 'audio' else 'png'}"
+    return {**row, "media": {"root": "made", "path": name}}
+
+
+def _make_media(folder: Path) -> None:
+    import soundfile
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(FILES):
+        if index % 2 == 0:
+            soundfile.write(folder / f"{index}.wav", rng.standard_normal(800) * 0.1, 16_000, subtype="PCM_16")
+        else:
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+def make_manifest(folder: Path, n: int) -> None:
+    """folder/manifest/manifest.jsonl."""
+    write_jsonl(folder / "manifest" / "manifest.jsonl", map(manifest_row, range(n)))
+
+
+def make_shard_records(folder: Path, n: int) -> None:
+    """folder/shard_records.jsonl."""
+    write_jsonl(folder / "shard_records.jsonl", map(shard_row, range(n)))
+
+
+def make_token_space(folder: Path, n: int) -> None:
+    """folder/token_space, whatever n is."""
+    from mmpt.shards.token_space import train_tokenizer
+    from mmpt.tokens.space import build_token_space
+
+    train_tokenizer([caption(index) for index in range(1000)], 2000, folder / "token_space" / "tokenizer")
+    audio, image = {"n_codebooks": CODEBOOKS, "codebook_size": CODEBOOK}, {"codebook_size": IMAGE_CODES}
+    build_token_space(
+        base_text_model="made",
+        text_vocab_size=2000,
+        n_special=64,
+        image_tokenizer=image,
+        audio_codec=audio,
+    ).save(folder / "token_space")
+
+
+def make_long_shards(folder: Path, n: int) -> None:
+    """folder/long: 100 n tokens."""
+    from mmpt.shards.tokenise import save_shard
+
+    (folder / "long").mkdir()
+    stamp = {"token_space": DIGEST + "1", "codec": DIGEST + "2"}
+    for index in range(10):
+        ids = [np.full(n // 10, number, np.int32) for number in range(100)]
+        rows = [{**shard_row(2 * number + 1), "n_tokens": n // 10} for number in range(100)]
+        save_shard(folder / "long", "audio", "train", index, ids, rows, stamp)
+
+
+BODIES = """
+from pathlib import Path
+
+from mmpt.bench.scale_inputs import shard_row
+from mmpt.store.jsonl import write_jsonl
+
+N = {n}
+
+
+def records(ctx):
+    for start in range(0, N, 50_000):
+        rows = map(shard_row, range(start, min(start + 50_000, N)))
+        write_jsonl(ctx.out / f"{{start // 50_000:05d}}.jsonl", rows, durable=False)
+
+
+def files(ctx):
+    for index in range(N):
+        (ctx.out / f"{{index:07d}}.bin").write_bytes(index.to_bytes(8, "big"))
+"""
+
+TABLE = """
+from mmpt.build.declaration import Output, Stage
+
+STAGES = (Stage("made", "bench", "bodies.stages:{body}", outputs=(Output("{glob}", {schema!r}),)),)
+"""
+
+
+def lay_project(folder: Path, n: int, body: str) -> Path:
+    """A doit project whose one stage writes `n` shard records in files of 50,000 (`body` "records"), or `n` files of
+    8 bytes ("files"); returns its folder.
+    """
+    glob, schema = ("*.jsonl", "shard_record") if body == "records" else ("*.bin", None)
+    profile = {"name": "bench", "seed": 1, "runtime": {"device": "cpu", "dtype": "float32", "threads": 1}}
+    root = folder / f"project_{body}"
+    gates = [one for one in (REPO / "gates").iterdir() if one.suffix in (".yaml", ".json")]
+    for name, text in {
+        "dodo.py": DODO,
+        "bench.yaml": json.dumps(profile),
+        "bodies/__init__.py": "",
+        "bodies/table.py": TABLE.format(body=body, glob=glob, schema=schema),
+        "bodies/stages.py": BODIES.format(n=n),
+        **{f"gates/{one.name}": one.read_text() for one in gates},
+        "pyproject.toml": (REPO / "pyproject.toml").read_text(),
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text.lstrip("\n"))
+    return root
