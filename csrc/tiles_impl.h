@@ -272,13 +272,18 @@ void dots_rows(const W* w, int64_t ldw, int64_t n, const float* x, int64_t ldx, 
   for (; i < n; ++i) dots_block<W, 1, XR>(w + i * ldw, ldw, x, ldx, k, out + i, ldo);
 }
 
+// Weight rows are taken a few at a time, so that all of the batch finds them in the cache.
 template <typename W>
 void dots(const W* w, int64_t ldw, int64_t n, const float* x, int64_t ldx, int64_t batch, int64_t k, float* out,
           int64_t ldo) {
   constexpr int XR = kBytes == 64 ? 4 : 2;
-  int64_t b = 0;
-  for (; b + XR <= batch; b += XR) dots_rows<W, XR>(w, ldw, n, x + b * ldx, ldx, k, out + b * ldo, ldo);
-  for (; b < batch; ++b) dots_rows<W, 1>(w, ldw, n, x + b * ldx, ldx, k, out + b * ldo, ldo);
+  constexpr int64_t kRowsAtOnce = 64;
+  for (int64_t first = 0; first < n; first += kRowsAtOnce, w += kRowsAtOnce * ldw, out += kRowsAtOnce) {
+    const int64_t rows = n - first < kRowsAtOnce ? n - first : kRowsAtOnce;
+    int64_t b = 0;
+    for (; b + XR <= batch; b += XR) dots_rows<W, XR>(w, ldw, rows, x + b * ldx, ldx, k, out + b * ldo, ldo);
+    for (; b < batch; ++b) dots_rows<W, 1>(w, ldw, rows, x + b * ldx, ldx, k, out + b * ldo, ldo);
+  }
 }
 
 void words(uint64_t seed, uint64_t offset, uint64_t first, int64_t count, uint32_t* out) {
