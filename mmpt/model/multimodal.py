@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmpt.model.adapter import load_adapter, save_adapter
 from mmpt.model.folding import fold_small_layers
-from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows
+from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows, quiet_rows
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
 
@@ -208,6 +208,14 @@ class MultimodalLM(nn.Module):
                 start = self.space.ranges[name].start - self.space.new_start
                 made = code_rows(vectors[name], base[: self.space.text_vocab_size].detach(), generator)
                 rows[start : start + len(made)] = made.to(rows.device)
+
+    @torch.no_grad()
+    def start_rows_quietly(self, *, seed: int) -> None:
+        """Overwrite the start values of the output rows (of all rows where tied) by `quiet_rows`."""
+        rows = self.embedding.rows if self.head_rows is None else self.head_rows
+        generator = torch.Generator().manual_seed(seed)
+        base = self._head[: self.space.text_vocab_size].detach()
+        rows.copy_(quiet_rows(base, len(rows), generator))
 
     @contextlib.contextmanager
     def merged(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Stages warmup and train. Profile keys they read:
 
-warmup   warmup (init: random, or codec: rows start where the codec's code vectors lie), lora, mixture.weights, train.row_len, train.layer_norm and the keys of `step_options`
+warmup   warmup (init: random; codec: rows start where the codec's code vectors lie; quiet: where text gives them no
+         probability), lora, mixture.weights, train.row_len, train.layer_norm and the keys of `step_options`
 train    train, lora, mixture, examples.max_seq_len
 """
 
@@ -56,8 +57,11 @@ def prepare_warmup(ctx: StageContext) -> Prepared:
     space, profile = load(ctx.inputs["token_space"]), ctx.profile
     steps, lr = profile["warmup.steps"], profile["warmup.lr"]
     model = _model(ctx, space)
-    if profile.get("warmup.init", "random") == "codec":
+    init = profile.get("warmup.init", "random")
+    if init == "codec":
         model.start_rows_from_codes(_code_vectors(ctx.inputs["codecs"], space), seed=ctx.seed)
+    elif init == "quiet":
+        model.start_rows_quietly(seed=ctx.seed)
     model.train_rows_only()
     weights = {task: profile["mixture.weights"].get(task, 0) for task in ("a2t", "i2t")}
     loader = make_loader(
