@@ -134,7 +134,7 @@ def _parameter_state(
                 found=list(value.shape),
                 expected=list(parameter.shape),
             )
-        state[key] = value if key == "step" else value.to(parameter.device)
+        state[key] = value.to(parameter.device)  # fused AdamW counts its steps on the device
     if state and len(state) != 3:
         raise UserError("optimizer state is incomplete", where=f"{path}: {name}", found=sorted(state))
     return state

@@ -113,14 +113,20 @@ class MultimodalLM(nn.Module):
         *,
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
+        packed: bool | None = None,
     ) -> Tensor:
         """Last hidden states [B, L, H] of ids int64 [B, L].
 
         position_ids: int64 [B, L]; without cache and mask, a position of 0 starts a new sequence, and no
             token sees one of another sequence in its row.
+        packed: whether a row holds several sequences; None is found out from position_ids, which waits for
+            the device.
         attention_mask: [B, L] of 0/1, or [B, 1, L, K] bool or additive, as Hugging Face models take it.
         """
-        if attention_mask is None and past_key_values is None and position_ids is not None and self._own_mask:
+        plain = attention_mask is None and past_key_values is None and position_ids is not None
+        if plain and self._own_mask and packed is None:
+            packed = bool((position_ids[:, 1:] == 0).any())
+        if plain and self._own_mask and packed:
             attention_mask = packed_mask(position_ids)
         return self.decoder(
             input_ids=input_ids,
@@ -252,14 +258,12 @@ class MultimodalLM(nn.Module):
 GROUPS = ("lora", "embed", "head", "layer_norm")
 
 
-def packed_mask(position_ids: Tensor) -> Tensor | None:
-    """bool [B, 1, L, L]: causal and within one sequence; None where every row is a single sequence.
+def packed_mask(position_ids: Tensor) -> Tensor:
+    """bool [B, 1, L, L]: causal and within one sequence.
 
     position_ids int64 [B, L]; a sequence starts at each 0.
     """
     sequence = (position_ids == 0).cumsum(1)
-    if not bool((position_ids[:, 1:] == 0).any()):
-        return None
     length = position_ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=position_ids.device).tril()
     return ((sequence[:, :, None] == sequence[:, None, :]) & causal)[:, None]

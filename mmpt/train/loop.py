@@ -6,6 +6,10 @@
 Everything that a step depends on is either a function of the step (batch, learning rate) or in the checkpoint
 (weights, moments, random state, the open log interval), so a run that was killed and went on writes the same
 bytes as one that was not. The loop knows nothing about tasks, codecs or profiles.
+
+No step waits for the device. What a step measured stays there until a log interval, a save or a measurement
+is due; then the host looks at the steps one after the other. A step that must not change the weights is
+skipped on the device (`Watch`), with all after it, and the host stops the run at exactly that step.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -36,9 +41,10 @@ from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
 from mmpt.train.meters import Interval, row_norms
 from mmpt.train.monitors import Monitors
-from mmpt.train.objective import backward, decode_ranges
+from mmpt.train.objective import Tally, backward, decode_ranges, read_tally
 from mmpt.train.schedule import make_optimizer, rate, set_rates
 from mmpt.train.settings import TrainSettings
+from mmpt.train.watch import Watch
 
 METRICS = "metrics.jsonl"
 
@@ -77,6 +83,21 @@ class Hooks:
     measure_at: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A step that the host has not looked at. numbers: fp64 on the device: its tally's values, the gradient
+    norm before clipping, and whether the watch had stopped the run. tokens: without padding.
+    """
+
+    step: int
+    numbers: torch.Tensor
+    tokens: int
+
+    @classmethod
+    def of(cls, step: int, tally: Tally, norm: torch.Tensor, watch: Watch, tokens: int) -> _Seen:
+        return cls(step, torch.cat([tally.values, norm[None], watch.stopped.double()[None]]), tokens)
+
+
 @dataclass
 class _Run:
     """All that changes while training."""
@@ -89,6 +110,8 @@ class _Run:
     optimizer: torch.optim.Optimizer
     monitors: Monitors
     interval: Interval
+    watch: Watch
+    unseen: list[_Seen] = field(default_factory=list)
     step: int = 0
     stopped: str | None = None
     saved: list[int] = field(default_factory=list)
@@ -111,17 +134,23 @@ def train(
     Raises:
         UserError: that checkpoint belongs to another token space, LoRA, row shape, data, mixture or schedule.
     """
-    run = _start(model, loader, settings, Path(folder), hooks)
+    run = _start(_before(model, loader, settings, Path(folder), hooks))
     end = settings.steps if until is None else min(until, settings.steps)
     ranges = decode_ranges(model.space, model.device) if settings.support == "range" else None
     with deterministic():
         model.train()
         while run.step < end and run.stopped is None:
-            _one_step(run, ranges)
-            due = run.step % settings.save_every == 0 or run.step == end
-            if run.stopped is None and (due or run.step in hooks.measure_at):
+            rates = _one_step(run, ranges)
+            log = run.step % settings.log_every == 0 or run.step == settings.steps
+            save = run.step % settings.save_every == 0 or run.step == end
+            measure = save or run.step in hooks.measure_at
+            if log or measure:
+                _look(run)
+            if run.stopped is None and log:
+                _log(run, rates)
+            if run.stopped is None and measure:
                 _measure(run)
-            if run.stopped is None and due:
+            if run.stopped is None and save:
                 _save(run)
         if run.stopped is not None and run.step not in run.saved:
             _measure(run)
@@ -130,37 +159,45 @@ def train(
     return Outcome(run.step, run.stopped, run.saved, run.measured, run.monitors, run.rows)
 
 
-def _start(model: MultimodalLM, loader: Loader, settings: TrainSettings, folder: Path, hooks: Hooks) -> _Run:
+def _before(model: MultimodalLM, loader: Loader, settings: TrainSettings, folder: Path, hooks: Hooks) -> _Run:
+    """A run in which nothing has happened."""
     optimizer = make_optimizer(model, settings.lr, settings.betas, settings.weight_decay)
     monitors = Monitors(settings.monitor_from)
-    run = _Run(model, loader, settings, folder, hooks, optimizer, monitors, Interval.empty(model.space))
+    interval, watch = Interval.empty(model.space), Watch(monitors, model.device)
+    return _Run(model, loader, settings, folder, hooks, optimizer, monitors, interval, watch)
+
+
+def _start(run: _Run) -> _Run:
+    """The run with its first checkpoint, or as its newest one left it."""
+    model, folder = run.model, run.folder
     newest = latest(folder / "steps")
     if newest is None:
         write_jsonl(folder / METRICS, [])
         _measure(run)
         _save(run)
         return run
-    saved = load_checkpoint(newest, model, optimizer)
-    if saved.schedule != settings.schedule():
+    saved = load_checkpoint(newest, model, run.optimizer)
+    if saved.schedule != run.settings.schedule():
         changed = sorted(
-            key for key, value in settings.schedule().items() if saved.schedule.get(key) != value
+            key for key, value in run.settings.schedule().items() if saved.schedule.get(key) != value
         )
         raise UserError(
             "the checkpoint was made with another schedule",
             where=newest,
             found=saved.schedule.get(changed[0]),
-            expected=f"{changed[0]} = {settings.schedule()[changed[0]]}",
+            expected=f"{changed[0]} = {run.settings.schedule()[changed[0]]}",
         )
-    loader.load_state_dict(saved.loader)
+    run.loader.load_state_dict(saved.loader)
     run.step, run.stopped = saved.step, saved.counters["stopped"]
     run.monitors, run.interval = (
         Monitors.of(saved.counters["monitors"]),
         Interval.of(saved.counters["interval"]),
     )
+    run.watch = Watch(run.monitors, model.device)
     run.saved, run.measured = list(saved.counters["saved"]), dict(saved.counters["measured"])
     run.rows = [row for row in _stored_rows(folder) if row["step"] <= run.step]
     write_jsonl(folder / METRICS, run.rows)
-    hooks.on_resume(run.step)
+    run.hooks.on_resume(run.step)
     return run
 
 
@@ -179,30 +216,52 @@ def _append_row(folder: Path, row: dict[str, Any]) -> None:
         stream.write(canonical_json(row) + b"\n")
 
 
-def _one_step(run: _Run, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+def _one_step(run: _Run, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, float]:
+    """One step on the device, whatever comes out of it; returns the learning rates."""
     model, settings = run.model, run.settings
     batch = run.loader.batch(run.step)
     rates = set_rates(run.optimizer, rate(run.step, settings))
     run.optimizer.zero_grad(set_to_none=True)
-    objective, sums = backward(model, batch, settings, ranges)
+    tally = backward(model, batch, settings, ranges, run.step)
     parameters = [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
     total = get_total_norm([p.grad for p in parameters])
-    norm = float(total)
-    run.stopped = run.monitors.after_backward(run.step, objective, norm, settings.clip)
-    if run.stopped is not None:
-        return
+    norm = total.double()
+    run.watch.judge(run.step, tally.objective, norm)
     clip_grads_with_norm_(parameters, settings.clip, total)
+    run.optimizer.found_inf = run.watch.stopped  # fused AdamW leaves everything as it is where this is 1
     run.optimizer.step()
+    run.unseen.append(_Seen.of(run.step, tally, norm, run.watch, batch.n_tokens))
     run.step += 1
-    run.interval.add(sums, objective, norm, settings.clip, batch.n_tokens)
-    if run.step % settings.log_every == 0 or run.step == settings.steps:
-        norms = row_norms(model)
-        run.stopped = run.monitors.at_log(run.step, norms)
-        row = run.interval.row(model.space, run.step, rates, norms)
-        run.rows.append(row)
-        _append_row(run.folder, row)
-        run.interval = Interval.empty(model.space)
-        run.hooks.on_log(row)
+    return rates
+
+
+def _look(run: _Run) -> None:
+    """Judge and count the steps since the last look; a stopped run goes back to the step that stopped it."""
+    if not run.unseen:
+        return
+    numbers = torch.stack([one.numbers for one in run.unseen]).cpu().numpy()
+    for one, (*values, norm, stopped) in zip(run.unseen, numbers.tolist(), strict=True):
+        objective, sums = read_tally(np.array(values), run.model.space)
+        run.stopped = run.monitors.after_backward(one.step, objective, norm, run.settings.clip)
+        if bool(stopped) != (run.stopped is not None):
+            raise RuntimeError(f"step {one.step}: watch {stopped}, monitors {run.stopped}: they must agree")
+        if run.stopped is not None:
+            run.step = one.step
+            break
+        run.interval.add(sums, objective, norm, run.settings.clip, one.tokens)
+    run.unseen = []
+    if run.step == 0:
+        run.optimizer.state.clear()  # the skipped first step left zeros where there was nothing
+
+
+def _log(run: _Run, rates: dict[str, float]) -> None:
+    norms = row_norms(run.model)
+    run.stopped = run.monitors.at_log(run.step, norms)
+    row = run.interval.row(run.model.space, run.step, rates, norms)
+    run.rows.append(row)
+    _append_row(run.folder, row)
+    run.interval = Interval.empty(run.model.space)
+    run.hooks.on_log(row)
 
 
 def _measure(run: _Run) -> None:

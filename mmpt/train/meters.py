@@ -100,7 +100,6 @@ def row_norms(model: MultimodalLM) -> dict[str, float]:
         norms = rows.float().norm(dim=1)
         for segment in model.space.ranges.values():
             if segment.start >= start:
-                out[f"{which}_{segment.name.lower()}"] = float(
-                    norms[segment.start - start : segment.stop - start].mean()
-                )
-    return out
+                part = norms[segment.start - start : segment.stop - start]
+                out[f"{which}_{segment.name.lower()}"] = part.mean()
+    return dict(zip(out, torch.stack(list(out.values())).tolist(), strict=True))

@@ -11,6 +11,7 @@ WINDOW = 100  # steps that the running median of the gradient norm looks back on
 ENOUGH = 10  # norms before that median is used
 GRAD_FACTOR = 100.0
 ROW_FACTOR = 3.0
+SMALLEST_NORM = 1e-30  # stands for a median of zero
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Monitors:
             return f"step {step}: objective {objective}, gradient norm {norm}"
         reason = None
         if step >= self.start and len(self.norms) >= ENOUGH:
-            ratio = norm / max(statistics.median(self.norms), 1e-30)
+            ratio = norm / max(statistics.median(self.norms), SMALLEST_NORM)
             self.judged_steps += 1
             self.worst_grad_ratio = max(self.worst_grad_ratio, ratio)
             if ratio > GRAD_FACTOR:
@@ -57,7 +58,7 @@ class Monitors:
             return None
         self.judged_intervals += 1
         name, jump = max(
-            ((key, rows[key] / max(before[key], 1e-30)) for key in rows), key=lambda pair: pair[1]
+            ((key, rows[key] / max(before[key], SMALLEST_NORM)) for key in rows), key=lambda pair: pair[1]
         )
         self.worst_row_jump = max(self.worst_row_jump, jump)
         if jump > ROW_FACTOR:

@@ -6,7 +6,8 @@ from the same pass. Only the hidden rows that predict a supervised token reach t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.ops import linear_cross_entropy
+from mmpt.shards.counter_rng import stream
 from mmpt.shards.loader import Batch
 from mmpt.shards.mixture import KINDS
 from mmpt.tokens.formats import IGNORE, SLOTS
@@ -53,6 +55,40 @@ class Sums:
         return Sums(np.zeros(shape), np.zeros(shape, np.int64))
 
 
+@dataclass(frozen=True)
+class Tally:
+    """The objective and the sums of some rows, where they were computed, until somebody reads them.
+
+    values: fp64 [1 + 2 * kinds * slots]: objective, nll, count; a count is exact. Tallies of parts add up.
+    """
+
+    values: Tensor
+
+    @property
+    def objective(self) -> Tensor:
+        """fp64 scalar on the device."""
+        return self.values[0]
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.values + other.values)
+
+    def read(self, space: TokenSpace) -> tuple[float, Sums]:
+        """On the host; waits for the device."""
+        return read_tally(self.values.cpu().numpy(), space)
+
+    @staticmethod
+    def zero(space: TokenSpace, device: torch.device) -> Tally:
+        """Nothing seen yet."""
+        size = 1 + 2 * len(KINDS) * len(SLOTS(space))
+        return Tally(torch.zeros(size, dtype=torch.float64, device=device))
+
+
+def read_tally(values: np.ndarray, space: TokenSpace) -> tuple[float, Sums]:
+    """(objective, sums) of a tally's values."""
+    nll, count = values[1:].reshape(2, len(KINDS), len(SLOTS(space)))
+    return float(values[0]), Sums(nll.copy(), count.astype(np.int64))
+
+
 def targets_of(labels: np.ndarray, task: np.ndarray, slot: np.ndarray, device: torch.device) -> Targets:
     """Shift labels [B, L] (aligned with the inputs) onto the hidden states that predict them.
 
@@ -71,20 +107,33 @@ def targets_of(labels: np.ndarray, task: np.ndarray, slot: np.ndarray, device: t
     return Targets(put(flat - 1), put(labels.ravel()[flat]), put(task.ravel()[flat]), put(slot.ravel()[flat]))
 
 
-def micro_batches(
-    batch: Batch, rows: int
-) -> Iterator[tuple[Tensor, Tensor, np.ndarray, np.ndarray, np.ndarray]]:
-    """(input_ids, position_ids, labels, task, slot) of `rows` rows at a time; 0 is all."""
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that go through the model at once, on the host, as in `Batch`: input_ids, position_ids, labels
+    int64 [R, L]; task, slot int8 [R, L].
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    labels: np.ndarray
+    task: np.ndarray
+    slot: np.ndarray
+
+
+def micro_batches(batch: Batch, rows: int) -> list[MicroBatch]:
+    """A batch cut into pieces of `rows` rows; 0 is one piece. They do not depend on who runs them."""
     step = rows or len(batch.input_ids)
-    for start in range(0, len(batch.input_ids), step):
-        cut = slice(start, start + step)
-        yield (
-            torch.from_numpy(batch.input_ids[cut]),
-            torch.from_numpy(batch.position_ids[cut]),
+    cuts = [slice(start, start + step) for start in range(0, len(batch.input_ids), step)]
+    return [
+        MicroBatch(
+            batch.input_ids[cut],
+            batch.position_ids[cut],
             batch.labels[cut],
             batch.task[cut],
             batch.slot[cut],
         )
+        for cut in cuts
+    ]
 
 
 def token_weights(
@@ -124,8 +173,8 @@ def loss_of(
     weights: Tensor,
     settings: TrainSettings,
     ranges: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, Sums]:
-    """The objective's share of some rows, and their sums.
+) -> tuple[Tensor, Tally]:
+    """The objective's share of some rows, and their tally.
 
     hidden [B, L, H]; weights [kinds] from `token_weights`; ranges from `decode_ranges`, or None for the full
     softmax.
@@ -146,25 +195,47 @@ def loss_of(
         reduction="sum",
         return_stats=True,
     )
-    shape = (len(KINDS), slots)
-    sums = Sums(
-        result.group_loss.cpu().numpy().reshape(shape), result.group_count.cpu().numpy().reshape(shape)
-    )
-    return result.loss, sums
+    parts = (result.loss.detach()[None], result.group_loss, result.group_count)
+    return result.loss, Tally(torch.cat([part.double() for part in parts]))
 
 
 def backward(
-    model: MultimodalLM, batch: Batch, settings: TrainSettings, ranges: tuple[Tensor, Tensor] | None
-) -> tuple[float, Sums]:
-    """Gradients of one global batch, micro-batch by micro-batch; returns the objective and the sums."""
+    model: MultimodalLM,
+    batch: Batch,
+    settings: TrainSettings,
+    ranges: tuple[Tensor, Tensor] | None,
+    step: int = 0,
+    turns: Sequence[int] | None = None,
+) -> Tally:
+    """Gradients of one global batch, micro-batch by micro-batch; nothing waits for the device.
+
+    step: with the settings' seed and the micro-batch it decides the dropout. turns: the micro-batches to run,
+    None: all. Objective and gradients of several ranks' turns add up to those of the batch.
+    """
     device = model.device
     weights = token_weights(batch.n_supervised, settings.task_weights, device)
-    objective, total = 0.0, Sums.zero(model.space)
-    for input_ids, position_ids, labels, task, slot in micro_batches(batch, settings.micro_rows):
-        targets = targets_of(labels, task, slot, device)
-        hidden = model.hidden(input_ids.to(device), position_ids.to(device))
-        loss, sums = loss_of(model, hidden, targets, weights, settings, ranges)
-        loss.backward()
-        objective += float(loss.detach())
-        total = total + sums
-    return objective, total
+    total = Tally.zero(model.space, device)
+    micro = micro_batches(batch, settings.micro_rows)
+    for index in range(len(micro)) if turns is None else turns:
+        one = micro[index]
+        targets = targets_of(one.labels, one.task, one.slot, device)
+        with dropout_of(settings.seed, step, index, device):
+            hidden = model.hidden(
+                torch.from_numpy(one.input_ids).to(device),
+                torch.from_numpy(one.position_ids).to(device),
+                packed=True,
+            )
+            loss, tally = loss_of(model, hidden, targets, weights, settings, ranges)
+            loss.backward()
+        total = total + tally
+    return total
+
+
+@contextlib.contextmanager
+def dropout_of(seed: int, step: int, micro: int, device: torch.device) -> Iterator[None]:
+    """The random state of a micro-batch inside: who runs it, and when, makes no difference. What was the
+    random state before is so again after.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(stream(seed, "dropout", step, micro)) >> 1)
+        yield

@@ -24,6 +24,7 @@ class TrainSettings:
         log_every, save_every: in steps.
         monitor_from: first step (after warm-up and ramp) that the monitors judge.
         micro_rows: rows of a batch that go through the model at once; 0 is all.
+        seed: of the dropout, with the step and the micro-batch.
     """
 
     steps: int
@@ -41,6 +42,7 @@ class TrainSettings:
     save_every: int = 1000
     monitor_from: int = 0
     micro_rows: int = 0
+    seed: int = 0
 
     def schedule(self) -> dict[str, Any]:
         """What a checkpoint says of the schedule; a resumed run must agree."""

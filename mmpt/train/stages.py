@@ -81,6 +81,7 @@ def prepare_warmup(ctx: StageContext) -> Prepared:
         {"lora": lr, "embed": lr, "head": lr},
         warmup_steps=min(profile["train.warmup_steps"], steps // 5),
         save_every=WARMUP_SAVE_EVERY,
+        seed=ctx.seed,
         **step_options(profile),
     )
     return Prepared(model, loader, settings)
@@ -118,6 +119,7 @@ def prepare_train(ctx: StageContext) -> Prepared:
         save_every=profile["train.save_every"],
         monitor_from=max(profile["train.warmup_steps"], ramp_end(loader)),
         micro_rows=profile.get("train.micro_rows", 0),
+        seed=ctx.seed,
         **step_options(profile),
     )
     return Prepared(model, loader, settings)

@@ -129,7 +129,10 @@ def test_our_packed_mask_agrees_with_hugging_faces_own(tmp_path):
         ours = model.hidden(ids, positions)
         model._own_mask = False
         torch.testing.assert_close(model.hidden(ids, positions), ours, rtol=1e-5, atol=2e-6)
-    assert packed_mask(torch.arange(12)[None]) is None
+    single = torch.arange(12)[None].expand(2, 12)
+    with torch.no_grad():
+        assert torch.equal(model.hidden(ids, single, packed=False), model.hidden(ids))
+    assert torch.equal(packed_mask(single)[0, 0], torch.ones(12, 12).tril().bool())
 
 
 def test_no_token_sees_what_follows_it(tmp_path):

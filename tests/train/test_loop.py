@@ -129,8 +129,8 @@ def test_going_on_with_other_settings_is_refused(tmp_path, change, words):
 def test_a_nan_stops_the_run_before_it_reaches_the_weights_and_still_saves(tmp_path, monkeypatch):
     right, calls = loop.backward, []
 
-    def poisoned(model, batch, settings, ranges):
-        out = right(model, batch, settings, ranges)
+    def poisoned(model, *rest):
+        out = right(model, *rest)
         calls.append(1)
         if len(calls) == 6:
             model.embedding.rows.grad[3] = torch.nan

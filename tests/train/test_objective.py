@@ -12,6 +12,10 @@ from mmpt.train.objective import backward, decode_ranges, targets_of
 from tests.train.small_run import ROW, Examples, fresh, small_loader, small_settings
 
 
+def read(model, batch, settings, ranges=None, **options):
+    return backward(model, batch, settings, ranges, **options).read(model.space)
+
+
 def gradients(model):
     return {key: p.grad.clone() for key, p in model.adapter_parameters().items() if p.grad is not None}
 
@@ -45,7 +49,7 @@ def test_it_is_the_sum_of_task_means_of_separate_sequences(model):
     expected.backward()
     theirs = gradients(model)
     model.zero_grad()
-    objective, ours = backward(model, batch, small_settings(4), None)
+    objective, ours = read(model, batch, small_settings(4))
     assert objective == pytest.approx(float(expected.detach()), rel=1e-5)
     for key, grad in gradients(model).items():
         torch.testing.assert_close(grad, theirs[key], rtol=1e-3, atol=2e-5)
@@ -58,20 +62,39 @@ def test_it_is_the_sum_of_task_means_of_separate_sequences(model):
 def test_accumulated_micro_batches_give_the_whole_batchs_gradient(model, rows):
     batch = small_loader(model.space, 4).batch(1)
     assert len(batch.input_ids) > rows
-    whole, _ = backward(model, batch, small_settings(4), None)
+    whole, _ = read(model, batch, small_settings(4))
     expected = gradients(model)
     model.zero_grad()
-    parts, _ = backward(model, batch, small_settings(4, micro_rows=rows), None)
+    parts, _ = read(model, batch, small_settings(4, micro_rows=rows))
     assert parts == pytest.approx(whole, rel=1e-5)
     for key, grad in gradients(model).items():
         torch.testing.assert_close(grad, expected[key], rtol=1e-3, atol=2e-6)
 
 
+def test_turns_of_several_ranks_add_up_to_the_batch(tmp_path):
+    """Dropout too: it belongs to the micro-batch, not to whoever runs it."""
+    model = fresh(tmp_path / "base", dropout=0.2).train()
+    batch, settings = small_loader(model.space, 4).batch(1), small_settings(4, micro_rows=1, seed=3)
+    before = torch.get_rng_state()
+    whole, sums = read(model, batch, settings, step=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    expected, count = gradients(model), len(batch.input_ids)
+    model.zero_grad()
+    torch.rand(5)  # another random state, another order
+    parts = [read(model, batch, settings, step=7, turns=range(rank, count, 2)) for rank in (1, 0)]
+    assert sum(part for part, _ in parts) == pytest.approx(whole, rel=1e-6)
+    assert (sum(part.count for _, part in parts) == sums.count).all()
+    for key, grad in gradients(model).items():
+        torch.testing.assert_close(grad, expected[key], rtol=1e-4, atol=1e-7)
+    other, _ = read(model, batch, settings, step=8)
+    assert other != pytest.approx(whole, rel=1e-4)
+
+
 def test_task_weights_scale_their_task_alone(model):
     batch = small_loader(model.space, 4).batch(1)
-    one, sums = backward(model, batch, small_settings(4), None)
+    one, sums = read(model, batch, small_settings(4))
     weights = {**dict.fromkeys(KINDS, 1.0), "t2a": 3.0}
-    three, _ = backward(model, batch, small_settings(4, task_weights=weights), None)
+    three, _ = read(model, batch, small_settings(4, task_weights=weights))
     i = KINDS.index("t2a")
     assert three - one == pytest.approx(2 * sums.nll[i].sum() / sums.count[i].sum(), rel=1e-4)
 
@@ -91,8 +114,8 @@ def test_decode_ranges_hold_their_labels_and_the_text_range_its_end(model):
     assert named["audio_cb1"] == (space.ranges["AUDIO_CB1"].start, space.ranges["AUDIO_CB1"].stop)
     assert named["text"] == named["text_end"] == (0, space.ranges["SPECIAL"].stop)
     assert named["audio_end"] == (0, space.vocab_size_total)
-    loss, sums = backward(model, small_loader(space, 4).batch(1), small_settings(4), (lo, hi))
-    full, whole = backward(model, small_loader(space, 4).batch(1), small_settings(4), None)
+    loss, sums = read(model, small_loader(space, 4).batch(1), small_settings(4), (lo, hi))
+    full, whole = read(model, small_loader(space, 4).batch(1), small_settings(4))
     assert loss < full and (sums.nll <= whole.nll + 1e-9).all() and (sums.count == whole.count).all()
 
 
