@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from mmpt.model import attention
 from mmpt.model.adapter import load_adapter, save_adapter
 from mmpt.model.folding import fold_small_layers
 from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows, quiet_rows
@@ -28,6 +29,7 @@ class MultimodalLM(nn.Module):
         space: the token space its new rows belong to.
         lm: the PEFT model; `decoder` its transformer without head; `embedding` the segmented one.
         head_rows: fp32 [T, H], new rows of an untied head; None where the head is the embedding.
+        packs: whether `hidden` takes `lengths`.
     """
 
     def __init__(
@@ -41,6 +43,9 @@ class MultimodalLM(nn.Module):
         self._head: nn.Parameter = causal.get_output_embeddings().weight
         self.config = causal.config
         self._own_mask = not getattr(self.config, "sliding_window", None)
+        self.packs = attention.can_pack(causal)
+        if self.packs:
+            causal.set_attn_implementation(attention.NAME)
 
     @classmethod
     def from_base(
@@ -114,6 +119,7 @@ class MultimodalLM(nn.Module):
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
         packed: bool | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Last hidden states [B, L, H] of ids int64 [B, L].
 
@@ -121,8 +127,14 @@ class MultimodalLM(nn.Module):
             token sees one of another sequence in its row.
         packed: whether a row holds several sequences; None is found out from position_ids, which waits for
             the device.
+        lengths: of the sequences of a stream, B = 1, which they fill; the fast way for rows without padding.
         attention_mask: [B, L] of 0/1, or [B, 1, L, K] bool or additive, as Hugging Face models take it.
         """
+        options: dict[str, Any] = {}
+        if lengths is not None:
+            options["packed"] = attention.Packed.of(lengths, input_ids.device)
+            # transformers looks for packed sequences itself where no mask is given, and waits for the device.
+            attention_mask = input_ids.new_empty((1, 1, 0, 0), dtype=torch.bool)
         plain = attention_mask is None and past_key_values is None and position_ids is not None
         if plain and self._own_mask and packed is None:
             packed = bool((position_ids[:, 1:] == 0).any())
@@ -134,6 +146,7 @@ class MultimodalLM(nn.Module):
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=past_key_values is not None,
+            **options,
         ).last_hidden_state
 
     def head(self) -> tuple[Tensor, Tensor]:

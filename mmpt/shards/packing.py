@@ -9,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
+import numpy as np
+
 from mmpt.store.errors import UserError
 
 
@@ -42,6 +44,22 @@ def pack(lengths: Sequence[int], row_len: int) -> list[list[int]]:
         rows[row].append(index)
         insort(free, (left - length, row))
     return rows
+
+
+def stream_order(position_ids: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Packed rows [B, L] as one stream without padding, the longest sequence first, equals in their order.
+
+    position_ids: 0 where a sequence begins. real: which tokens are not padding.
+
+    Returns:
+        (int64 [N], for each token of the stream its place in the flattened rows; the sequences' lengths)
+    """
+    places = np.flatnonzero(real)
+    starts = np.append(np.flatnonzero(position_ids.ravel()[places] == 0), len(places))
+    lengths = np.diff(starts)
+    order = np.argsort(-lengths, kind="stable")
+    pieces = [places[starts[i] : starts[i + 1]] for i in order]
+    return np.concatenate(pieces), tuple(lengths[order].tolist())
 
 
 def require_fit(longest: int, row_len: int) -> None:

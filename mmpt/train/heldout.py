@@ -12,7 +12,7 @@ from mmpt.model.multimodal import MultimodalLM
 from mmpt.ops import linear_cross_entropy
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.loader import lay_out
-from mmpt.shards.packing import pack
+from mmpt.shards.packing import pack, stream_order
 from mmpt.tokens.formats import SLOTS
 from mmpt.tokens.space import TokenSpace
 from mmpt.train.objective import targets_of
@@ -60,14 +60,15 @@ def item_losses(
     at_once = max(1, TOKENS_AT_ONCE // row_len)
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
-        inputs, labels, positions, task, slot = lay_out(
-            part, sequences, [0] * len(sequences), row_len, space.special("pad_mm")
-        )
-        item = _items(part, sequences, row_len)
+        arrays = lay_out(part, sequences, [0] * len(sequences), row_len, space.special("pad_mm"))
+        item, lengths = _items(part, sequences, row_len), None
+        if model.packs:
+            places, lengths = stream_order(arrays[2], item >= 0)
+            *arrays, item = (array.ravel()[places][None] for array in (*arrays, item))
+        inputs, labels, positions, task, slot = arrays
         targets = targets_of(labels, task, slot, model.device)
-        hidden = model.hidden(
-            torch.from_numpy(inputs).to(model.device), torch.from_numpy(positions).to(model.device)
-        )
+        ids, where = (torch.from_numpy(array).to(model.device) for array in (inputs, positions))
+        hidden = model.hidden(ids, where, lengths=lengths)
         owner = item[labels != -100]
         for which, (nll, kept) in enumerate(_both(model, hidden.flatten(0, 1)[targets.at], targets)):
             np.add.at(sums[which], owner[kept], nll[kept])

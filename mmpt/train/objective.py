@@ -19,6 +19,7 @@ from mmpt.ops import linear_cross_entropy
 from mmpt.shards.counter_rng import stream
 from mmpt.shards.loader import Batch
 from mmpt.shards.mixture import KINDS
+from mmpt.shards.packing import stream_order
 from mmpt.tokens.formats import IGNORE, SLOTS
 from mmpt.tokens.space import TokenSpace
 from mmpt.train.settings import TrainSettings
@@ -111,6 +112,8 @@ def targets_of(labels: np.ndarray, task: np.ndarray, slot: np.ndarray, device: t
 class MicroBatch:
     """Rows that go through the model at once, on the host, as in `Batch`: input_ids, position_ids, labels
     int64 [R, L]; task, slot int8 [R, L].
+
+    lengths: None, or R is 1 and these sequences fill it: the rows' tokens as a stream without padding.
     """
 
     input_ids: np.ndarray
@@ -118,6 +121,13 @@ class MicroBatch:
     labels: np.ndarray
     task: np.ndarray
     slot: np.ndarray
+    lengths: tuple[int, ...] | None = None
+
+    def stream(self) -> MicroBatch:
+        """The same sequences without padding."""
+        places, lengths = stream_order(self.position_ids, self.task >= 0)
+        arrays = (self.input_ids, self.position_ids, self.labels, self.task, self.slot)
+        return MicroBatch(*(array.ravel()[places][None] for array in arrays), lengths)
 
 
 def micro_batches(batch: Batch, rows: int) -> list[MicroBatch]:
@@ -217,13 +227,14 @@ def backward(
     total = Tally.zero(model.space, device)
     micro = micro_batches(batch, settings.micro_rows)
     for index in range(len(micro)) if turns is None else turns:
-        one = micro[index]
+        one = micro[index].stream() if model.packs else micro[index]
         targets = targets_of(one.labels, one.task, one.slot, device)
         with dropout_of(settings.seed, step, index, device):
             hidden = model.hidden(
                 torch.from_numpy(one.input_ids).to(device),
                 torch.from_numpy(one.position_ids).to(device),
                 packed=True,
+                lengths=one.lengths,
             )
             loss, tally = loss_of(model, hidden, targets, weights, settings, ranges)
             loss.backward()

@@ -1,10 +1,11 @@
 """Packing loses nothing, overfills nothing, and wastes little."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpt.shards.packing import pack
+from mmpt.shards.packing import pack, stream_order
 from mmpt.store.errors import UserError
 
 lengths = st.lists(st.integers(1, 64), max_size=60)
@@ -46,3 +47,24 @@ def test_a_sequence_longer_than_a_row_is_refused_with_the_length_that_works():
 
 def test_no_sequences_need_no_rows():
     assert pack([], 10) == []
+
+
+@given(lengths.filter(len), st.integers(64, 200))
+def test_a_stream_holds_every_sequence_whole_and_equal_lengths_side_by_side(sizes, row_len):
+    rows = pack(sizes, row_len)
+    shape = (len(rows), row_len)
+    positions, owner = np.zeros(shape, np.int64), np.full(shape, -1)
+    for row, members in enumerate(rows):
+        start = 0
+        for index in members:
+            positions[row, start : start + sizes[index]] = np.arange(sizes[index])
+            owner[row, start : start + sizes[index]] = index
+            start += sizes[index]
+        positions[row, start:] = np.arange(row_len - start)
+    places, found = stream_order(positions, owner >= 0)
+    assert list(found) == sorted(sizes, reverse=True)
+    ends = np.cumsum(found)
+    pieces = [owner.ravel()[places[end - n : end]] for end, n in zip(ends, found)]
+    assert all(len(set(piece)) == 1 and sizes[piece[0]] == len(piece) for piece in pieces)
+    assert sorted(piece[0] for piece in pieces) == list(range(len(sizes)))
+    assert (positions.ravel()[places] == np.concatenate([np.arange(n) for n in found])).all()

@@ -58,6 +58,19 @@ def test_it_is_the_sum_of_task_means_of_separate_sequences(model):
         assert ours.nll[i].sum() == pytest.approx(float(sums[kind].detach()), rel=1e-5)
 
 
+def test_rows_with_padding_give_what_the_stream_gives(model):
+    batch = small_loader(model.space, 4).batch(1)
+    assert model.packs
+    objective, sums = read(model, batch, small_settings(4))
+    expected = gradients(model)
+    model.zero_grad()
+    model.packs = False  # as for a model with another attention
+    rows, same = read(model, batch, small_settings(4))
+    assert rows == pytest.approx(objective, rel=1e-5) and (sums.count == same.count).all()
+    for key, grad in gradients(model).items():
+        torch.testing.assert_close(grad, expected[key], rtol=1e-3, atol=2e-6)
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_accumulated_micro_batches_give_the_whole_batchs_gradient(model, rows):
     batch = small_loader(model.space, 4).batch(1)
