@@ -13,7 +13,6 @@ writes results/scale-<chip>-<date>.json.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil

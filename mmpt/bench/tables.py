@@ -129,7 +129,32 @@ def _noticed(one: dict[str, Any]) -> str:
     return f"{len(one['ran'])}{'' if one.get('healed', True) else ', still spoilt'}"
 
 
-TABLES: dict[str, Callable[[], str]] = {"loss": loss, "draw": draw, "support": support, "build": build, "noticed": noticed}
+def scale() -> str:
+    """Seconds and peak memory by number of records; beside validation, what jsonschema alone would take."""
+    result = newest("scale")
+    by = {(one["curve"], one["records"]): one for one in result["points"]}
+    sizes = sorted({n for _, n in by})
+    lines = [f"{result['chip']}, one core, {result['date']}; seconds, and peak memory at the two largest.", ""]
+    lines.append(_row(["records", *(f"{n:,}" for n in sizes), *(f"MiB at {n:,}" for n in sizes[-2:])]))
+    lines.append(_row(["---"] * (len(sizes) + 3)))
+    for curve, says in result["says"].items():
+        points = {n: by[curve, n] for n in sizes if (curve, n) in by}
+        if points:
+            last = points[max(points)]
+            alone = last.get("jsonschema_us_a_record", 0) * last["records"] / 1e6
+            label = f"{says} (jsonschema: {_seconds(alone)})" if alone else says
+            cells = [_seconds(points[n]["seconds"]) if n in points else "" for n in sizes]
+            cells += [_memory(points[n]) if n in points else "" for n in sizes[-2:]]
+            lines.append(_row([label, *cells]))
+    return "\n".join(lines)
+
+
+def _memory(one: dict[str, Any]) -> str:
+    """Where files are mapped, without the pages that the system takes back when it needs them."""
+    return f"{one.get('anonymous_mib', one['peak_mib']):.0f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {"loss": loss, "draw": draw, "support": support, "build": build, "noticed": noticed, "scale": scale}
 
 
 def drawn(text: str) -> str:

@@ -15,6 +15,7 @@ SUBJECTS = {
     "ops": "loss and sampling against torch, cut-cross-entropy, Liger, QuACK, XGrammar and FlashInfer",
     "support": "which softmax learns faster a token: over the whole vocabulary, or over the allowed range",
     "build": "a run with nothing to do, against DVC and Snakemake",
+    "scale": "time and memory against the number of records, a thousand to a million",
     "tokenise": "sounds and pictures a second, batched against one at a time",
 }
 

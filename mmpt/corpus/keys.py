@@ -30,9 +30,10 @@ class Keys:
         keys = np.frombuffer(self._data, np.uint64).reshape(-1, 2)
         order = np.lexsort((keys[:, 1], keys[:, 0])).astype(np.int32)
         starts = np.zeros(len(keys), bool)
-        if len(keys):
-            starts[0] = True
-            starts[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+        starts[:1] = True
+        for half in range(2):  # one half at a time: a copy of all keys in order would be the largest thing here
+            ordered = keys[order, half]
+            starts[1:] |= ordered[1:] != ordered[:-1]
         numbers = np.empty(len(keys), np.int32)
         numbers[order] = np.cumsum(starts, dtype=np.int32) - 1
         return numbers, int(starts.sum())
