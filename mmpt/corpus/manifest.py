@@ -90,9 +90,10 @@ def s1_metrics(
     modalities: Sequence[str],
     sources: Sequence[Mapping[str, Any]],
 ) -> list[Metric]:
-    """What gate S1 asks: problems by kind over all that was read, good records by modality, source and
-    licence, and which of the profile's sources gave none.
+    """What gate S1 asks: problems by kind over all that was read, the share of each source that was left
+    out,    good records by modality, source and licence, and which of the profile's sources gave none.
     """
+    problems = list(problems)
     kinds = Counter(METRICS[problem["kind"]] for problem in problems)
     read = len(records) + sum(kinds.values())
     metrics = [
@@ -103,6 +104,10 @@ def s1_metrics(
         "records_by_source": Counter(r["source"] for r in records),
         "records_by_licence": Counter(r["license"] for r in records),
     }
+    lost = _losses(records, problems, sources)
+    metrics += [Metric("lost_by_source", share, n, "share", "lower", slice=name) for name, (share, n) in lost.items()]
+    worst = max(lost.values(), default=(0.0, read))
+    metrics.append(Metric("lost_share", *worst, "share", "lower"))
     silent = [one for one in sources if not any(_is_from(record, one) for record in records)]
     metrics.append(Metric("sources_without_records", len(silent), len(sources), "sources", "lower"))
     for name, counter in counts.items():
@@ -110,6 +115,18 @@ def s1_metrics(
             Metric(name, n, read, "records", "higher", slice=part) for part, n in sorted(counter.items())
         ]
     return metrics
+
+
+def _losses(
+    records: Sequence[Mapping[str, Any]],
+    problems: Sequence[Mapping[str, Any]],
+    sources: Sequence[Mapping[str, Any]],
+) -> dict[str, tuple[float, int]]:
+    """Name of each source of the profile that has any record -> (share left out, records it has)."""
+    lost = {one["name"]: sum(p["source"] == one["name"] for p in problems) for one in sources}
+    kept = {one["name"]: sum(_is_from(record, one) for record in records) for one in sources}
+    both = {name: lost[name] + kept[name] for name in lost}
+    return {name: (lost[name] / n, n) for name, n in both.items() if n}
 
 
 def _is_from(record: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
