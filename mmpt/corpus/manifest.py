@@ -113,30 +113,45 @@ def s1_metrics(
     modalities: Sequence[str],
     sources: Sequence[Mapping[str, Any]],
 ) -> list[Metric]:
-    """What gate S1 asks: problems by kind over all that was read, good records by modality, source and
-    licence, and which of the profile's sources gave none. Both are gone over once.
+    """What gate S1 asks: problems by kind over all that was read, the share of each of the profile's sources
+    that was left out, good records by modality, source and licence, and which of those sources gave none.
+    Both are gone over once.
     """
-    kinds = Counter(METRICS[problem["kind"]] for problem in problems)
+    kinds: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for problem in problems:
+        kinds[METRICS[problem["kind"]]] += 1
+        lost[problem["source"]] += 1
     by = {name: Counter() for name in ("records", "records_by_source", "records_by_licence")}
-    silent, good = list(sources), 0
+    kept: Counter[str] = Counter()
+    good = 0
     for record in records:
         good += 1
         by["records"][record["modality"]] += 1
         by["records_by_source"][record["source"]] += 1
         by["records_by_licence"][record["license"]] += 1
-        if silent:
-            silent = [one for one in silent if not _is_from(record, one)]
+        kept.update(one["name"] for one in sources if _is_from(record, one))
     by["records"] = Counter({modality: by["records"][modality] for modality in modalities})
     read = good + sum(kinds.values())
     metrics = [
         Metric(name, kinds[name], read, "records", "lower") for name in dict.fromkeys(METRICS.values())
     ]
-    metrics.append(Metric("sources_without_records", len(silent), len(sources), "sources", "lower"))
+    metrics += _lost_shares(lost, kept, [one["name"] for one in sources], read)
+    silent = sum(not kept[one["name"]] for one in sources)
+    metrics.append(Metric("sources_without_records", silent, len(sources), "sources", "lower"))
     for name, counter in by.items():
         metrics += [
             Metric(name, n, read, "records", "higher", slice=part) for part, n in sorted(counter.items())
         ]
     return metrics
+
+
+def _lost_shares(lost: Counter[str], kept: Counter[str], sources: Sequence[str], read: int) -> list[Metric]:
+    """The share left out of each source that has any record, and the largest of them."""
+    have = {name: lost[name] + kept[name] for name in sources if lost[name] + kept[name]}
+    shares = {name: (lost[name] / n, n) for name, n in have.items()}
+    parts = [Metric("lost_by_source", *found, "share", "lower", slice=name) for name, found in shares.items()]
+    return [*parts, Metric("lost_share", *max(shares.values(), default=(0.0, read)), "share", "lower")]
 
 
 def _is_from(record: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
