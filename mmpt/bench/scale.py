@@ -66,7 +66,7 @@ def _context(folder: Path, name: str) -> Any:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
     profile = SliceView(PROFILE, tuple(PROFILE), name)
-    stages = ("corpus", "manifest", "split", "token_space", "shards")
+    stages = ("corpus", "manifest", "split", "codecs", "token_space", "shards")
     return StageContext(name, profile, {one: folder / one for one in stages}, out, work, {"made": folder / "media"})
 
 

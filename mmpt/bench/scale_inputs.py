@@ -4,7 +4,8 @@
                 and decoded, but files repeat
     manifest    n records, every second one a sound; five captions a recording, one picture in fifty stored twice under
                 another origin, one origin in ten an official test item
-    token_space a byte-level BPE of 2,000 ids, trained on a thousand captions
+    token_space a byte-level BPE of 2,000 ids, trained on a thousand captions; and codecs, folders that say that there
+                are codecs (FreeCodec stands for them)
     long        a thousand records of n / 10 tokens each, in ten shards
     project     a doit project of one stage that writes n shard records, or n files
 
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.bench.build_graphs import DODO
+from mmpt.store.canonical import write_json
 from mmpt.store.jsonl import write_jsonl
 
 REPO = Path(__file__).resolve().parents[2]
@@ -171,10 +173,13 @@ def make_shard_records(folder: Path, n: int) -> None:
 
 
 def make_token_space(folder: Path, n: int) -> None:
-    """folder/token_space, whatever n is."""
+    """folder/token_space and folder/codecs, whatever n is."""
+    from mmpt.codecs.registry import FILE_NAME
     from mmpt.shards.token_space import train_tokenizer
     from mmpt.tokens.space import build_token_space
 
+    for modality in ("audio", "image"):
+        write_json(folder / "codecs" / modality / FILE_NAME, {})
     train_tokenizer([caption(index) for index in range(1000)], 2000, folder / "token_space" / "tokenizer")
     audio, image = {"n_codebooks": CODEBOOKS, "codebook_size": CODEBOOK}, {"codebook_size": IMAGE_CODES}
     build_token_space(

@@ -148,6 +148,11 @@ def test_lines_are_counted_and_read_again(tmp_path):
     assert count_lines(path) == 7 and [*JsonLines(path)] == [*JsonLines(path)] == read_jsonl(path)
     write_jsonl(path, ({**row, "again": True} for row in JsonLines(path)))
     assert count_lines(path) == 7 and all(row["again"] for row in read_jsonl(path))
+    path.open("a").write("not JSON\n")
+    rows = iter(JsonLines(path))
+    assert [next(rows)["n"] for _ in range(7)] == list(range(7))  # read as they are asked for
+    with pytest.raises(UserError, match="x.jsonl:8: not JSON"):
+        next(rows)
     with pytest.raises(UserError, match="no such file"):
         count_lines(tmp_path / "y.jsonl")
 
