@@ -22,6 +22,7 @@ from mmpt.generate.slots import Item, Shape, Slots
 from mmpt.tokens.grammar import Grammar
 
 LOOK_EVERY = 8
+ALIGNED = 16  # columns of a cache row come in multiples of it: attention kernels like their mask so
 
 
 @dataclass(frozen=True)
@@ -188,11 +189,11 @@ def _order(items: Sequence[Item]) -> list[int]:
 
 
 def _shape(items: Sequence[Item], batch_size: int) -> Shape:
-    steps = max(item.grammar.max_len for item in items)
+    steps, columns = max(item.grammar.max_len for item in items), max(item.length for item in items)
     return Shape(
         slots=min(batch_size, len(items)),
         rows_each=len(items[0].prompts),
-        columns=max(item.length for item in items),
+        columns=-(-columns // ALIGNED) * ALIGNED,
         steps=steps,
         widest=max(item.widest for item in items),
         kept=most_measured(steps) if any(item.measure for item in items) else 0,

@@ -44,8 +44,7 @@ def mean_mass(hidden: Tensor, head, grammar: Grammar, decoded: int) -> float:
     """
     at = measured(grammar.max_len)
     at = at[at < decoded]
-    extra = np.where(grammar.end_allowed[at], grammar.end_id, -1)
-    bounds = [torch.as_tensor(x, device=hidden.device) for x in (grammar.lo[at], grammar.hi[at], extra)]
+    bounds = grammar.lo[at], grammar.hi[at], np.where(grammar.end_allowed[at], grammar.end_id, -1)
     parts = [
         allowed_mass(hidden[: len(at)][part], head, *(bound[part] for bound in bounds))
         for part in (slice(i, i + TOGETHER) for i in range(0, len(at), TOGETHER))
@@ -53,13 +52,17 @@ def mean_mass(hidden: Tensor, head, grammar: Grammar, decoded: int) -> float:
     return float(torch.cat(parts).mean())
 
 
-def allowed_mass(hidden: Tensor, head, lo: Tensor, hi: Tensor, extra: Tensor) -> Tensor:
+def allowed_mass(hidden: Tensor, head, lo: np.ndarray, hi: np.ndarray, extra: np.ndarray) -> Tensor:
     """Probability `[B]` (float64) of `[lo, hi)` and `extra` (-1: none) under the softmax over all columns.
 
-    `hidden` [B, H]; `head` the pair (base rows [V0, H], new rows [T, H] or None).
+    `hidden` [B, H]; `head` the pair (base rows [V0, H], new rows [T, H] or None); bounds int [B].
     """
     logits = torch.cat([(hidden.to(w.dtype) @ w.T).float() for w in head if w is not None], dim=1)
-    column = torch.arange(logits.shape[1], device=logits.device)
-    allowed = (column >= lo[:, None]) & (column < hi[:, None]) | (column == extra[:, None])
-    inside = logits.masked_fill(~allowed, -torch.inf).logsumexp(1)
+    inside = logits.new_empty(len(logits))
+    for first, last in set(zip(lo.tolist(), hi.tolist(), strict=True)):
+        rows = torch.as_tensor(np.flatnonzero((lo == first) & (hi == last)), device=logits.device)
+        inside[rows] = logits[rows, first:last].logsumexp(1)
+    apart = np.flatnonzero((extra >= 0) & ((extra < lo) | (extra >= hi)))
+    rows, ids = (torch.as_tensor(x, device=logits.device) for x in (apart, extra[apart]))
+    inside[rows] = torch.logaddexp(inside[rows], logits[rows, ids])
     return (inside - logits.logsumexp(1)).double().exp()
