@@ -108,7 +108,6 @@ class Slots:
             (self.top_p, [item.top_p for item in of]),
         ):
             buffer[index] = self._put(values, buffer.dtype)
-        self.out[index] = self.end[index][:, None]  # what follows an end is never written
         self._prefill(
             [(slot + k * self.shape.slots, prompt) for slot, i in items.items() for k, prompt in enumerate(i.prompts)]
         )
@@ -170,7 +169,7 @@ class Slots:
         return (self.step_at >= self.length).tolist()
 
     def take(self, slots: Sequence[int]) -> np.ndarray:
-        """What was drawn in `slots`, int64 [n, steps + 1], filled up with their end tokens. Waits for the device."""
+        """What was drawn in `slots`, int64 [n, steps + 1], up to an end token or the length. Waits for the device."""
         return self.out[self._put(slots)].cpu().numpy()
 
     def _put(self, values, dtype: torch.dtype = torch.int64) -> Tensor:
