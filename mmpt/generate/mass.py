@@ -1,8 +1,9 @@
-"""How much probability the model itself gives to what the grammar allows, measured at a fixed sample of positions.
+"""How much probability the model itself gives to what the grammar allows, measured at a fixed sample of
+positions.
 
-Measuring multiplies the whole head, which with 164,021 ids costs far more than decoding does. So the hidden states of at
-most about `POSITIONS` positions an output are kept, and multiplied when it is finished. Which positions depends on the
-output's longest length alone: neither batch nor device changes the number.
+Measuring multiplies the whole head, which with 164,021 ids costs far more than decoding does. So the hidden
+states of at most about `POSITIONS` positions an output are kept, and multiplied when it is finished. Which
+positions depends on the output's longest length alone: neither batch nor device changes the number.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from mmpt.tokens.grammar import Grammar
 
 POSITIONS = 32
 GOLDEN = (5**0.5 - 1) / 2
-TOGETHER = 64  # hidden states that are multiplied at once: 64 x 164,021 fp32 logits are 42 MB
 
 
 def measured(steps: int) -> np.ndarray:
     """Positions of an output of up to `steps` that are measured, ascending, the first always among them.
 
-    All of them up to POSITIONS; of longer ones those p whose p * golden ratio, modulo 1, is below a threshold. They lie
-    evenly and keep no step with any period, so every codebook of a frame gets its share.
+    All of them up to POSITIONS; of longer ones those p whose p * golden ratio, modulo 1, is below a
+    threshold. They lie evenly and keep no step with any period, so every codebook of a frame gets its
+    share.
     """
     p = np.arange(steps)
     return p[(p * GOLDEN) % 1.0 < min(1.0, POSITIONS / steps)] if steps > POSITIONS else p
@@ -45,11 +46,7 @@ def mean_mass(hidden: Tensor, head, grammar: Grammar, decoded: int) -> float:
     at = measured(grammar.max_len)
     at = at[at < decoded]
     bounds = grammar.lo[at], grammar.hi[at], np.where(grammar.end_allowed[at], grammar.end_id, -1)
-    parts = [
-        allowed_mass(hidden[: len(at)][part], head, *(bound[part] for bound in bounds))
-        for part in (slice(i, i + TOGETHER) for i in range(0, len(at), TOGETHER))
-    ]
-    return float(torch.cat(parts).mean())
+    return float(allowed_mass(hidden[: len(at)], head, *bounds).mean())
 
 
 def allowed_mass(hidden: Tensor, head, lo: np.ndarray, hi: np.ndarray, extra: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""Slots that are filled again: the same ids as one at a time, nothing of a slot's last owner, a step that is static."""
+"""Slots filled again: the ids of one at a time, nothing of a slot's last owner, a step that is static."""
 
 import copy
 
@@ -22,7 +22,7 @@ def ids_of(outputs):
 
 @pytest.fixture(scope="module")
 def mixed(space, items):
-    """Prompts, grammars and keyword columns of all tasks, exact and learned lengths, two of them without rules."""
+    """Prompts, grammars, keyword columns: all tasks, exact and learned lengths, two of them without rules."""
     prompts, grammars = [], []
     for task in TASKS:
         p, g = items(task)
@@ -42,7 +42,10 @@ def mixed(space, items):
 def run(model, mixed, places=None, **options):
     prompts, grammars, how = mixed
     places = range(len(prompts)) if places is None else places
-    take = lambda column: [column[i] for i in places]  # noqa: E731
+
+    def take(column):
+        return [column[i] for i in places]
+
     columns = {name: take(column) for name, column in how.items()}
     if "empty_prompts" in options:
         options["empty_prompts"] = take(options["empty_prompts"])
@@ -78,7 +81,13 @@ def test_a_draws_noise_is_of_its_seed_and_payload_position(model, mixed):
             lo, hi, extra = rules.at(position)
             column = {name: how[name][i] for name in ("temperature", "top_k", "top_p")}
             drawn = sample_logits(
-                logits[position][None], lo, hi, extra_id=extra, seed=how["seeds"][i], offset=position, **column
+                logits[position][None],
+                lo,
+                hi,
+                extra_id=extra,
+                seed=how["seeds"][i],
+                offset=position,
+                **column,
             )
             assert int(drawn) == wanted
 
@@ -96,7 +105,7 @@ def test_a_finished_output_makes_room_before_the_others_are_done(model, space, i
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_slots_last_owner_is_forgotten(model, mixed, monkeypatch, when):
-    """NaN in all of a row before it is filled again, or huge numbers in what is not written yet: nothing changes."""
+    """NaN in a row before it is filled again, or huge numbers in what is not written yet change nothing."""
     expected = ids_of(run(model, mixed, batch_size=3))
     admit, poisoned = Slots.admit, []
 
@@ -130,11 +139,11 @@ def test_exact_lengths_never_ask_the_device_who_has_ended(model, items, monkeypa
     generate(model, prompts, grammars, batch_size=2)
 
 
-# ---- the step is static: what a captured graph needs ----------------------------------------------------------
+# ---- the step is static: what a captured graph needs -----------------------------------------------------------------------------------------
 
 
 class NoReading(TorchDispatchMode):
-    """Refuses what brings a value to the host or makes a shape of one; keeps every result's operation and shape."""
+    """Refuses what reads a value or makes a shape of one; keeps every result's operation and shape."""
 
     forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "item", "is_nonzero", "equal")
 
@@ -153,7 +162,9 @@ class NoReading(TorchDispatchMode):
 def filled(model, mixed, guided=False):
     prompts, grammars, how = mixed
     pairs = [(p, p[-2:]) if guided else (p,) for p in prompts]
-    rows = zip(pairs, grammars, *(how[name] for name in ("temperature", "top_k", "top_p", "seeds")), strict=True)
+    rows = zip(
+        pairs, grammars, *(how[name] for name in ("temperature", "top_k", "top_p", "seeds")), strict=True
+    )
     all_items = [Item(*row, measure=True) for row in rows]
     shape = engine._shape(all_items, len(all_items))
     slots = Slots(model, shape, 2.0 if guided else 1.0)
@@ -205,7 +216,7 @@ def test_captured_steps_give_the_ids_of_plain_ones(model, space, mixed, monkeypa
     assert captured == ids_of(run(on_gpu, mixed, batch_size=4, **how))
 
 
-# ---- filling --------------------------------------------------------------------------------------------------
+# ---- filling ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_prompts_of_one_forward_are_alike_and_bounded():
