@@ -242,6 +242,25 @@ inline float fold(const fvec* parts) {
   return value[0];
 }
 
+#if MMPT_VECTOR_BYTES == 64
+// Of x and y, groups of 2 * Apart lanes each: the lower half of every group plus its upper half.
+template <int Apart>
+inline fvec halves(fvec x, fvec y) {
+  ivec low{};
+  for (int j = 0; j < kParts; ++j) low[j] = j / Apart * 2 * Apart + j % Apart;
+  return __builtin_shuffle(x, y, low) + __builtin_shuffle(x, y, low + Apart);
+}
+
+// fold() of 16 at once, in the same order of additions: parts[i] becomes lane i of out.
+inline void fold_all(const fvec* parts, float* out) {
+  fvec eight[8], four[4], two[2];
+  for (int i = 0; i < 8; ++i) eight[i] = halves<8>(parts[2 * i], parts[2 * i + 1]);
+  for (int i = 0; i < 4; ++i) four[i] = halves<4>(eight[2 * i], eight[2 * i + 1]);
+  for (int i = 0; i < 2; ++i) two[i] = halves<2>(four[2 * i], four[2 * i + 1]);
+  Simd<float>::store(out, halves<1>(two[0], two[1]));
+}
+#endif
+
 template <typename W, int WR, int XR>
 inline void dots_block(const W* w, int64_t ldw, const float* x, int64_t ldx, int64_t k, float* out, int64_t ldo) {
   fvec acc[WR][XR][kPartVectors] = {};
@@ -256,9 +275,16 @@ inline void dots_block(const W* w, int64_t ldw, const float* x, int64_t ldx, int
         for (int p = 0; p < kPartVectors; ++p) acc[i][b][p] += left[p] * right[b][p];
     }
   }
+  float sums[WR][XR];
+#if MMPT_VECTOR_BYTES == 64
+  if constexpr (WR * XR == kParts) fold_all(&acc[0][0][0], &sums[0][0]);
+  else
+#endif
+    for (int i = 0; i < WR; ++i)
+      for (int b = 0; b < XR; ++b) sums[i][b] = fold(acc[i][b]);
   for (int i = 0; i < WR; ++i)
     for (int b = 0; b < XR; ++b) {
-      float sum = fold(acc[i][b]);
+      float sum = sums[i][b];
       for (int64_t rest = at; rest < k; ++rest) sum = std::fma(as_float(w[i * ldw + rest]), x[b * ldx + rest], sum);
       out[b * ldo + i] = sum;
     }

@@ -13,9 +13,14 @@ from mmpt.store.canonical import write_json
 RESULTS = Path(__file__).parent / "results"
 
 
+def place(what: str, device: str) -> Path:
+    """The file of today's result on the chip of `device` ("cpu", "cuda")."""
+    chip = re.sub("[^a-z0-9]+", "-", machine.chip(device).lower()).strip("-")
+    return RESULTS / f"{what}-{chip}-{datetime.date.today().isoformat()}.json"
+
+
 def write(what: str, device: str, numbers: dict[str, Any]) -> Path:
-    """Write `numbers` with the chip of `device` ("cpu", "cuda") and today's date; returns the file."""
-    today, chip = datetime.date.today().isoformat(), machine.chip(device)
-    path = RESULTS / f"{what}-{re.sub('[^a-z0-9]+', '-', chip.lower()).strip('-')}-{today}.json"
-    write_json(path, {"chip": chip, "date": today, **numbers})
+    """Write `numbers` with the chip of `device` and today's date; returns the file."""
+    path = place(what, device)
+    write_json(path, {"chip": machine.chip(device), "date": datetime.date.today().isoformat(), **numbers})
     return path

@@ -154,7 +154,32 @@ def _memory(one: dict[str, Any]) -> str:
     return f"{one.get('anonymous_mib', one['peak_mib']):.0f}"
 
 
-TABLES: dict[str, Callable[[], str]] = {"loss": loss, "draw": draw, "support": support, "build": build, "noticed": noticed, "scale": scale}
+def generate() -> str:
+    """Median seconds a sequence of decoding, by task and dtype, and each peer's over ours."""
+    result = newest("generate-cpu")
+    setting, cases = result["setting"], result["cases"]
+    shape = f" Qwen3 of {setting['layers']} layers, H = {setting['hidden']}, 164,021 ids; seconds a sequence, greedy."
+    dtypes = {"float32": "fp32", "bfloat16": "bf16"}
+    head = [f"{one['task']}, {dtypes[one['dtype']]}: {one['items']} of {_lengths(one)} ids, batch {one['batch']}" for one in cases]
+    lines = [_head(result) + shape, "", _row(["", *head]), _row(["---"] * (len(head) + 1))]
+    for name in sorted({name: None for one in cases for name in one["peers"]}, key=lambda name: _most(cases, name)):
+        cells = [_cells(one["peers"][name], one["peers"]["mmpt"]) if name in one["peers"] else "" for one in cases]
+        lines.append(_row([f"**{name}**" if name == "mmpt" else name, *cells]))
+    return "\n".join(lines)
+
+
+def _lengths(case: dict[str, Any]) -> str:
+    return f"{case['shortest']}..{case['longest']}" if case["shortest"] < case["longest"] else str(case["longest"])
+
+
+def _most(cases: list[dict[str, Any]], name: str) -> float:
+    return max(one["peers"][name]["median"] / one["peers"]["mmpt"]["median"] for one in cases if name in one["peers"])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "loss": loss, "draw": draw, "generate": generate, "support": support,
+    "build": build, "noticed": noticed, "scale": scale,
+}  # fmt: skip
 
 
 def drawn(text: str) -> str:

@@ -100,7 +100,8 @@ def continuations(model, space: TokenSpace, tokenizer: Tokenizer, prompts: Seque
         min_len=CONTINUED,
         max_len=CONTINUED,
     )
-    outputs = generate(model, [np.asarray(ids) for ids in encoded], [free] * len(encoded))
+    given = [np.asarray(ids) for ids in encoded]
+    outputs = generate(model, given, [free] * len(encoded), measure_mass=False)
     return [
         Continued(text, tokenizer.decode(one.ids.tolist()))
         for text, one in zip(prompts, outputs, strict=True)

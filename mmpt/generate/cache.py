@@ -1,8 +1,8 @@
 """The key-value cache of one generation: rows of fixed memory, each written at a column of its own.
 
-A row is one sequence. Its columns are its positions: a prompt lies in columns 0.., every decoded id adds one, so a
-query at position p may see exactly columns 0..p of its row. Memory is taken once; addresses never change, so that a
-captured graph may use them.
+A row is one sequence. Its columns are its positions: a prompt lies in columns 0.., every decoded id adds
+one, so a query at position p may see exactly columns 0..p of its row. Memory is taken once; addresses never
+change, so that a captured graph may use them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class SlotLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Writes `[n, heads, q, head_dim]`; returns what their queries attend to.
 
-        Prompts see themselves alone, so they get back what they gave. A decoded id gets the first `width` columns.
+        Prompts see themselves alone, so they get back what they gave. A decoded id gets the first `width`
+        columns.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -52,7 +53,7 @@ class SlotLayer(CacheLayerMixin):
         if place.rows is not None:
             length = key_states.shape[-2]
             for memory, new in states:
-                # Nothing of the row's last owner stays: a mask alone would let its NaN through, 0 * NaN = NaN.
+                # Nothing of the row's last owner stays: a mask alone lets its NaN through, 0 * NaN = NaN.
                 memory[place.rows, :, length:] = 0
                 memory[place.rows, :, :length] = new
             return key_states, value_states
@@ -85,6 +86,6 @@ class SlotCache(Cache):
         return self
 
     def take_step(self, positions: Tensor, width: int) -> SlotCache:
-        """The next forward holds one id a row, at column `positions` [rows]; they see `width` columns at most."""
+        """The next forward holds one id a row, at column `positions` [rows]; they see `width` columns."""
         self.place.rows, self.place.positions, self.place.width = None, positions, width
         return self

@@ -1,10 +1,10 @@
 """The decoding engine: prompts and grammars in, ids out. It knows no tokenizer, codec or task.
 
-Outputs are decoded in slots (`mmpt.generate.slots`), all one id further a step, each at a position of its own. When one
-is finished, its slot takes the next that waits, so that none idles for the longest of a batch. At each position only
-the head rows the grammar allows are multiplied, so an id that does not belong there cannot come out. The host looks at
-most every `LOOK_EVERY` steps who has ended, and where lengths are exact it never waits for the device before an output
-is whole.
+Outputs are decoded in slots (`mmpt.generate.slots`), all one id further a step, each at a position of its
+own. When one is finished, its slot takes the next that waits, so that none idles for the longest of a
+batch. At each position only the head rows the grammar allows are multiplied, so an id that does not belong
+there cannot come out. The host looks at most every `LOOK_EVERY` steps who has ended, and where lengths are
+exact it never waits for the device before an output is whole.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mmpt.generate.slots import Item, Shape, Slots
 from mmpt.tokens.grammar import Grammar
 
 LOOK_EVERY = 8
+ALIGNED = 16  # columns of a cache row come in multiples of it: attention kernels like their mask so
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Generated:
     `ended`: the model put the end token where the grammar left it a choice, or the length was exact from the
     start.
     `legal_mass`: mean over the positions decoded, or over a fixed sample of them in a long output
-    (`mmpt.generate.mass`), of the probability which the softmax over the whole vocabulary gives to the allowed
-    ids (1.0 would mean the grammar had nothing to forbid).
+    (`mmpt.generate.mass`), of the probability which the softmax over the whole vocabulary gives to the
+    allowed ids (1.0 would mean the grammar had nothing to forbid).
     """
 
     ids: np.ndarray
@@ -57,13 +58,14 @@ def generate(
     """Decodes every prompt (int ids [P_i], up to and including the start token) under its grammar, in order.
 
     temperature (0: greedy), top_k, top_p: a number, or one an item. A sample is a function of (model, prompt,
-    grammar, temperature.., its seed): items are ordered for speed, and neither that nor `batch_size`, how many
-    are decoded at a time, changes what comes out, up to the rounding of a matrix product in another shape.
+    grammar, temperature.., its seed): items are ordered for speed, and neither that nor `batch_size`, how
+    many are decoded at a time, changes what comes out, up to the rounding of a matrix product in another
+    shape.
     guidance g follows empty + g * (prompt - empty); other than 1 it needs `empty_prompts` and doubles the
     batch. measure_mass: for `Generated.legal_mass`; else that is NaN. `model`: merge its adapter first
     (`MultimodalLM.merged`), or every step pays for it.
-    Raises ValueError on lists of unlike length, an empty prompt, and NaN logits: at once on a CPU, with the finished
-    output on CUDA.
+    Raises ValueError on lists of unlike length, an empty prompt, and NaN logits: at once on a CPU, with the
+    finished output on CUDA.
     """
     n, guided = len(prompts), guidance != 1.0
     columns = {
@@ -177,8 +179,8 @@ class _Living:
 
 
 def _order(items: Sequence[Item]) -> list[int]:
-    """Wide ranges apart from narrow ones, because a step reads a wide range's head rows for one slot as for all;
-    then long outputs first, so that short ones fill the slots at the end.
+    """Wide ranges apart from narrow ones, because a step reads a wide range's head rows for one slot as for
+    all; then long outputs first, so that short ones fill the slots at the end.
     """
 
     def key(i: int) -> tuple[int, ...]:
@@ -188,11 +190,11 @@ def _order(items: Sequence[Item]) -> list[int]:
 
 
 def _shape(items: Sequence[Item], batch_size: int) -> Shape:
-    steps = max(item.grammar.max_len for item in items)
+    steps, columns = max(item.grammar.max_len for item in items), max(item.length for item in items)
     return Shape(
         slots=min(batch_size, len(items)),
         rows_each=len(items[0].prompts),
-        columns=max(item.length for item in items),
+        columns=-(-columns // ALIGNED) * ALIGNED,
         steps=steps,
         widest=max(item.widest for item in items),
         kept=most_measured(steps) if any(item.measure for item in items) else 0,

@@ -1,8 +1,9 @@
-"""Runs a step by its width: on CUDA from a captured graph, so that a step costs one launch; elsewhere as it is.
+"""Runs a step by its width: on CUDA from a captured graph, so that a step costs one launch; elsewhere as it
+is.
 
-Graphs are of fixed shape, so attention there looks at a multiple of `WIDTHS` columns; masked ones weigh exactly 0. A
-width's first step runs uncaptured (it counts, and warms up what capturing may not: handles, workspaces); the second is
-captured, and from then on replayed.
+Graphs are of fixed shape, so attention there looks at a multiple of `WIDTHS` columns; masked ones weigh
+exactly 0. A width's first step runs uncaptured (it counts, and warms up what capturing may not: handles,
+workspaces); the second is captured, and from then on replayed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The device side of decoding: S slots of static buffers, and the step that moves every slot one id on.
 
-A slot holds one output being decoded; with guidance it has a second row, s + S, for the empty prompt. Everything the
-step needs lies in tensors whose addresses and shapes never change, so on CUDA the step is captured once and replayed;
-elsewhere the same function runs as it is. It reads nothing back: the host knows how far each slot may have come, and
-looks at `step` when it wants to know who has ended.
+A slot holds one output being decoded; with guidance it has a second row, s + S, for the empty prompt.
+Everything the step needs lies in tensors whose addresses and shapes never change, so on CUDA the step is
+captured once and replayed; elsewhere the same function runs as it is. It reads nothing back: the host knows
+how far each slot may have come, and looks at `step` when it wants to know who has ended.
 
     admit    prompt states (all but the last id) into the cache, the item's rules into the slot
     step     last id -> hidden state -> id allowed at the slot's own position -> last id
@@ -28,7 +28,7 @@ PREFILL_TOKENS = 16_384  # ids, padding counted, of one forward over prompts: bo
 
 @dataclass(frozen=True)
 class Item:
-    """One output to decode. `prompts`: int ids [P] each, up to and including the start token; two with guidance."""
+    """One output to decode. `prompts`: int ids [P], to the start token, and with guidance the empty one."""
 
     prompts: tuple[np.ndarray, ...]
     grammar: Grammar
@@ -51,8 +51,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the buffers: `slots`, rows a slot, columns a row, `steps` of the longest output, `widest` range,
-    hidden states `kept` an output (0: none).
+    """Sizes of the buffers: `slots`, rows a slot, columns a row, `steps` of the longest output, `widest`
+    range, hidden states `kept` an output (0: none).
     """
 
     slots: int
@@ -66,8 +66,9 @@ class Shape:
 class Slots:
     """Buffers of a generation by `model` (see `generate`), and what is done on them.
 
-    step [S] is the payload position to be decoded next; where it equals length [S] the slot is idle: it draws id 0 from
-    its one-id range into a column nobody reads, and stays where it is. guidance: see `generate`.
+    step [S] is the payload position to be decoded next; where it equals length [S] the slot is idle: it
+    draws id 0 from its one-id range into a column nobody reads, and stays where it is. guidance: see
+    `generate`.
     """
 
     def __init__(self, model, shape: Shape, guidance: float):
@@ -108,10 +109,8 @@ class Slots:
             (self.top_p, [item.top_p for item in of]),
         ):
             buffer[index] = self._put(values, buffer.dtype)
-        self.out[index] = self.end[index][:, None]  # what follows an end is never written
-        self._prefill(
-            [(slot + k * self.shape.slots, prompt) for slot, i in items.items() for k, prompt in enumerate(i.prompts)]
-        )
+        for k in range(self.shape.rows_each):
+            self._prefill([(slot + k * self.shape.slots, item.prompts[k]) for slot, item in items.items()])
 
     def _prefill(self, prompts: Sequence[tuple[int, np.ndarray]]) -> None:
         """States of all ids but the last, padded on the right, where no earlier id sees them."""
@@ -127,14 +126,14 @@ class Slots:
             self.positions[rows] = self._put([len(prompt) - 1 for _, prompt in group])
 
     def step(self, width: int) -> None:
-        """Decodes one id a slot. `width`: columns that attention looks at, at least each live row's position + 1."""
+        """Decodes one id a slot. `width`: columns attention sees, at least each live row's position + 1."""
         n, rows_each = self.shape.slots, self.shape.rows_each
         seen = self.columns[:width] <= self.positions[:, None]
-        bias = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill_(~seen, -torch.inf)
+        bias = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device)
         hidden = self.model.hidden(
             self.ids[:, None],
             self.positions[:, None],
-            attention_mask=bias[:, None, None, :],
+            attention_mask=bias.masked_fill_(~seen, -torch.inf)[:, None, None, :],
             past_key_values=self.cache.take_step(self.positions, width),
         )[:, -1]
         lo, hi, extra, keep = self.rules[self.every_slot, self.step_at].unbind(1)
@@ -170,7 +169,7 @@ class Slots:
         return (self.step_at >= self.length).tolist()
 
     def take(self, slots: Sequence[int]) -> np.ndarray:
-        """What was drawn in `slots`, int64 [n, steps + 1], filled up with their end tokens. Waits for the device."""
+        """What was drawn in `slots`, int64 [n, steps + 1], up to an end token or the length. Waits."""
         return self.out[self._put(slots)].cpu().numpy()
 
     def _put(self, values, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -189,7 +188,7 @@ def _rules(item: Item, kept: int) -> np.ndarray:
 
 
 def _alike(prompts: Sequence[tuple[int, np.ndarray]]) -> list[list[tuple[int, np.ndarray]]]:
-    """Groups for one forward each: at most PREFILL_TOKENS, none less than half as long as its group's longest."""
+    """Groups for one forward each: at most PREFILL_TOKENS, none under half as long as its group's longest."""
     groups: list[list[tuple[int, np.ndarray]]] = []
     for row, prompt in sorted(prompts, key=lambda one: -len(one[1])):
         longest = len(groups[-1][0][1]) if groups else 0

@@ -232,3 +232,17 @@ def test_compiled_equals_eager():
 def test_a_range_wider_than_max_range_is_named():
     with pytest.raises(ValueError, match="row 1 allows 9 ids, max_range is 8"):
         native.sample_logits(torch.zeros(2, 20), torch.tensor([0, 1]), torch.tensor([8, 10]), max_range=8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [32, 45])
+def test_a_logit_has_the_same_bits_in_any_batch(instruction_set, dtype, width):
+    """Rows of the head that differ in the last bits only: which is the largest hangs on the order of summation."""
+    torch.manual_seed(3)
+    hidden = torch.randn(23, width)
+    order = torch.stack([torch.randperm(width) for _ in range(300)])
+    row = torch.randn(width).to(dtype)
+    rows, hidden = row[order], hidden[:, :1].expand(-1, width)  # sums of the same terms in another order
+    together = sample_range(hidden, rows, None, 0, 300)
+    alone = torch.cat([sample_range(one[None], rows, None, 0, 300) for one in hidden])
+    assert torch.equal(together, alone) and len(set(together.tolist())) > 1

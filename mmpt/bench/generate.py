@@ -1,0 +1,165 @@
+"""Benchmark of decoding against transformers.generate: `doit bench generate [--device cuda] [--task t2a ..]`.
+
+A Qwen3 of random weights with the whole vocabulary of 164,021 ids decodes sounds (4 codebooks of 1,024, one length),
+pictures (32 ids of 8,192) and captions (151,669 ids and a learned end, more of them than a batch, so that their lengths
+differ). First all peers decode everything once: in fp32 their ids must be equal, in bf16, where transformers rounds its
+logits to 8 bits, it is counted how many outputs are. Then they follow one another in rounds; batch 1 decodes `--singles`
+sequences a round. A time is seconds a sequence. Cases that today's file already has are not run again, so a run that
+was cut short goes on. Prints a table a case and writes results/generate-<device>-<chip>-<date>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmpt.bench import machine, record
+from mmpt.bench.generate_peers import Ids, Models, Work, opened, peers, work
+from mmpt.store.canonical import read_json
+
+TASKS = ("t2a", "t2i", "a2t")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The model and how much is decoded: `items` sounds and pictures, `text_items` captions, `batch` at a time."""
+
+    hidden: int
+    layers: int
+    items: int
+    text_items: int
+    batch: int
+    frames: int
+    end_scale: float
+    rounds: int
+    singles: int
+    threads: int
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {
+            "hidden_size": self.hidden, "num_hidden_layers": self.layers, "num_attention_heads": self.hidden // 64,
+            "num_key_value_heads": max(1, self.hidden // 128), "head_dim": 64, "intermediate_size": 3 * self.hidden,
+            "tie_word_embeddings": False,
+        }  # fmt: skip
+
+
+def agree(models: Models, todo: Work, dtype: str, device: str, single: int) -> dict[str, Any]:
+    """How many outputs of each peer are ours. Raises RuntimeError where fp32 ids differ.
+
+    Peers of batch 1 decode the first `single` items.
+    """
+    expected: Ids = []
+    found: dict[str, Any] = {}
+    for name, peer in peers(device, dtype).items():
+        part = todo.part(range(single), 1) if name.endswith("batch 1") else todo
+        ids = peer(models, part)
+        expected = expected or ids
+        same = sum(a == b for a, b in zip(ids, expected, strict=False))
+        found[name] = {"same": same, "of": len(ids)}
+        if dtype == "float32" and same < len(ids):
+            raise RuntimeError(f"{todo.task}: {name} gives other ids than mmpt in {len(ids) - same} of {len(ids)} outputs")
+    lengths = [len(ids) for ids in expected]
+    return {"same_ids": found, "tokens": sum(lengths), "shortest": min(lengths), "longest": max(lengths)}
+
+
+def measure(models: Models, todo: Work, setting: Setting, dtype: str, device: str) -> dict[str, Any]:
+    """One case: seconds a sequence of every peer, a round."""
+    found = agree(models, todo, dtype, device, setting.singles)
+    times: dict[str, list[float]] = {name: [] for name in peers(device, dtype)}
+    for number in range(setting.rounds):
+        first = number * setting.singles
+        single = [(first + i) % len(todo.prompts) for i in range(setting.singles)]
+        for name, peer in peers(device, dtype).items():
+            part = todo.part(single, 1) if name.endswith("batch 1") else todo
+            machine.wait(device)
+            start = time.perf_counter()
+            peer(models, part)
+            machine.wait(device)
+            times[name].append((time.perf_counter() - start) / len(part.prompts))
+    rows = {
+        name: {
+            "median": machine.quantile(seconds, 0.5), "p10": machine.quantile(seconds, 0.1),
+            "p90": machine.quantile(seconds, 0.9), "runs": len(seconds),
+        }
+        for name, seconds in times.items()
+    }  # fmt: skip
+    return {"task": todo.task, "dtype": dtype, "items": len(todo.prompts), "batch": todo.batch, **found, "peers": rows}
+
+
+def title(case: dict[str, Any]) -> str:
+    lengths = f"{case['shortest']}..{case['longest']}" if case["shortest"] < case["longest"] else case["longest"]
+    return f"{case['task']} {case['dtype']}: {case['items']} outputs of {lengths} ids, {case['batch']} at a time"
+
+
+def table(case: dict[str, Any]) -> str:
+    """One case as text, fastest first, with each peer's time over ours."""
+    mine = case["peers"]["mmpt"]["median"]
+    lines = [title(case), f"  {'':44}{'a sequence':>12}{'p10':>12}{'p90':>12}{'x ours':>9}{'same ids':>10}"]
+    for name, one in sorted(case["peers"].items(), key=lambda item: item[1]["median"]):
+        cells = "".join(f"{one[key] * 1e3:>9.1f} ms" for key in ("median", "p10", "p90"))
+        same = case["same_ids"][name]
+        lines.append(f"  {name:44}{cells}{one['median'] / mine:>9.2f}{same['same']:>6}/{same['of']}")
+    return "\n".join(lines)
+
+
+def _so_far(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Cases of a file that was written with the same settings."""
+    old = read_json(path) if path.is_file() else {}
+    return old["cases"] if all(old.get(key) == value for key, value in about.items()) else []
+
+
+def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--items", type=int, default=16, help="sounds, and pictures")
+    parser.add_argument("--text-items", type=int, default=48)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--frames", type=int, default=16, help="of a sound: 4 ids each")
+    parser.add_argument("--end-scale", type=float, default=3.0, help="factor on the row that ends captions")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--singles", type=int, default=1, help="sequences a round at batch 1")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--again", action="store_true", help="run cases that today's file has, too")
+    given = parser.parse_args(words)
+    names = Setting.__dataclass_fields__
+    return given, Setting(**{name: value for name, value in vars(given).items() if name in names})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the cases, prints their tables, writes the results after each."""
+    given, setting = _setting(argv)
+    torch.set_num_threads(setting.threads)
+    device, what = given.device, f"generate-{given.device}"
+    about = {"device": device, "torch": torch.__version__, "setting": asdict(setting)}
+    path = record.place(what, device)
+    cases = [] if given.again else _so_far(path, about)
+    for dtype in given.dtype:
+        todo = [task for task in given.task if (task, dtype) not in {(c["task"], c["dtype"]) for c in cases}]
+        if not todo:
+            continue
+        with tempfile.TemporaryDirectory() as folder, opened(
+            setting.shape, getattr(torch, dtype), device, setting.end_scale, Path(folder)
+        ) as models:  # fmt: skip
+            for task in todo:
+                items = setting.text_items if task == "a2t" else setting.items
+                items = work(models.space, task, items, setting.frames, setting.batch)
+                cases.append(measure(models, items, setting, dtype, device))
+                print(table(cases[-1]), flush=True)
+                record.write(what, device, {"threads": setting.threads, **about, "cases": cases})
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
