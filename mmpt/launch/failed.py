@@ -1,0 +1,19 @@
+"""How a launch fails: in a worker's own words to the user, or because workers died."""
+
+from __future__ import annotations
+
+from mmpt.launch.reports import Reports
+from mmpt.store.errors import UserError
+
+
+class WorkersFailed(Exception):
+    """The workers did not come to their end; what they said lies in the log already."""
+
+
+def raise_refusal(reports: Reports) -> None:
+    """Raise the first worker's refusal as the UserError that it was; a full disk too, which restarts do not mend."""
+    for end in reports.ends():
+        if end.status == "refused":
+            raise UserError(end.text)
+        if end.status == "full":
+            raise WorkersFailed(end.text)

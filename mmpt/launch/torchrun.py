@@ -1,0 +1,69 @@
+"""Workers on this machine, started and watched by torchrun: a dead one has all of them started again.
+
+They live in the stage's process group, or die with who started them, so they end when the stage does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from mmpt.launch.failed import WorkersFailed, raise_refusal
+from mmpt.launch.job import WorkerJob
+from mmpt.launch.reports import Reports
+from mmpt.launch.worker import PATIENCE, WORKING
+from mmpt.store.lock import hold
+from mmpt.store.stage import StageContext
+
+LOOK_EVERY = 0.1  # seconds
+GRACE = 10.0  # seconds between asking torchrun to end and ending it
+
+
+def run(ctx: StageContext, job: WorkerJob) -> None:
+    """Run a job's workers to their end.
+
+    Raises:
+        UserError: of a worker, in its words.  WorkersFailed: they died more often than the profile allows.
+    """
+    reports = Reports(job.folder)
+    os.close(hold(job.folder / WORKING, PATIENCE))  # workers of a run that was killed may need a moment to be gone
+    reports.clear()
+    process = subprocess.Popen(_words(job), env={**os.environ, **job.environment()})
+    try:
+        while process.poll() is None:
+            ctx.progress(*reports.progress())
+            raise_refusal(reports)
+            time.sleep(LOOK_EVERY)
+    finally:
+        _end(process)
+    raise_refusal(reports)
+    if process.returncode != 0 or not reports.complete():
+        raise WorkersFailed(_said(reports, job.launcher.restarts))
+
+
+def _words(job: WorkerJob) -> list[str]:
+    return [
+        *(sys.executable, "-m", "mmpt.launch.agent", str(job.folder)),
+        *("--standalone", "--local-addr", "127.0.0.1"),
+        *("--nproc-per-node", str(job.launcher.processes or "gpu")),
+        *("--max-restarts", str(job.launcher.restarts)),
+        *("-m", "mmpt.launch.worker", str(job.write())),
+    ]
+
+
+def _said(reports: Reports, restarts: int) -> str:
+    broken = [f"rank {end.rank}: {end.text}" for end in reports.ends() if end.status != "ok"]
+    what = (broken or [reports.death() or "torchrun could not start the workers"])[0]
+    return f"{what}; given up after {restarts} restarts, what is done stays and doit goes on from there"
+
+
+def _end(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.terminate()  # torchrun passes it on
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
