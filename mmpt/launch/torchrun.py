@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from mmpt.launch.failed import WorkersFailed, raise_refusal
+from mmpt.launch.failed import GOES_ON, WorkersFailed, raise_failure, raise_refusal
 from mmpt.launch.job import WorkerJob
 from mmpt.launch.reports import Reports
 from mmpt.launch.worker import PATIENCE, WORKING
@@ -38,9 +38,10 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
             time.sleep(LOOK_EVERY)
     finally:
         _end(process)
-    raise_refusal(reports)
+    raise_failure(reports)
     if process.returncode != 0 or not reports.complete():
-        raise WorkersFailed(_said(reports, job.launcher.restarts))
+        lost = reports.death() or f"torchrun ended with code {process.returncode}"
+        raise WorkersFailed(f"{lost}, given up after {job.launcher.restarts} restarts; {GOES_ON}")
 
 
 def _words(job: WorkerJob) -> list[str]:
@@ -51,12 +52,6 @@ def _words(job: WorkerJob) -> list[str]:
         *("--max-restarts", str(job.launcher.restarts)),
         *("-m", "mmpt.launch.worker", str(job.write())),
     ]
-
-
-def _said(reports: Reports, restarts: int) -> str:
-    broken = [f"rank {end.rank}: {end.text}" for end in reports.ends() if end.status != "ok"]
-    what = (broken or [reports.death() or "torchrun could not start the workers"])[0]
-    return f"{what}; given up after {restarts} restarts, what is done stays and doit goes on from there"
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -31,10 +31,24 @@ from mmpt.store.errors import UserError
 
 
 def shards(ctx):
-    ctx.spread(part)
+    ctx.spread(part, each=Squares)
     part(ctx, 0, 1)
     pieces = range(ctx.profile["pieces.n"])
     write_json(ctx.out / "squares.json", [read_json(ctx.work / f"{piece}.json") for piece in pieces])
+
+
+class Squares:
+    def __init__(self, ctx):
+        self.ctx = ctx
+
+    @staticmethod
+    def pieces(ctx):
+        return [str(piece) for piece in range(ctx.profile["pieces.n"])]
+
+    def __call__(self, piece):
+        self.ctx.log(f"piece {piece} in process {os.getpid()}")
+        time.sleep(self.ctx.profile["pieces.seconds"])
+        write_json(self.ctx.work / f"{piece}.json", int(piece) ** 2)
 
 
 def part(ctx, rank, world):

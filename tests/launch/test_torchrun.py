@@ -39,7 +39,7 @@ def test_workers_that_keep_dying_are_given_up_with_what_took_them(spread):
     project.edit("smoke.yaml", "how: well", "how: die")
     outcome = project.doit("shards")
     assert outcome.code == 1 and "BROKE" in outcome.text
-    assert "rank 1 was killed by SIGKILL (out of memory?); given up after 1 restarts" in outcome.text
+    assert "rank 1 was killed by SIGKILL (out of memory?), given up after 1 restarts" in outcome.text
     assert "doit goes on from there" in outcome.text
     project.edit("smoke.yaml", "how: die", "how: well")
     assert project.doit("shards").code == BUILT
