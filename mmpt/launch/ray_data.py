@@ -18,6 +18,8 @@ from mmpt.launch.setting import failure, peak_memory_mib, prepare, resolve
 from mmpt.store.errors import UserError
 from mmpt.store.stage import StageContext
 
+# A build reports to nobody, and its log holds every line, as it was written.
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 OBJECT_STORE = 100 << 20  # bytes: only names of pieces pass through it
 
 
@@ -80,6 +82,8 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
 
 
 def _ray() -> Any:
+    for name, value in ENVIRONMENT.items():  # ray reads some of it when it is imported
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data
@@ -95,7 +99,6 @@ def _ray() -> Any:
 
 def _start(ray: Any, ctx: StageContext, job: WorkerJob) -> int:
     """Join or start the cluster; how many actors it shall run."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a build reports to nobody
     address, workers = os.environ.get("RAY_ADDRESS"), job.launcher.processes
     own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     if not address and workers:
