@@ -10,9 +10,11 @@ For Qwen3-8B in bf16 the layers are 13.9 GB / W a rank; embedding and head stay 
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mmpt.model.multimodal import MultimodalLM
@@ -41,7 +43,12 @@ def shard_base(model: MultimodalLM, ranks: Ranks, device: str) -> None:
 
 def sharded(model: MultimodalLM) -> bool:
     """Whether the base is split: then every forward and backward is one of all ranks together."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return isinstance(model.decoder, FSDPModule)
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those that are not split."""
+    return {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, DTensor)}
 
 
 def decoder_layers(model: MultimodalLM) -> nn.ModuleList:

@@ -25,7 +25,7 @@ from tests.model.tiny_model import LORA, small_space
 from tests.train.small_run import small_loader, small_settings
 
 STEPS = 50
-PATIENCE = 240  # seconds until a group that hangs is ended
+PATIENCE = 150  # seconds until a group that hangs is ended
 
 
 def model_of(root: Path, dropout: float = 0.1) -> MultimodalLM:
