@@ -51,7 +51,7 @@ class Ranks:
     def from_environment(cls) -> Iterator[Ranks]:
         """Join the processes that torchrun started, inside the block.
 
-        Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Choose the device (`own_device`) before.
+        Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The process has chosen its CUDA device before.
 
         Raises:
             UserError: not started by a launcher.
@@ -147,24 +147,6 @@ class Ranks:
 
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def own_device(kind: str) -> str:
-    """The device of this process for a run on `kind` ("cpu", "cuda"): a GPU of its own, by LOCAL_RANK.
-
-    Raises:
-        UserError: more processes on this machine than GPUs that it shows them.
-    """
-    if not kind.startswith("cuda"):
-        return kind
-    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    index = 0 if there == 1 and "SLURM_LOCALID" in os.environ else local  # Slurm may show each its own GPU alone
-    if index >= there:
-        raise UserError(
-            "more processes on this machine than GPUs", where="launcher.processes", found=f"process {local}, {there} GPUs"
-        )
-    torch.cuda.set_device(index)
-    return f"cuda:{index}"
 
 
 def bits(tensors: Mapping[str, Tensor]) -> str:
