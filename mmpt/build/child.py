@@ -7,39 +7,29 @@ It reports to the build through one pipe, a JSON object a message: {"progress": 
 from __future__ import annotations
 
 import contextlib
-import errno
-import importlib
 import json
 import os
-import resource
 import select
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mmpt.store.errors import FULL, Blocked, UserError
+from mmpt.launch import launch
+from mmpt.launch.failed import WorkersFailed
+from mmpt.launch.setting import Setting, failure, hook_of, peak_memory_mib, prepare, resolve
+from mmpt.store.errors import Blocked, UserError
+from mmpt.store.launcher import Launcher
 from mmpt.store.lock import hold
 from mmpt.store.stage import SliceView, StageContext
 
 DYING = 30.0  # seconds to wait for the processes of a killed run to be gone
 PROGRESS_EVERY = 0.1  # seconds between two progress messages
-
-
-@dataclass(frozen=True)
-class JobHook:
-    """A stage's on_save: its factory, and what the context that it is called with has."""
-
-    factory: str
-    stage: str
-    slice: tuple[str, ...]
-    inputs: dict[str, Path]
-    external: dict[str, Path]
 
 
 @dataclass(frozen=True)
@@ -62,8 +52,8 @@ class Job:
     threads: int
     device: str
     dtype: str
-    torch: bool
-    hook: JobHook | None = None
+    launcher: Launcher
+    setting: Setting
 
 
 def run_job(job: Job, pipe: Connection) -> None:
@@ -76,7 +66,7 @@ def run_job(job: Job, pipe: Connection) -> None:
     try:
         _log_to(job.log)
     except OSError as error:  # nothing runs that could not say what it did
-        _tell_end(pipe, *_failure(error), {})
+        _tell_end(pipe, *failure(error), {})
     else:
         _run_body(job, pipe)
     os.kill(watcher, signal.SIGKILL)
@@ -108,31 +98,21 @@ def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
             from mmpt.gating import load_policy, require
 
             require(job.root, job.needs, load_policy(job.policy, job.profile))
-        if job.torch:
-            _set_up_torch(job.threads, job.seed)
-        if "extension" in job.inputs:
-            from mmpt.ops import adopt
-
-            adopt(job.inputs["extension"])
-        if job.hook is not None:
-            context.on_save = _undisturbed(_resolve(job.hook.factory)(_hook_context(job, job.hook, context)))
-        _resolve(job.body)(context)
+        prepare(context, job.setting)
+        context.on_save = hook_of(context, job.setting.hook)
+        resolve(job.body)(context)
     except Blocked as error:
         return "blocked", str(error)
     except UserError as error:
         return "refused", str(error)
+    except WorkersFailed as error:  # what they said is in the log already
+        return failure(error)
     except BaseException as error:
         # The border: whatever a body raises is told to the build, with its traceback in the log.
         with contextlib.suppress(OSError):  # a full disk has no room for the traceback either
             traceback.print_exc()
-        return _failure(error)
+        return failure(error)
     return "ok", ""
-
-
-def _failure(error: BaseException) -> tuple[str, str]:
-    if disk_full(error):
-        return "full", f"the disk is full: {error}"
-    return "broke", f"{type(error).__name__}: {error}"
 
 
 def _flush() -> None:
@@ -142,23 +122,8 @@ def _flush() -> None:
             stream.flush()
 
 
-def disk_full(error: BaseException | None) -> bool:
-    """Whether an exception comes from a full disk; libraries wrap the errno in exceptions of their own."""
-    while error is not None:
-        if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def peak_memory_mib() -> float:
-    """Peak resident memory of this process, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
-
-
 def _context(job: Job, pipe: Connection) -> StageContext:
-    return StageContext(
+    context = StageContext(
         name=job.name,
         profile=SliceView(job.profile, job.slice, job.name),
         inputs=job.inputs,
@@ -171,37 +136,12 @@ def _context(job: Job, pipe: Connection) -> StageContext:
         dtype=job.dtype,
         on_progress=_progress(pipe),
         on_log=lambda line: print(line, flush=True),
+        launcher=job.launcher,
+        run_info={"launcher": {"kind": "local"}},
     )
-
-
-def _hook_context(job: Job, hook: JobHook, context: StageContext) -> StageContext:
-    return replace(
-        context,
-        name=hook.stage,
-        profile=SliceView(job.profile, hook.slice, hook.stage),
-        inputs=hook.inputs,
-        external=hook.external,
-        on_progress=lambda done, total, text: None,
-    )
-
-
-def _undisturbed(hook: Callable[[int, Path], None] | None) -> Callable[[int, Path], None] | None:
-    """The hook, leaving random states as they were: whether its cache is warm must not change a training."""
-    if hook is None:
-        return None
-    import random
-
-    import numpy
-    import torch
-
-    def look(step: int, checkpoint: Path) -> None:
-        ours, theirs = random.getstate(), numpy.random.get_state()
-        with torch.random.fork_rng():
-            hook(step, checkpoint)
-        random.setstate(ours)
-        numpy.random.set_state(theirs)
-
-    return look
+    if job.launcher.spreads:
+        context.on_spread = lambda part, each: launch(context, part, each, job.setting)
+    return context
 
 
 def _progress(pipe: Connection) -> Callable[[int, int, str], None]:
@@ -215,11 +155,6 @@ def _progress(pipe: Connection) -> Callable[[int, int, str], None]:
             pipe.send_bytes(json.dumps({"progress": [int(done), int(total), text]}).encode())
 
     return tell
-
-
-def _resolve(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
 
 
 def _watch_doit(pipe: Connection) -> int:
@@ -252,12 +187,3 @@ def _log_to(path: Path) -> None:
         os.dup2(source, target)
     os.close(log)
     os.close(nothing)
-
-
-def _set_up_torch(threads: int, seed: int) -> None:
-    import torch
-
-    torch.manual_seed(seed)  # its own first seed comes from the machine
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False

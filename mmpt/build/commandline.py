@@ -24,9 +24,9 @@ from typing import Any, NoReturn
 
 from doit.cmd_base import Command
 
-from mmpt.build.child import disk_full
 from mmpt.build.project import Project
 from mmpt.build.tasks import DEFAULT_PROFILE
+from mmpt.launch.setting import disk_full
 from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, MAY_NOT_WRITE, UserError
 from mmpt.store.lock import exclusive
 from mmpt.store.schema import nearest

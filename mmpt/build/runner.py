@@ -28,22 +28,18 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import mmpt
-from mmpt.build.child import Job, JobHook, disk_full, run_job
+from mmpt.build.child import Job, run_job
 from mmpt.build.declaration import Stage
 from mmpt.build.fingerprint import Definition, define, external, fingerprint, manifest_digest
 from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, adopt, machine, publish, sweep
 from mmpt.build.staleness import EDITED_WHILE_RUNNING
+from mmpt.launch.setting import Setting, StageHook, disk_full, process_environment
+from mmpt.profile import launcher_of
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 
 PRELOADED = ["torch", "transformers", "transformers.models.qwen3.modeling_qwen3", "peft"]
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
 LAST_LINES = 12  # of the log, shown when a stage breaks
 KEPT_LOGS = 4  # of earlier attempts at a stage, beside the log of the last one
 GRACE = 5.0  # seconds between asking a stage, and what it started, to end and ending it
@@ -147,16 +143,16 @@ def _job(project: Project, stage: Stage, attempt: Path, identity: str) -> Job:
         threads=project.runtime("threads"),
         device=project.runtime("device"),
         dtype=project.runtime("dtype"),
-        torch=stage.torch,
-        hook=_hook(project, stage),
+        launcher=launcher_of(project.profile.data, stage.name),
+        setting=Setting(stage.torch, _hook(project, stage)),
     )
 
 
-def _hook(project: Project, stage: Stage) -> JobHook | None:
+def _hook(project: Project, stage: Stage) -> StageHook | None:
     if stage.on_save is None:
         return None
     seen_as = project.stage(stage.on_save.stage)
-    return JobHook(
+    return StageHook(
         stage.on_save.factory,
         seen_as.name,
         seen_as.slice,
@@ -243,22 +239,10 @@ def _context(torch: bool) -> BaseContext:
     return multiprocessing.get_context("forkserver" if torch else "spawn")
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """Set before a child starts: libraries read them at import. Sets iterate by hash, hence the hash seed."""
-    return {
-        **{name: str(threads) for name in THREAD_VARIABLES},
-        # numpy's products here are small: with two BLAS threads a melrvq decode took 45 to 250 ms, else 14.
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONHASHSEED": "0",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-
-
 def _run(job: Job, on_progress: OnProgress) -> dict[str, Any]:
     """Start the child, follow it to its end, return its run-dependent numbers."""
-    os.environ.update(_environment(job.threads))
-    context = _context(job.torch)
+    os.environ.update(process_environment(job.threads))
+    context = _context(job.setting.torch)
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=run_job, args=(job, theirs), name=job.name)
     _keep_logs(job.log)
@@ -374,7 +358,7 @@ def _kill_group(pid: int, signum: int = signal.SIGKILL) -> bool:
 
 def warm_up(threads: int) -> None:
     """Let the process that torch stages are forked from import torch while stages without torch still run."""
-    os.environ.update(_environment(threads))
+    os.environ.update(process_environment(threads))
     multiprocessing.set_forkserver_preload(PRELOADED)
     with _no_main():
         forkserver.ensure_running()

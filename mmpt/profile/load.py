@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mmpt.profile.launcher import check_launcher, long_form
 from mmpt.profile.rules import check_rules
 from mmpt.store.canonical import digest_json
 from mmpt.store.errors import UserError
@@ -62,9 +63,10 @@ def load_profile(name_or_path: str) -> Profile:
         UserError: no such profile (with the nearest name), bad YAML, every schema violation, a rule between keys broken.
     """
     path = _locate(name_or_path)
-    data = _inherit(path, ())
+    data = long_form(_inherit(path, ()))
     validate(data, "profile", where=path)
     check_rules(data, path)
+    check_launcher(data, path)
     return Profile(data, path)
 
 

@@ -10,7 +10,9 @@ golden       golden
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 
 import numpy as np
 
@@ -23,12 +25,13 @@ from mmpt.shards.golden import ablation_row, condition_ids, golden_items, golden
 from mmpt.shards.lines import Lines
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.token_space import token_space  # noqa: F401  (a stage of this package, in a file of its own)
-from mmpt.shards.tokenise import plan, tokenise
+from mmpt.shards.tokenise import Shard, done, gather, plan, tokenise
 from mmpt.shards.train_only import base_text_outside, codec_fit_outside
 from mmpt.store.canonical import digest_json, read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
 from mmpt.store.jsonl import iter_jsonl, read_jsonl, write_jsonl
+from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
 from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import TokenSpace, load
@@ -36,14 +39,55 @@ from mmpt.tokens.space import TokenSpace, load
 
 def shards(ctx: StageContext) -> None:
     """Encodes every record of the split: shards, errors.jsonl, stats.json. Resumes from ``ctx.work``."""
-    space = load(ctx.inputs["token_space"])
-    records, encoders = Lines.open([ctx.inputs["manifest"] / "manifest.jsonl"]), _encoders(ctx, space)
-    if len(encoders) < len(MODALITIES):
-        left_out = sum(record["modality"] not in encoders for record in records)
-        ctx.log(f"{left_out} records are of a modality without a codec and left out")
-    sides = iter_jsonl(ctx.inputs["split"] / "split.jsonl")
-    planned = plan(records, sides, ctx.profile["shards.records_per_shard"], tuple(encoders))
-    tokenise(ctx, planned, encoders, space, ctx.profile["shards.batch"])
+    ctx.spread(shards_part, each=Tokenising)
+    work = Tokenising(ctx)
+    work.write(work.shards)
+    gather(ctx, work.shards, work.space)
+
+
+def shards_part(ctx: StageContext, rank: int, world: int) -> None:
+    """Worker ``rank`` of ``world`` writes its share of the shards into ``ctx.work``."""
+    work = Tokenising(ctx)
+    work.write([work.shards[place] for place in share(work.sizes(), rank, world)])
+
+
+class Tokenising:
+    """The shards of a run and what encodes them. The codecs are opened once, when something is to be encoded.
+
+    Called with a shard's name it writes that shard.
+    """
+
+    def __init__(self, ctx: StageContext):
+        self.ctx, self.space = ctx, load(ctx.inputs["token_space"])
+        records = Lines.open([ctx.inputs["manifest"] / "manifest.jsonl"])
+        modalities = [modality for modality in MODALITIES if _has_codec(ctx, modality)]
+        if len(modalities) < len(MODALITIES):
+            left_out = sum(record["modality"] not in modalities for record in records)
+            ctx.log(f"{left_out} records are of a modality without a codec and left out")
+        sides = iter_jsonl(ctx.inputs["split"] / "split.jsonl")
+        self.shards = plan(records, sides, ctx.profile["shards.records_per_shard"], modalities)
+
+    @staticmethod
+    def pieces(ctx: StageContext) -> list[str]:
+        """Names of all shards."""
+        return [shard.name for shard in Tokenising(ctx).shards]
+
+    @cached_property
+    def encoders(self) -> dict[str, Encoder]:
+        return _encoders(self.ctx, self.space)
+
+    def sizes(self) -> list[tuple[str, float]]:
+        """(modality, records) of each shard."""
+        return [(shard.modality, len(shard.records)) for shard in self.shards]
+
+    def write(self, shards: Sequence[Shard]) -> None:
+        """Those of ``shards`` that are not there yet."""
+        missing = [shard for shard in shards if not done(self.ctx.work, shard)]
+        encoders = self.encoders if missing else {}
+        tokenise(self.ctx, shards, encoders, self.space, self.ctx.profile["shards.batch"])
+
+    def __call__(self, name: str) -> None:
+        self.write([shard for shard in self.shards if shard.name == name])
 
 
 def shard_audit(ctx: StageContext) -> None:
@@ -123,13 +167,17 @@ def _sides(ctx: StageContext) -> dict[str, str]:
     return {row["id"]: row["split"] for row in read_jsonl(ctx.inputs["split"] / "split.jsonl")}
 
 
+def _has_codec(ctx: StageContext, modality: str) -> bool:
+    return (ctx.inputs["codecs"] / modality / registry.FILE_NAME).is_file()
+
+
 def _encoders(ctx: StageContext, space: TokenSpace) -> dict[str, Encoder]:
     """The run's codecs by modality, each the one that the token space was built for."""
     roots = {"corpus": ctx.inputs["corpus"], **ctx.external}
     encoders: dict[str, Encoder] = {}
     for modality, described in (("audio", space.audio_codec), ("image", space.image_tokenizer)):
         folder = ctx.inputs["codecs"] / modality
-        if not (folder / registry.FILE_NAME).is_file():
+        if not _has_codec(ctx, modality):
             continue
         about = read_json(folder / registry.FILE_NAME)
         # A token space of the reference format describes its codecs without an identity.

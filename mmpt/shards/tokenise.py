@@ -1,6 +1,7 @@
-"""The shards stage: encode every record of the split, shard by shard, and pick up at the first missing shard.
+"""The shards stage: encode every record of the split, shard by shard, and pick up at the missing shards.
 
-work/audio-train-00003.safetensors, .jsonl, .done.json     a shard is finished when .done.json is there
+work/audio-train-00003.safetensors, .jsonl, .done.json     a shard is finished when .done.json is there, no matter
+                                                           who wrote it: this process, or one of many workers
 out/  = work/ without the .done.json, plus errors.jsonl and stats.json
 """
 
@@ -89,12 +90,12 @@ def plan(
 
 
 def tokenise(
-    ctx: StageContext, shards: Sequence[Shard], encoders: dict[str, Encoder], space: TokenSpace, batch: int
+    ctx: StageContext, shards: Sequence[Shard], encoders: Mapping[str, Encoder], space: TokenSpace, batch: int
 ) -> None:
-    """Write the shards that ``ctx.work`` does not hold yet, then all of them to ``ctx.out``."""
+    """Write those of ``shards`` that ``ctx.work`` does not hold yet."""
     total, before = sum(len(shard.records) for shard in shards), 0
     for shard in shards:
-        if not _done(ctx.work, shard).is_file():
+        if not done(ctx.work, shard):
             encoder = encoders[shard.modality]
             on_done = partial(_progress, ctx, before, total, shard.name)
             records = list(shard.records)
@@ -104,7 +105,11 @@ def tokenise(
             ctx.log(f"{shard.name}: already there")
         before += len(shard.records)
         ctx.progress(before, total, shard.name)
-    _gather(ctx, shards, space)
+
+
+def done(folder: Path, shard: Shard) -> bool:
+    """Whether a work folder holds a shard, whole."""
+    return _done(folder, shard).is_file()
 
 
 def _progress(ctx: StageContext, before: int, total: int, name: str, done: int) -> None:
@@ -182,8 +187,11 @@ def _done(folder: Path, shard: Shard) -> Path:
     return folder / f"{shard.name}.done.json"
 
 
-def _gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> None:
-    """Copies, not links: an edit of a published shard must not reach the copy that a rebuild resumes from."""
+def gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> None:
+    """All finished shards to ``ctx.out``, with errors.jsonl and stats.json.
+
+    Copies, not links: an edit of a published shard must not reach the copy that a rebuild resumes from.
+    """
     errors, lost = [], Counter()
     for shard in shards:
         failed = read_json(_done(ctx.work, shard))["errors"]

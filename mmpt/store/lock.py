@@ -45,10 +45,19 @@ def hold(path: Path, seconds: float) -> int:
     Raises:
         UserError: it was not free within ``seconds``.
     """
+    return _hold(path, seconds, fcntl.LOCK_EX)
+
+
+def share(path: Path, seconds: float) -> int:
+    """As ``hold``, beside others that share it; whoever holds it alone waits for all of them."""
+    return _hold(path, seconds, fcntl.LOCK_SH)
+
+
+def _hold(path: Path, seconds: float, how: int) -> int:
     descriptor, end = _open(path), time.monotonic() + seconds
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             return descriptor
         except BlockingIOError:
             if time.monotonic() > end:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmpt.store.launcher import Launcher
+
 
 class SliceView(Mapping[str, Any]):
     """Read-only dotted access to the declared part of a profile.
@@ -45,6 +47,11 @@ class SliceView(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def whole(self) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+        """(profile, declared keys): what makes an equal view in another process."""
+        return self._profile, self._keys
+
     def as_dict(self) -> dict[str, Any]:
         """Declared key -> value (None where left out): what the fingerprint covers."""
         return {key: self.get(key) for key in self._keys}
@@ -52,6 +59,9 @@ class SliceView(Mapping[str, Any]):
 
 def _silent(*_: Any) -> None:
     return None
+
+
+Part = Callable[["StageContext", int, int], None]
 
 
 @dataclass
@@ -68,6 +78,8 @@ class StageContext:
         seed, threads, device, dtype: of the run.
         on_progress, on_log: sinks set by the runner.
         on_save: for train: called with (step, checkpoint folder) after each save; never part of the fingerprint.
+        launcher: who runs the part of the stage that can be spread; never part of the fingerprint.
+        on_spread: starts the launcher's workers, set by the runner; None in a worker and where there are none.
         run_info: numbers that differ from run to run (seconds, tokens/s); they go to the receipt's run part.
     """
 
@@ -84,7 +96,22 @@ class StageContext:
     on_progress: Callable[[int, int, str], None] = _silent
     on_log: Callable[[str], None] = _silent
     on_save: Callable[[int, Path], None] | None = None
+    launcher: Launcher = Launcher()
+    on_spread: Callable[[Part, type | None], None] | None = None
     run_info: dict[str, Any] = field(default_factory=dict)
+
+    def spread(self, part: Part, each: type | None = None) -> None:
+        """Let the launcher's workers fill ``work``; without a launcher this does nothing.
+
+        A body calls it before the code that does the work alone: that code then finds the pieces there.
+
+        Args:
+            part: called in every worker with (its own context, rank, world); a function at a module's top level.
+            each: for launchers that deal out pieces one by one: a class at a module's top level with
+                ``pieces(ctx)``, names of all pieces, made with a context, and called with a name.
+        """
+        if self.on_spread is not None:
+            self.on_spread(part, each)
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Move the stage's bar to ``done`` of ``total``."""

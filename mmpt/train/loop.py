@@ -10,6 +10,9 @@ bytes as one that was not. The loop knows nothing about tasks, codecs or profile
 No step waits for the device. What a step measured stays there until a log interval, a save or a measurement
 is due; then the host looks at the steps one after the other. A step that must not change the weights is
 skipped on the device (`Watch`), with all after it, and the host stops the run at exactly that step.
+
+Several ranks share a step's micro-batches and add up gradients and tallies, so that all of them hold the same
+numbers and decide alike; rank 0 alone writes. A checkpoint says nothing of how many there were.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ import numpy as np
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from mmpt.model.adapter import identity
 from mmpt.model.checkpoints import (
     Saved,
     drop_trainer_state,
@@ -42,8 +46,10 @@ from mmpt.store.jsonl import write_jsonl
 from mmpt.train.meters import Interval, row_norms
 from mmpt.train.monitors import Monitors
 from mmpt.train.objective import Tally, backward, decode_ranges, read_tally
+from mmpt.train.ranks import Ranks, bits
 from mmpt.train.schedule import make_optimizer, rate, set_rates
 from mmpt.train.settings import TrainSettings
+from mmpt.train.sharding import whole
 from mmpt.train.watch import Watch
 
 METRICS = "metrics.jsonl"
@@ -74,6 +80,7 @@ class Hooks:
     the first step of a run that goes on from a checkpoint.
     measure(step): JSON to keep in the checkpoint, called at the steps in `measure_at`, at each save and at
         the end, before the save. None of them may change the model; the random state is put back after each.
+    Of several ranks, rank 0 alone is called, but for `measure`, which must give the same on each.
     """
 
     on_log: Callable[[dict[str, Any]], None] = lambda row: None
@@ -111,6 +118,7 @@ class _Run:
     monitors: Monitors
     interval: Interval
     watch: Watch
+    ranks: Ranks
     unseen: list[_Seen] = field(default_factory=list)
     step: int = 0
     stopped: str | None = None
@@ -127,15 +135,20 @@ def train(
     hooks: Hooks = Hooks(),
     *,
     until: int | None = None,
+    ranks: Ranks = Ranks.alone(),
 ) -> Outcome:
     """Train up to `settings.steps` steps, or `until`, going on from the newest checkpoint in `folder` if
-    there is one.
+    there is one. All `ranks` call it alike and get the same outcome.
 
     Raises:
-        UserError: that checkpoint belongs to another token space, LoRA, row shape, data, mixture or schedule.
+        UserError: that checkpoint belongs to another token space, LoRA, row shape, data, mixture or schedule; the ranks
+            were given different models, data or settings.
+        RanksDiffer: the ranks' weights are no longer the same.
     """
-    run = _start(_before(model, loader, settings, Path(folder), hooks))
     end = settings.steps if until is None else min(until, settings.steps)
+    if ranks.world > 1:
+        ranks.require_same(_facts(model, loader, settings, hooks, end))
+    run = _start(_before(model, loader, settings, Path(folder), hooks, ranks))
     ranges = decode_ranges(model.space, model.device) if settings.support == "range" else None
     with deterministic():
         model.train()
@@ -159,20 +172,37 @@ def train(
     return Outcome(run.step, run.stopped, run.saved, run.measured, run.monitors, run.rows)
 
 
-def _before(model: MultimodalLM, loader: Loader, settings: TrainSettings, folder: Path, hooks: Hooks) -> _Run:
+def _facts(
+    model: MultimodalLM, loader: Loader, settings: TrainSettings, hooks: Hooks, end: int
+) -> dict[str, Any]:
+    """What every rank must have been given alike."""
+    return {
+        "base": bits(whole(model.frozen())),
+        "adapter": bits(model.adapter_parameters()),
+        "data and mixture": loader.settings,
+        **identity(model),
+        **asdict(settings),
+        "end and measurements": [end, *hooks.measure_at],
+    }
+
+
+def _before(
+    model: MultimodalLM, loader: Loader, settings: TrainSettings, folder: Path, hooks: Hooks, ranks: Ranks
+) -> _Run:
     """A run in which nothing has happened."""
     optimizer = make_optimizer(model, settings.lr, settings.betas, settings.weight_decay)
     monitors = Monitors(settings.monitor_from)
     interval, watch = Interval.empty(model.space), Watch(monitors, model.device)
-    return _Run(model, loader, settings, folder, hooks, optimizer, monitors, interval, watch)
+    return _Run(model, loader, settings, folder, hooks, optimizer, monitors, interval, watch, ranks)
 
 
 def _start(run: _Run) -> _Run:
     """The run with its first checkpoint, or as its newest one left it."""
-    model, folder = run.model, run.folder
-    newest = latest(folder / "steps")
+    model, folder, ranks = run.model, run.folder, run.ranks
+    newest = ranks.from_lead(latest(folder / "steps") if ranks.lead else None)  # it may save while others look
     if newest is None:
-        write_jsonl(folder / METRICS, [])
+        if ranks.lead:
+            write_jsonl(folder / METRICS, [])
         _measure(run)
         _save(run)
         return run
@@ -195,9 +225,11 @@ def _start(run: _Run) -> _Run:
     )
     run.watch = Watch(run.monitors, model.device)
     run.saved, run.measured = list(saved.counters["saved"]), dict(saved.counters["measured"])
-    run.rows = [row for row in _stored_rows(folder) if row["step"] <= run.step]
-    write_jsonl(folder / METRICS, run.rows)
-    run.hooks.on_resume(run.step)
+    if ranks.lead:
+        run.rows = [row for row in _stored_rows(folder) if row["step"] <= run.step]
+        write_jsonl(folder / METRICS, run.rows)
+        run.hooks.on_resume(run.step)
+    run.rows = ranks.from_lead(run.rows)
     return run
 
 
@@ -222,9 +254,11 @@ def _one_step(run: _Run, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> di
     batch = run.loader.batch(run.step)
     rates = set_rates(run.optimizer, rate(run.step, settings))
     run.optimizer.zero_grad(set_to_none=True)
-    tally = backward(model, batch, settings, ranges, run.step)
-    parameters = [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
-    total = get_total_norm([p.grad for p in parameters])
+    tally = backward(model, batch, settings, ranges, run.step, run.ranks)
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    gradients = _gradients(parameters)
+    run.ranks.sum_([*gradients, tally.values])
+    total = get_total_norm(gradients)
     norm = total.double()
     run.watch.judge(run.step, tally.objective, norm)
     clip_grads_with_norm_(parameters, settings.clip, total)
@@ -235,11 +269,20 @@ def _one_step(run: _Run, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> di
     return rates
 
 
+def _gradients(parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """Their gradients; zeros where this rank's share of the step did not touch one."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in parameters]
+
+
 def _look(run: _Run) -> None:
     """Judge and count the steps since the last look; a stopped run goes back to the step that stopped it."""
     if not run.unseen:
         return
     numbers = torch.stack([one.numbers for one in run.unseen]).cpu().numpy()
+    run.ranks.require_equal(run.step, run.model.adapter_parameters())
     for one, (*values, norm, stopped) in zip(run.unseen, numbers.tolist(), strict=True):
         objective, sums = read_tally(np.array(values), run.model.space)
         run.stopped = run.monitors.after_backward(one.step, objective, norm, run.settings.clip)
@@ -259,9 +302,10 @@ def _log(run: _Run, rates: dict[str, float]) -> None:
     run.stopped = run.monitors.at_log(run.step, norms)
     row = run.interval.row(run.model.space, run.step, rates, norms)
     run.rows.append(row)
-    _append_row(run.folder, row)
     run.interval = Interval.empty(run.model.space)
-    run.hooks.on_log(row)
+    if run.ranks.lead:
+        _append_row(run.folder, row)
+        run.hooks.on_log(row)
 
 
 def _measure(run: _Run) -> None:
@@ -272,10 +316,16 @@ def _measure(run: _Run) -> None:
 
 
 def _save(run: _Run) -> None:
-    steps = run.folder / "steps"
-    folder = step_folder(steps, run.step)
     if run.step not in run.saved:
         run.saved.append(run.step)
+    if run.ranks.lead:
+        _write_checkpoint(run)
+    run.ranks.barrier()
+
+
+def _write_checkpoint(run: _Run) -> None:
+    steps = run.folder / "steps"
+    folder = step_folder(steps, run.step)
     counters = {
         "stopped": run.stopped,
         "monitors": run.monitors.state(),

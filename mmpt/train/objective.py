@@ -7,7 +7,7 @@ from the same pass. Only the hidden rows that predict a supervised token reach t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,9 @@ from mmpt.shards.mixture import KINDS
 from mmpt.shards.packing import stream_order
 from mmpt.tokens.formats import IGNORE, SLOTS
 from mmpt.tokens.space import TokenSpace
+from mmpt.train.ranks import Ranks
 from mmpt.train.settings import TrainSettings
+from mmpt.train.sharding import sharded
 
 
 @dataclass(frozen=True)
@@ -215,18 +217,19 @@ def backward(
     settings: TrainSettings,
     ranges: tuple[Tensor, Tensor] | None,
     step: int = 0,
-    turns: Sequence[int] | None = None,
+    ranks: Ranks = Ranks.alone(),
 ) -> Tally:
-    """Gradients of one global batch, micro-batch by micro-batch; nothing waits for the device.
+    """This rank's share of the gradients of one global batch, micro-batch by micro-batch; nothing waits for the device.
 
-    step: with the settings' seed and the micro-batch it decides the dropout. turns: the micro-batches to run,
-    None: all. Objective and gradients of several ranks' turns add up to those of the batch.
+    step: with the settings' seed and the micro-batch it decides the dropout. Gradients and tallies of the ranks add
+    up to those of the batch. Where the settings leave the micro-batches open, each rank takes one.
     """
     device = model.device
     weights = token_weights(batch.n_supervised, settings.task_weights, device)
     total = Tally.zero(model.space, device)
-    micro = micro_batches(batch, settings.micro_rows)
-    for index in range(len(micro)) if turns is None else turns:
+    micro = micro_batches(batch, settings.micro_rows or -(-len(batch.input_ids) // ranks.world))
+    mine = ranks.share(len(micro))
+    for index in mine:
         one = micro[index].stream() if model.packs else micro[index]
         targets = targets_of(one.labels, one.task, one.slot, device)
         with dropout_of(settings.seed, step, index, device):
@@ -239,7 +242,16 @@ def backward(
             loss, tally = loss_of(model, hidden, targets, weights, settings, ranges)
             loss.backward()
         total = total + tally
+    if sharded(model):
+        for _ in range(ranks.turns(len(micro)) - len(mine)):
+            _empty_turn(model)
     return total
+
+
+def _empty_turn(model: MultimodalLM) -> None:
+    """Forward and backward that add nothing: the other ranks need this one's part of every layer."""
+    token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    (model.hidden(token, token, packed=False).sum() * 0).backward()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ from mmpt.train.heldout import item_losses, sample, unigram_losses
 from mmpt.train.judged import loss_metrics, stability_metrics
 from mmpt.train.loop import METRICS, Hooks, Outcome
 from mmpt.train.loop import train as run_training
+from mmpt.train.ranks import Ranks
 from mmpt.train.settings import TrainSettings, step_options
+from mmpt.train.sharding import shard_base
 
 VAL_ITEMS, TEST_ITEMS = 24, 64  # a task, for the choice of the best checkpoint and for gate B1
 REPLAY_TOKENS = 128  # of one sequence of replayed text
@@ -148,20 +150,41 @@ def warmup(ctx: StageContext) -> None:
 
 def train(ctx: StageContext) -> None:
     """Stage 4: checkpoints/, checkpoints.json, metrics.jsonl, drops.json, evidence/B1 and B2."""
+    ctx.spread(train_part)
     ready = prepare_train(ctx)
     exam = _Exam(ctx, ready)
-    hooks = Hooks(
-        on_log=_reporter(ctx, ready),
-        on_save=ctx.on_save or (lambda step, folder: None),
-        on_resume=lambda step: ctx.log(f"resumed from the checkpoint of step {step}"),
-        measure=exam.measure,
-        measure_at=(ramp_end(ready.loader),),
-    )
-    outcome = run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks)
+    outcome = _run(ctx, ready, exam, Ranks.alone())
     if outcome.stopped:
         ctx.log(f"stopped: {outcome.stopped}")
     _publish(ctx, outcome)
     _write_evidence(ctx, ready, exam, outcome)
+
+
+def train_part(ctx: StageContext, rank: int, world: int) -> None:
+    """One rank of all `world` that train together; the stage then finds the last checkpoint and publishes."""
+    with Ranks.from_environment() as ranks:
+        if ctx.launcher.shard_base:
+            ready = prepare_train(replace(ctx, device="cpu"))
+            shard_base(ready.model, ranks, ctx.device)
+        else:
+            ready = prepare_train(ctx)
+        _run(ctx, ready, _Exam(ctx, ready), ranks)
+
+
+def _run(ctx: StageContext, ready: Prepared, exam: _Exam, ranks: Ranks) -> Outcome:
+    hooks = Hooks(
+        on_log=_reporter(ctx, ready),
+        on_save=ctx.on_save or (lambda step, folder: None),
+        on_resume=lambda step: _say_resumed(ctx, step, ready.settings.steps),
+        measure=exam.measure,
+        measure_at=(ramp_end(ready.loader),),
+    )
+    return run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks, ranks=ranks)
+
+
+def _say_resumed(ctx: StageContext, step: int, steps: int) -> None:
+    if step < steps:  # else workers have done all of it
+        ctx.log(f"resumed from the checkpoint of step {step}")
 
 
 def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:

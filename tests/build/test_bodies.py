@@ -6,11 +6,11 @@ import random
 import numpy
 import pytest
 
-from mmpt.build.child import _undisturbed, disk_full
 from mmpt.build.declaration import by_name
 from mmpt.build.receipts import check_outputs
 from mmpt.build.release import release
 from mmpt.build.stages import STAGES
+from mmpt.launch.setting import disk_full, undisturbed
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
@@ -30,9 +30,9 @@ def test_a_hook_that_draws_random_numbers_leaves_the_training_run_alone():
     states()
     expected = drawn()
     states()
-    _undisturbed(lambda step, folder: calls.append((step, drawn())))(3, None)
+    undisturbed(lambda step, folder: calls.append((step, drawn())))(3, None)
     assert drawn() == expected and calls[0][0] == 3
-    assert _undisturbed(None) is None
+    assert undisturbed(None) is None
 
 
 def wrapped(error: Exception) -> Exception:

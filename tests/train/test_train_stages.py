@@ -70,7 +70,7 @@ class Pipeline:
         build_world(root, small)
         self.profile = {**small, **LEARNING}
 
-    def run(self, stage, name=None, changes=None, on_log=lambda line: None):
+    def run(self, stage, name=None, changes=None, on_log=lambda line: None, adjust=lambda ctx: None):
         name, profile = name or stage, {**self.profile, **(changes or {})}
         out, work = self.root / name, self.root / f"{name}.work"
         shutil.rmtree(out, ignore_errors=True)
@@ -80,6 +80,7 @@ class Pipeline:
         ctx = StageContext(
             stage, SliceView(profile, tuple(profile), stage), inputs, out, work, seed=7, on_log=on_log
         )
+        adjust(ctx)
         BODIES[stage](ctx)
         return out
 

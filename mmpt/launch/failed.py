@@ -1,0 +1,38 @@
+"""How a launch fails: in a worker's own words to the user, or because workers died."""
+
+from __future__ import annotations
+
+from mmpt.launch.reports import Reports
+from mmpt.store.errors import UserError
+
+
+GOES_ON = "what is done stays and doit goes on from there"
+
+
+class WorkersFailed(Exception):
+    """The workers did not come to their end; what they said lies in the log already."""
+
+
+def raise_refusal(reports: Reports) -> None:
+    """Raise the first worker's refusal as the UserError that it was; a full disk too, which restarts do not mend.
+
+    Raises:
+        UserError, WorkersFailed.
+    """
+    for end in reports.ends():
+        if end.status == "refused":
+            raise UserError(end.text)
+        if end.status == "full":
+            raise WorkersFailed(end.text)
+
+
+def raise_failure(reports: Reports) -> None:
+    """Raise how the first worker that did not end well ended.
+
+    Raises:
+        UserError, WorkersFailed.
+    """
+    raise_refusal(reports)
+    for end in reports.ends():
+        if end.status != "ok":
+            raise WorkersFailed(f"rank {end.rank}: {end.text}; {GOES_ON}")

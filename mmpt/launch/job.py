@@ -1,0 +1,157 @@
+"""What a worker is told: JOB.json, the context of a stage as another process, or machine, can have it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmpt.launch.setting import Setting, StageHook, process_environment
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.errors import UserError
+from mmpt.store.launcher import Launcher
+from mmpt.store.stage import SliceView, StageContext
+
+FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of ``world`` workers this one is, and which of its machine's."""
+
+    rank: int
+    world: int
+    local_rank: int
+
+    @staticmethod
+    def from_environment() -> Place:
+        """As torchrun says it."""
+        return Place(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """One launch.
+
+    Args:
+        part, each: "module:name", as ``StageContext.spread`` was given them; ``each`` may be "".
+        path: where this process imports from, so that a worker finds the same.
+        folder: of this launch, below ctx.work: reports, logs, this job's own file.
+    """
+
+    part: str
+    each: str
+    folder: Path
+    name: str
+    profile: dict[str, Any]
+    slice: tuple[str, ...]
+    inputs: dict[str, Path]
+    external: dict[str, Path]
+    work: Path
+    seed: int
+    threads: int
+    device: str
+    dtype: str
+    launcher: Launcher
+    setting: Setting
+    path: tuple[str, ...]
+
+    @staticmethod
+    def of(ctx: StageContext, part: str, each: str, setting: Setting) -> WorkerJob:
+        profile, keys = ctx.profile.whole
+        return WorkerJob(
+            part,
+            each,
+            ctx.work / "launch" / part.partition(":")[2],
+            ctx.name,
+            dict(profile),
+            keys,
+            ctx.inputs,
+            ctx.external,
+            ctx.work,
+            ctx.seed,
+            ctx.threads,
+            ctx.device,
+            ctx.dtype,
+            ctx.launcher,
+            setting,
+            tuple(path for path in sys.path if path),
+        )
+
+    def context(self, device: str) -> StageContext:
+        """The context of a worker. It has no output of its own: whoever writes there is told by the system."""
+        return StageContext(
+            name=self.name,
+            profile=SliceView(self.profile, self.slice, self.name),
+            inputs=self.inputs,
+            external=self.external,
+            out=Path(os.devnull),
+            work=self.work,
+            seed=self.seed,
+            threads=self.threads,
+            device=device,
+            dtype=self.dtype,
+            launcher=self.launcher,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What a worker's process has to find set when it starts."""
+        return {**process_environment(self.threads), "PYTHONPATH": os.pathsep.join(self.path)}
+
+    def write(self) -> Path:
+        """``WorkerJob.read(job.write()) == job``."""
+        write_json(self.folder / FILE, self.to_json())
+        return self.folder / FILE
+
+    @staticmethod
+    def read(path: Path) -> WorkerJob:
+        return WorkerJob.from_json(read_json(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """``WorkerJob.from_json(job.to_json()) == job``."""
+        return _plain(asdict(self))
+
+    @staticmethod
+    def from_json(told: dict[str, Any]) -> WorkerJob:
+        hook = told["setting"]["hook"]
+        found = hook and StageHook(**{**hook, **_folders(hook), "slice": tuple(hook["slice"])})
+        return WorkerJob(
+            **{
+                **told,
+                **_folders(told),
+                "folder": Path(told["folder"]),
+                "work": Path(told["work"]),
+                "slice": tuple(told["slice"]),
+                "path": tuple(told["path"]),
+                "launcher": Launcher(**told["launcher"]),
+                "setting": Setting(told["setting"]["torch"], found),
+            }
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _folders(told: dict[str, Any]) -> dict[str, dict[str, Path]]:
+    return {key: {name: Path(path) for name, path in told[key].items()} for key in ("inputs", "external")}
+
+
+def named(thing: Callable[..., Any] | None) -> str:
+    """ "module:name" of a function or class that another process can import; "" of None.
+
+    Raises:
+        UserError: it has no such name.
+    """
+    if thing is None:
+        return ""
+    if "." in thing.__qualname__:
+        raise UserError("a worker cannot import it", found=f"{thing.__module__}:{thing.__qualname__}")
+    return f"{thing.__module__}:{thing.__qualname__}"

@@ -1,0 +1,154 @@
+"""Pieces dealt out one by one by Ray Data, to actors that open what they need once. For tokenising.
+
+RAY_ADDRESS names a cluster; without it one is started on this machine, and ended with the stage. Every actor
+writes into the stage's work folder, so a cluster needs that folder at the same path on all of its machines.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from typing import Any
+
+from mmpt.launch.failed import GOES_ON, WorkersFailed, raise_failure
+from mmpt.launch.job import WorkerJob
+from mmpt.launch.reports import End, Reports
+from mmpt.launch.setting import failure, peak_memory_mib, prepare, resolve
+from mmpt.store.errors import UserError
+from mmpt.store.stage import StageContext
+
+# A build reports to nobody, and its log holds every line, as it was written.
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+OBJECT_STORE = 100 << 20  # bytes: only names of pieces pass through it
+
+
+class Actor:
+    """One worker: opens what its pieces need when it starts, and does one piece a call.
+
+    Args:
+        told: a WorkerJob, as JSON.
+    """
+
+    def __init__(self, told: dict[str, Any]):
+        self.job, self.refusal = WorkerJob.from_json(told), ""
+        try:
+            context = self.job.context(self.job.device)
+            context.on_log = lambda line: print(line, flush=True)
+            prepare(context, self.job.setting)
+            self.each = resolve(self.job.each)(context)
+        except UserError as error:  # raised here it would come out as a failure of ray's
+            self.refusal = str(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        status, text = ("refused", self.refusal) if self.refusal else self._done(row["piece"])
+        worker = f"{os.uname().nodename}:{os.getpid()}"
+        return {**row, "status": status, "text": text, "worker": worker, "memory": peak_memory_mib()}
+
+    def _done(self, piece: str) -> tuple[str, str]:
+        try:
+            self.each(piece)
+        except UserError as error:
+            return "refused", str(error)
+        except Exception as error:
+            # The border: what a piece raises is told to the stage, with its traceback in the log.
+            traceback.print_exc()
+            return failure(error)
+        return "ok", ""
+
+
+def run(ctx: StageContext, job: WorkerJob) -> None:
+    """Have actors do all pieces of ``job.each``.
+
+    Raises:
+        UserError: ray is missing, or a worker's, in its words.  WorkersFailed: ray gave up.
+    """
+    ray, reports = _ray(), Reports(job.folder)
+    pieces = resolve(job.each).pieces(ctx)
+    reports.clear()
+    if not pieces:
+        reports.end(End(0, 1, "ok", "", 0, {"peak_memory_mib": peak_memory_mib()}))
+        return
+    try:
+        workers = _start(ray, ctx, job)
+        rows = _dealt(ray, ctx, job, pieces, workers)
+    except ray.exceptions.RayError as error:
+        lost = str(error).splitlines()[0]
+        raise WorkersFailed(f"{type(error).__name__}: {lost}; {GOES_ON}") from None
+    finally:
+        ray.shutdown()
+    _report(reports, rows, workers)
+    raise_failure(reports)
+
+
+def _ray() -> Any:
+    for name, value in ENVIRONMENT.items():  # ray reads some of it when it is imported
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError(
+            "ray is not installed",
+            where="launcher.kind",
+            found=str(error),
+            fix='pip install "mmpt[ray]", or choose local, torchrun or slurm',
+        ) from None
+    return ray
+
+
+def _start(ray: Any, ctx: StageContext, job: WorkerJob) -> int:
+    """Join or start the cluster; how many actors it shall run."""
+    address, workers = os.environ.get("RAY_ADDRESS"), job.launcher.processes
+    own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    if not address and workers:
+        own["num_cpus"] = workers
+    ray.init(
+        address=address or "local",
+        logging_level=logging.WARNING,
+        runtime_env={"env_vars": job.environment()},
+        **own,
+    )
+    found = ray.cluster_resources()
+    workers = workers or int(found.get("GPU", 0))
+    if ctx.device == "cuda" and found.get("GPU", 0) < workers or not workers:
+        raise UserError(
+            "ray sees too few GPUs",
+            where="launcher.processes",
+            found=int(found.get("GPU", 0)),
+            expected=f"{workers or 1}, one a worker",
+        )
+    return workers
+
+
+def _dealt(ray: Any, ctx: StageContext, job: WorkerJob, pieces: list[str], workers: int) -> list[dict[str, Any]]:
+    """What came back, a row a piece."""
+    settings = ray.data.DataContext.get_current()
+    settings.enable_progress_bars = False  # the stage has its own
+    dealt = ray.data.from_items([{"piece": piece} for piece in pieces], override_num_blocks=len(pieces)).map(
+        Actor,
+        fn_constructor_args=(job.to_json(),),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(pieces))),
+        num_cpus=1,
+        num_gpus=1 if ctx.device == "cuda" else 0,
+        max_restarts=job.launcher.restarts,
+        max_task_retries=job.launcher.restarts,
+    )
+    rows: list[dict[str, Any]] = []
+    for row in dealt.iter_rows():
+        rows.append(row)
+        ctx.progress(len(rows), len(pieces), row["piece"])
+        if row["status"] != "ok":
+            break
+    return rows
+
+
+def _report(reports: Reports, rows: list[dict[str, Any]], workers: int) -> None:
+    """As workers with ranks would have told it themselves; an actor that was started again has a new name."""
+    names = list(dict.fromkeys(row["worker"] for row in rows))
+    world = min(workers, len(names))
+    for rank in range(world):
+        theirs = [row for row in rows if names.index(row["worker"]) % world == rank]
+        last = next((row for row in theirs if row["status"] != "ok"), theirs[-1])
+        info = {"peak_memory_mib": max(row["memory"] for row in theirs)}
+        reports.end(End(rank, world, last["status"], last["text"], len(names) - world, info))

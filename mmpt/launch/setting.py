@@ -1,0 +1,137 @@
+"""What surrounds a stage's code in whatever process it runs: torch's settings, the compiled module, the hook."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmpt.store.errors import FULL
+from mmpt.store.stage import SliceView, StageContext
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+OnSave = Callable[[int, Path], None]
+
+
+@dataclass(frozen=True)
+class StageHook:
+    """A stage's on_save: its factory, and what the context that it is called with has."""
+
+    factory: str
+    stage: str
+    slice: tuple[str, ...]
+    inputs: dict[str, Path]
+    external: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a stage's process needs beside its context: whether it uses torch, and its hook."""
+
+    torch: bool = False
+    hook: StageHook | None = None
+
+
+def process_environment(threads: int) -> dict[str, str]:
+    """Set before a child starts: libraries read them at import. Sets iterate by hash, hence the hash seed."""
+    return {
+        **{name: str(threads) for name in THREAD_VARIABLES},
+        # numpy's products here are small: with two BLAS threads a melrvq decode took 45 to 250 ms, else 14.
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def prepare(ctx: StageContext, setting: Setting) -> None:
+    """Make this process one in which the stage's code may run."""
+    if setting.torch:
+        _set_up_torch(ctx.threads, ctx.seed)
+    if "extension" in ctx.inputs:
+        from mmpt.ops import adopt
+
+        adopt(ctx.inputs["extension"])
+
+
+def hook_of(ctx: StageContext, hook: StageHook | None) -> OnSave | None:
+    """The function to call after each checkpoint, or None."""
+    if hook is None:
+        return None
+    seen = replace(
+        ctx,
+        name=hook.stage,
+        profile=SliceView(ctx.profile.whole[0], hook.slice, hook.stage),
+        inputs=hook.inputs,
+        external=hook.external,
+        on_progress=lambda done, total, text: None,
+        on_spread=None,
+    )
+    return undisturbed(resolve(hook.factory)(seen))
+
+
+def undisturbed(hook: OnSave | None) -> OnSave | None:
+    """The hook, leaving random states as they were: whether its cache is warm must not change a training."""
+    if hook is None:
+        return None
+    import random
+
+    import numpy
+    import torch
+
+    def look(step: int, checkpoint: Path) -> None:
+        ours, theirs = random.getstate(), numpy.random.get_state()
+        with torch.random.fork_rng():
+            hook(step, checkpoint)
+        random.setstate(ours)
+        numpy.random.set_state(theirs)
+
+    return look
+
+
+def _set_up_torch(threads: int, seed: int) -> None:
+    import torch
+
+    torch.manual_seed(seed)  # its own first seed comes from the machine
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """What "module:name" names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def failure(error: BaseException) -> tuple[str, str]:
+    """How an exception that is no word to the user ends a stage: ("full" or "broke", what to print)."""
+    if disk_full(error):
+        return "full", f"the disk is full: {error}"
+    return "broke", f"{type(error).__name__}: {error}"
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an exception comes from a full disk; libraries wrap the errno in exceptions of their own."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def peak_memory_mib() -> float:
+    """Peak resident memory of this process, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)

@@ -1,0 +1,27 @@
+"""Pieces of work dealt to workers, each time alike: every worker finds its share by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def share(sizes: Sequence[tuple[str, float]], rank: int, world: int) -> list[int]:
+    """Which pieces worker ``rank`` of ``world`` does, in their order.
+
+    The largest piece goes first, to whoever has least of its kind, and then fewest pieces. Kinds are kept apart
+    because their sizes do not compare (seconds of sound, pictures).
+
+    Args:
+        sizes: (kind, size) of each piece.
+    """
+    loads: dict[tuple[int, str], float] = {}
+    counts = [0] * world
+    mine = []
+    for piece in sorted(range(len(sizes)), key=lambda piece: (sizes[piece][0], -sizes[piece][1], piece)):
+        kind, size = sizes[piece]
+        to = min(range(world), key=lambda one: (loads.get((one, kind), 0.0), counts[one], one))
+        loads[to, kind] = loads.get((to, kind), 0.0) + size
+        counts[to] += 1
+        if to == rank:
+            mine.append(piece)
+    return sorted(mine)

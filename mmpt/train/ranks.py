@@ -1,0 +1,163 @@
+"""The processes that train one model together: who they are, adding up over them, and noticing when they differ.
+
+What trains is the same on every rank and moves by the same numbers: gradients are *summed*, because the
+objective's weights already count the tokens of the whole batch. CUDA tensors go through NCCL; what the host
+compares or waits for goes through gloo, so that it never waits for a device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmpt.store.errors import UserError
+
+# Rank 0 writes a checkpoint, and a restarted rank reads the base model anew, while the others wait.
+PATIENCE = timedelta(hours=1)
+
+
+class RanksDiffer(RuntimeError):
+    """Ranks that must hold the same numbers no longer do: going on would train a mixture of two models."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together.
+
+    Args:
+        rank: its number, from 0; rank 0 (`lead`) alone writes files and logs.
+        world: how many there are; 1: nothing below talks to anyone.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def alone(cls) -> Ranks:
+        """One process, no communication."""
+        return cls()
+
+    @classmethod
+    @contextlib.contextmanager
+    def from_environment(cls) -> Iterator[Ranks]:
+        """Join the processes that torchrun started, inside the block.
+
+        Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The process has chosen its CUDA device before.
+
+        Raises:
+            UserError: not started by a launcher.
+        """
+        if missing := [name for name in _ENVIRONMENT if name not in os.environ]:
+            raise UserError(
+                "this process was not started as one of several ranks",
+                where=missing[0],
+                expected="an environment as torchrun sets it",
+                fix="let the launcher start it",
+            )
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+        # torchrun (2.13) keeps one store over restarts, where the addresses of the dead ranks would be found.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+        try:
+            yield cls(dist.get_rank(), dist.get_world_size())
+        finally:
+            dist.destroy_process_group()
+
+    @property
+    def lead(self) -> bool:
+        """Whether this rank writes and logs."""
+        return self.rank == 0
+
+    def share(self, total: int) -> range:
+        """Which of `total` pieces are this rank's: rank, rank + world, .."""
+        return range(self.rank, total, self.world)
+
+    def turns(self, total: int) -> int:
+        """Pieces of the rank that has most of `total`: every rank takes as many turns, some of them empty."""
+        return -(-total // self.world)
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Add up over the ranks, in place and in each tensor's dtype; one flat all-reduce a dtype."""
+        if self.world == 1:
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            members = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.reshape(-1) for tensor in members])
+            dist.all_reduce(flat)
+            parts = flat.split([tensor.numel() for tensor in members])
+            torch._foreach_copy_(members, [part.view_as(one) for part, one in zip(parts, members)])
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            dist.all_reduce(torch.zeros(1))
+
+    def from_lead(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def differing(self, facts: Mapping[str, Any]) -> tuple[str, int, Any, Any] | None:
+        """(name, rank, its value, rank 0's value) of the first fact that is not the same everywhere, or None.
+
+        Every rank calls it with the same names and gets the same answer.
+        """
+        if self.world == 1:
+            return None
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, dict(facts))
+        for name in facts:
+            for rank, theirs in enumerate(gathered):
+                if theirs[name] != gathered[0][name]:
+                    return name, rank, theirs[name], gathered[0][name]
+        return None
+
+    def require_same(self, facts: Mapping[str, Any]) -> None:
+        """Raise UserError, on every rank, unless each of `facts` is the same on every rank."""
+        if found := self.differing(facts):
+            name, rank, theirs, leads = found
+            raise UserError(
+                "the ranks would not train the same thing",
+                where=name,
+                found=f"{theirs} on rank {rank}",
+                expected=f"{leads} as on rank 0",
+                fix="give every rank the same profile, inputs and work folder",
+            )
+
+    def require_equal(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Raise RanksDiffer, on every rank, unless these replicas are bit for bit the same on every rank."""
+        if self.world > 1 and (found := self.differing({"replicas": bits(tensors)})):
+            raise RanksDiffer(
+                f"step {step}: rank {found[1]} holds other weights than rank 0, though both added up the same "
+                "gradients: a faulty device, or ranks of different kinds"
+            )
+
+
+_ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def bits(tensors: Mapping[str, Tensor]) -> str:
+    """Digest of tensors by name: equal for equal bits; sums of integers, so it costs one read on the device."""
+    sums = [_bit_sum(tensor.detach()) for tensor in tensors.values()]
+    values = torch.stack(sums).tolist() if sums else []
+    return hashlib.sha256(repr(list(zip(tensors, values))).encode()).hexdigest()[:16]
+
+
+_AS_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _bit_sum(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(_AS_INTEGER[tensor.element_size()]).sum(dtype=torch.int64)

@@ -1,0 +1,45 @@
+"""Parts for workers to do, with mishaps."""
+
+import os
+import signal
+
+from mmpt.shards.stages import Tokenising, shards_part
+
+
+def killed_once(ctx, rank, world):
+    """shards_part, but the second worker is killed after its first shard, the first time."""
+    before = ctx.work / "killed-once"
+    if rank == 1 and not before.exists():
+        work = Tokenising(ctx)
+        mine = len(work.shards) - 1
+        work.write([work.shards[mine]])
+        before.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    shards_part(ctx, rank, world)
+
+
+class KilledOnce(Tokenising):
+    """Tokenising, but whoever comes to the third shard is killed, the first time."""
+
+    def __call__(self, name):
+        before = self.ctx.work / "killed-once"
+        if name == self.shards[2].name and not before.exists():
+            before.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(name)
+
+
+class KilledAlways(Tokenising):
+    """Tokenising, but whoever comes to the third shard is killed."""
+
+    def __call__(self, name):
+        if name == self.shards[2].name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(name)
+
+
+class Breaking(Tokenising):
+    """Tokenising with a fault in its code."""
+
+    def __call__(self, name):
+        raise RuntimeError("a fault of ours")
