@@ -63,6 +63,8 @@ def _choice(name: str, one: Report, device: Report) -> Iterator[str]:
         else f"clips of {one['clip_seconds']:g} s x {one['n_codebooks']} codebooks, "
     )
     rows = f"{one['rows_at_once']} row{'s' * (one['rows_at_once'] > 1)} of {one['row_len']} at once"
+    if one["activation_checkpointing"]:
+        rows += f", activation checkpointing in {one['activation_checkpointing']} layers"
     fits = "" if one["fits"] else f", DOES NOT FIT into {_gib(device['memory'])}"
     yield f"{name:<8} {sound}max_seq_len {one['max_seq_len']}, {rows}: {_gib(one['memory']['total'])}{fits}"
     yield (
@@ -87,7 +89,12 @@ def _proposals(report: Report, device: Report) -> Iterator[str]:
         sound = f"clip_seconds: {best['clip_seconds']:g}, n_codebooks: {best['n_codebooks']}"
         yield f"codecs: {{audio: {{{sound}}}}}"
     yield f"examples: {{max_seq_len: {best['max_seq_len']}}}"
-    yield f"train: {{row_len: {best['row_len']}, micro_rows: {best['micro_rows']}}}"
+    checkpointing = (
+        f", activation_checkpointing: {best['activation_checkpointing']}"
+        if best["activation_checkpointing"]
+        else ""
+    )
+    yield f"train: {{row_len: {best['row_len']}, micro_rows: {best['micro_rows']}{checkpointing}}}"
 
 
 def _measured(found: Report) -> Iterator[str]:

@@ -22,6 +22,8 @@ BEFORE_RELEASE = ("S1", "S2", *BEFORE_TRAIN, *AFTER_TRAIN)
 STEP = (
     "train.row_len",
     "train.layer_norm",
+    "train.micro_rows",
+    "train.activation_checkpointing",
     "train.warmup_steps",
     "train.min_lr_ratio",
     "train.weight_decay",

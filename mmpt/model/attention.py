@@ -49,7 +49,17 @@ class Packed:
         return cls(lengths, bounds.pin_memory().to(device, non_blocking=True))
 
 
-def can_pack(causal: nn.Module) -> bool:
+def stream_options(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """The decoder's keywords for a stream [1, N] of sequences.
+
+    transformers looks for packed sequences itself where no mask is given, and waits for the device; an empty
+    mask stops it.
+    """
+    mask = torch.empty((1, 1, 0, 0), dtype=torch.bool, device=device)
+    return {"packed": Packed.of(lengths, device), "attention_mask": mask}
+
+
+def can_pack(causal: nn.Module, implementations: Sequence[str] = ("sdpa", NAME)) -> bool:
     """Whether a causal LM's attention is this one: causal over everything before, through transformers'
     interface. Sliding windows, chunks and layers without attention are not.
     """
@@ -57,7 +67,7 @@ def can_pack(causal: nn.Module) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
         getattr(causal, "_supports_attention_backend", False)
-        and config._attn_implementation in ("sdpa", NAME)
+        and config._attn_implementation in implementations
         and kinds == {"full_attention"}
         and not getattr(config, "sliding_window", None)
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmpt.model import attention
 from mmpt.model.adapter import load_adapter, save_adapter
 from mmpt.model.folding import fold_small_layers
+from mmpt.model.remat import checkpoint_layers
 from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows, quiet_rows
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
@@ -130,11 +131,11 @@ class MultimodalLM(nn.Module):
         lengths: of the sequences of a stream, B = 1, which they fill; the fast way for rows without padding.
         attention_mask: [B, L] of 0/1, or [B, 1, L, K] bool or additive, as Hugging Face models take it.
         """
-        options: dict[str, Any] = {}
         if lengths is not None:
-            options["packed"] = attention.Packed.of(lengths, input_ids.device)
-            # transformers looks for packed sequences itself where no mask is given, and waits for the device.
-            attention_mask = input_ids.new_empty((1, 1, 0, 0), dtype=torch.bool)
+            options = attention.stream_options(lengths, input_ids.device)
+            return self.decoder(
+                input_ids=input_ids, position_ids=position_ids, use_cache=False, **options
+            ).last_hidden_state
         plain = attention_mask is None and past_key_values is None and position_ids is not None
         if plain and self._own_mask and packed is None:
             packed = bool((position_ids[:, 1:] == 0).any())
@@ -146,7 +147,6 @@ class MultimodalLM(nn.Module):
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=past_key_values is not None,
-            **options,
         ).last_hidden_state
 
     def head(self) -> tuple[Tensor, Tensor]:
@@ -161,6 +161,10 @@ class MultimodalLM(nn.Module):
         base, new = self.head()
         parts = [base[lo : min(hi, split)], new[max(lo - split, 0) : max(hi - split, 0)]]
         return torch.cat([(hidden.to(part.dtype) @ part.T).float() for part in parts if len(part)], -1)
+
+    def checkpoint_layers(self, count: bool | int) -> None:
+        """Activation checkpointing of the first `count` decoder layers in training, True: of all."""
+        checkpoint_layers(self.lm.get_base_model(), count)
 
     def trainable_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """(name in PEFT's format, parameter) by learning-rate group: lora, embed, head, layer_norm."""

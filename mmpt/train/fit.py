@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mmpt.model import qwen3
+from mmpt.model.remat import layers_of
 from mmpt.profile import Profile
 from mmpt.shards.fitting import Choice, Kept, Proposal, Step, keeps, longest_row, mean_step, propose
 from mmpt.shards.lengths import AudioShape, Corpus, ImageShape, audio_shape, image_shape, read_corpus
@@ -49,10 +50,10 @@ class _Plan:
     counted: dict[int, footprint.Activations]
     timed: dict[int, footprint.Speed]
 
-    def activations(self, row_len: int) -> footprint.Activations:
+    def activations(self, row_len: int, device: Device) -> footprint.Activations:
         """Counted once a row length."""
         if row_len not in self.counted:
-            self.counted[row_len] = footprint.activations(self.shape, row_len)
+            self.counted[row_len] = footprint.activations(self.shape, row_len, device.kind)
         return self.counted[row_len]
 
     def speed(self, row_len: int, device: Device) -> footprint.Speed:
@@ -64,11 +65,16 @@ class _Plan:
         how = f"counted in operations, {device.tflops:.0f} TFLOP/s sustained assumed"
         return footprint.counted_speed(self.shape, self.size, row_len, device.tflops, how)
 
-    def memory(self, row_len: int, micro_rows: int, device: Device) -> footprint.Memory:
-        return footprint.memory(self.shape, self.size, self.activations(row_len), micro_rows, device.kind)
+    def memory(self, row_len: int, rows: int, device: Device, checkpointed: int = 0) -> footprint.Memory:
+        kept = self.activations(row_len, device)
+        return footprint.memory(self.shape, self.size, kept, rows, device.kind, checkpointed)
 
-    def fits(self, row_len: int, micro_rows: int, device: Device) -> bool:
-        return self.memory(row_len, micro_rows, device).total <= USABLE * device.memory
+    def fits(self, row_len: int, rows: int, device: Device, checkpointed: int = 0) -> bool:
+        return self.memory(row_len, rows, device, checkpointed).total <= USABLE * device.memory
+
+    def a_row_fits(self, row_len: int, device: Device) -> bool:
+        """One row at a time, with activation checkpointing where it takes that."""
+        return self.fits(row_len, 1, device) or self.fits(row_len, 1, device, self.shape.layers)
 
 
 def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0) -> dict[str, Any]:
@@ -87,25 +93,24 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
     choice = _choice(data, plan)
     kept = keeps(plan.corpus, plan.audio, plan.image, choice)
     row_len, micro_rows = data["train"]["row_len"], data["train"].get("micro_rows", 0)
+    checkpointed = layers_of(data["train"].get("activation_checkpointing", False), plan.shape.layers)
     report: dict[str, Any] = {
         "profile": profile.name,
         "basis": list(plan.corpus.basis),
         "model": _about(plan),
         "device": asdict(device),
         "tasks": {task: _told(one) for task, one in kept.items()},
-        "longest_row": longest_row(partial(plan.fits, micro_rows=1, device=device)),
+        "longest_row": longest_row(partial(plan.a_row_fits, device=device)),
         "now": None,
         "proposals": [],
         "measured": None,
     }
     if any(one.kept for one in kept.values()):
         step = _step(plan, kept, row_len)
-        report["now"] = _sized(plan, choice, row_len, micro_rows, step, device)
+        report["now"] = _sized(plan, choice, row_len, micro_rows, step, device, checkpointed)
         if steps_to_measure:
             report["measured"] = _measured(plan, kept, report["now"], device, steps_to_measure)
-    found = propose(
-        plan.corpus, plan.audio, plan.image, choice, partial(plan.fits, micro_rows=1, device=device)
-    )
+    found = propose(plan.corpus, plan.audio, plan.image, choice, partial(plan.a_row_fits, device=device))
     report["proposals"] = [_proposed(plan, one, device) for one in found if one.best < 1]
     return report
 
@@ -269,13 +274,13 @@ def _about(plan: _Plan) -> dict[str, Any]:
 
 
 def _sized(
-    plan: _Plan, choice: Choice, row_len: int, micro_rows: int, step: Step, device: Device
+    plan: _Plan, choice: Choice, row_len: int, micro_rows: int, step: Step, device: Device, checkpointed: int
 ) -> dict[str, Any]:
-    """One choice with its step, memory and time."""
+    """One choice with its step, memory and time; `checkpointed`: layers with activation checkpointing."""
     at_once = micro_rows or step.rows_most
-    need = plan.memory(row_len, at_once, device)
+    need = plan.memory(row_len, at_once, device, checkpointed)
     speed = plan.speed(row_len, device)
-    seconds = speed.of(step.rows * row_len, step.supervised)
+    seconds = speed.of(step.tokens, step.supervised, checkpointed / plan.shape.layers)
     return {
         "clip_seconds": choice.seconds if plan.audio else None,
         "n_codebooks": choice.n_codebooks if plan.audio else None,
@@ -283,6 +288,7 @@ def _sized(
         "row_len": row_len,
         "micro_rows": micro_rows,
         "rows_at_once": at_once,
+        "activation_checkpointing": checkpointed,
         "step": asdict(step),
         "memory": {**asdict(need), "total": need.total},
         "fits": need.total <= USABLE * device.memory,
@@ -294,7 +300,9 @@ def _sized(
 
 
 def _proposed(plan: _Plan, one: Proposal, device: Device) -> dict[str, Any]:
-    """A proposal with as many rows at once as fit, at the profile's tokens a step."""
+    """A proposal with as many rows at once as fit, at the profile's tokens a step. Where not even one does,
+    as few layers as need be checkpoint their activations.
+    """
     audio = plan.audio and replace(plan.audio, n_codebooks=one.choice.n_codebooks)
     plan = replace(plan, audio=audio)
     kept = keeps(plan.corpus, audio, plan.image, one.choice)
@@ -303,7 +311,11 @@ def _proposed(plan: _Plan, one: Proposal, device: Device) -> dict[str, Any]:
     rows = step.rows_most
     while rows > 1 and not plan.fits(row_len, rows, device):
         rows -= 1
-    return {**_sized(plan, one.choice, row_len, rows, step, device), "dropped": dict(one.dropped)}
+    checkpointed = 0
+    while checkpointed < plan.shape.layers and not plan.fits(row_len, rows, device, checkpointed):
+        checkpointed += 1
+    sized = _sized(plan, one.choice, row_len, rows, step, device, checkpointed)
+    return {**sized, "dropped": dict(one.dropped)}
 
 
 def _measured(

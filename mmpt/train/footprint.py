@@ -1,7 +1,7 @@
 """What a training step needs of memory and time, from the model's configuration: no weights are read.
 
-Memory is counted, not guessed: the model is built without storage (device "meta") and run forward, and what
-autograd keeps for the backward pass is added up, PEFT's casts and dropout masks included. Time is measured
+Memory is counted, not guessed: the model is built without storage (device "meta") and run forward as the loop
+runs it, and what autograd keeps for the backward pass is added up, PEFT's casts and dropout masks included. Time is measured
 on this machine, on one decoder layer, a slice of the head and of the optimizer, and scaled; for another
 device it is counted in operations.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpt.model import attention
 from mmpt.model.folding import fold_small_layers
 from mmpt.model.multimodal import lora_config
 from mmpt.ops import linear_cross_entropy
@@ -103,9 +104,13 @@ def build(shape: Shape, layers: int, device: str, vocabulary: int | None = None)
     fields |= {"num_hidden_layers": layers, "vocab_size": vocabulary or fields["vocab_size"]}
     fields |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    config._attn_implementation = _COUNTED if device == "meta" else "sdpa"
+    config._attn_implementation = "sdpa"
     with torch.device(device):
         causal = AutoModelForCausalLM.from_config(config, dtype=shape.dtype)
+        if device == "meta":
+            causal.set_attn_implementation(_COUNTED)
+        elif attention.can_pack(causal):
+            causal.set_attn_implementation(attention.NAME)
         causal.requires_grad_(False)
         model = get_peft_model(causal, lora_config(shape.lora, None))
     fold_small_layers(model)
@@ -125,7 +130,7 @@ def sizes(shape: Shape) -> Size:
 @dataclass(frozen=True)
 class Activations:
     """Bytes that autograd keeps for rows of `row_len` tokens: of each row, and whatever the number of rows
-    (weights that LoRA was folded into); in each layer, and once.
+    (weights that LoRA was folded into); in each layer, and once. input_row: of a row, a layer's input alone.
     """
 
     row_len: int
@@ -133,23 +138,30 @@ class Activations:
     layer: int
     row: int
     once: int
+    input_row: int
 
-    def of(self, layers: int, rows: int) -> int:
-        return rows * (self.layer_row * layers + self.row) + self.layer * layers + self.once
+    def of(self, layers: int, rows: int, checkpointed: int = 0) -> int:
+        """At the end of the forward pass, or while the last of the `checkpointed` layers is computed again,
+        when nothing of the layers behind it is left: whatever is more.
+        """
+        layer = rows * self.layer_row + self.layer
+        whole = max((layers - checkpointed) * layer, layer if checkpointed else 0)
+        return rows * (self.input_row * checkpointed + self.row) + whole + self.once
 
 
-def activations(shape: Shape, row_len: int) -> Activations:
-    """Counted on models of one and of two layers, with one row and with two."""
+def activations(shape: Shape, row_len: int, device: str) -> Activations:
+    """Counted on models of one and of two layers, with one row and with two, as they run on a device."""
     kept = {
-        layers: [_kept_bytes(build(shape, layers, "meta"), rows, row_len, shape) for rows in (1, 2)]
+        layers: [_kept_bytes(build(shape, layers, "meta"), rows, row_len, shape, device) for rows in (1, 2)]
         for layers in (1, 2)
     }
     one, two = ((2 * first - second, second - first) for first, second in kept.values())
     (fixed, row), (fixed_2, row_2) = one, two
-    return Activations(row_len, row_2 - row, fixed_2 - fixed, 2 * row - row_2, 2 * fixed - fixed_2)
+    states = row_len * shape.hidden * shape.dtype.itemsize
+    return Activations(row_len, row_2 - row, fixed_2 - fixed, 2 * row - row_2, 2 * fixed - fixed_2, states)
 
 
-def _kept_bytes(model: nn.Module, rows: int, row_len: int, shape: Shape) -> int:
+def _kept_bytes(model: nn.Module, rows: int, row_len: int, shape: Shape, device: str) -> int:
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -159,18 +171,27 @@ def _kept_bytes(model: nn.Module, rows: int, row_len: int, shape: Shape) -> int:
         return tensor
 
     embedded = torch.empty(rows, row_len, shape.hidden, device="meta", dtype=shape.dtype, requires_grad=True)
-    mask = torch.empty(rows, 1, row_len, row_len, dtype=torch.bool, device="meta")
-    positions = torch.empty(rows, row_len, dtype=torch.int64, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _run(model, embedded, mask, positions)
+        _run(model, embedded, on=device)
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
 
 
-def _run(model: nn.Module, embedded: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
-    decoder = model.get_base_model().get_decoder()
-    return decoder(
-        inputs_embeds=embedded, attention_mask=mask, position_ids=positions, use_cache=False
-    ).last_hidden_state
+def _run(model: nn.Module, embedded: Tensor, on: str | None = None) -> Tensor:
+    """The decoder over rows [B, L, H] that are one sequence each, as training runs it.
+
+    on: of a model that is counted, the device whose way of keeping things is meant.
+    """
+    causal, (rows, row_len, _), device = model.get_base_model(), embedded.shape, embedded.device
+    positions = torch.arange(row_len, device=device).expand(rows, -1)
+    options: dict[str, Any] = {} if on is None else {"counted_on": on}
+    if attention.can_pack(causal, (attention.NAME, _COUNTED)):
+        embedded, positions = embedded.flatten(0, 1)[None], positions.reshape(1, -1)
+        options |= attention.stream_options((row_len,) * rows, device)
+    else:
+        mask = torch.ones(row_len, row_len, dtype=torch.bool, device=device).tril()
+        options["attention_mask"] = mask.expand(rows, 1, -1, -1).contiguous()
+    decoder = causal.get_decoder()
+    return decoder(inputs_embeds=embedded, position_ids=positions, use_cache=False, **options).last_hidden_state
 
 
 class _Attention(torch.autograd.Function):
@@ -189,8 +210,14 @@ class _Attention(torch.autograd.Function):
         raise NotImplementedError("counting needs no backward pass")
 
 
-def _counted_attention(module, query, key, value, attention_mask, **_):  # type: ignore[no-untyped-def]
+def _counted_attention(  # type: ignore[no-untyped-def]
+    module, query, key, value, attention_mask, packed=None, counted_on="cpu", **_
+):
     """transformers' attention interface: [B, heads, L, D] in, [B, L, heads, D] out."""
+    if packed is not None:
+        out = _Attention.apply(query, key, value, None).transpose(1, 2)
+        one_kernel = counted_on == "cuda" and query.dtype != torch.float32
+        return out if one_kernel else torch.cat([out]), None
     groups = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
     # A mask of truth values becomes one of numbers, in every layer.
@@ -224,15 +251,17 @@ class Memory:
         return self.weights + self.trained + self.kept + self.working + self.context
 
 
-def memory(shape: Shape, size: Size, kept: Activations, micro_rows: int, device: str) -> Memory:
-    """Peak of a training step of `micro_rows` rows at once."""
+def memory(
+    shape: Shape, size: Size, kept: Activations, micro_rows: int, device: str, checkpointed: int = 0
+) -> Memory:
+    """Peak of a training step of `micro_rows` rows at once; so many layers checkpoint their activations."""
     weights = size.base * shape.dtype.itemsize
     tokens = kept.row_len * micro_rows
     states = tokens * shape.hidden * shape.dtype.itemsize
     logits = 3 * 4 * tokens * shape.space.vocab_size_total  # what a batch smaller than a chunk needs
     # The rows' gradient is made by the loss, scaled, and added to the one of the embedding.
     working = min(CHUNK_BYTES, logits) + 2 * 4 * shape.space.n_new * shape.hidden + 4 * states
-    activations_ = kept.of(shape.layers, micro_rows) + 2 * states
+    activations_ = kept.of(shape.layers, micro_rows, checkpointed) + 2 * states
     return Memory(
         weights,
         size.trained * ADAM_BYTES,
@@ -244,58 +273,65 @@ def memory(shape: Shape, size: Size, kept: Activations, micro_rows: int, device:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds. token: of forward and backward through all layers; supervised: of a supervised token's head;
-    step: of the optimizer. how: "timed on this machine" or what was assumed.
+    """Seconds. token: of forward and backward through all layers; forward: of the forward alone; supervised:
+    of a supervised token's head; step: of the optimizer. how: "timed on this machine" or what was assumed.
     """
 
     token: float
+    forward: float
     supervised: float
     step: float
     how: str
 
-    def of(self, tokens: float, supervised: float) -> float:
-        """Seconds of a step over so many tokens, padding included."""
-        return tokens * self.token + supervised * self.supervised + self.step
+    def of(self, tokens: float, supervised: float, checkpointed: float = 0.0) -> float:
+        """Seconds of a step over so many tokens; `checkpointed`: share of the layers that are run twice."""
+        return tokens * (self.token + checkpointed * self.forward) + supervised * self.supervised + self.step
 
 
 def counted_speed(shape: Shape, size: Size, row_len: int, tflops: float, how: str) -> Speed:
-    """From operations alone: 4 a frozen weight (forward, and the gradient of the input), 6 a trained one."""
+    """From operations alone: 4 a frozen weight (forward, and the gradient of the input), 6 a trained one; a
+    query meets half of its row's keys in the mean.
+    """
     width = int(shape.config.get("head_dim") or shape.hidden // shape.config["num_attention_heads"])
-    attention = 12 * row_len * int(shape.config["num_attention_heads"]) * width * shape.layers
-    token = 4 * size.layer_weights * shape.layers + 6 * size.lora + attention
+    pairs = 6 * row_len * int(shape.config["num_attention_heads"]) * width * shape.layers
+    token = 4 * size.layer_weights * shape.layers + 6 * size.lora + pairs
     head = 4 * shape.space.vocab_size_total * shape.hidden + 2 * shape.space.n_new * shape.hidden
     rate = tflops * 1e12
-    return Speed(token / rate, head / rate, size.trained * 12 / rate, how)
+    forward = 2 * size.layer_weights * shape.layers + 2 * size.lora + pairs / 3
+    return Speed(token / rate, forward / rate, head / rate, size.trained * 12 / rate, how)
 
 
 def timed_speed(shape: Shape, size: Size, row_len: int, device: str) -> Speed:
     """From one layer, up to TIMED_ROWS supervised tokens, and a million trained parameters."""
     rows = max(1, TIMED_TOKENS // row_len)
-    layer = _layer_seconds(shape, row_len, rows, device)
+    layer, forward = _layer_seconds(shape, row_len, rows, device)
     head = _head_seconds(shape, min(TIMED_ROWS, row_len), device)
     return Speed(
         layer * shape.layers / (rows * row_len),
+        forward * shape.layers / (rows * row_len),
         head / min(TIMED_ROWS, row_len),
         _optimizer_seconds(size.trained, device),
         f"timed on this machine ({device}, {torch.get_num_threads()} threads)",
     )
 
 
-def _layer_seconds(shape: Shape, row_len: int, rows: int, device: str) -> float:
-    """Of one layer, forward and backward: half of what a model of three layers takes more than one of one."""
-    found = []
+def _layer_seconds(shape: Shape, row_len: int, rows: int, device: str) -> tuple[float, float]:
+    """Of one layer, forward and backward, and forward: half of what three layers take more than one."""
+    found, forward = [], []
     for layers in (1, 3):
         model = build(shape, layers, device, vocabulary=8)
         embedded = torch.randn(rows, row_len, shape.hidden, device=device, dtype=shape.dtype)
-        mask = torch.ones(row_len, row_len, dtype=torch.bool, device=device).tril().expand(rows, 1, -1, -1)
-        positions = torch.arange(row_len, device=device).expand(rows, -1)
 
-        def once(model=model, embedded=embedded, mask=mask, positions=positions) -> None:
-            _run(model, embedded.detach().requires_grad_(), mask, positions).sum().backward()
+        def once(model=model, embedded=embedded) -> None:
+            _run(model, embedded.detach().requires_grad_()).sum().backward()
+
+        def ahead(model=model, embedded=embedded) -> None:
+            _run(model, embedded.detach().requires_grad_())
 
         found.append(_seconds(once, device))
+        forward.append(_seconds(ahead, device))
         del model
-    return max((found[1] - found[0]) / 2, 1e-9)
+    return max((found[1] - found[0]) / 2, 1e-9), max((forward[1] - forward[0]) / 2, 1e-9)
 
 
 def _head_seconds(shape: Shape, rows: int, device: str) -> float:

@@ -92,6 +92,7 @@ def _measure(
     torch.set_num_threads(threads)
     before = _resident() if device == "cpu" else 0
     model = random_model(shape, device)
+    model.checkpoint_layers(data["train"].get("activation_checkpointing", False))
     loader = _loader(shape.space, data, kept)
     settings = TrainSettings(
         data["train"]["steps"],

@@ -1,7 +1,8 @@
 """Stages warmup and train. Profile keys they read:
 
 warmup   warmup (init: random; codec: rows start where the codec's code vectors lie; quiet: where text gives them no
-         probability), lora, mixture.weights, train.row_len, train.layer_norm and the keys of `step_options`
+         probability), lora, mixture.weights, train.row_len,
+         train.layer_norm, train.micro_rows, train.activation_checkpointing and the keys of `step_options`
 train    train, lora, mixture, examples.max_seq_len
 """
 
@@ -83,6 +84,7 @@ def prepare_warmup(ctx: StageContext) -> Prepared:
         {"lora": lr, "embed": lr, "head": lr},
         warmup_steps=min(profile["train.warmup_steps"], steps // 5),
         save_every=WARMUP_SAVE_EVERY,
+        micro_rows=profile.get("train.micro_rows", 0),
         seed=ctx.seed,
         **step_options(profile),
     )
@@ -188,7 +190,7 @@ def _say_resumed(ctx: StageContext, step: int, steps: int) -> None:
 
 
 def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:
-    return MultimodalLM.from_base(
+    model = MultimodalLM.from_base(
         ctx.inputs["base"] / "model",
         space,
         ctx.profile["lora"],
@@ -197,6 +199,8 @@ def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:
         device=ctx.device,
         layer_norm=ctx.profile.get("train.layer_norm", False),
     )
+    model.checkpoint_layers(ctx.profile.get("train.activation_checkpointing", False))
+    return model
 
 
 def _code_vectors(codecs: Path, space: TokenSpace) -> dict[str, torch.Tensor]:
