@@ -9,7 +9,7 @@ from mmpt.gating.verdicts import decide_evidence
 from mmpt.profile import load_profile
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
-from mmpt.store.jsonl import read_jsonl
+from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
 
@@ -68,24 +68,25 @@ def test_each_reader_reaches_go_and_a_leak_made_on_purpose_no_go(tmp_path, reade
     official = {i for i, row in manifest.items() if row["split_hint"] == "test"}
     assert all(split[i] == "test" for i in official) and (official or reader == "llava_pretrain")
 
-    def torn(records, val, test, honest=stages.assign):
+    def torn(records, val, test, honest=stages.deal):
         """A training record turns out to be of the same recording or picture as a test record."""
-        rows = honest(records, val, test)
+        rows, found = list(honest(records, val, test)), list(records)
         at = {row["split"]: i for i, row in enumerate(rows)}
-        records[at["train"]]["origin"] = records[at["test"]]["origin"]
+        found[at["train"]]["origin"] = found[at["test"]]["origin"]
+        write_jsonl(records.path, found)
         return rows
 
-    monkeypatch.setattr(stages, "assign", torn)
+    monkeypatch.setattr(stages, "deal", torn)
     leaky = run(tmp_path / "two", folders, modalities)[3]
     assert leaky.verdict == "NO_GO" and [check.id for check in leaky.failing()] == ["origins"]
 
 
 def test_a_split_by_caption_tears_recordings_and_trains_on_official_test(tmp_path, monkeypatch):
-    def by_caption(records, val, test, honest=stages.assign):
+    def by_caption(records, val, test, honest=stages.deal):
         sides = ("train", "val", "test")
         return [{**row, "split": sides[i % 3]} for i, row in enumerate(honest(records, val, test))]
 
-    monkeypatch.setattr(stages, "assign", by_caption)
+    monkeypatch.setattr(stages, "deal", by_caption)
     verdict = run(tmp_path / "run", {"clotho": made.clotho(tmp_path / "data")})[3]
     assert verdict.verdict == "NO_GO"
     assert {check.id for check in verdict.failing()} == {"content", "origins", "official_test"}
