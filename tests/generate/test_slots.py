@@ -139,7 +139,7 @@ def test_exact_lengths_never_ask_the_device_who_has_ended(model, items, monkeypa
     generate(model, prompts, grammars, batch_size=2)
 
 
-# ---- the step is static: what a captured graph needs -----------------------------------------------------------------------------------------
+# ---- the step is static: what a captured graph needs ------------------------------
 
 
 class NoReading(TorchDispatchMode):
@@ -216,7 +216,7 @@ def test_captured_steps_give_the_ids_of_plain_ones(model, space, mixed, monkeypa
     assert captured == ids_of(run(on_gpu, mixed, batch_size=4, **how))
 
 
-# ---- filling ---------------------------------------------------------------------------------------------------------------------------------
+# ---- filling ------------------------------
 
 
 def test_prompts_of_one_forward_are_alike_and_bounded():
