@@ -113,25 +113,31 @@ def s1_metrics(
     modalities: Sequence[str],
     sources: Sequence[Mapping[str, Any]],
 ) -> list[Metric]:
-    """What gate S1 asks: problems by kind over all that was read, good records by modality, source and
-    licence, and which of the profile's sources gave none. Both are gone over once.
+    """What gate S1 asks: problems by kind over all that was read, the share of each source that was left out,
+    good records by modality, source and licence, and which of the profile's sources gave none. Both are gone
+    over once.
     """
-    kinds = Counter(METRICS[problem["kind"]] for problem in problems)
+    kinds, lost = Counter(), Counter()
+    for problem in problems:
+        kinds[METRICS[problem["kind"]]] += 1
+        lost[problem["source"]] += 1
     by = {name: Counter() for name in ("records", "records_by_source", "records_by_licence")}
-    silent, good = list(sources), 0
+    places, good = Counter(), 0
     for record in records:
         good += 1
         by["records"][record["modality"]] += 1
         by["records_by_source"][record["source"]] += 1
         by["records_by_licence"][record["license"]] += 1
-        if silent:
-            silent = [one for one in silent if not _is_from(record, one)]
+        places[record["media"]["root"], record["source"]] += 1
     by["records"] = Counter({modality: by["records"][modality] for modality in modalities})
     read = good + sum(kinds.values())
     metrics = [
         Metric(name, kinds[name], read, "records", "lower") for name in dict.fromkeys(METRICS.values())
     ]
-    metrics.append(Metric("sources_without_records", len(silent), len(sources), "sources", "lower"))
+    kept = {one["name"]: sum(n for at, n in places.items() if _is_from(*at, one)) for one in sources}
+    metrics += _losses(lost, kept)
+    silent = sum(not n for n in kept.values())
+    metrics.append(Metric("sources_without_records", silent, len(sources), "sources", "lower"))
     for name, counter in by.items():
         metrics += [
             Metric(name, n, read, "records", "higher", slice=part) for part, n in sorted(counter.items())
@@ -139,12 +145,20 @@ def s1_metrics(
     return metrics
 
 
-def _is_from(record: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
+def _losses(lost: Mapping[str, int], kept: Mapping[str, int]) -> list[Metric]:
+    """The share of its records that each source lost, and the largest; a source without any record has none."""
+    asked = {name: lost[name] + n for name, n in kept.items() if lost[name] + n}
+    shares = {name: (lost[name] / n, n) for name, n in asked.items()}
+    worst = max(shares.values(), default=(0.0, 0))
+    return [
+        *(Metric("lost_by_source", *one, "share", "lower", slice=name) for name, one in shares.items()),
+        Metric("lost_share", *worst, "share", "lower"),
+    ]
+
+
+def _is_from(root: str, named: str, source: Mapping[str, Any]) -> bool:
     """A record's own `source` may be any text; its media lie in its source's folder, or were made by a reader."""
-    root = record["media"]["root"]
-    return source["name"] in (root, record["source"]) or (
-        source["reader"] == "generated" and root == "corpus"
-    )
+    return source["name"] in (root, named) or (source["reader"] == "generated" and root == "corpus")
 
 
 def _content(shape: str, array: Any) -> str:

@@ -11,6 +11,8 @@ MEANING = {
     "duplicate_ids": "record ids that occur more than once",
     "paths_outside_corpus": "records whose path leaves the corpus folder",
     "bad_lines": "lines of a captions file that are no record",
+    "lost_share": "share left out of the source that lost most",
+    "lost_by_source": "share of each source that was left out",
     "records": "usable records",
     "records_by_source": "usable records of each source",
     "records_by_licence": "usable records of each licence",

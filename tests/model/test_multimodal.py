@@ -7,7 +7,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
 from mmpt.model.multimodal import MultimodalLM, packed_mask
-from mmpt.model.vocabulary import initial_rows
+from mmpt.model.vocabulary import initial_rows, quiet_rows
 from mmpt.ops import linear_cross_entropy
 from mmpt.store.errors import UserError
 from tests.model.tiny_model import LORA, TEXT, save_base, small_model, small_space
@@ -208,6 +208,33 @@ def test_new_rows_have_the_norm_of_base_rows_and_differ_from_each_other():
     base_unit = torch.nn.functional.normalize(base, dim=1)
     base_cosine = (base_unit @ base_unit.T)[~torch.eye(400, dtype=bool)]
     assert abs(float(cosine.mean() - base_cosine.mean())) < 0.05 and cosine.max() < 0.9
+
+
+def test_quiet_rows_take_next_to_no_probability_where_the_base_is_sure():
+    g = torch.Generator().manual_seed(0)
+    base = torch.randn(400, 64, generator=g)
+    hidden = base[:50]  # each sure of its own row
+    known = (hidden @ base.T).logsumexp(1)
+
+    def share(rows):
+        new = (hidden @ rows.T).logsumexp(1)
+        return (new - torch.logaddexp(new, known)).exp().mean()
+
+    quiet = quiet_rows(base, 4000, g)
+    assert share(quiet) < 1e-6 < 1e-4 < share(initial_rows(base, 4000, g))
+    assert torch.allclose(quiet.std(0), 0.3 * base.std(0), rtol=0.1)  # and no two are the same
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_only_output_rows_start_quietly(tmp_path, tied):
+    base = save_base(tmp_path / "base", tied=tied)
+    model = MultimodalLM.from_base(base, small_space(), LORA, seed=3)
+    before = model.embedding.rows.detach().clone()
+    model.start_rows_quietly(seed=3)
+    assert torch.equal(model.embedding.rows, before) is not tied
+    matrix, rows = model.head()
+    g = torch.Generator().manual_seed(3)
+    assert torch.equal(rows, quiet_rows(matrix, len(rows), g))
 
 
 def test_start_values_depend_on_the_seed_alone(tmp_path):
