@@ -8,6 +8,7 @@ from typing import Any
 
 from mmpt import __version__
 from mmpt.build.project import Project
+from mmpt.build.tasks import policy_of
 from mmpt.gating import Verdict
 from mmpt.gating.text import bound_text, check_name, compared, number, telling
 from mmpt.store.canonical import digest_json
@@ -29,6 +30,7 @@ def card(project: Project, verdicts: Iterable[Verdict], written: Mapping[str, An
         _use(written),
         _gates(verdicts),
         _waivers(verdicts),
+        _overrides(project),
         _corpus(project),
         _digests(project, written),
     ]
@@ -130,6 +132,15 @@ def _waivers(verdicts: Sequence[Verdict]) -> str:
         return ""
     head = "## Waivers\n\nThese checks failed, and somebody answers for them on this very artifact:\n\n"
     return head + "\n".join(lines)
+
+
+def _overrides(project: Project) -> str:
+    lines = [
+        f"- {one.gate}.{one.check}: {one.key} {one.value} instead of {one.default}: {one.reason}"
+        for one in policy_of(project).overrides
+    ]
+    head = "## Bounds that this run set for itself\n\nIts profile judges these checks otherwise than the policy does:\n\n"
+    return head + "\n".join(lines) if lines else ""
 
 
 def _corpus(project: Project) -> str:

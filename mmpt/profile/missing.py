@@ -12,6 +12,22 @@ from mmpt.profile.load import PACKAGED, Profile
 from mmpt.store.errors import UserError
 
 
+WEIGHTS = {
+    "encodec": "config.json and model.safetensors of hub facebook/encodec_24khz or encodec_48khz, or an official "
+    "file of https://dl.fbaipublicfiles.com/encodec/v0/: encodec_24khz-d7cc33bc.th, 93 MB, or "
+    "encodec_48khz-7e698e3e.th, 76 MB; its sha256 begins as its name ends",
+    "seed": "a folder with seed_quantizer.pt (about 1 GB; hub AILab-CVC/seed-tokenizer-2), eva_vit_g.pth (2.0 GB; "
+    "LAVIS) and unclip/ (about 8 GB; hub stabilityai/stable-diffusion-2-1-unclip); their sha256 are not known to us",
+    "llamagen": "vq_ds16_t2i.pt (about 0.29 GB; hub peizesun/llamagen_t2i); its sha256 is not known to us",
+}
+"""Codec -> what belongs at its `path`: files, sizes, sources, digests. The codec itself says what of it is missing."""
+
+BASE = (
+    "the base model's folder: config.json, tokenizer.json and safetensors of two bytes a parameter in bfloat16, "
+    "16.4 GB for Qwen3-8B, whose sha256 the hub shows"
+)
+
+
 @dataclass(frozen=True)
 class Missing:
     """key: of the profile. path: what it says. what: what belongs there."""
@@ -71,13 +87,15 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         what = (
             f"the folder of {data['base']['gguf_file']}"
             if "gguf_file" in data["base"]
-            else "the base model's folder"
+            else BASE
         )
         yield "base.path", "base.path", data["base"]["path"], f"{what}, or a hub id"
     for modality, section in data.get("codecs", {}).items():
         if "path" in section:
             key = f"codecs.{modality}.path"
-            yield key, key, section["path"], f"weights of codec {section['name']}"
+            files = WEIGHTS.get(section["name"])
+            named = f"weights of codec {section['name']}"
+            yield key, key, section["path"], f"{named}: {files}" if files else named
     for section, name, what in (
         ("text", "replay_file", "plain text to train on, a line each"),
         ("text", "heldout_file", "plain text to measure on, a line each"),

@@ -100,6 +100,8 @@ def test_the_folder_is_whole_and_its_card_tells_all(exported, project, tmp_path)
         names
     )
     assert "GO with 1 gate waived" in text and "drawn by hand (somebody, until 2099-01-01)" in text
+    (own,) = [line for line in text.splitlines() if line.startswith("- W1.gap: severity")]
+    assert own == f"- W1.gap: severity warn instead of block: {project.profile.data['gates'][0]['reason']}"
     for gate in ("K1", "C1", "B3", "R1"):
         assert f"| {gate} " in text
     assert (project.root / "token_space" / "data" / "token_space.sha256").read_text().strip() in text

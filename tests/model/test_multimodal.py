@@ -213,7 +213,7 @@ def test_new_rows_have_the_norm_of_base_rows_and_differ_from_each_other():
 def test_quiet_rows_take_next_to_no_probability_where_the_base_is_sure():
     g = torch.Generator().manual_seed(0)
     base = torch.randn(400, 64, generator=g)
-    hidden = base[:50]  # each sure of its own row
+    hidden = base[:50]  # each sure of its own row; the other logits spread by 8 nats
     known = (hidden @ base.T).logsumexp(1)
 
     def share(rows):
@@ -221,7 +221,8 @@ def test_quiet_rows_take_next_to_no_probability_where_the_base_is_sure():
         return (new - torch.logaddexp(new, known)).exp().mean()
 
     quiet = quiet_rows(base, 4000, g)
-    assert share(quiet) < 1e-6 < 1e-4 < share(initial_rows(base, 4000, g))
+    assert 0 < share(quiet) < 0.01 * share(initial_rows(base, 4000, g))
+    assert share(base.mean(0, keepdim=True)) <= 1 / 400  # by Jensen, whatever the hidden state
     assert torch.allclose(quiet.std(0), 0.3 * base.std(0), rtol=0.1)  # and no two are the same
 
 

@@ -1,9 +1,12 @@
 """What a profile names and the machine lacks: all of it at once, with the way out."""
 
+import re
+
 import pytest
 
+from mmpt.codecs import encodec_weights, llamagen, seed
 from mmpt.profile import load_profile
-from mmpt.profile.missing import missing, require_present
+from mmpt.profile.missing import WEIGHTS, missing, require_present
 from mmpt.store.errors import UserError
 
 
@@ -20,6 +23,17 @@ def test_the_trial_loads_and_names_everything_it_lacks(home):
         *("base.path", "codecs.audio.path", "codecs.image.path", "text.replay_file", "text.heldout_file"),
     ]
     assert all(one.path.startswith(str(home / "mmpt-data")) for one in lost)
+
+
+def test_weights_are_listed_as_their_codec_would_list_them(home):
+    lost = {one.key: one.what for one in missing(load_profile("trial"))}
+    for published in (*seed.DECODE_FILES, *seed.ENCODE_FILES):
+        size = re.search(r"(about )?[\d.]+ GB", published.size).group()
+        assert published.name.split("/")[0] in lost["codecs.image.path"] and size in lost["codecs.image.path"]
+    assert all(name in lost["codecs.audio.path"] for name in (*encodec_weights.OFFICIAL, encodec_weights.URL))
+    best = llamagen.FILES[0]
+    assert best.name in WEIGHTS["llamagen"] and best.size in WEIGHTS["llamagen"]
+    assert "16.4 GB for Qwen3-8B" in lost["base.path"]
 
 
 def test_what_is_there_is_not_missing(home):
