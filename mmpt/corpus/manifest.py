@@ -113,31 +113,30 @@ def s1_metrics(
     modalities: Sequence[str],
     sources: Sequence[Mapping[str, Any]],
 ) -> list[Metric]:
-    """What gate S1 asks: problems by kind over all that was read, the share of each of the profile's sources
-    that was left out, good records by modality, source and licence, and which of those sources gave none.
-    Both are gone over once.
+    """What gate S1 asks: problems by kind over all that was read, the share of each source that was left out,
+    good records by modality, source and licence, and which of the profile's sources gave none. Both are gone
+    over once.
     """
-    kinds: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
+    kinds, lost = Counter(), Counter()
     for problem in problems:
         kinds[METRICS[problem["kind"]]] += 1
         lost[problem["source"]] += 1
     by = {name: Counter() for name in ("records", "records_by_source", "records_by_licence")}
-    kept: Counter[str] = Counter()
-    good = 0
+    places, good = Counter(), 0
     for record in records:
         good += 1
         by["records"][record["modality"]] += 1
         by["records_by_source"][record["source"]] += 1
         by["records_by_licence"][record["license"]] += 1
-        kept.update(one["name"] for one in sources if _is_from(record, one))
+        places[record["media"]["root"], record["source"]] += 1
     by["records"] = Counter({modality: by["records"][modality] for modality in modalities})
     read = good + sum(kinds.values())
     metrics = [
         Metric(name, kinds[name], read, "records", "lower") for name in dict.fromkeys(METRICS.values())
     ]
-    metrics += _lost_shares(lost, kept, [one["name"] for one in sources], read)
-    silent = sum(not kept[one["name"]] for one in sources)
+    kept = {one["name"]: sum(n for at, n in places.items() if _is_from(*at, one)) for one in sources}
+    metrics += _losses(lost, kept)
+    silent = sum(not n for n in kept.values())
     metrics.append(Metric("sources_without_records", silent, len(sources), "sources", "lower"))
     for name, counter in by.items():
         metrics += [
@@ -146,20 +145,20 @@ def s1_metrics(
     return metrics
 
 
-def _lost_shares(lost: Counter[str], kept: Counter[str], sources: Sequence[str], read: int) -> list[Metric]:
-    """The share left out of each source that has any record, and the largest of them."""
-    have = {name: lost[name] + kept[name] for name in sources if lost[name] + kept[name]}
-    shares = {name: (lost[name] / n, n) for name, n in have.items()}
-    parts = [Metric("lost_by_source", *found, "share", "lower", slice=name) for name, found in shares.items()]
-    return [*parts, Metric("lost_share", *max(shares.values(), default=(0.0, read)), "share", "lower")]
+def _losses(lost: Mapping[str, int], kept: Mapping[str, int]) -> list[Metric]:
+    """The share of its records that each source lost, and the largest; a source without any record has none."""
+    asked = {name: lost[name] + n for name, n in kept.items() if lost[name] + n}
+    shares = {name: (lost[name] / n, n) for name, n in asked.items()}
+    worst = max(shares.values(), default=(0.0, 0))
+    return [
+        *(Metric("lost_by_source", *one, "share", "lower", slice=name) for name, one in shares.items()),
+        Metric("lost_share", *worst, "share", "lower"),
+    ]
 
 
-def _is_from(record: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
+def _is_from(root: str, named: str, source: Mapping[str, Any]) -> bool:
     """A record's own `source` may be any text; its media lie in its source's folder, or were made by a reader."""
-    root = record["media"]["root"]
-    return source["name"] in (root, record["source"]) or (
-        source["reader"] == "generated" and root == "corpus"
-    )
+    return source["name"] in (root, named) or (source["reader"] == "generated" and root == "corpus")
 
 
 def _content(shape: str, array: Any) -> str:

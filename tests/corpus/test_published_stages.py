@@ -22,10 +22,10 @@ def profile_of(sources, modalities, mode="fail"):
     return data
 
 
-def run(root, folders, modalities=("audio",), mode="fail", **options):
+def run(root, folders, modalities=("audio",), mode="fail", gates=(), **options):
     """The three stages on {reader: folder}; (split by id, manifest by id, verdict of S1, verdict of S2)."""
     sources = [{"name": r, "reader": r, "path": str(f), **options.get(r, {})} for r, f in folders.items()]
-    profile = profile_of(sources, modalities, mode)
+    profile = profile_of(sources, modalities, mode) | ({"gates": list(gates)} if gates else {})
     done = {}
     for name in ("corpus", "manifest", "split"):
         out = root / name
@@ -112,6 +112,26 @@ def test_skip_counts_what_is_missing_and_s1_says_no(tmp_path):
     split, _, s1, s2 = run(tmp_path / "run", {"audiocaps": tmp_path / "data"}, mode="skip")
     assert len(split) == 31 and s2.verdict == "GO" and s1.verdict == "NO_GO"
     assert {(c.id, c.value) for c in s1.failing()} == {("missing_media", 2)}
+
+
+LOST = ({"gate": "S1", "check": "missing_media", "severity": "warn", "reason": "videos leave YouTube"},)
+
+
+def test_lost_clips_of_a_published_set_warn_are_named_and_bounded_by_a_share(tmp_path):
+    made.audiocaps(tmp_path / "data")
+    clips = sorted((tmp_path / "data/audio/train").iterdir())
+    clips[0].unlink()
+    folders = {"audiocaps": tmp_path / "data"}
+    split, _, s1, _ = run(tmp_path / "one", folders, mode="skip", gates=LOST)
+    assert s1.verdict == "GO" and {c.id for c in s1.checks if c.status == "warn"} == {"missing_media"}
+    share = next(c for c in s1.checks if c.id == "lost")
+    assert (share.value, share.n) == (1 / (len(split) + 1), len(split) + 1)
+    named = read_jsonl(tmp_path / "one/manifest/errors.jsonl")
+    assert [(row["kind"], row["id"]) for row in named] == [("missing", "audiocaps:91801")]
+    for clip in clips[1:7]:
+        clip.unlink()
+    s1 = run(tmp_path / "two", folders, mode="skip", gates=LOST)[2]
+    assert s1.verdict == "NO_GO" and [c.id for c in s1.failing()] == ["lost"]
 
 
 def test_fail_names_them_all_and_exits_with_2(tmp_path):
