@@ -4,6 +4,7 @@ import os
 import signal
 
 from mmpt.shards.stages import Tokenising, shards_part
+from mmpt.store.canonical import write_json
 
 
 def killed_once(ctx, rank, world):
@@ -43,3 +44,9 @@ class Breaking(Tokenising):
 
     def __call__(self, name):
         raise RuntimeError("a fault of ours")
+
+
+def note_place(ctx, rank, world):
+    """Writes down where a worker finds itself."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS", "PYTHONHASHSEED")
+    write_json(ctx.work / f"place-{rank}.json", {"world": world, **{name: os.environ[name] for name in names}})
