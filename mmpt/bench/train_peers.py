@@ -7,7 +7,7 @@ sequences from each other by that), and the head applied to supervised positions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmpt.bench.train_work import LORA, PER_TASK, Shape, open_loader, space_of, start_values
+from mmpt.bench.train_items import HALVES, Items, Packed, pad
+from mmpt.bench.train_work import LORA, STEP_ITEMS, Shape, open_loader, space_of, start_values
 from mmpt.shards.loader import Loader
-from mmpt.tokens.formats import IGNORE, TASKS
+from mmpt.tokens.formats import IGNORE
 
-STEPS = 100_000  # more than any run takes; `Turn` ends it
+STEPS = 100_000  # of our schedule: more than any run takes
 PER_DEVICE = 4  # sequences a micro-batch, as run; with 4 micro-batches a step
 LEARNING_RATE = 1e-4
 
@@ -30,10 +31,11 @@ LEARNING_RATE = 1e-4
 class Task:
     """What a contender is given.
 
-    plan: (kind, index) of each item, step after step, for as many steps as will be taken.
+    base, data, work: folders of the base model, of shards and examples, and for its own files.
+    steps: at most this many will be taken. marks: those after which `after` is to be called.
     loaded(): to be called when the model is there, before anything trains.
     first(loss, gradients): what the first step found, the loss a mean over all of its supervised tokens.
-    after(step): to be called after every optimizer step.
+    after(step): to be called after those optimizer steps, which are done on the device or not.
     """
 
     base: Path
@@ -84,7 +86,9 @@ def ours(task: Task) -> None:
     settings = TrainSettings(1, rates, log_every=1, task_weights=weights)
     found = train(model, task.loader(), settings, task.work / "first", Hooks(measure=look))
     task.first(found.rows[0]["loss"], seen)
-    settings = TrainSettings(STEPS, rates, log_every=10, save_every=STEPS)
+    settings = TrainSettings(
+        STEPS, rates, log_every=10, save_every=STEPS, micro_rows=task.shape.micro_rows
+    )
 
     def after(step: int) -> dict[str, Any]:
         if step in task.marks:  # the loop measures before its first step too
@@ -180,55 +184,6 @@ def _gradients(model: nn.Module, start: int) -> dict[str, Tensor]:
     return found
 
 
-def _items(task: Task) -> Iterator[tuple[str, int]]:
-    """(task, index) of every item: a step's items are ours, in an order that does not sort them by length."""
-    loader = task.loader()
-    order = torch.randperm(len(TASKS) * PER_TASK, generator=torch.Generator().manual_seed(0)).tolist()
-    for step in range(task.steps):
-        draws = loader.batch(step).draws
-        yield from ((draws[i][0], draws[i][1]) for i in order)
-
-
-class Items(torch.utils.data.Dataset):
-    """One sequence an item, read from our shards."""
-
-    def __init__(self, task: Task):
-        self.sources, self.plan = task.loader().sources, list(_items(task))
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        kind, place = self.plan[index]
-        one = self.sources[kind].draw(place)
-        return {"input_ids": torch.from_numpy(one.input_ids).long(), "labels": torch.from_numpy(one.labels).long()}
-
-
-class Packed(torch.utils.data.Dataset):
-    """One step an item: our loader's rows."""
-
-    def __init__(self, task: Task):
-        self.loader, self.steps = task.loader(), task.steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        batch = self.loader.batch(step)
-        return {key: torch.from_numpy(getattr(batch, key)) for key in ("input_ids", "position_ids", "labels")}
-
-
-def pad(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Sequences side by side, filled up on the right to the longest."""
-
-    def side(key: str, value: int) -> Tensor:
-        return nn.utils.rnn.pad_sequence([one[key] for one in items], batch_first=True, padding_value=value)
-
-    lengths = torch.tensor([len(one["input_ids"]) for one in items])
-    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-    return {"input_ids": side("input_ids", 0), "labels": side("labels", IGNORE), "attention_mask": mask.long()}
-
-
 # ---- the head at supervised positions ----------------------------------------------------------------------------
 
 
@@ -268,6 +223,14 @@ def supervised(decoder: nn.Module, causal: nn.Module, inputs: dict[str, Tensor],
     return head(hidden[:, :-1][kept].to(weight.dtype), labels[kept], weight)
 
 
+def _items(task: Task) -> Items:
+    return Items(task.loader(), task.steps)
+
+
+def _packed(task: Task) -> Packed:
+    return Packed(task.loader(), task.steps, task.shape.micro_rows)
+
+
 # ---- how a contender trains --------------------------------------------------------------------------------------
 
 
@@ -282,7 +245,7 @@ class Way:
 
 
 def with_trainer(task: Task, way: Way) -> None:
-    """transformers' Trainer: 4 sequences x 4 micro-batches a step, or our rows at once."""
+    """transformers' Trainer: 4 micro-batches of 4 sequences a step, or our rows in two."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     model, start = way.model(task), space_of(task.shape).new_start
@@ -318,8 +281,8 @@ def with_trainer(task: Task, way: Way) -> None:
     arguments = TrainingArguments(
         output_dir=str(task.work / "trainer"),
         per_device_train_batch_size=1 if packed else PER_DEVICE,
-        gradient_accumulation_steps=1 if packed else len(TASKS) * PER_TASK // PER_DEVICE,
-        max_steps=STEPS if task.steps >= STEPS else task.steps,
+        gradient_accumulation_steps=HALVES if packed else STEP_ITEMS // PER_DEVICE,
+        max_steps=task.steps,
         learning_rate=LEARNING_RATE,
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
@@ -332,7 +295,7 @@ def with_trainer(task: Task, way: Way) -> None:
         torch_compile=way.compiled and not packed,
         use_liger_kernel=way.liger,
     )
-    data, collate = (Packed(task), lambda items: items[0]) if packed else (Items(task), pad)
+    data, collate = (_packed(task), lambda items: items[0]) if packed else (_items(task), pad)
     Ours(model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[Told()]).train()
 
 
@@ -346,8 +309,8 @@ def as_reference(task: Task, way: Way) -> None:
     causal = model.get_base_model()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-    size = 1 if way.head else len(TASKS) * PER_TASK
-    data = Packed(task) if way.head else Items(task)
+    size = HALVES if way.head else STEP_ITEMS
+    data = _packed(task) if way.head else _items(task)
     batches = iter(torch.utils.data.DataLoader(data, batch_size=1, collate_fn=lambda items: items[0]))
     model.train()
     for step in range(1, task.steps + 1):
@@ -360,7 +323,7 @@ def as_reference(task: Task, way: Way) -> None:
             else:
                 loss = model(**{key: value[None] for key, value in inputs.items()}).loss
             (loss / size).backward()
-            total, count = total + float(loss) * n, count + n
+            total, count = total + float(loss.detach()) * n, count + n
         if step == 1:
             task.first(total / count, {})
         nn.utils.clip_grad_norm_(trained, 1.0)

@@ -25,7 +25,8 @@ from mmpt.tokens.formats import IGNORE, OVERHEAD, TASKS
 from mmpt.tokens.space import TokenSpace, build_token_space
 
 RECORDS = 64  # of each modality
-PER_TASK = 4  # items of each task in a step: 16 in all, what the reference accumulates
+PER_TASK = 4  # items of each task in a step
+STEP_ITEMS = len(TASKS) * PER_TASK  # 16: what the reference accumulates
 LORA = {
     "r": 8, "alpha": 16, "dropout": 0.0,
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -40,6 +41,7 @@ class Shape:
     config: fields of Qwen3Config. text: ids of the tokenizer. padded: rows of the base's embedding.
     special, image, codes: sizes of the new segments (codes: of each of 4 codebooks).
     picture: tokens of one. frames: shortest and longest sound; a frame is 4 tokens. row_len: of a packed row.
+    micro_rows: rows that go through a model at once; a step has more, but no more than twice as many.
     """
 
     config: Mapping[str, Any]
@@ -51,6 +53,7 @@ class Shape:
     picture: int = 32
     frames: tuple[int, int] = (24, 96)
     row_len: int = 448
+    micro_rows: int = 3
 
 
 def _qwen3(hidden: int, layers: int, heads: int, kv: int, width: int, inter: int, tied: bool) -> dict[str, Any]:
@@ -60,13 +63,17 @@ def _qwen3(hidden: int, layers: int, heads: int, kv: int, width: int, inter: int
     }  # fmt: skip
 
 
-TEN_SECONDS = {"frames": (250, 750), "row_len": 4096}  # of EnCodec at 24 kHz
+TEN_SECONDS = {"frames": (250, 750), "row_len": 3072}  # of EnCodec at 24 kHz
 SHAPES = {
+    "smallest": Shape(
+        _qwen3(16, 2, 2, 1, 8, 24, True), text=400, padded=420, special=16, image=64, codes=16, picture=8,
+        frames=(4, 16), row_len=112, micro_rows=4,
+    ),  # to try the benchmark itself
     "tiny": Shape(_qwen3(256, 4, 4, 2, 64, 768, True)),
     "tiny-untied": Shape(_qwen3(256, 4, 4, 2, 64, 768, False)),
     "qwen3-0.6b": Shape(_qwen3(1024, 28, 16, 8, 128, 3072, True), **TEN_SECONDS),
     "qwen3-8b": Shape(_qwen3(4096, 36, 32, 8, 128, 12_288, False), **TEN_SECONDS),
-}
+}  # fmt: skip
 
 
 def space_of(shape: Shape) -> TokenSpace:
