@@ -134,6 +134,7 @@ def _context(job: Job, pipe: Connection) -> StageContext:
         threads=job.threads,
         device=job.device,
         dtype=job.dtype,
+        logs=job.log.parent,
         on_progress=_progress(pipe),
         on_log=lambda line: print(line, flush=True),
         launcher=job.launcher,

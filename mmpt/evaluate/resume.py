@@ -23,13 +23,14 @@ import torch
 from mmpt.model.adapter import WEIGHTS
 from mmpt.model.checkpoints import STATE, load_checkpoint, step_folder
 from mmpt.ops import adopt
+from mmpt.shards.loader import Batch
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
-from mmpt.train.loop import METRICS, train
+from mmpt.train.loop import METRICS, Hooks, train
 from mmpt.train.schedule import make_optimizer
 from mmpt.train.stages import Prepared, prepare_train
 
@@ -78,19 +79,16 @@ def run_until(ctx: StageContext, folder: Path, until: int) -> Prepared:
     torch.manual_seed(ctx.seed)
     prepared = prepare_train(ctx)
     seen: dict[str, Any] = {}
-    original = prepared.loader.batch
 
-    def noting(step: int):
-        batch = original(step)
+    def note(step: int, batch: Batch) -> None:
         seen[str(step)] = {"batch": batch.digest(), "drawn": float(torch.rand(()))}
-        return batch
 
-    prepared.loader.batch = noting
     train(
         prepared.model,
         prepared.loader,
         replace(prepared.settings, log_every=1, save_every=NEVER),
         folder,
+        Hooks(on_batch=note),
         until=until,
     )
     notes = folder / "seen.json"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -151,9 +152,16 @@ class Loader:
         require_fit(max(int(source.lengths.max()) for source in self.sources.values()), row_len)
         self._before = np.zeros((1, len(KINDS)), np.int64)  # row s: draws of each kind before step s
         self._orders: dict[tuple[str, int], np.ndarray] = {}
+        self._counting = Lock()
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, from 0; the next one is then due (``state_dict``).
+        """The batch of a step, from 0; the next one is then due (``state_dict``). Raises as ``at``."""
+        batch = self.at(step)
+        self.next_step = step + 1
+        return batch
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, and nothing else changes: another thread may ask, one at a time.
 
         Raises:
             UserError: no token of the batch is supervised.
@@ -174,7 +182,6 @@ class Loader:
                 found=f"{len(draws)} examples: {', '.join(sorted({kind for kind, _, _ in draws}))}",
                 fix="raise tokens_per_step, or look at the examples with `doit why examples`",
             )
-        self.next_step = step + 1
         counted = {kind: int(n) for kind, n in zip(KINDS, supervised) if n}
         return Batch(*arrays, n_supervised=counted, draws=tuple(draws))
 
@@ -254,11 +261,12 @@ class Loader:
 
     def _totals(self, step: int) -> np.ndarray:
         """int64 [len(KINDS)]: draws of each kind before ``step``."""
-        while step >= len(self._before):
-            first = len(self._before) - 1
-            counts = self.mixture.count_table(np.arange(first, first + _BLOCK))
-            self._before = np.concatenate([self._before, self._before[-1] + np.cumsum(counts, axis=0)])
-        return self._before[step]
+        with self._counting:  # the loop asks for its state while a thread lays out the next steps
+            while step >= len(self._before):
+                first = len(self._before) - 1
+                counts = self.mixture.count_table(np.arange(first, first + _BLOCK))
+                self._before = np.concatenate([self._before, self._before[-1] + np.cumsum(counts, axis=0)])
+            return self._before[step]
 
 
 def make_loader(

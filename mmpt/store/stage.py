@@ -76,6 +76,7 @@ class StageContext:
         out: staging folder for outputs; published whole after the body returns and its schemas hold.
         work: folder that survives a kill, keyed by the stage's fingerprint.
         seed, threads, device, dtype: of the run.
+        logs: folder of the logs, which is never published; None: keep none.
         on_progress, on_log: sinks set by the runner.
         on_save: for train: called with (step, checkpoint folder) after each save; never part of the fingerprint.
         launcher: who runs the part of the stage that can be spread; never part of the fingerprint.
@@ -93,6 +94,7 @@ class StageContext:
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    logs: Path | None = None
     on_progress: Callable[[int, int, str], None] = _silent
     on_log: Callable[[str], None] = _silent
     on_save: Callable[[int, Path], None] | None = None

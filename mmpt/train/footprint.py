@@ -1,9 +1,9 @@
 """What a training step needs of memory and time, from the model's configuration: no weights are read.
 
 Memory is counted, not guessed: the model is built without storage (device "meta") and run forward as the loop
-runs it, and what autograd keeps for the backward pass is added up, PEFT's casts and dropout masks included. Time is measured
-on this machine, on one decoder layer, a slice of the head and of the optimizer, and scaled; for another
-device it is counted in operations.
+runs it, and what autograd keeps for the backward pass is added up, PEFT's casts and dropout masks included.
+Time is measured on this machine, on one decoder layer, a slice of the head and of the optimizer, and scaled;
+for another device it is counted in operations.
 """
 
 from __future__ import annotations

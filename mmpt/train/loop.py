@@ -22,6 +22,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,19 @@ from mmpt.model.checkpoints import (
     step_folder,
 )
 from mmpt.model.multimodal import MultimodalLM
-from mmpt.shards.loader import Loader
+from mmpt.shards.loader import Batch, Loader
 from mmpt.store.canonical import canonical_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
+from mmpt.train.ahead import Ahead
 from mmpt.train.meters import Interval, row_norms
 from mmpt.train.monitors import Monitors
-from mmpt.train.objective import Tally, backward, decode_ranges, read_tally
+from mmpt.train.objective import Laid, Tally, backward, decode_ranges, lay, read_tally
 from mmpt.train.ranks import Ranks, bits
 from mmpt.train.schedule import make_optimizer, rate, set_rates
 from mmpt.train.settings import TrainSettings
 from mmpt.train.sharding import whole
+from mmpt.train.speed import Pace
 from mmpt.train.watch import Watch
 
 METRICS = "metrics.jsonl"
@@ -77,9 +80,11 @@ class Hooks:
     """What the loop calls.
 
     on_log(row): after each row of metrics.jsonl. on_save(step, folder): after each checkpoint. on_resume(step): before
-    the first step of a run that goes on from a checkpoint.
+    the first step of a run that goes on from a checkpoint. on_batch(step, batch): before each step.
+    on_pace(step, pace): how fast it went, before on_log.
     measure(step): JSON to keep in the checkpoint, called at the steps in `measure_at`, at each save and at
-        the end, before the save. None of them may change the model; the random state is put back after each.
+        the end, before the save. None of them may change the model; the random state is put back after each that
+        comes with a save.
     Of several ranks, rank 0 alone is called, but for `measure`, which must give the same on each.
     """
 
@@ -88,6 +93,8 @@ class Hooks:
     on_resume: Callable[[int], None] = lambda step: None
     measure: Callable[[int], dict[str, Any]] | None = None
     measure_at: tuple[int, ...] = ()
+    on_batch: Callable[[int, Batch], None] = lambda step, batch: None
+    on_pace: Callable[[int, Pace], None] = lambda step, pace: None
 
 
 @dataclass(frozen=True)
@@ -150,21 +157,30 @@ def train(
         ranks.require_same(_facts(model, loader, settings, hooks, end))
     run = _start(_before(model, loader, settings, Path(folder), hooks, ranks))
     ranges = decode_ranges(model.space, model.device) if settings.support == "range" else None
-    with deterministic():
+    steps = range(run.step, end if run.stopped is None else run.step)
+    pace = Pace(model, settings.support, ranks.world)
+    with Ahead(partial(_lay, run), steps, model.device) as ahead, deterministic():
         model.train()
-        while run.step < end and run.stopped is None:
-            rates = _one_step(run, ranges)
+        pace.rest()
+        for laid in ahead:
+            rates = _one_step(run, laid, ranges)
             log = run.step % settings.log_every == 0 or run.step == settings.steps
             save = run.step % settings.save_every == 0 or run.step == end
             measure = save or run.step in hooks.measure_at
             if log or measure:
                 _look(run)
+            pace.lap(laid.batch, ahead.waited)
             if run.stopped is None and log:
+                if ranks.lead:
+                    hooks.on_pace(run.step, pace)
                 _log(run, rates)
             if run.stopped is None and measure:
                 _measure(run)
             if run.stopped is None and save:
                 _save(run)
+            if run.stopped is not None:
+                break
+            pace.rest()
         if run.stopped is not None and run.step not in run.saved:
             _measure(run)
             _save(run)
@@ -248,13 +264,20 @@ def _append_row(folder: Path, row: dict[str, Any]) -> None:
         stream.write(canonical_json(row) + b"\n")
 
 
-def _one_step(run: _Run, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, float]:
+def _lay(run: _Run, step: int) -> Laid:
+    """A step's micro-batches; called by the thread that works ahead."""
+    pin = run.model.device.type == "cuda"
+    return lay(run.loader.at(step), run.settings, packs=run.model.packs, ranks=run.ranks, pin=pin)
+
+
+def _one_step(run: _Run, laid: Laid, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, float]:
     """One step on the device, whatever comes out of it; returns the learning rates."""
     model, settings = run.model, run.settings
-    batch = run.loader.batch(run.step)
+    if run.ranks.lead:
+        run.hooks.on_batch(run.step, laid.batch)
     rates = set_rates(run.optimizer, rate(run.step, settings))
     run.optimizer.zero_grad(set_to_none=True)
-    tally = backward(model, batch, settings, ranges, run.step, run.ranks)
+    tally = backward(model, laid, settings, ranges, run.step, run.ranks)
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     gradients = _gradients(parameters)
     run.ranks.sum_([*gradients, tally.values])
@@ -264,7 +287,7 @@ def _one_step(run: _Run, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> di
     clip_grads_with_norm_(parameters, settings.clip, total)
     run.optimizer.found_inf = run.watch.stopped  # fused AdamW leaves everything as it is where this is 1
     run.optimizer.step()
-    run.unseen.append(_Seen.of(run.step, tally, norm, run.watch, batch.n_tokens))
+    run.unseen.append(_Seen.of(run.step, tally, norm, run.watch, laid.batch.n_tokens))
     run.step += 1
     return rates
 

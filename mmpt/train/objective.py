@@ -40,6 +40,11 @@ class Targets:
     task: Tensor
     slot: Tensor
 
+    def to(self, device: torch.device) -> Targets:
+        """There; from pinned memory without waiting."""
+        parts = (self.at, self.labels, self.task, self.slot)
+        return Targets(*(part.to(device, non_blocking=True) for part in parts))
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -211,9 +216,56 @@ def loss_of(
     return result.loss, Tally(torch.cat([part.double() for part in parts]))
 
 
+@dataclass(frozen=True)
+class Laid:
+    """A step on the host, as far as one rank has to do with it, ready to be copied to the device.
+
+    weights: fp32 [kinds] of `token_weights`. pieces: this rank's micro-batches by their numbers; total: how many
+    the step has.
+    """
+
+    batch: Batch
+    weights: Tensor
+    pieces: tuple[Piece, ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A micro-batch: input_ids, position_ids int64 [R, L]; lengths as in MicroBatch."""
+
+    index: int
+    input_ids: Tensor
+    position_ids: Tensor
+    lengths: tuple[int, ...] | None
+    targets: Targets
+
+
+def lay(batch: Batch, settings: TrainSettings, *, packs: bool, ranks: Ranks, pin: bool = False) -> Laid:
+    """Cut a batch into its micro-batches and find their targets. Needs no device and no model.
+
+    packs: as streams without padding. pin: into memory from which a copy to CUDA does not wait. Where the settings
+    leave the micro-batches open, each rank takes one.
+    """
+
+    def put(values: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        return tensor.pin_memory() if pin else tensor
+
+    micro = micro_batches(batch, settings.micro_rows or -(-len(batch.input_ids) // ranks.world))
+    pieces = []
+    for index in ranks.share(len(micro)):
+        one = micro[index].stream() if packs else micro[index]
+        found = targets_of(one.labels, one.task, one.slot, torch.device("cpu"))
+        targets = Targets(*(put(part.numpy()) for part in (found.at, found.labels, found.task, found.slot)))
+        pieces.append(Piece(index, put(one.input_ids), put(one.position_ids), one.lengths, targets))
+    weights = token_weights(batch.n_supervised, settings.task_weights, torch.device("cpu"))
+    return Laid(batch, put(weights.numpy()), tuple(pieces), len(micro))
+
+
 def backward(
     model: MultimodalLM,
-    batch: Batch,
+    batch: Batch | Laid,
     settings: TrainSettings,
     ranges: tuple[Tensor, Tensor] | None,
     step: int = 0,
@@ -221,29 +273,27 @@ def backward(
 ) -> Tally:
     """This rank's share of the gradients of one global batch, micro-batch by micro-batch; nothing waits for the device.
 
-    step: with the settings' seed and the micro-batch it decides the dropout. Gradients and tallies of the ranks add
-    up to those of the batch. Where the settings leave the micro-batches open, each rank takes one.
+    batch: laid out here, unless it was before. step: with the settings' seed and the micro-batch it decides the
+    dropout. Gradients and tallies of the ranks add up to those of the batch.
     """
     device = model.device
-    weights = token_weights(batch.n_supervised, settings.task_weights, device)
+    laid = batch if isinstance(batch, Laid) else lay(batch, settings, packs=model.packs, ranks=ranks)
+    weights = laid.weights.to(device, non_blocking=True)
     total = Tally.zero(model.space, device)
-    micro = micro_batches(batch, settings.micro_rows or -(-len(batch.input_ids) // ranks.world))
-    mine = ranks.share(len(micro))
-    for index in mine:
-        one = micro[index].stream() if model.packs else micro[index]
-        targets = targets_of(one.labels, one.task, one.slot, device)
-        with dropout_of(settings.seed, step, index, device):
+    for piece in laid.pieces:
+        targets = piece.targets.to(device)
+        with dropout_of(settings.seed, step, piece.index, device):
             hidden = model.hidden(
-                torch.from_numpy(one.input_ids).to(device),
-                torch.from_numpy(one.position_ids).to(device),
+                piece.input_ids.to(device, non_blocking=True),
+                piece.position_ids.to(device, non_blocking=True),
                 packed=True,
-                lengths=one.lengths,
+                lengths=piece.lengths,
             )
             loss, tally = loss_of(model, hidden, targets, weights, settings, ranges)
             loss.backward()
         total = total + tally
     if sharded(model):
-        for _ in range(ranks.turns(len(micro)) - len(mine)):
+        for _ in range(ranks.turns(laid.total) - len(laid.pieces)):
             _empty_turn(model)
     return total
 

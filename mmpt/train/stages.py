@@ -8,8 +8,8 @@ train    train, lora, mixture, examples.max_seq_len
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from mmpt.store.stage import StageContext
 from mmpt.store.tensors import load_tensors
 from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import TokenSpace, load
+from mmpt.train.board import Board
 from mmpt.train.heldout import item_losses, sample, unigram_losses
 from mmpt.train.judged import loss_metrics, stability_metrics
 from mmpt.train.loop import METRICS, Hooks, Outcome
@@ -40,6 +41,7 @@ from mmpt.train.loop import train as run_training
 from mmpt.train.ranks import Ranks
 from mmpt.train.settings import TrainSettings, step_options
 from mmpt.train.sharding import shard_base
+from mmpt.train.speed import Pace
 
 VAL_ITEMS, TEST_ITEMS = 24, 64  # a task, for the choice of the best checkpoint and for gate B1
 REPLAY_TOKENS = 128  # of one sequence of replayed text
@@ -137,9 +139,9 @@ def ramp_end(loader: Loader) -> int:
 def warmup(ctx: StageContext) -> None:
     """Trains the new rows on reading: checkpoint/ (an adapter), metrics.jsonl."""
     ready = prepare_warmup(ctx)
-    outcome = run_training(
-        ready.model, ready.loader, ready.settings, ctx.work / "run", Hooks(on_log=_reporter(ctx, ready))
-    )
+    with contextlib.closing(_Report(ctx, ready.settings.steps)) as report:
+        hooks = Hooks(on_log=report.on_log, on_pace=report.on_pace, on_resume=report.on_resume)
+        outcome = run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks)
     if outcome.stopped:
         raise UserError(
             "the warm-up diverged", where="warmup.lr", found=outcome.stopped, fix="lower warmup.lr"
@@ -174,19 +176,16 @@ def train_part(ctx: StageContext, rank: int, world: int) -> None:
 
 
 def _run(ctx: StageContext, ready: Prepared, exam: _Exam, ranks: Ranks) -> Outcome:
-    hooks = Hooks(
-        on_log=_reporter(ctx, ready),
-        on_save=ctx.on_save or (lambda step, folder: None),
-        on_resume=lambda step: _say_resumed(ctx, step, ready.settings.steps),
-        measure=exam.measure,
-        measure_at=(ramp_end(ready.loader),),
-    )
-    return run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks, ranks=ranks)
-
-
-def _say_resumed(ctx: StageContext, step: int, steps: int) -> None:
-    if step < steps:  # else workers have done all of it
-        ctx.log(f"resumed from the checkpoint of step {step}")
+    with contextlib.closing(_Report(ctx, ready.settings.steps)) as report:
+        hooks = Hooks(
+            on_log=report.on_log,
+            on_pace=report.on_pace,
+            on_save=ctx.on_save or (lambda step, folder: None),
+            on_resume=report.on_resume,
+            measure=exam.measure,
+            measure_at=(ramp_end(ready.loader),),
+        )
+        return run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks, ranks=ranks)
 
 
 def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:
@@ -237,29 +236,57 @@ def _sources(
     }
 
 
-def _reporter(ctx: StageContext, ready: Prepared):  # type: ignore[no-untyped-def]
-    """on_log: the bar, a line in the log, and speed for the receipt."""
-    began = last = time.monotonic()
-    total = 0
+class _Report:
+    """What a run tells while it trains: the bar, lines in the log, speed for the receipt and for TensorBoard."""
 
-    def on_log(row: dict[str, Any]) -> None:
-        nonlocal last, total
-        now = time.monotonic()
-        speed = row["tokens"] / max(now - last, 1e-9)
-        last, total = now, total + row["tokens"]
+    def __init__(self, ctx: StageContext, steps: int):
+        self.ctx, self.steps, self.pace = ctx, steps, {}
+        self.board: Board | None = None
+
+    def on_resume(self, step: int) -> None:
+        self._open(step)
+        if step < self.steps:  # else workers have done all of it
+            self.ctx.log(f"resumed from the checkpoint of step {step}")
+
+    def on_pace(self, step: int, pace: Pace) -> None:
+        self.pace = pace.interval()
+        self.ctx.info(**pace.whole())
+
+    def on_log(self, row: dict[str, Any]) -> None:
         losses = " ".join(
             f"{task} {row[f'loss_{task}']:.3f}"
             for task in (*TASKS, "text")
             if row[f"loss_{task}"] is not None
         )
-        ctx.progress(row["step"], ready.settings.steps, losses)
-        ctx.log(
-            f"step {row['step']}/{ready.settings.steps}: {losses} | gradient {row['grad_norm']:.3g} "
-            f"clipped {row['clipped']:.0%} | {speed:.0f} tokens/s"
+        self.ctx.progress(row["step"], self.steps, losses)
+        self.ctx.log(
+            f"step {row['step']}/{self.steps}: {losses} | gradient {row['grad_norm']:.3g} "
+            f"clipped {row['clipped']:.0%} | {_speed(self.pace)}"
         )
-        ctx.info(seconds=now - began, tokens=total, tokens_per_second=total / max(now - began, 1e-9))
+        numbers = {name: value for name, value in row.items() if name != "step"}
+        self._open(0).write(row["step"], {**numbers, **{f"speed/{k}": v for k, v in self.pace.items()}})
 
-    return on_log
+    def _open(self, step: int) -> Board:
+        """TensorBoard's folder, from the first row on, or from where a run goes on."""
+        if self.board is None:
+            logs = self.ctx.logs
+            self.board = Board(logs and logs / "tensorboard" / self.ctx.work.name, step)
+        return self.board
+
+    def close(self) -> None:
+        """Of a run that ended, however it did."""
+        if self.board is not None:
+            self.board.close()
+
+
+def _speed(pace: dict[str, Any]) -> str:
+    """As in the log: 1234 tokens/s, 41.2 % of peak FLOP/s, 12.3 GiB, 0.1 % waiting for batches."""
+    used = pace["model_flops_utilisation"]
+    flops = f"{pace['model_flops_per_second'] / 1e9:.3g} GFLOP/s" if used is None else f"MFU {used:.1%}"
+    return (
+        f"{pace['tokens_per_second']:.0f} tokens/s, {flops}, peak {pace['peak_memory_bytes'] / (1 << 30):.2f} GiB, "
+        f"{pace['data_wait_share']:.1%} waiting for batches"
+    )
 
 
 class _Exam:

@@ -22,8 +22,8 @@ def test_a_step_runs_on_a_device_that_nobody_can_read(tmp_path, monkeypatch):
     model = fresh(tmp_path / "base", dropout=0.1, tied=False).to("meta").train()
     settings = small_settings(40, micro_rows=2)
     run = loop._before(model, small_loader(model.space, 40), settings, tmp_path / "run", loop.Hooks())
-    for _ in range(20):
-        loop._one_step(run, None)
+    for step in range(20):
+        loop._one_step(run, loop._lay(run, step), None)
     assert len(run.unseen) == run.step == 20 and run.watch.seen == 20  # the median was asked for, too
     with pytest.raises(NotImplementedError, match="meta"):
         loop._look(run)
