@@ -66,7 +66,7 @@ class Ranks:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
         # torchrun (2.13) keeps one store over restarts, where the addresses of the dead ranks would be found.
-        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
         try:
             yield cls(dist.get_rank(), dist.get_world_size())

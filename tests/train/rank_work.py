@@ -6,16 +6,14 @@ function here runs on each rank and is importable by the processes that are spaw
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as multiprocessing
+from torch import multiprocessing
 
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.train.loop import Hooks, Outcome, train
@@ -25,16 +23,16 @@ from tests.model.tiny_model import LORA, small_space
 from tests.train.small_run import small_loader, small_settings
 
 STEPS = 50
-PATIENCE = 150  # seconds until a group that hangs is ended
+PATIENCE = 60  # seconds until a group that hangs is ended
 
 
-def model_of(root: Path, dropout: float = 0.1) -> MultimodalLM:
-    """The same model on every rank and for every number of ranks, over the base that the test has made.
+def model_of(root: Path, dropout: float = 0.1, base: str = "base", **options: Any) -> MultimodalLM:
+    """The same model on every rank and for every number of ranks, over a base that the test has made.
 
     Only one of several ranks may write a model folder: save_pretrained does nothing on the others.
     """
     lora = {**LORA, "dropout": dropout}
-    model = MultimodalLM.from_base(root / "base", small_space(), lora, seed=1)
+    model = MultimodalLM.from_base(root / base, small_space(), lora, seed=1, **options)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.adapter_parameters().values():
@@ -49,7 +47,7 @@ def run(
     *,
     split: bool = False,
     until: int | None = None,
-    tokens: int = 320,
+    tokens: int = 200,
     steps: int = STEPS,
     dropout: float = 0.1,
     seed: int = 0,
@@ -57,7 +55,7 @@ def run(
     model: MultimodalLM | None = None,
     **settings: Any,
 ) -> Outcome:
-    """A training of `steps` steps in root/name, about 7 rows a step, one row a micro-batch, a row a step logged."""
+    """A training of `steps` steps in root/name, about 5 rows a step, one row a micro-batch, a row a step logged."""
     model = model or model_of(root, dropout)
     if split:
         shard_base(model, ranks, "cpu")

@@ -17,7 +17,6 @@ from tests.model.tiny_model import save_base
 from tests.train.rank_work import STEPS, model_of, note, notes, run, spawn
 
 EXACT = 1e-6  # relative; only the order of additions differs between one rank and two
-FEW = dict(tokens=30, steps=6, save_every=6)  # mostly one row a step: one of two ranks has none
 
 
 def work(root, ranks):
@@ -26,12 +25,18 @@ def work(root, ranks):
     run(root, "split", ranks, split=True)
     run(root, "one_then_two", ranks)
     run(root, "two_then_one", ranks, until=25)
-    run(root, "few_two", ranks, **FEW)
-    run(root, "few_split", ranks, split=True, **FEW)
+    few(root, "few_two", ranks)
+    few(root, "few_split", ranks, split=True)
     run(root, "open_two", ranks, micro_rows=0, dropout=0.0, steps=6)
     refusals(root, ranks)
     poisoned(root, ranks)
     drifting(root, ranks)
+
+
+def few(root, name, ranks=Ranks.alone(), split=False):
+    """One row a step, so one of two ranks has none: of a model with a head of its own and trained norms."""
+    model = model_of(root, base="untied", layer_norm=True)
+    return run(root, name, ranks, model=model, split=split, tokens=30, steps=6, save_every=6)
 
 
 def refusals(root, ranks):
@@ -39,7 +44,7 @@ def refusals(root, ranks):
     other = ranks.rank
     for name, given in {
         "seed": dict(seed=other),
-        "data": dict(tokens=320 + 10 * other),
+        "data": dict(tokens=200 + 10 * other),
         "rate": dict(clip=5.0 + other),
         "saves": dict(save_every=25 + other),
         "model": dict(model=changed_model(root, "q_proj.base_layer", other)),
@@ -94,11 +99,12 @@ def root(tmp_path_factory):
     """Trained by one rank here and by two processes."""
     root = tmp_path_factory.mktemp("ranks")
     save_base(root / "base")
+    save_base(root / "untied", tied=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run(root, "one")
     run(root, "one_then_two", until=25)
-    run(root, "few_one", **FEW)
+    few(root, "few_one")
     run(root, "open_one", micro_rows=0, dropout=0.0, steps=6)
     spawn(work, root)
     run(root, "two_then_one")
@@ -205,9 +211,9 @@ def test_every_piece_has_one_rank_and_all_ranks_as_many_turns():
 
 def test_a_rank_without_a_launcher_is_told(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(UserError, match="RANK: this process was not started as one of several ranks"):
-        with Ranks.from_environment():
-            pass
+    told = pytest.raises(UserError, match="RANK: this process was not started as one of several ranks")
+    with told, Ranks.from_environment():
+        pass
 
 
 def test_a_model_is_not_split_by_itself(tmp_path):
