@@ -13,7 +13,7 @@ from mmpt.gating import Verdict
 from mmpt.gating.text import bound_text, check_name, compared, number, telling
 from mmpt.store.canonical import digest_json
 from mmpt.store.digests import sha256_file
-from mmpt.store.jsonl import read_jsonl
+from mmpt.store.jsonl import iter_jsonl
 
 
 def card(project: Project, verdicts: Iterable[Verdict], written: Mapping[str, Any]) -> str:
@@ -144,10 +144,10 @@ def _overrides(project: Project) -> str:
 
 
 def _corpus(project: Project) -> str:
-    side = {row["id"]: row["split"] for row in read_jsonl(project.root / "split" / "data" / "split.jsonl")}
+    side = {row["id"]: row["split"] for row in iter_jsonl(project.root / "split" / "data" / "split.jsonl")}
     counts = Counter(
         (row["source"], row["modality"], row.get("license") or "not stated")
-        for row in read_jsonl(project.root / "manifest" / "data" / "manifest.jsonl")
+        for row in iter_jsonl(project.root / "manifest" / "data" / "manifest.jsonl")
         if side.get(row["id"]) == "train"
     )
     rows = ["| source | modality | licence | training records |", "|---|---|---|---|"]

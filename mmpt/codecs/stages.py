@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from mmpt.codecs import registry
 from mmpt.corpus.media import RESAMPLER, clip, load_audio, load_image, media_path
 from mmpt.store.errors import UserError
-from mmpt.store.jsonl import read_jsonl, write_jsonl
+from mmpt.store.jsonl import iter_jsonl, write_jsonl
 from mmpt.store.stage import StageContext
 
 FIT_ITEMS = 2000  # training media that a codec is fitted on at most, chosen by a hash of their id
@@ -24,8 +25,8 @@ def codecs(ctx: StageContext) -> None:
     """Writes audio/ and image/: what the codec saves, codec.json, and fitted_on.jsonl (ids of the media it
     saw).
     """
-    manifest = read_jsonl(ctx.inputs["manifest"] / "manifest.jsonl")
-    side = {row["id"]: row["split"] for row in read_jsonl(ctx.inputs["split"] / "split.jsonl")}
+    manifest = [_little(record) for record in iter_jsonl(ctx.inputs["manifest"] / "manifest.jsonl")]
+    side = {row["id"]: row["split"] for row in iter_jsonl(ctx.inputs["split"] / "split.jsonl")}
     roots = {"corpus": ctx.inputs["corpus"], **ctx.external}
     done = 0
     for modality, create in (("audio", registry.create_audio), ("image", registry.create_image)):
@@ -60,6 +61,11 @@ def codecs(ctx: StageContext) -> None:
             found=", ".join(sorted({record["modality"] for record in manifest})),
             expected="codecs.audio or codecs.image for what the corpus holds",
         )
+
+
+def _little(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of a record here; all of a million records would be 3 GB."""
+    return {"id": record["id"], "modality": sys.intern(record["modality"]), "media": record["media"]}
 
 
 def fit_choice(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

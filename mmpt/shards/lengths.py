@@ -16,7 +16,7 @@ import numpy as np
 from mmpt.codecs import registry
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
-from mmpt.store.jsonl import read_jsonl
+from mmpt.store.jsonl import iter_jsonl
 
 # Caption tokens of the reference corpora (Clotho, AudioCaps, WavCaps, LLaVA-Pretrain): 50, 90 and 99 %
 # quantiles of 11..14, 18..20 and 24..26. Assumed records follow them.
@@ -87,8 +87,12 @@ def read_corpus(root: Path, clip: float | None, encode: Callable[[list[str]], li
             "captions: assumed to be as long as the reference corpora's",
         )
         return Corpus(texts, np.full(ASSUMED_RECORDS, clip or 0.0), basis)
-    side = {row["id"]: row["split"] for row in read_jsonl(split)} if split.is_file() else {}
-    rows = [row for row in read_jsonl(manifest) if side.get(row["id"], "train") == "train"]
+    side = {row["id"]: row["split"] for row in iter_jsonl(split)} if split.is_file() else {}
+    rows = [
+        {key: row.get(key) for key in ("modality", "caption", "audio")}
+        for row in iter_jsonl(manifest)
+        if side.get(row["id"], "train") == "train"
+    ]
     by_modality = {kind: [row for row in rows if row["modality"] == kind] for kind in ("audio", "image")}
     texts = {
         kind: np.array(encode([row["caption"] for row in part]), np.int64)

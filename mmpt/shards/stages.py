@@ -30,7 +30,7 @@ from mmpt.shards.train_only import base_text_outside, codec_fit_outside
 from mmpt.store.canonical import digest_json, read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
-from mmpt.store.jsonl import iter_jsonl, read_jsonl, write_jsonl
+from mmpt.store.jsonl import JsonLines, iter_jsonl, write_jsonl
 from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
 from mmpt.tokens.formats import TASKS
@@ -93,7 +93,7 @@ class Tokenising:
 def shard_audit(ctx: StageContext) -> None:
     """Measures the shards for gate S3: audit.json, evidence/S3."""
     space, folder = load(ctx.inputs["token_space"]), ctx.inputs["shards"]
-    records, sides = read_jsonl(ctx.inputs["manifest"] / "manifest.jsonl"), _sides(ctx)
+    records, sides = JsonLines(ctx.inputs["manifest"] / "manifest.jsonl"), _sides(ctx)
     report, metrics, contents = {}, [], []
     for modality, encoder in _encoders(ctx, space).items():
         sets = [ShardSet.open(folder, modality, split) for split in SPLITS]
@@ -164,7 +164,7 @@ def golden(ctx: StageContext) -> None:
 
 def _sides(ctx: StageContext) -> dict[str, str]:
     """Record id -> split."""
-    return {row["id"]: row["split"] for row in read_jsonl(ctx.inputs["split"] / "split.jsonl")}
+    return {row["id"]: row["split"] for row in iter_jsonl(ctx.inputs["split"] / "split.jsonl")}
 
 
 def _has_codec(ctx: StageContext, modality: str) -> bool:

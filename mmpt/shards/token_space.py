@@ -16,7 +16,7 @@ import numpy as np
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
-from mmpt.store.jsonl import read_jsonl
+from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.stage import StageContext
 from mmpt.tokens.space import SERIALIZATION, TokenSpace, build_token_space, load
 
@@ -204,9 +204,10 @@ def _unseen(seed: int, n: int, seen: set[str]) -> list[str]:
 
 
 def _train_records(ctx: StageContext) -> list[Mapping[str, Any]]:
-    side = {row["id"]: row["split"] for row in read_jsonl(ctx.inputs["split"] / "split.jsonl")}
-    records = read_jsonl(ctx.inputs["manifest"] / "manifest.jsonl")
-    return [record for record in records if side[record["id"]] == "train"]
+    """Id and caption of each."""
+    side = {row["id"]: row["split"] for row in iter_jsonl(ctx.inputs["split"] / "split.jsonl")}
+    records = iter_jsonl(ctx.inputs["manifest"] / "manifest.jsonl")
+    return [{"id": r["id"], "caption": r["caption"]} for r in records if side[r["id"]] == "train"]
 
 
 def _codec(folder: Path) -> dict[str, Any] | None:

@@ -3,12 +3,14 @@
 import hashlib
 import os
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mmpt.shards import lines as lines_module
 from mmpt.shards import tokenise
+from mmpt.shards.audit import Findings, check_segments
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.examples import Captions
 from mmpt.shards.lines import Lines, Picked
@@ -136,11 +138,25 @@ def test_the_codes_used_are_counted_shard_by_shard(tmp_path, monkeypatch):
     shards = ShardSet.open(tmp_path, "image", "train")
     monkeypatch.setattr(ShardSet, "all_ids", lambda self: pytest.fail("all ids at once"))
 
-    class Space:
-        audio_ranges = ()
-
-        class image_range:
-            start, end, size = 1, 4, 4
-
-    assert list(tokenise._codes_used(shards, Space)) == [3 / 4]
+    space = SimpleNamespace(image_range=SimpleNamespace(start=1, end=4, size=4))
+    assert list(tokenise._codes_used(shards, space)) == [3 / 4]
     assert [part.tolist() for part in shards.ids_by_shard()] == [[1, 2, 2], [2, 3], [9]]
+
+
+def test_ids_are_audited_shard_by_shard(tmp_path, monkeypatch):
+    """Codebook k stands at k, k + 2, ..; the second shard has an id of the wrong one, at place 3 of its second record."""
+    stamp = {"token_space": "0" * 64, "codec": "1" * 64}
+    good = np.array([10, 20, 11, 21], np.int32)
+    bad = np.array([10, 20, 11, 11], np.int32)
+    for index, ids in enumerate(([good, good], [good, bad], [good])):
+        rows = [{"id": f"{index}-{place}"} for place in range(len(ids))]
+        save_shard(tmp_path, "audio", "train", index, ids, rows, stamp)
+    monkeypatch.setattr(ShardSet, "all_ids", lambda self: pytest.fail("all ids at once"))
+
+    space = SimpleNamespace(
+        audio_ranges=(SimpleNamespace(start=10, end=19), SimpleNamespace(start=20, end=29))
+    )
+    found = Findings(expected=5, quality_metric="x", quality_floor=0.0)
+    check_segments(ShardSet.open(tmp_path, "audio", "train"), space, found)
+    assert found.ids_out_of_segment == 1
+    assert found.offenders == [{"id": "1-1", "check": "ids_out_of_segment", "found": "id 11 at 3"}]
