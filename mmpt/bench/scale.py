@@ -67,7 +67,9 @@ def _context(folder: Path, name: str) -> Any:
         path.mkdir()
     profile = SliceView(PROFILE, tuple(PROFILE), name)
     stages = ("corpus", "manifest", "split", "codecs", "token_space", "shards")
-    return StageContext(name, profile, {one: folder / one for one in stages}, out, work, {"made": folder / "media"})
+    return StageContext(
+        name, profile, {one: folder / one for one in stages}, out, work, {"made": folder / "media"}
+    )
 
 
 def run_manifest(folder: Path, n: int) -> None:
@@ -154,13 +156,24 @@ def _doit(folder: Path, project: str, *words: str) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": f"{inputs.REPO}:{root}"}
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "doit", *words], cwd=root, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "doit", *words],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     spent = time.perf_counter() - start
     if done.returncode not in FINE:
-        raise RuntimeError(f"doit {' '.join(words)} ended with {done.returncode}: {(done.stdout + done.stderr)[-1500:]}")
+        raise RuntimeError(
+            f"doit {' '.join(words)} ended with {done.returncode}: {(done.stdout + done.stderr)[-1500:]}"
+        )
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"seconds": spent, "processor_seconds": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}
+    return {
+        "seconds": spent,
+        "processor_seconds": used.ru_utime + used.ru_stime,
+        "peak_mib": used.ru_maxrss / 1024,
+    }
 
 
 def build_records(folder: Path, n: int) -> dict[str, Any]:
@@ -303,7 +316,9 @@ def line(one: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the points that are missing, print them, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--only", nargs="+", choices=list(CURVES), default=list(CURVES))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "mmpt-scale")
@@ -321,7 +336,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(line(points[-1]), flush=True)
     from mmpt.bench import record  # with torch, which no point loads
 
-    found = {"cores": os.cpu_count(), "points": points, "says": {name: one.says for name, one in CURVES.items()}}
+    found = {
+        "cores": os.cpu_count(),
+        "points": points,
+        "says": {name: one.says for name, one in CURVES.items()},
+    }
     print(record.write("scale", "cpu", found))
 
 

@@ -2,17 +2,16 @@
 
 import pytest
 
-from mmpt.bench import scale, tables
-from mmpt.bench import scale_inputs as inputs
+from mmpt.bench import scale, scale_rows, tables
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.schema import accepted
 
 
 def test_made_up_rows_hold_their_schemas_and_are_the_same_every_time():
-    for make, name in ((inputs.record, "record"), (inputs.manifest_row, "manifest_record"), (inputs.shard_row, "shard_record")):
+    for make, name in ((scale_rows.record, "record"), (scale_rows.manifest_row, "manifest_record"), (scale_rows.shard_row, "shard_record")):
         assert all(accepted(make(index), name) for index in range(40)), name
         assert make(7) == make(7) and len({make(index)["id"] for index in range(100)}) == 100
-    rows = [inputs.manifest_row(index) for index in range(4000)]
+    rows = [scale_rows.manifest_row(index) for index in range(4000)]
     assert len({r["origin"] for r in rows}) == 400 + 2000 and {r["split_hint"] for r in rows} == {None, "test"}
     pictures = [r for r in rows if r["modality"] == "image"]
     assert len({r["content_sha256"] for r in pictures}) == len(pictures) * 49 // 50
