@@ -34,8 +34,11 @@ def work(root, ranks):
 
 
 def few(root, name, ranks=Ranks.alone(), split=False):
-    """One row a step, so one of two ranks has none: of a model with a head of its own and trained norms."""
+    """One row a step, so one of two ranks has none: of a model with a head of its own, trained norms and a layer
+    that is computed twice.
+    """
     model = model_of(root, base="untied", layer_norm=True)
+    model.checkpoint_layers(1)
     return run(root, name, ranks, model=model, split=split, tokens=30, steps=6, save_every=6)
 
 
