@@ -219,10 +219,11 @@ def backward(
     step: int = 0,
     ranks: Ranks = Ranks.alone(),
 ) -> Tally:
-    """This rank's share of the gradients of one global batch, micro-batch by micro-batch; nothing waits for the device.
+    """This rank's share of the gradients of one global batch, micro-batch by micro-batch; nothing waits for
+    the device.
 
-    step: with the settings' seed and the micro-batch it decides the dropout. Gradients and tallies of the ranks add
-    up to those of the batch. Where the settings leave the micro-batches open, each rank takes one.
+    step: with the settings' seed and the micro-batch it decides the dropout. Gradients and tallies of the
+    ranks add up to those of the batch. Where the settings leave the micro-batches open, each rank takes one.
     """
     device = model.device
     weights = token_weights(batch.n_supervised, settings.task_weights, device)
