@@ -55,7 +55,7 @@ def run(
     model: MultimodalLM | None = None,
     **settings: Any,
 ) -> Outcome:
-    """A training of `steps` steps in root/name, about 5 rows a step, one row a micro-batch, a row a step logged."""
+    """A training in root/name: about 5 rows a step, one row a micro-batch, every step logged."""
     model = model or model_of(root, dropout)
     if split:
         shard_base(model, ranks, "cpu")
