@@ -148,8 +148,8 @@ def train(
     there is one. All `ranks` call it alike and get the same outcome.
 
     Raises:
-        UserError: that checkpoint belongs to another token space, LoRA, row shape, data, mixture or schedule; the ranks
-            were given different models, data or settings.
+        UserError: that checkpoint belongs to another token space, LoRA, row shape, data, mixture or schedule;
+            or the ranks were given different models, data or settings.
         RanksDiffer: the ranks' weights are no longer the same.
     """
     end = settings.steps if until is None else min(until, settings.steps)
@@ -215,7 +215,8 @@ def _before(
 def _start(run: _Run) -> _Run:
     """The run with its first checkpoint, or as its newest one left it."""
     model, folder, ranks = run.model, run.folder, run.ranks
-    newest = ranks.from_lead(latest(folder / "steps") if ranks.lead else None)  # it may save while others look
+    # Rank 0 says which: it may save while others look.
+    newest = ranks.from_lead(latest(folder / "steps") if ranks.lead else None)
     if newest is None:
         if ranks.lead:
             write_jsonl(folder / METRICS, [])

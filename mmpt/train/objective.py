@@ -271,7 +271,8 @@ def backward(
     step: int = 0,
     ranks: Ranks = Ranks.alone(),
 ) -> Tally:
-    """This rank's share of the gradients of one global batch, micro-batch by micro-batch; nothing waits for the device.
+    """This rank's share of the gradients of one global batch, micro-batch by micro-batch; nothing waits for
+    the device.
 
     batch: laid out here, unless it was before. step: with the settings' seed and the micro-batch it decides the
     dropout. Gradients and tallies of the ranks add up to those of the batch.

@@ -1,4 +1,4 @@
-"""The processes that train one model together: who they are, adding up over them, and noticing when they differ.
+"""The processes that train one model together: who they are, sums over them, noticing when they differ.
 
 What trains is the same on every rank and moves by the same numbers: gradients are *summed*, because the
 objective's weights already count the tokens of the whole batch. CUDA tensors go through NCCL; what the host
@@ -141,8 +141,8 @@ class Ranks:
         """Raise RanksDiffer, on every rank, unless these replicas are bit for bit the same on every rank."""
         if self.world > 1 and (found := self.differing({"replicas": bits(tensors)})):
             raise RanksDiffer(
-                f"step {step}: rank {found[1]} holds other weights than rank 0, though both added up the same "
-                "gradients: a faulty device, or ranks of different kinds"
+                f"step {step}: rank {found[1]} holds other weights than rank 0, though both added up the "
+                "same gradients: a faulty device, or ranks of different kinds"
             )
 
 
@@ -150,7 +150,7 @@ _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def bits(tensors: Mapping[str, Tensor]) -> str:
-    """Digest of tensors by name: equal for equal bits; sums of integers, so it costs one read on the device."""
+    """Digest of tensors by name: equal for equal bits. Sums of integers, so it costs one read on the device."""
     sums = [_bit_sum(tensor.detach()) for tensor in tensors.values()]
     values = torch.stack(sums).tolist() if sums else []
     return hashlib.sha256(repr(list(zip(tensors, values))).encode()).hexdigest()[:16]

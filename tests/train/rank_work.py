@@ -1,7 +1,7 @@
 """What the ranks of a test do: one group of processes runs many small trainings, one after the other.
 
-A process costs seconds to start, a training a fraction of one, so the tests of several ranks share a group. Every
-function here runs on each rank and is importable by the processes that are spawned.
+A process costs seconds to start, a training a fraction of one, so the tests of several ranks share a group.
+Every function here runs on each rank and is importable by the processes that are spawned.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(
     model: MultimodalLM | None = None,
     **settings: Any,
 ) -> Outcome:
-    """A training of `steps` steps in root/name, about 5 rows a step, one row a micro-batch, a row a step logged."""
+    """A training in root/name: about 5 rows a step, one row a micro-batch, every step logged."""
     model = model or model_of(root, dropout)
     if split:
         shard_base(model, ranks, "cpu")

@@ -1,10 +1,11 @@
-"""Two ranks train what one trains: plain and with the base split, over a change of their number; and they notice."""
+"""Two ranks train what one trains, also with the base split, and go on as one; and they notice what differs."""
 
 import json
 import math
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from mmpt.model.checkpoints import STATE
 from mmpt.store.errors import UserError
@@ -12,7 +13,7 @@ from mmpt.store.tensors import load_tensors
 from mmpt.train import loop
 from mmpt.train.loop import METRICS
 from mmpt.train.ranks import Ranks, RanksDiffer
-from mmpt.train.sharding import sharded
+from mmpt.train.sharding import decoder_layers, shard_base, sharded
 from tests.model.tiny_model import save_base
 from tests.train.rank_work import STEPS, model_of, note, notes, run, spawn
 
@@ -28,15 +29,33 @@ def work(root, ranks):
     few(root, "few_two", ranks)
     few(root, "few_split", ranks, split=True)
     run(root, "open_two", ranks, micro_rows=0, dropout=0.0, steps=6)
+    halves(root, ranks)
     refusals(root, ranks)
     poisoned(root, ranks)
     drifting(root, ranks)
 
 
 def few(root, name, ranks=Ranks.alone(), split=False):
-    """One row a step, so one of two ranks has none: of a model with a head of its own and trained norms."""
+    """One row a step, so one of two ranks has none: of a model with a head of its own, trained norms and a
+    layer that is computed twice.
+    """
     model = model_of(root, base="untied", layer_norm=True)
+    model.checkpoint_layers(1)
     return run(root, name, ranks, model=model, split=split, tokens=30, steps=6, save_every=6)
+
+
+def halves(root, ranks):
+    """What a rank keeps of a split base between two steps."""
+    model = model_of(root)
+    whole = sum(parameter.numel() for parameter in decoder_layers(model).parameters())
+    added = sum(p.numel() for p in decoder_layers(model).parameters() if p.requires_grad)
+    shard_base(model, ranks, "cpu")
+    for _ in range(2):
+        layers = list(decoder_layers(model).parameters())
+        mine = [p.to_local() if isinstance(p, DTensor) else p for p in layers]
+        note(root, "halves", ranks, whole=whole, added=added, mine=sum(one.numel() for one in mine))
+        token = torch.zeros(1, 1, dtype=torch.int64)
+        model.hidden(token, token).sum().backward()
 
 
 def refusals(root, ranks):
@@ -117,7 +136,7 @@ def rows(root, name):
 
 
 def furthest(root, a, b):
-    """Largest relative difference of losses, objective and gradient norms between two runs; counts must be equal."""
+    """Largest relative difference of losses, objective and gradient norms; counts must be equal."""
     pairs = list(zip(rows(root, a), rows(root, b), strict=True))
     worst = 0.0
     for one, two in pairs:
@@ -134,6 +153,12 @@ def furthest(root, a, b):
 @pytest.mark.parametrize("other", ["two", "split", "one_then_two", "two_then_one"])
 def test_fifty_steps_are_those_of_one_rank(root, other):
     assert len(rows(root, "one")) == STEPS and furthest(root, "one", other) < EXACT
+
+
+def test_a_rank_keeps_its_half_of_a_split_base(root):
+    ours, theirs = notes(root, "halves")
+    assert ours["mine"] - ours["added"] + theirs["mine"] - theirs["added"] == ours["whole"] - ours["added"]
+    assert ours["mine"] - ours["added"] == pytest.approx((ours["whole"] - ours["added"]) / 2, rel=0.1)
 
 
 def test_splitting_the_base_changes_no_bit(root):
