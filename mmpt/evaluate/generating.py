@@ -1,6 +1,6 @@
 """Golden outputs of a finished training, piece by piece, kept until the stage is published.
 
-    work/golden/<model>-<piece>.safetensors     ids, offsets, ended, mass; <model>: step_<k>, or random
+work/golden/<model>-<piece>.safetensors     ids, offsets, ended, mass; <model>: step_<k>, or random
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Piece:
-    """Outputs that are decoded in one go. What is in a piece depends on the golden sets and the setting alone,
-    so that it comes out alike whoever decodes it. `guided`: with guidance, where the setting has some.
+    """Outputs that are decoded in one go. What is in a piece depends on golden sets and setting alone, so that
+    it comes out alike whoever decodes it. `guided`: with guidance, where the setting has some.
     """
 
     wanted: tuple[Wanted, ...]
@@ -107,7 +107,7 @@ def golden_pieces(
     decodings: Sequence[str] = tuple(TEMPERATURE),
     free: bool = True,
 ) -> list[Piece]:
-    """All outputs in pieces of like length: few, because the last outputs of each leave the batch half empty."""
+    """All outputs in pieces of like length: few, because the last outputs of each leave slots empty."""
     wanted = [
         Wanted(record, decoding, is_free)
         for records in sets.values()

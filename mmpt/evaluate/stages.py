@@ -16,7 +16,7 @@ from mmpt.evaluate.checkpoint import Trained, Workshop, digest
 from mmpt.evaluate.generating import RANDOM, Generating
 from mmpt.evaluate.golden import EMIT, Decoder
 from mmpt.evaluate.resume import check_resume
-from mmpt.evaluate.sets import Codecs, ablation_sets, golden_sets
+from mmpt.evaluate.sets import Codecs, ablation_sets
 from mmpt.evaluate.trainable import check_trainable
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.text_set import encode_lines
@@ -122,7 +122,7 @@ def trend(ctx: StageContext) -> None:
 
 
 def generate(ctx: StageContext) -> None:
-    """Golden outputs at step 0 and at the end, greedy and sampled, as files; B4, C1. Resumes from ``ctx.work``."""
+    """Golden outputs at step 0 and at the end, greedy and sampled, as files; B4, C1. Resumes by piece."""
     ctx.spread(generate_part)
     work = Generating(ctx)
     work.write(work.pieces)

@@ -1,4 +1,4 @@
-"""Golden outputs by several workers: the bytes of one process, whoever made which piece, and resumed by piece."""
+"""Golden outputs by several workers: the bytes of one process, whoever made which piece; resumed by piece."""
 
 import copy
 

@@ -13,7 +13,9 @@ def test_two_workers_do_what_one_process_does_and_the_receipt_says_so(spread):
     project = spread(TWO)
     outcome = project.doit("shards")
     assert outcome.code == BUILT and project.squares() == SQUARES, (outcome, project.log)
-    assert set(re.findall(r"piece (\d) by (\d) of 2", project.log)) == {(str(n), str(n % 2)) for n in range(5)}
+    assert set(re.findall(r"piece (\d) by (\d) of 2", project.log)) == {
+        (str(n), str(n % 2)) for n in range(5)
+    }
     info = project.receipt()["runDetails"]["info"]
     assert info["world"] == 2
     assert {**info["launcher"], "peak_memory_mib": len(info["launcher"]["peak_memory_mib"])} == {

@@ -23,6 +23,8 @@ def alone(tmp_path_factory) -> Path:
     shutil.copytree(REPO, project, ignore=LEFT_OUT)
     with open(project / PROFILE, "a") as profile:
         profile.write(LOCAL + "\n")
+    # So many rows at a time however many ranks there are: only sums are taken in another order.
+    edited(project / PROFILE, "train: {steps: 24", "train: {micro_rows: 2, steps: 24")
     code, output = doit(project, "train", f"profile={PROFILE}")
     assert "train            built in" in output, output
     return project
