@@ -139,7 +139,7 @@ def _wait(ctx: StageContext, reports: Reports, queued: str) -> None:
     asked, pause = time.monotonic(), ASK_FIRST
     while not reports.complete() and all(end.status == "ok" for end in reports.ends()):
         done, total, text = reports.progress()
-        ctx.progress(done, total, text or f"slurm job {queued}")
+        ctx.progress(done, max(1, total), text or f"slurm job {queued}")
         time.sleep(LOOK_EVERY)
         if time.monotonic() - asked >= pause:
             asked, pause = time.monotonic(), min(2 * pause, ASK_EVERY)

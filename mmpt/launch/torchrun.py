@@ -35,7 +35,8 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
     process = subprocess.Popen(_words(job), env={**os.environ, **job.environment()})
     try:
         while process.poll() is None:
-            ctx.progress(*reports.progress())
+            if (told := reports.progress())[1]:
+                ctx.progress(*told)
             raise_refusal(reports)
             time.sleep(LOOK_EVERY)
     finally:

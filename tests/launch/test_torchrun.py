@@ -1,6 +1,9 @@
 """Workers by torchrun: started, watched, started again, and never left behind."""
 
 import re
+import signal
+
+import pytest
 
 from tests.launch.conftest import kill, processes_below
 
@@ -62,11 +65,12 @@ def test_a_worker_that_breaks_shows_its_last_lines(spread):
     assert "  | RuntimeError: the second worker went wrong" in outcome.text, outcome
 
 
-def test_no_worker_outlives_a_killed_build(spread):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_a_build_that_is_stopped(spread, signum):
     project = spread(TWO)
     project.edit("smoke.yaml", "seconds: 0.0, how", "seconds: 30.0, how")
     process = project.start("shards")
     project.wait_for(lambda: len(set(re.findall(r"by (\d) of 2", project.log))) == 2)
     assert len([line for line in processes_below(project.folder) if "mmpt.launch.worker" in line]) >= 2
-    kill(process)
+    kill(process, signum)
     project.wait_for(lambda: not processes_below(project.folder), 10.0)
