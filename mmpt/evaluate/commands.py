@@ -13,8 +13,8 @@ import torch
 from mmpt.corpus.media import clip, load_audio, load_image
 from mmpt.evaluate import ablation as abl
 from mmpt.evaluate.checkpoint import Trained, Workshop, step_of
-from mmpt.evaluate.emission import generate_step
-from mmpt.evaluate.golden import EMIT, Decoder, Setting
+from mmpt.evaluate.emission import write_step
+from mmpt.evaluate.golden import EMIT, Decoder, Setting, generate_golden
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.sets import Codecs, ablation_sets, decode_audio, decode_image, golden_sets
 from mmpt.generate import generate
@@ -170,7 +170,8 @@ def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
     step = step_of(checkpoint.name) if checkpoint.name.startswith("step_") else 0
     staging = out.with_name(f".{out.name}.tmp")
     with workshop.opened(checkpoint) as model:
-        rows = generate_step(model, decoder, golden, setting, step, staging)
+        made = generate_golden(model, workshop.space, golden, setting)
+        rows = write_step(made, decoder, golden, setting, step, staging)
         found = {task: abl.ablate(model, workshop.space, records) for task, records in swapped.items()}
     resamples = profile.data["evaluate"]["bootstrap"]
     report = {task: abl.report(one, resamples, workshop.seed) for task, one in found.items()}

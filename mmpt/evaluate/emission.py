@@ -16,9 +16,9 @@ import torch
 from mmpt.evaluate.golden import (
     EMIT,
     Decoder,
+    Outputs,
     Setting,
     free_rates,
-    generate_golden,
     output_rows,
     summary,
 )
@@ -33,15 +33,16 @@ FOLDER = {"greedy": ".", "sampled": "sampled"}
 
 Rows = list[dict[str, Any]]
 Sets = Mapping[str, Sequence[Record]]
+Made = Mapping[tuple[str, str], Outputs]
 
 
-def generate_step(
-    model, decoder: Decoder, sets: Sets, setting: Setting, step: int, folder: Path
+def write_step(
+    made: Made, decoder: Decoder, sets: Sets, setting: Setting, step: int, folder: Path
 ) -> dict[tuple[str, str], Rows]:
-    """Generates and writes all golden sets below `folder`, qual/step_<k>; rows by (task, decoding)."""
+    """Writes all golden sets, as generated, below `folder`, qual/step_<k>; rows by (task, decoding)."""
     rows: dict[tuple[str, str], Rows] = {}
     summaries = []
-    for (task, decoding), outputs in generate_golden(model, decoder.space, sets, setting).items():
+    for (task, decoding), outputs in made.items():
         below = folder / FOLDER[decoding]
         below.mkdir(parents=True, exist_ok=True)
         made = output_rows(decoder, sets[task], outputs.golden, setting, step, decoding, below)
@@ -62,12 +63,10 @@ def random_weights(model, seed: int) -> None:
                 parameter.copy_(noise.to(parameter.device, parameter.dtype))
 
 
-def random_control(model, decoder: Decoder, sets: Sets, setting: Setting) -> list[dict[str, Any]]:
+def random_control(made: Made, decoder: Decoder, sets: Sets, setting: Setting) -> list[dict[str, Any]]:
     """Summaries of t2a and t2i by a model of random weights, every output decoded, none kept."""
-    emit = {task: records for task, records in sets.items() if task in EMIT}
-    made = generate_golden(model, decoder.space, emit, setting, free=False)
     return [
-        summary(output_rows(decoder, emit[task], outputs.golden, setting, 0, decoding, None), None)
+        summary(output_rows(decoder, sets[task], outputs.golden, setting, 0, decoding, None), None)
         for (task, decoding), outputs in made.items()
     ]
 

@@ -26,10 +26,11 @@ from mmpt.evaluate.sets import (
 )
 from mmpt.generate import Generated, generate, opened
 from mmpt.store.errors import UserError
-from mmpt.tokens import TokenSpace, check, prompt
+from mmpt.tokens import Grammar, TokenSpace, check, prompt
 
 EMIT = ("t2a", "t2i")
 TEMPERATURE = {"greedy": 0.0, "sampled": 1.0}
+BATCHES = 2  # of outputs in a piece
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,26 @@ class Outputs:
     free: list[Generated]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """One output to make: a golden record under one decoding; `free`: with the vocabulary open."""
+
+    record: Record
+    decoding: str
+    free: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Outputs that are decoded in one go. What is in a piece depends on golden sets and setting alone, so that
+    it comes out alike whoever decodes it. `guided`: with guidance, where the setting has some.
+    """
+
+    wanted: tuple[Wanted, ...]
+    guided: bool
+    size: int  # ids to decode, at most
+
+
 def generate_golden(
     model,
     space: TokenSpace,
@@ -72,50 +93,56 @@ def generate_golden(
 ) -> dict[tuple[str, str], Outputs]:
     """All tasks under all decodings, by (task, decoding), each output from its own seed.
 
-    They run as few large batches: a decoding step of a small batch costs nearly as much as one of a large
-    batch. Guidance applies to t2a and t2i under the grammar.
+    Guidance applies to t2a and t2i under the grammar.
     """
+    pieces = golden_pieces(space, sets, setting, decodings=decodings, free=free)
+    return assembled(sets, [(piece, run_piece(model, space, piece, setting)) for piece in pieces])
+
+
+def golden_pieces(
+    space: TokenSpace,
+    sets: Mapping[str, Sequence[Record]],
+    setting: Setting,
+    *,
+    decodings: Sequence[str] = tuple(TEMPERATURE),
+    free: bool = True,
+) -> list[Piece]:
+    """All outputs in pieces of like length: few, because the last outputs of each leave slots empty."""
     wanted = [
-        _Wanted(record, decoding, is_free)
+        Wanted(record, decoding, is_free)
         for records in sets.values()
         for record in records
         for decoding in decodings
         for is_free in ((False, True) if free else (False,))
     ]
-    guided = [w.record["task"] in EMIT and not w.free and setting.guidance != 1.0 for w in wanted]
-    made: dict[tuple[str, str, bool], list[Generated]] = {}
-    outputs: list[Generated | None] = [None] * len(wanted)
-    for with_guidance in (False, True):
-        places = [i for i, is_guided in enumerate(guided) if is_guided == with_guidance]
-        chosen = [wanted[i] for i in places]
-        for place, output in zip(
-            places, _generate(model, space, chosen, setting, with_guidance), strict=True
-        ):
-            outputs[place] = output
-    for w, output in zip(wanted, outputs, strict=True):
-        made.setdefault((w.record["task"], w.decoding, w.free), []).append(output)
-    return {
-        (task, decoding): Outputs(rows, made.get((task, decoding, True), []))
-        for (task, decoding, is_free), rows in made.items()
-        if not is_free
-    }
+    grammars = [_grammar(space, w, setting) for w in wanted]
+    keys = [(_guided(w, setting), -int((g.hi - g.lo).max()), -g.max_len) for w, g in zip(wanted, grammars)]
+    pieces = []
+    for guided in (False, True):
+        order = sorted((i for i, key in enumerate(keys) if key[0] == guided), key=lambda i: (keys[i], i))
+        for start in range(0, len(order), step := setting.batch_size * BATCHES):
+            chosen = order[start : start + step]
+            size = sum(grammars[i].max_len for i in chosen)
+            pieces.append(Piece(tuple(wanted[i] for i in chosen), guided, size))
+    return pieces
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    record: Record
-    decoding: str
-    free: bool
+def _guided(wanted: Wanted, setting: Setting) -> bool:
+    return wanted.record["task"] in EMIT and not wanted.free and setting.guidance != 1.0
 
 
-def _generate(
-    model, space: TokenSpace, wanted: Sequence[_Wanted], setting: Setting, guided: bool
-) -> list[Generated]:
-    grammars = [record_grammar(space, w.record, setting.max_text_tokens) for w in wanted]
+def _grammar(space: TokenSpace, wanted: Wanted, setting: Setting) -> Grammar:
+    grammar = record_grammar(space, wanted.record, setting.max_text_tokens)
+    return opened(grammar, space.vocab_size_total) if wanted.free else grammar
+
+
+def run_piece(model, space: TokenSpace, piece: Piece, setting: Setting) -> list[Generated]:
+    """The outputs of a piece, in its order."""
+    wanted, guided = piece.wanted, piece.guided
     return generate(
         model,
         [record_prompt(space, w.record) for w in wanted],
-        [opened(g, space.vocab_size_total) if w.free else g for w, g in zip(wanted, grammars, strict=True)],
+        [_grammar(space, w, setting) for w in wanted],
         temperature=[TEMPERATURE[w.decoding] for w in wanted],
         top_k=[0 if w.free else setting.top_k for w in wanted],
         top_p=[1.0 if w.free else setting.top_p for w in wanted],
@@ -124,6 +151,32 @@ def _generate(
         batch_size=setting.batch_size,
         empty_prompts=[prompt(space, w.record["task"], []) for w in wanted] if guided else (),
     )
+
+
+def assembled(
+    sets: Mapping[str, Sequence[Record]], made: Sequence[tuple[Piece, Sequence[Generated]]]
+) -> dict[tuple[str, str], Outputs]:
+    """Outputs by (task, decoding), in the order of the golden records."""
+    found = {
+        (w.record["task"], w.record["id"], w.decoding, w.free): output
+        for piece, outputs in made
+        for w, output in zip(piece.wanted, outputs, strict=True)
+    }
+    keys = dict.fromkeys((task, decoding) for task, _, decoding, _ in found)
+    order = {task: place for place, task in enumerate(sets)}
+    return {
+        (task, decoding): Outputs(
+            *(
+                [
+                    found[task, record["id"], decoding, is_free]
+                    for record in sets[task]
+                    if (task, record["id"], decoding, is_free) in found
+                ]
+                for is_free in (False, True)
+            )
+        )
+        for task, decoding in sorted(keys, key=lambda key: (order[key[0]], list(TEMPERATURE).index(key[1])))
+    }
 
 
 def free_rates(

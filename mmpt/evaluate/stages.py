@@ -13,9 +13,10 @@ from mmpt.evaluate import scores as sco
 from mmpt.evaluate import text as txt
 from mmpt.evaluate import trend as tre
 from mmpt.evaluate.checkpoint import Trained, Workshop, digest
+from mmpt.evaluate.generating import RANDOM, Generating
 from mmpt.evaluate.golden import EMIT, Decoder
 from mmpt.evaluate.resume import check_resume
-from mmpt.evaluate.sets import Codecs, ablation_sets, golden_sets
+from mmpt.evaluate.sets import Codecs, ablation_sets
 from mmpt.evaluate.trainable import check_trainable
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.text_set import encode_lines
@@ -23,6 +24,7 @@ from mmpt.store.canonical import write_json
 from mmpt.store.digests import Manifest, sha256_file
 from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.jsonl import write_jsonl
+from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
 
 READ = ("a2t", "i2t")
@@ -120,26 +122,30 @@ def trend(ctx: StageContext) -> None:
 
 
 def generate(ctx: StageContext) -> None:
-    """Golden outputs at step 0 and at the end, greedy and sampled, as files; B4, C1."""
-    workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
-    decoder = Decoder(workshop.space, Codecs.open(ctx.inputs["codecs"], ctx.device), workshop.tokenizer)
-    sets, setting = golden_sets(ctx.inputs["golden"]), tre.setting_of(ctx)
+    """Golden outputs at step 0 and at the end, greedy and sampled, as files; B4, C1. Resumes by piece."""
+    ctx.spread(generate_part)
+    work = Generating(ctx)
+    work.write(work.pieces)
+    trained, sets, setting = work.trained, work.sets, work.setting
+    codecs = Codecs.open(ctx.inputs["codecs"], ctx.device)
+    decoder = Decoder(work.workshop.space, codecs, work.workshop.tokenizer)
     folders = {step: ctx.out / "qual" / f"step_{step}" for step in (trained.initial, trained.final)}
     references = emission.write_references(decoder, sets, setting, folders[trained.final])
     written, summaries = [], []
-    for done, (step, folder) in enumerate(folders.items()):
-        ctx.progress(done, 3, f"golden sets, step {step}")
-        with workshop.opened(trained.path(step)) as model:
-            rows = emission.generate_step(model, decoder, sets, setting, step, folder)
+    for step, folder in folders.items():
+        rows = emission.write_step(work.outputs(f"step_{step}"), decoder, sets, setting, step, folder)
         emission.write_inspect(decoder, sets, rows, folder, folders[trained.final])
         written.append(emission.Written(step, folder, rows))
         summaries += emission.summaries_of(folder)
-    ctx.progress(2, 3, "random weights")
-    model = workshop.untrained()
-    emission.random_weights(model, ctx.seed)
-    control = emission.random_control(model, decoder, sets, setting)
+    control = emission.random_control(work.outputs(RANDOM), decoder, sets, setting)
     write_json(ctx.out / "qual" / "random_weights.json", {"summaries": control})
     _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control)
+
+
+def generate_part(ctx: StageContext, rank: int, world: int) -> None:
+    """Worker ``rank`` of ``world`` decodes its share of the golden outputs into ``ctx.work``."""
+    work = Generating(ctx)
+    work.write([work.pieces[place] for place in share(work.sizes(), rank, world)])
 
 
 def _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control) -> None:

@@ -68,7 +68,12 @@ class Watch:
                 "code": code_digest(),
                 "golden": digest_json(self.golden),
                 "ablation": digest_json(self.ablation),
-                "where": [self.workshop.device, self.workshop.dtype, torch.get_num_threads()],
+                # A worker's own GPU is cuda:<n>; the stage that collects says cuda.
+                "where": [
+                    torch.device(self.workshop.device).type,
+                    self.workshop.dtype,
+                    torch.get_num_threads(),
+                ],
             }
         )
 

@@ -1,7 +1,7 @@
-"""`python -m mmpt.launch.agent FOLDER WORDS..`: torchrun, which starts the workers of this machine and watches them.
+"""`python -m mmpt.launch.agent FOLDER WORDS..`: torchrun, which starts and watches the workers here.
 
-What took a worker that could not tell itself (a signal) is told for it; the rest of torchrun's farewell is left
-out, because it would hide the worker's own last lines.
+What took a worker that could not tell itself (a signal) is told for it; the rest of torchrun's farewell is
+left out, because it would hide the worker's own last lines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def main(folder: str, words: list[str]) -> int:
         torchrun(words)
     except ChildFailedError as error:
         rank, lost = error.get_first_failure()
-        how = f"was killed by {lost.signal_name()}" if lost.exitcode < 0 else f"ended with code {lost.exitcode}"
+        how = (
+            f"was killed by {lost.signal_name()}" if lost.exitcode < 0 else f"ended with code {lost.exitcode}"
+        )
         hint = " (out of memory?)" if lost.signal_name() == "SIGKILL" else ""
         Reports(Path(folder)).died(f"rank {rank} {how}{hint}")
         return 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from mmpt.launch.reports import Reports
 from mmpt.store.errors import UserError
 
-
 GOES_ON = "what is done stays and doit goes on from there"
 
 
@@ -14,7 +13,7 @@ class WorkersFailed(Exception):
 
 
 def raise_refusal(reports: Reports) -> None:
-    """Raise the first worker's refusal as the UserError that it was; a full disk too, which restarts do not mend.
+    """Raise the first worker's refusal as the UserError that it was; a full disk too: no restart mends it.
 
     Raises:
         UserError, WorkersFailed.

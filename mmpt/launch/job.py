@@ -82,7 +82,7 @@ class WorkerJob:
         )
 
     def context(self, device: str) -> StageContext:
-        """The context of a worker. It has no output of its own: whoever writes there is told by the system."""
+        """The context of a worker. It has no output of its own: who writes there is told by the system."""
         return StageContext(
             name=self.name,
             profile=SliceView(self.profile, self.slice, self.name),

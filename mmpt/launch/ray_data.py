@@ -121,7 +121,9 @@ def _start(ray: Any, ctx: StageContext, job: WorkerJob) -> int:
     return workers
 
 
-def _dealt(ray: Any, ctx: StageContext, job: WorkerJob, pieces: list[str], workers: int) -> list[dict[str, Any]]:
+def _dealt(
+    ray: Any, ctx: StageContext, job: WorkerJob, pieces: list[str], workers: int
+) -> list[dict[str, Any]]:
     """What came back, a row a piece."""
     settings = ray.data.DataContext.get_current()
     settings.enable_progress_bars = False  # the stage has its own

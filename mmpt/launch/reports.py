@@ -1,8 +1,8 @@
 """What workers tell: a small file a worker for where it stands, and one for how it ended, replaced whole.
 
-    progress-<rank>.json   {"done", "total", "text"}
-    ended-<rank>.json      {"world", "status", "text", "restart", "info"}; status as of a stage, "ok" for good
-    died.json              {"text"}: what took a worker that could not tell itself
+progress-<rank>.json   {"done", "total", "text"}
+ended-<rank>.json      {"world", "status", "text", "restart", "info"}; status as of a stage, "ok" for good
+died.json              {"text"}: what took a worker that could not tell itself
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What surrounds a stage's code in whatever process it runs: torch's settings, the compiled module, the hook."""
+"""What surrounds a stage's code in any process: torch's settings, the compiled module, a hook."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
     work/launch/<part>/slurm.json     {"job", "name"}: written once the job is queued
                        slurm/         submitit's files and the workers' logs, <job>_<rank>_log.out and .err
 
-A job belongs to a stage and its fingerprint, as the work folder does. Whether it has ended well is said by its
-workers' reports; slurm is asked only whether the job is still alive. The work folder must lie on a file system that
-the cluster's machines share.
+A job belongs to a stage and its fingerprint, as the work folder does. Whether it has ended well is said by
+its workers' reports; slurm is asked only whether the job is still alive. The work folder must lie on a file
+system that the cluster's machines share.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from mmpt.store.stage import StageContext
 
 QUEUED = "slurm.json"
 LOOK_EVERY = 1.0  # seconds between two looks at the reports
-ASK_FIRST, ASK_EVERY = 2.0, 30.0  # seconds until slurm is asked for the first time, and at most between two questions
+ASK_FIRST, ASK_EVERY = (
+    2.0,
+    30.0,
+)  # seconds until slurm is asked for the first time, and at most between two questions
 SETTLING = 2.0  # seconds until the last files of a job are seen here
 LAST_LINES = 12
 PASSED_ON = ("partition", "account", "qos", "constraint", "cpus_per_task", "gpus_per_node", "mem_gb")
@@ -53,7 +56,10 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
         _cancel(queued)  # tasks that wait for one that failed
         _log_ends(ctx, job, queued)
         raise_refusal(reports)
-        lost = next((end.text for end in reports.ends() if end.status != "ok"), "it is gone, and its result is not there")
+        lost = next(
+            (end.text for end in reports.ends() if end.status != "ok"),
+            "it is gone, and its result is not there",
+        )
         if tries == job.launcher.restarts:
             raise WorkersFailed(f"slurm job {queued}: {lost}, given up after {tries} restarts; {GOES_ON}")
         tries += 1
@@ -120,7 +126,9 @@ def _submit(submitit: Any, ctx: StageContext, job: WorkerJob) -> str:
             queued = executor.submit(Task(str(job.write()))).job_id
     except (RuntimeError, OSError) as error:  # no slurm here, or slurm's own refusal
         said = [line for line in str(error).splitlines() if line.strip()]
-        raise UserError("slurm took no job", where="launcher.slurm", found=said[-1] if said else type(error).__name__) from None
+        raise UserError(
+            "slurm took no job", where="launcher.slurm", found=said[-1] if said else type(error).__name__
+        ) from None
     write_json(job.folder / QUEUED, {"job": queued, "name": _name(job)})
     ctx.log(f"submitted as slurm job {queued}; it goes on if doit ends (scancel {queued} stops it)")
     return queued
@@ -131,7 +139,7 @@ def _wait(ctx: StageContext, reports: Reports, queued: str) -> None:
     asked, pause = time.monotonic(), ASK_FIRST
     while not reports.complete() and all(end.status == "ok" for end in reports.ends()):
         done, total, text = reports.progress()
-        ctx.progress(done, total, text or f"slurm job {queued}")
+        ctx.progress(done, max(1, total), text or f"slurm job {queued}")
         time.sleep(LOOK_EVERY)
         if time.monotonic() - asked >= pause:
             asked, pause = time.monotonic(), min(2 * pause, ASK_EVERY)
@@ -186,5 +194,9 @@ def _slurm(*words: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(words, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise UserError("there is no slurm here", where="launcher.kind", expected=f"{words[0]} on PATH",
-                        fix="start doit on a machine of the cluster, or choose local or torchrun") from None
+        raise UserError(
+            "there is no slurm here",
+            where="launcher.kind",
+            expected=f"{words[0]} on PATH",
+            fix="start doit on a machine of the cluster, or choose local or torchrun",
+        ) from None

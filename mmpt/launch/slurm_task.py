@@ -1,7 +1,7 @@
 """What slurm runs in each task of a job: one worker, in a process of its own with torchrun's variables set.
 
-When slurm warns that the time is over or the job must give way, submitit queues the job again and ends it; its
-workers then go on from what is there.
+When slurm warns that the time is over or the job must give way, submitit queues the job again and ends it;
+its workers then go on from what is there.
 """
 
 from __future__ import annotations

@@ -9,7 +9,11 @@ from mmpt.launch.reports import Reports
 from mmpt.launch.setting import Setting, resolve
 from mmpt.store.stage import Part, StageContext
 
-RUN = {"torchrun": "mmpt.launch.torchrun:run", "ray": "mmpt.launch.ray_data:run", "slurm": "mmpt.launch.slurm:run"}
+RUN = {
+    "torchrun": "mmpt.launch.torchrun:run",
+    "ray": "mmpt.launch.ray_data:run",
+    "slurm": "mmpt.launch.slurm:run",
+}
 
 
 def launch(ctx: StageContext, part: Part, each: type | None = None, setting: Setting = Setting()) -> None:
@@ -43,4 +47,7 @@ def _told(ctx: StageContext, reports: Reports) -> dict[str, Any]:
         "restarts": max(end.restart for end in ends),
         "peak_memory_mib": [end.info["peak_memory_mib"] for end in ends],
     }
-    return {**{key: value for key, value in ends[0].info.items() if key != "peak_memory_mib"}, "launcher": about}
+    return {
+        **{key: value for key, value in ends[0].info.items() if key != "peak_memory_mib"},
+        "launcher": about,
+    }

@@ -26,8 +26,8 @@ PATIENCE = 30.0  # seconds to wait for workers of an earlier launch to be gone
 
 
 def die_with_starter() -> None:
-    """End when whoever started this process ends, however it ends. torchrun gives each worker a session of its
-    own, so that no signal to the stage's process group reaches it. Linux only.
+    """End when whoever started this process ends, however it ends. torchrun gives each worker a session of
+    its own, so that no signal to the stage's process group reaches it. Linux only.
     """
     starter = os.environ.get(STARTER)
     if starter is None or not sys.platform.startswith("linux"):

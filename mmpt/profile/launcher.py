@@ -21,7 +21,7 @@ ON_A_CPU = 2  # workers, where the profile names no number
 
 
 def long_form(data: dict[str, Any]) -> dict[str, Any]:
-    """``data`` with every kind that stands alone written as a mapping; what is no launcher is left to the schema."""
+    """``data`` with every kind that stands alone as a mapping; what is no launcher is left to the schema."""
     if "launcher" not in data:
         return data
     whole = _long(data["launcher"])
@@ -42,10 +42,11 @@ def check_launcher(data: Mapping[str, Any], path: Path) -> None:
     """
     whole = data.get("launcher", {})
     stages = whole.get("stages", {})
-    for level, place in ((whole, "launcher"), *((one, f"launcher.stages.{name}") for name, one in stages.items())):
+    levels = {"launcher": whole, **{f"launcher.stages.{name}": one for name, one in stages.items()}}
+    for place, level in levels.items():
         if level.get("kind", whole.get("kind", "local")) == "local" and level.get("processes", 1) > 1:
-            raise UserError("a local stage is one process", where=f"{path}: {place}.processes", found=level["processes"],
-                            fix="name a kind: torchrun, ray or slurm")
+            raise UserError("a local stage is one process", where=f"{path}: {place}.processes",
+                            found=level["processes"], fix="name a kind: torchrun, ray or slurm")
     for name in stages:
         if _keys(whole, name)["kind"] == "ray" and name not in BY_RAY:
             raise UserError("ray only tokenises", where=f"{path}: launcher.stages.{name}.kind", found="ray",
@@ -63,9 +64,11 @@ def _check_slurm(keys: Mapping[str, Any], place: str, device: str) -> None:
                         fix="slurm: {time: 60, partition: ..}")
     workers, nodes = processes(keys, device), keys["slurm"].get("nodes", 1)
     if workers == 0:
-        raise UserError("how many workers", where=place, expected="processes, or slurm.gpus_per_node: a worker for each")
+        raise UserError("how many workers", where=place,
+                        expected="processes, or slurm.gpus_per_node: a worker for each")
     if workers % nodes:
-        raise UserError("the workers do not share the nodes evenly", where=f"{place}.processes", found=f"{workers} on {nodes} nodes")
+        raise UserError("the workers do not share the nodes evenly", where=f"{place}.processes",
+                        found=f"{workers} on {nodes} nodes")
 
 
 def processes(keys: Mapping[str, Any], device: str) -> int:

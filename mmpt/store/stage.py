@@ -109,7 +109,7 @@ class StageContext:
 
         Args:
             part: called in every worker with (its own context, rank, world); a function at a module's top level.
-            each: for launchers that deal out pieces one by one: a class at a module's top level with
+            each: for launchers that deal out pieces singly: a class at a module's top level with
                 ``pieces(ctx)``, names of all pieces, made with a context, and called with a name.
         """
         if self.on_spread is not None:

@@ -118,7 +118,7 @@ def processes_below(folder: Path) -> list[str]:
     return found
 
 
-def kill(process: subprocess.Popen) -> None:
-    """End `doit` as a machine that runs out of memory does."""
-    process.send_signal(signal.SIGKILL)
+def kill(process: subprocess.Popen, signum: int = signal.SIGKILL) -> None:
+    """End `doit`, as a machine that runs out of memory does."""
+    process.send_signal(signum)
     process.communicate(timeout=60)

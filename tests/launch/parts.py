@@ -48,5 +48,15 @@ class Breaking(Tokenising):
 
 def note_place(ctx, rank, world):
     """Writes down where a worker finds itself."""
-    names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS", "PYTHONHASHSEED")
-    write_json(ctx.work / f"place-{rank}.json", {"world": world, **{name: os.environ[name] for name in names}})
+    names = (
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "OMP_NUM_THREADS",
+        "PYTHONHASHSEED",
+    )
+    write_json(
+        ctx.work / f"place-{rank}.json", {"world": world, **{name: os.environ[name] for name in names}}
+    )

@@ -1,4 +1,4 @@
-"""Tokenising by several workers gives the bytes of one process, however many they are and whatever happens to one."""
+"""Tokenising by several workers gives the bytes of one process, however many they are, whatever happens to one."""
 
 import importlib.util
 import shutil
@@ -28,7 +28,9 @@ def world(tmp_path_factory) -> World:
     return build_world(tmp_path_factory.mktemp("world") / "stages")
 
 
-def spread(world: World, folder, launcher: Launcher, part=stages.shards_part, each=stages.Tokenising, **changes):
+def spread(
+    world: World, folder, launcher: Launcher, part=stages.shards_part, each=stages.Tokenising, **changes
+):
     """The shards stage with a launcher: (digest of its output, its context)."""
     ctx = world.context("shards", folder / "out", folder / "work", **changes)
     said = []

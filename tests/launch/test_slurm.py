@@ -18,7 +18,8 @@ from tests.launch import parts
 from tests.launch.conftest import kill
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("submitit") is None, reason="submitit is not installed: pip install 'mmpt[slurm]'"
+    importlib.util.find_spec("submitit") is None,
+    reason="submitit is not installed: pip install 'mmpt[slurm]'",
 )
 TWO = "{kind: slurm, processes: 2, restarts: 1, slurm: {time: 5, partition: small}}"
 BUILT, SQUARES = 20, [0, 1, 4, 9, 16]
@@ -147,12 +148,16 @@ def test_slurm_s_own_refusal_is_one_line(spread, slurm):
     (slurm.folder / "broken").touch()
     outcome = spread(TWO).doit("shards")
     assert outcome.code == 2, outcome
-    assert "launcher.slurm: slurm took no job; found sbatch: error: invalid partition specified" in outcome.text
+    assert (
+        "launcher.slurm: slurm took no job; found sbatch: error: invalid partition specified" in outcome.text
+    )
 
 
 def test_where_there_is_no_slurm_a_line_says_so(spread):
     outcome = spread(TWO).doit("shards")
-    assert outcome.code == 2 and "launcher.kind: there is no slurm here; expected squeue on PATH" in outcome.text
+    assert (
+        outcome.code == 2 and "launcher.kind: there is no slurm here; expected squeue on PATH" in outcome.text
+    )
 
 
 def test_without_submitit_a_line_says_what_to_install(tmp_path, monkeypatch):
@@ -176,4 +181,6 @@ def test_workers_on_several_machines_find_each_other(tmp_path, slurm, monkeypatc
     assert {place["MASTER_ADDR"] for place in places} == {"gpu01"}
     assert len({place["MASTER_PORT"] for place in places}) == 1
     assert [place["LOCAL_RANK"] for place in places] == ["0", "1", "0", "1"]
-    assert {(place["world"], place["OMP_NUM_THREADS"], place["PYTHONHASHSEED"]) for place in places} == {(4, "1", "0")}
+    assert {(place["world"], place["OMP_NUM_THREADS"], place["PYTHONHASHSEED"]) for place in places} == {
+        (4, "1", "0")
+    }

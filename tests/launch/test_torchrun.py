@@ -1,6 +1,9 @@
 """Workers by torchrun: started, watched, started again, and never left behind."""
 
 import re
+import signal
+
+import pytest
 
 from tests.launch.conftest import kill, processes_below
 
@@ -13,7 +16,9 @@ def test_two_workers_do_what_one_process_does_and_the_receipt_says_so(spread):
     project = spread(TWO)
     outcome = project.doit("shards")
     assert outcome.code == BUILT and project.squares() == SQUARES, (outcome, project.log)
-    assert set(re.findall(r"piece (\d) by (\d) of 2", project.log)) == {(str(n), str(n % 2)) for n in range(5)}
+    assert set(re.findall(r"piece (\d) by (\d) of 2", project.log)) == {
+        (str(n), str(n % 2)) for n in range(5)
+    }
     info = project.receipt()["runDetails"]["info"]
     assert info["world"] == 2
     assert {**info["launcher"], "peak_memory_mib": len(info["launcher"]["peak_memory_mib"])} == {
@@ -60,11 +65,12 @@ def test_a_worker_that_breaks_shows_its_last_lines(spread):
     assert "  | RuntimeError: the second worker went wrong" in outcome.text, outcome
 
 
-def test_no_worker_outlives_a_killed_build(spread):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_a_build_that_is_stopped(spread, signum):
     project = spread(TWO)
     project.edit("smoke.yaml", "seconds: 0.0, how", "seconds: 30.0, how")
     process = project.start("shards")
     project.wait_for(lambda: len(set(re.findall(r"by (\d) of 2", project.log))) == 2)
     assert len([line for line in processes_below(project.folder) if "mmpt.launch.worker" in line]) >= 2
-    kill(process)
+    kill(process, signum)
     project.wait_for(lambda: not processes_below(project.folder), 10.0)

@@ -40,9 +40,16 @@ def sbatch(words):
     script.with_name(f"{job}.copy").write_text(script.read_text())
     with open(os.devnull, "r+") as nothing:
         process = subprocess.Popen(
-            ["bash", "-c", watched], env=environment, start_new_session=True, stdin=nothing, stdout=nothing, stderr=nothing
+            ["bash", "-c", watched],
+            env=environment,
+            start_new_session=True,
+            stdin=nothing,
+            stdout=nothing,
+            stderr=nothing,
         )
-    (STATE / f"{job}.json").write_text(json.dumps({"name": options["job-name"], "pid": process.pid, "options": options}))
+    (STATE / f"{job}.json").write_text(
+        json.dumps({"name": options["job-name"], "pid": process.pid, "options": options})
+    )
     print(f"Submitted batch job {job}")
     return 0
 
@@ -53,7 +60,9 @@ def srun(words):
         key = words.pop(0)
         if key in ("--output", "--error"):
             paths[key] = words.pop(0)
-    job, tasks, nodes = (int(os.environ[name]) for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NUM_NODES"))
+    job, tasks, nodes = (
+        int(os.environ[name]) for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NUM_NODES")
+    )
     running = []
     for rank in range(tasks):
         named = {key: path.replace("%j", str(job)).replace("%t", str(rank)) for key, path in paths.items()}
