@@ -176,8 +176,33 @@ def _most(cases: list[dict[str, Any]], name: str) -> float:
     return max(one["peers"][name]["median"] / one["peers"]["mmpt"]["median"] for one in cases if name in one["peers"])
 
 
+def train() -> str:
+    """Tokens a second, what ours is to each, and the peak of memory beyond the loaded model and with it; by dtype."""
+    dtypes = {"float32": "fp32", "bfloat16": "bf16"}
+    results = [newest(f"train-tiny-{one}") for one in dtypes if one == "float32" or any(RESULTS.glob(f"train-tiny-{one}-*"))]
+    first, parts = results[0], ("tokens/s", "ours is", "peak MiB (x ours)", "with the model")
+    head = ["", *(f"{dtypes[one['dtype']]}: {part}" for one in results for part in parts)]
+    about = f" {first['items']} items a step, {first['supervised']:.0%} of their tokens supervised; transformers "
+    about += f"{first['transformers']}, PEFT {first['peft']}."
+    lines = [_head(first) + about, "", _row(head), _row(["---"] * len(head))]
+    rows = first["contenders"]
+    for name in sorted(rows, key=lambda name: -rows[name].get("tokens_per_second", 0)):
+        cells = [cell for one in results for cell in _trained(one["contenders"].get(name), one["contenders"]["mmpt"])]
+        lines.append(_row([f"**{name}**" if name == "mmpt" else name, *cells]))
+    return "\n".join(lines)
+
+
+def _trained(one: dict[str, Any] | None, ours: dict[str, Any]) -> list[str]:
+    if one is None or "absent" in one:
+        return ["not installed", "", "", ""]
+    faster = f"{ours['tokens_per_second'] / one['tokens_per_second']:.2f}x"
+    extra, whole = ([row["extra_bytes"] + more * row["loaded_bytes"] for row in (one, ours)] for more in (0, 1))
+    memory = [f"{peak[0] / 2**20:,.0f} ({peak[0] / peak[1]:.1f}x)" for peak in (extra, whole)]
+    return [f"{one['tokens_per_second']:,.0f}", faster, *memory]
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    "loss": loss, "draw": draw, "generate": generate, "support": support,
+    "loss": loss, "draw": draw, "generate": generate, "train": train, "support": support,
     "build": build, "noticed": noticed, "scale": scale,
 }  # fmt: skip
 

@@ -307,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--shape", default="tiny", choices=list(SHAPES))
     parser.add_argument("--dtype", choices=list(TOLERANCE), help="default: float32 on a CPU, bfloat16 on CUDA")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="peers to run beside mmpt; see train_peers.py")
-    parser.add_argument("--rounds", type=int, help="blocks of steps a contender; default 6 (CUDA: twice 5)")
+    parser.add_argument("--rounds", type=int, help="blocks of steps a contender; default 5, on CUDA twice")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ops.use("compiled")  # builds the extension before any clock runs
     device, cuda = arguments.device, arguments.device == "cuda"
     dtype = arguments.dtype or ("bfloat16" if cuda else "float32")
-    warm, block, rounds = (10, 5, 5) if cuda else (1, 1, 6)
+    warm, block, rounds = (10, 5, 5) if cuda else (1, 1, 5)
     job = Job("", arguments.shape, dtype, device, arguments.threads, "", warm, block, arguments.rounds or rounds)
     rate, origin = peak_flops(device, dtype)
     result = bench_case(chosen(device, arguments.only), job) | {"peak_flops": rate, "peak_from": origin}

@@ -274,8 +274,7 @@ def with_trainer(task: Task, way: Way) -> None:
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             if way.head is None:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            with self.compute_loss_context_manager():
-                return supervised(decoder, causal, inputs, way.head) / num_items_in_batch
+            return supervised(decoder, causal, inputs, way.head) / num_items_in_batch
 
     packed = way.head is not None
     arguments = TrainingArguments(

@@ -88,7 +88,7 @@ def space_of(shape: Shape) -> TokenSpace:
 
 
 def make_base(folder: Path, shape: Shape, dtype: torch.dtype, device: str) -> None:
-    """A random Qwen3 in `folder`, made on `device`."""
+    """A random Qwen3 in `folder`, made on `device`, where nothing of it stays."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -96,6 +96,8 @@ def make_base(folder: Path, shape: Shape, dtype: torch.dtype, device: str) -> No
             build_tiny(shape.config, shape.padded, 0).save_pretrained(folder)
     finally:
         torch.set_default_dtype(before)
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def make_data(folder: Path, shape: Shape) -> None:

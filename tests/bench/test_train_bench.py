@@ -1,15 +1,14 @@
 """The training benchmark: contenders agree where they compute the same, and one that does not is told apart."""
 
-import json
-
 import pytest
 import torch
 
-from mmpt.bench import train, train_peers
-from mmpt.bench.train import Job, Turn, agreement, bench_case, table
+from mmpt.bench import record, tables, train, train_peers
+from mmpt.bench.train import Job, Turn, agreement
 from mmpt.bench.train_items import Items, Packed
 from mmpt.bench.train_peers import CONTENDERS, MODULES, REFERENCE, TOKENS, Task
 from mmpt.bench.train_work import LORA, SHAPES, make_base, make_data, open_loader, space_of, step_flops
+from mmpt.store.canonical import read_json
 from mmpt.tokens.formats import IGNORE
 
 SHAPE = SHAPES["smallest"]
@@ -103,14 +102,18 @@ def test_flops_of_a_step_are_those_that_torch_counts(folder, monkeypatch):
     assert counted == step_flops(SHAPE, batch) - 12 * 2 * 8 * pairs * 2  # 2 heads of 8, 2 layers
 
 
-def test_the_whole_of_it_in_processes_of_their_own():
-    job = Job("", "smallest", "float32", "cpu", 1, "", warm=1, block=1, rounds=1)
-    result = bench_case(["mmpt", MODULES], job) | {"peak_flops": 1e12}
+def test_the_whole_of_it_in_processes_of_their_own(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    train.main(f"--device cpu --shape smallest --rounds 1 --threads {torch.get_num_threads()} --only".split() + [MODULES])
+    (path,) = tmp_path.glob("train-smallest-float32-*.json")
+    result = read_json(path)
     rows = result["contenders"]
-    assert [len(row["seconds"]) for row in rows.values()] == [1, 1]
+    assert {name: len(row["seconds"]) for name, row in rows.items()} == {"mmpt": 1, MODULES: 1}
     rate = result["tokens"][0] / rows[MODULES]["seconds"][0]
-    assert rows[MODULES]["tokens_per_second"] == rate and f"{rate:.0f}" in table(result)
-    json.dumps(result)
+    assert rows[MODULES]["tokens_per_second"] == rate and f"{rate:.0f}" in capsys.readouterr().out
+    path.rename(tmp_path / path.name.replace("smallest", "tiny"))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert f"| {MODULES} | {rate:,.0f} |" in tables.train()
 
 
 def test_a_peer_that_breaks_says_why():
