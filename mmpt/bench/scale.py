@@ -177,7 +177,7 @@ def _doit(folder: Path, project: str, *words: str) -> dict[str, Any]:
 
 
 def build_records(folder: Path, n: int) -> dict[str, Any]:
-    """The stage's own run: the body, the check of its outputs, the manifest, the receipt; then a look that learns stats."""
+    """The stage's own run, which checks and publishes what it wrote; then a look that learns the files' stats."""
     inputs.lay_project(folder, n, "records")
     return _built(folder, "records")
 
