@@ -6,7 +6,7 @@ stages manifest, split, shards and examples as the build calls them, schema vali
 that opens no file and computes nothing), large media, and a cold disk.
 
 Each point is a process of its own, which does nothing else; its inputs were made by another. A finished point is kept in
-FOLDER/points, so a run that was cut off goes on; delete FOLDER to measure again. Prints a line a point, then a table, and
+FOLDER/points, so a run that was cut off goes on; delete FOLDER to measure again. Prints a line a point and
 writes results/scale-<chip>-<date>.json.
 """
 
@@ -177,7 +177,7 @@ def _doit(folder: Path, project: str, *words: str) -> dict[str, Any]:
 
 
 def build_records(folder: Path, n: int) -> dict[str, Any]:
-    """The stage's own run: the body, the check of its outputs, the manifest, the receipt; then a look that learns stats."""
+    """The stage's own run, which checks and publishes what it wrote; then a look that learns the files' stats."""
     inputs.lay_project(folder, n, "records")
     return _built(folder, "records")
 
@@ -215,7 +215,7 @@ CURVES: dict[str, Curve] = {
         ("manifest", "token_space", "split", "shards", "examples"),
         run_reading,
     ),
-    "long records": Curve("all of 100 n tokens read, a thousand records", ("long",), run_long),
+    "long records": Curve("a thousand records of n / 10 tokens each, all read", ("long",), run_long),
     "nothing to do, records": Curve(
         "doit with nothing to do, records in files of 50,000",
         ("build records",),

@@ -130,11 +130,13 @@ def _noticed(one: dict[str, Any]) -> str:
 
 
 def scale() -> str:
-    """Seconds and peak memory by number of records; beside validation, what jsonschema alone would take."""
+    """Processor seconds (other work may run beside) and peak memory by number of records; beside validation, what
+    jsonschema alone would take.
+    """
     result = newest("scale")
     by = {(one["curve"], one["records"]): one for one in result["points"]}
     sizes = sorted({n for _, n in by})
-    lines = [f"{result['chip']}, one core, {result['date']}; seconds, and peak memory at the two largest.", ""]
+    lines = [f"{result['chip']}, one core, {result['date']}; processor seconds, and peak memory at the two largest.", ""]
     lines.append(_row(["records", *(f"{n:,}" for n in sizes), *(f"MiB at {n:,}" for n in sizes[-2:])]))
     lines.append(_row(["---"] * (len(sizes) + 3)))
     for curve, says in result["says"].items():
@@ -143,7 +145,7 @@ def scale() -> str:
             last = points[max(points)]
             alone = last.get("jsonschema_us_a_record", 0) * last["records"] / 1e6
             label = f"{says} (jsonschema: {_seconds(alone)})" if alone else says
-            cells = [_seconds(points[n]["seconds"]) if n in points else "" for n in sizes]
+            cells = [_seconds(points[n]["processor_seconds"]) if n in points else "" for n in sizes]
             cells += [_memory(points[n]) if n in points else "" for n in sizes[-2:]]
             lines.append(_row([label, *cells]))
     return "\n".join(lines)
