@@ -222,10 +222,12 @@ CURVES: dict[str, Curve] = {
         lambda folder, n: _doit(folder, "records"),
     ),
     "verify": Curve(
-        "doit verify of the same", ("build records",), lambda folder, n: _doit(folder, "records", "verify")
+        "doit verify, records in files of 50,000",
+        ("build records",),
+        lambda folder, n: _doit(folder, "records", "verify"),
     ),
     "verify --deep": Curve(
-        "doit verify --deep of the same",
+        "doit verify --deep, records in files of 50,000",
         ("build records",),
         lambda folder, n: _doit(folder, "records", "verify", "--deep"),
     ),

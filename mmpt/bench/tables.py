@@ -139,15 +139,14 @@ def scale() -> str:
     lines = [f"{result['chip']}, one core, {result['date']}; processor seconds, and peak memory at the two largest.", ""]
     lines.append(_row(["records", *(f"{n:,}" for n in sizes), *(f"MiB at {n:,}" for n in sizes[-2:])]))
     lines.append(_row(["---"] * (len(sizes) + 3)))
-    for curve, says in result["says"].items():
-        points = {n: by[curve, n] for n in sizes if (curve, n) in by}
-        if points:
-            last = points[max(points)]
-            alone = last.get("jsonschema_us_a_record", 0) * last["records"] / 1e6
-            label = f"{says} (jsonschema: {_seconds(alone)})" if alone else says
-            cells = [_seconds(points[n]["processor_seconds"]) if n in points else "" for n in sizes]
-            cells += [_memory(points[n]) if n in points else "" for n in sizes[-2:]]
-            lines.append(_row([label, *cells]))
+    for curve in dict.fromkeys(one["curve"] for one in result["points"]):
+        points, says = {n: by[curve, n] for n in sizes if (curve, n) in by}, result["says"][curve]
+        last = points[max(points)]
+        alone = last.get("jsonschema_us_a_record", 0) * last["records"] / 1e6
+        label = f"{says} (jsonschema: {_seconds(alone)})" if alone else says
+        cells = [_seconds(points[n]["processor_seconds"]) if n in points else "" for n in sizes]
+        cells += [_memory(points[n]) if n in points else "" for n in sizes[-2:]]
+        lines.append(_row([label, *cells]))
     return "\n".join(lines)
 
 
