@@ -27,7 +27,6 @@ MUTANTS = {
     "an ignored row that counts": ("linear_cross_entropy.cpp", "if (label[row] == call.ignore_index) continue;", "if (label[row] == call.ignore_index && row) continue;", LOSS, "nothing"),
     "order of a dot's parts": ("tiles_impl.h", "for (int width = kParts / 2; width; width /= 2)", "for (int width = kBytes / 8; width; width /= 2)", DRAW, "every_instruction or plain"),
     "sums of sixteen dots": ("tiles_impl.h", "halves<4>(eight[2 * i], eight[2 * i + 1])", "halves<4>(eight[2 * i + 1], eight[2 * i])", DRAW, "same_bits or own_row"),
-    "weight rows taken at once": ("tiles_impl.h", "w += kRowsAtOnce * ldw, out", "w += ldw, out", DRAW, "same_bits or plain"),
     "key of a Philox round": ("tiles_impl.h", "k0 = (k0 + kPhiloxWeylA) & kPhiloxMask, k1", "k1", DRAW, "noise or follow"),
     "bound on who can still win": ("tiles_impl.h", "(32.f - exponent - p) * 0.69314718f + size", "(24.f - exponent - p) * 0.69314718f + size", DRAW, "far_tail or follow"),
     "ties of top-k": ("sampling.cpp", ": a < b; };", ": a > b; };", DRAW, "oracle"),
