@@ -50,10 +50,10 @@ class _Plan:
     counted: dict[int, footprint.Activations]
     timed: dict[int, footprint.Speed]
 
-    def activations(self, row_len: int, device: Device) -> footprint.Activations:
+    def activations(self, row_len: int) -> footprint.Activations:
         """Counted once a row length."""
         if row_len not in self.counted:
-            self.counted[row_len] = footprint.activations(self.shape, row_len, device.kind)
+            self.counted[row_len] = footprint.activations(self.shape, row_len)
         return self.counted[row_len]
 
     def speed(self, row_len: int, device: Device) -> footprint.Speed:
@@ -66,7 +66,7 @@ class _Plan:
         return footprint.counted_speed(self.shape, self.size, row_len, device.tflops, how)
 
     def memory(self, row_len: int, rows: int, device: Device, checkpointed: int = 0) -> footprint.Memory:
-        kept = self.activations(row_len, device)
+        kept = self.activations(row_len)
         return footprint.memory(self.shape, self.size, kept, rows, device.kind, checkpointed)
 
     def fits(self, row_len: int, rows: int, device: Device, checkpointed: int = 0) -> bool:

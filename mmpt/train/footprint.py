@@ -149,10 +149,10 @@ class Activations:
         return rows * (self.input_row * checkpointed + self.row) + whole + self.once
 
 
-def activations(shape: Shape, row_len: int, device: str) -> Activations:
-    """Counted on models of one and of two layers, with one row and with two, as they run on a device."""
+def activations(shape: Shape, row_len: int) -> Activations:
+    """Counted on models of one and of two layers, with one row and with two."""
     kept = {
-        layers: [_kept_bytes(build(shape, layers, "meta"), rows, row_len, shape, device) for rows in (1, 2)]
+        layers: [_kept_bytes(build(shape, layers, "meta"), rows, row_len, shape) for rows in (1, 2)]
         for layers in (1, 2)
     }
     one, two = ((2 * first - second, second - first) for first, second in kept.values())
@@ -161,7 +161,7 @@ def activations(shape: Shape, row_len: int, device: str) -> Activations:
     return Activations(row_len, row_2 - row, fixed_2 - fixed, 2 * row - row_2, 2 * fixed - fixed_2, states)
 
 
-def _kept_bytes(model: nn.Module, rows: int, row_len: int, shape: Shape, device: str) -> int:
+def _kept_bytes(model: nn.Module, rows: int, row_len: int, shape: Shape) -> int:
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -172,21 +172,18 @@ def _kept_bytes(model: nn.Module, rows: int, row_len: int, shape: Shape, device:
 
     embedded = torch.empty(rows, row_len, shape.hidden, device="meta", dtype=shape.dtype, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _run(model, embedded, on=device)
+        _run(model, embedded)
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
 
 
-def _run(model: nn.Module, embedded: Tensor, on: str | None = None) -> Tensor:
-    """The decoder over rows [B, L, H] that are one sequence each, as training runs it.
-
-    on: of a model that is counted, the device whose way of keeping things is meant.
-    """
+def _run(model: nn.Module, embedded: Tensor) -> Tensor:
+    """The decoder over rows [B, L, H] that are one sequence each, as training runs it."""
     causal, (rows, row_len, _), device = model.get_base_model(), embedded.shape, embedded.device
     positions = torch.arange(row_len, device=device).expand(rows, -1)
-    options: dict[str, Any] = {} if on is None else {"counted_on": on}
+    options: dict[str, Any] = {}
     if attention.can_pack(causal, (attention.NAME, _COUNTED)):
         embedded, positions = embedded.flatten(0, 1)[None], positions.reshape(1, -1)
-        options |= attention.stream_options((row_len,) * rows, device)
+        options = attention.stream_options((row_len,) * rows, device)
     else:
         mask = torch.ones(row_len, row_len, dtype=torch.bool, device=device).tril()
         options["attention_mask"] = mask.expand(rows, 1, -1, -1).contiguous()
@@ -211,13 +208,11 @@ class _Attention(torch.autograd.Function):
 
 
 def _counted_attention(  # type: ignore[no-untyped-def]
-    module, query, key, value, attention_mask, packed=None, counted_on="cpu", **_
+    module, query, key, value, attention_mask, packed=None, **_
 ):
     """transformers' attention interface: [B, heads, L, D] in, [B, L, heads, D] out."""
     if packed is not None:
-        out = _Attention.apply(query, key, value, None).transpose(1, 2)
-        one_kernel = counted_on == "cuda" and query.dtype != torch.float32
-        return out if one_kernel else torch.cat([out]), None
+        return torch.cat([_Attention.apply(query, key, value, None).transpose(1, 2)]), None
     groups = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
     # A mask of truth values becomes one of numbers, in every layer.

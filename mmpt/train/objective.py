@@ -302,7 +302,8 @@ def backward(
 def _empty_turn(model: MultimodalLM) -> None:
     """Forward and backward that add nothing: the other ranks need this one's part of every layer."""
     token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    (model.hidden(token, token, packed=False).sum() * 0).backward()
+    lengths = (1,) if model.packs else None
+    (model.hidden(token, token, packed=False, lengths=lengths).sum() * 0).backward()
 
 
 @contextlib.contextmanager

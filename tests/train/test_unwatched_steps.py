@@ -11,6 +11,7 @@ from mmpt.store.tensors import load_tensors
 from mmpt.train import loop
 from mmpt.train.loop import METRICS, train
 from mmpt.train.monitors import WINDOW, Monitors
+from mmpt.train.ranks import Ranks
 from mmpt.train.watch import Watch
 from tests.train.small_run import fresh, small_loader, small_settings
 
@@ -21,7 +22,8 @@ def test_a_step_runs_on_a_device_that_nobody_can_read(tmp_path, monkeypatch):
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_, **__: None)
     model = fresh(tmp_path / "base", dropout=0.1, tied=False).to("meta").train()
     settings = small_settings(40, micro_rows=2)
-    run = loop._before(model, small_loader(model.space, 40), settings, tmp_path / "run", loop.Hooks())
+    loader, alone = small_loader(model.space, 40), Ranks.alone()
+    run = loop._before(model, loader, settings, tmp_path / "run", loop.Hooks(), alone)
     for step in range(20):
         loop._one_step(run, loop._lay(run, step), None)
     assert len(run.unseen) == run.step == 20 and run.watch.seen == 20  # the median was asked for, too
