@@ -51,6 +51,7 @@ class WorkerJob:
     inputs: dict[str, Path]
     external: dict[str, Path]
     work: Path
+    logs: Path | None
     seed: int
     threads: int
     device: str
@@ -72,6 +73,7 @@ class WorkerJob:
             ctx.inputs,
             ctx.external,
             ctx.work,
+            ctx.logs,
             ctx.seed,
             ctx.threads,
             ctx.device,
@@ -90,6 +92,7 @@ class WorkerJob:
             external=self.external,
             out=Path(os.devnull),
             work=self.work,
+            logs=self.logs,
             seed=self.seed,
             threads=self.threads,
             device=device,
@@ -124,6 +127,7 @@ class WorkerJob:
                 **_folders(told),
                 "folder": Path(told["folder"]),
                 "work": Path(told["work"]),
+                "logs": told["logs"] and Path(told["logs"]),
                 "slice": tuple(told["slice"]),
                 "path": tuple(told["path"]),
                 "launcher": Launcher(**told["launcher"]),

@@ -1,0 +1,32 @@
+"""JOB.json: a worker's context is its stage's, but for the output."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmpt.launch.job import WorkerJob
+from mmpt.launch.setting import Setting, StageHook
+from mmpt.store.launcher import Launcher
+from mmpt.store.stage import SliceView, StageContext
+
+
+def part(ctx, rank, world):
+    """Named in the job, never called."""
+
+
+@pytest.mark.parametrize("logs", [None, Path("build/logs")])
+def test_a_job_survives_its_file(tmp_path, logs):
+    profile = SliceView({"lora": {"r": 4}, "seed": 1}, ("lora",), "train")
+    inputs, external = {"base": tmp_path / "base"}, {"media": tmp_path / "media"}
+    ctx = StageContext("train", profile, inputs, tmp_path / "out", tmp_path / "work", external, 7, 2, logs=logs)
+    ctx.launcher = Launcher("torchrun", processes=2, shard_base=True)
+    hook = StageHook("module:factory", "trend", ("gates",), inputs, external)
+    job = WorkerJob.of(ctx, f"{__name__}:part", "", Setting(True, hook))
+    again = WorkerJob.read(job.write())
+    assert again == job
+    context = again.context("cuda:1")
+    assert context.device == "cuda:1" and context.out == Path(os.devnull) and context.on_spread is None
+    for name in ("name", "inputs", "work", "external", "seed", "threads", "dtype", "logs", "launcher"):
+        assert getattr(context, name) == getattr(ctx, name)
+    assert context.profile["lora.r"] == 4
