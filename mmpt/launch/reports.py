@@ -37,12 +37,11 @@ class Reports:
 
     folder: Path
 
-    def clear(self, what: str = "*") -> None:
+    def clear(self) -> None:
         """Forget what an earlier attempt told."""
-        for pattern in ("progress-{}.json", "ended-{}.json"):
-            for path in self.folder.glob(pattern.format(what)):
+        for pattern in ("progress-*.json", "ended-*.json", "died.json"):
+            for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        (self.folder / "died.json").unlink(missing_ok=True)
 
     def sink(self, rank: int) -> Callable[[int, int, str], None]:
         """on_progress of a worker."""

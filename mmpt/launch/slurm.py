@@ -27,10 +27,8 @@ from mmpt.store.stage import StageContext
 
 QUEUED = "slurm.json"
 LOOK_EVERY = 1.0  # seconds between two looks at the reports
-ASK_FIRST, ASK_EVERY = (
-    2.0,
-    30.0,
-)  # seconds until slurm is asked for the first time, and at most between two questions
+ASK_FIRST = 2.0  # seconds until slurm is asked whether a job is alive, doubled each time
+ASK_EVERY = 30.0  # up to this
 SETTLING = 2.0  # seconds until the last files of a job are seen here
 LAST_LINES = 12
 PASSED_ON = ("partition", "account", "qos", "constraint", "cpus_per_task", "gpus_per_node", "mem_gb")
@@ -55,6 +53,7 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
             return
         _cancel(queued)  # tasks that wait for one that failed
         _log_ends(ctx, job, queued)
+        (job.folder / QUEUED).unlink()  # what it said is told now; the next run begins anew
         raise_refusal(reports)
         lost = next(
             (end.text for end in reports.ends() if end.status != "ok"),
@@ -64,7 +63,6 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
             raise WorkersFailed(f"slurm job {queued}: {lost}, given up after {tries} restarts; {GOES_ON}")
         tries += 1
         ctx.log(f"slurm job {queued}: {lost}; submitted again, {tries} of {job.launcher.restarts}")
-        (job.folder / QUEUED).unlink()
         queued = None
 
 

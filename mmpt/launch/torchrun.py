@@ -28,9 +28,8 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
         UserError: of a worker, in its words.  WorkersFailed: they died more often than the profile allows.
     """
     reports = Reports(job.folder)
-    os.close(
-        hold(job.folder / WORKING, PATIENCE)
-    )  # workers of a run that was killed may need a moment to be gone
+    # Workers of a run that was killed may need a moment to be gone.
+    os.close(hold(job.folder / WORKING, PATIENCE))
     reports.clear()
     process = subprocess.Popen(_words(job), env={**os.environ, **job.environment()})
     try:

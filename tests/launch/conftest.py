@@ -68,7 +68,8 @@ def _mishap(ctx, rank):
     how, once = ctx.profile["pieces.how"], ctx.work / "once"
     if rank != 1 or how == "well":
         return
-    if how == "refuse":
+    if how == "refuse" or (how == "refuse once" and not once.exists()):
+        once.touch()
         raise UserError("an odd piece", where="pieces.how", found=how)
     if how == "break":
         raise RuntimeError("the second worker went wrong")

@@ -144,6 +144,14 @@ def test_a_worker_s_failure_is_told_as_by_any_launcher(spread, slurm, how, code,
     assert how == "refuse" or "  | " in outcome.text
 
 
+def test_what_was_refused_is_asked_again_once_it_is_mended(spread, slurm):
+    project = spread(TWO)
+    project.edit("smoke.yaml", "how: well", "how: refuse once")
+    assert project.doit("shards").code == 2
+    assert project.doit("shards").code == BUILT and project.squares() == SQUARES
+    assert list(slurm.jobs) == [100, 101]
+
+
 def test_slurm_s_own_refusal_is_one_line(spread, slurm):
     (slurm.folder / "broken").touch()
     outcome = spread(TWO).doit("shards")

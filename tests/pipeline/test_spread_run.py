@@ -1,5 +1,6 @@
 """A whole run over two workers beside the same run alone, at the size of quick.yaml."""
 
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.test_slurm import slurm  # noqa: F401  (a fixture)
 from tests.pipeline.test_pipeline import LEFT_OUT, PROFILE, REPO, copy_of, doit, edited, manifests, start
 
 pytestmark = pytest.mark.slow  # a pipeline twice over, 4 minutes
@@ -67,7 +69,7 @@ def test_training_losses_agree(alone, spread):
     assert len(one) == len(two) == 6
     for ours, theirs in zip(one, two):
         for key in (key for key in ours if key.startswith("loss") and ours[key] is not None):
-            assert theirs[key] == pytest.approx(ours[key], abs=1e-6), (ours["step"], key)
+            assert theirs[key] == pytest.approx(ours[key], rel=1e-6, abs=1e-6), (ours["step"], key)
     assert launched(spread, "train")["processes"] == 2
 
 
@@ -106,4 +108,14 @@ def test_a_rank_killed_in_training_costs_no_byte(spread, tmp_path):
     assert "train            built in" in output, output
     assert launched(project, "train")["restarts"] == 1
     assert re.search(r"rank 0: resumed", (root(project) / "logs" / "train.log").read_text())
+    assert manifests(project)["train"] == manifests(spread)["train"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
+def test_training_as_a_slurm_job_is_the_same_bytes(spread, slurm, tmp_path):  # noqa: F811
+    project = copy_of(spread, tmp_path / "slurm-run")
+    edited(project / PROFILE, SPREAD, "launcher: {kind: slurm, processes: 2, slurm: {time: 10}}")
+    shutil.rmtree(root(project) / "train")
+    output = doit(project, "train", f"profile={PROFILE}")[1]
+    assert "train            built in" in output and launched(project, "train")["kind"] == "slurm", output
     assert manifests(project)["train"] == manifests(spread)["train"]
