@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,12 +105,16 @@ def _both(model: MultimodalLM, hidden: torch.Tensor, targets) -> list[tuple[np.n
     return [(full, np.ones(len(full), bool)), (inside, payload)]
 
 
-def unigram_losses(space: TokenSpace, train_ids: np.ndarray, payloads: Sequence[np.ndarray]) -> np.ndarray:
+def unigram_losses(
+    space: TokenSpace, train_ids: Iterable[np.ndarray], payloads: Sequence[np.ndarray]
+) -> np.ndarray:
     """Mean nats a token, float64 [n], of payloads under the train split's shares of each id within its slot.
 
-    train_ids: int32, all payload ids of the train split. Every count starts at one.
+    train_ids: int32, all payload ids of the train split, in parts. Every count starts at one.
     """
-    counts = np.bincount(train_ids, minlength=space.vocab_size_total) + 1.0
+    counts = np.ones(space.vocab_size_total)
+    for part in train_ids:
+        counts += np.bincount(part, minlength=space.vocab_size_total)
     cost = np.zeros(space.vocab_size_total)
     for lo, hi in payload_slots(space).values():
         cost[lo:hi] = -np.log(counts[lo:hi] / counts[lo:hi].sum())

@@ -107,7 +107,7 @@ def _write_evidence(
     for task, one in _sets(ctx, model).items():
         if task in ("t2a", "t2i"):
             modality = TASK_MODALITY[task]
-            seen = ShardSet.open(ctx.inputs["shards"], modality, "train", model.space).all_ids()
+            seen = ShardSet.open(ctx.inputs["shards"], modality, "train", model.space).ids_by_shard()
             payloads = [one.payload_ids(i) for i in sample(one, TEST_ITEMS)]
             unigram[task] = unigram_losses(model.space, seen, payloads)
     metrics = loss_metrics(

@@ -324,7 +324,7 @@ class _Exam:
         """Unigram losses of the emit tasks' test items."""
         out = {}
         for task in sorted({"t2a", "t2i"} & set(self.test)):
-            train_ids = ShardSet.open(shards, TASK_MODALITY[task], "train", self.model.space).all_ids()
+            train_ids = ShardSet.open(shards, TASK_MODALITY[task], "train", self.model.space).ids_by_shard()
             payloads = [self.test[task].payload_ids(i) for i in sample(self.test[task], TEST_ITEMS)]
             out[task] = unigram_losses(self.model.space, train_ids, payloads)
         return out
