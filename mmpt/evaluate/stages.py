@@ -124,10 +124,9 @@ def trend(ctx: StageContext) -> None:
 def generate(ctx: StageContext) -> None:
     """Golden outputs at step 0 and at the end, greedy and sampled, as files; B4, C1. Resumes by piece."""
     ctx.spread(generate_part)
-    work = Generating(ctx)
+    work, codecs = Generating(ctx), Codecs.open(ctx.inputs["codecs"], ctx.device)
     work.write(work.pieces)
     trained, sets, setting = work.trained, work.sets, work.setting
-    codecs = Codecs.open(ctx.inputs["codecs"], ctx.device)
     decoder = Decoder(work.workshop.space, codecs, work.workshop.tokenizer)
     folders = {step: ctx.out / "qual" / f"step_{step}" for step in (trained.initial, trained.final)}
     references = emission.write_references(decoder, sets, setting, folders[trained.final])

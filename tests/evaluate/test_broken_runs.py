@@ -318,7 +318,7 @@ class TestResume:
         resume.run_until(short, tmp_path / "twice", before)
         right = resume.train
 
-        def forgetful(model, loader, settings, folder, until):
+        def forgetful(model, loader, settings, folder, hooks, *, until):
             path = folder / "steps" / f"step_{before}" / resume.STATE
             tensors = {name: np.array(one) for name, one in load_tensors(path).items()}
             tensors = {
@@ -326,7 +326,7 @@ class TestResume:
                 for name, one in tensors.items()
             }
             save_tensors(path, tensors, read_meta(path))
-            return right(model, loader, settings, folder, until=until)
+            return right(model, loader, settings, folder, hooks, until=until)
 
         monkeypatch.setattr(resume, "train", forgetful)
         resume.run_until(short, tmp_path / "twice", before + after)
