@@ -1,6 +1,14 @@
-"""One thread a test process: several run side by side, and OpenMP's threads wait for one another."""
+"""What every test process starts with: one thread, and a Ctrl-C that reaches what it starts.
+
+Several test processes run side by side, and OpenMP's threads wait for one another. A shell without job control
+has what it puts into the background ignore SIGINT, and all its children too, so a suite started like that could
+not interrupt the builds that it starts.
+"""
 
 import os
+import signal
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
