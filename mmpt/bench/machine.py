@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from mmpt.store.memory import status
+
 
 def chip(device: str) -> str:
     """Name of the processor or GPU."""
@@ -62,16 +64,9 @@ class PeakMemory:
             self.before = torch.cuda.memory_allocated()
         else:
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
-            self.before = _status("VmRSS")
+            self.before = status("VmRSS")
 
     def extra(self) -> int:
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated() - self.before
-        return _status("VmHWM") - self.before
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
+        return status("VmHWM") - self.before

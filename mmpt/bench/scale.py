@@ -27,6 +27,7 @@ from typing import Any
 
 from mmpt.bench import scale_inputs as inputs
 from mmpt.store.canonical import read_json, write_json
+from mmpt.store.memory import status
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 PROFILE: dict[str, Any] = {
@@ -110,7 +111,7 @@ def run_reading(folder: Path, n: int) -> dict[str, Any]:
     sets = [ExampleSet.open(folder / "examples", folder / "shards", space, task, "train") for task in TASKS]
     for _ in range(DRAWN // len(sets)):
         tokens += sum(len(one.draw(int(rng.integers(len(one))))) for one in sets)
-    return {"drawn": DRAWN, "tokens": tokens, "anonymous_mib": _status("RssAnon")}
+    return {"drawn": DRAWN, "tokens": tokens, "anonymous_mib": status("RssAnon") / 2**20}
 
 
 def run_long(folder: Path, n: int) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def run_long(folder: Path, n: int) -> dict[str, Any]:
     total = sum(int(shards.ids(index)[-1] >= 0) * len(shards.ids(index)) for index in range(len(shards)))
     if total != 1000 * (n // 10):
         raise RuntimeError(f"{total} tokens read")
-    return {"tokens": total, "anonymous_mib": _status("RssAnon")}
+    return {"tokens": total, "anonymous_mib": status("RssAnon") / 2**20}
 
 
 def _validated(path: Path, schema: str) -> dict[str, Any]:
@@ -252,14 +253,6 @@ MADE: dict[str, Callable[[Path, int], Any]] = {
 }
 
 
-def _status(field: str) -> float:
-    """A field of this process' memory, MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
-
-
 def measure(name: str, folder: Path, n: int) -> dict[str, Any]:
     """One point, in this process: what the curve itself says of seconds and memory goes before what is seen from here."""
     start, worked = time.perf_counter(), time.process_time()
@@ -267,7 +260,7 @@ def measure(name: str, folder: Path, n: int) -> dict[str, Any]:
     seen = {
         "seconds": time.perf_counter() - start,
         "processor_seconds": time.process_time() - worked,
-        "peak_mib": _status("VmHWM"),
+        "peak_mib": status("VmHWM") / 2**20,
     }
     return {"curve": name, "records": n, **seen, **found}
 

@@ -35,11 +35,10 @@ from mmpt.bench.train_work import SHAPES, Shape, make_base, make_data, open_load
 from mmpt.shards.loader import Loader
 from mmpt.store.tensors import load_tensors, save_tensors
 from mmpt.tokens.formats import IGNORE
+from mmpt.train import speed
 
 # Relative difference of the loss, and 1 - cosine of the gradients, that rounding explains: bf16 keeps 8 bits.
 TOLERANCE = {"float32": (1e-4, 1e-4), "bfloat16": (1e-2, 2e-2)}
-# Dense bf16 rate of the chip, FLOPs a second (NVIDIA's data sheets, without sparsity).
-DATA_SHEET = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 @dataclass(frozen=True)
@@ -286,9 +285,9 @@ def table(result: dict[str, Any]) -> str:
 
 def peak_flops(device: str, dtype: str) -> tuple[float, str]:
     """FLOPs a second to measure use against, and where they come from."""
-    for name, rate in DATA_SHEET.items():
-        if device == "cuda" and dtype == "bfloat16" and name in machine.chip(device):
-            return rate, "data sheet"
+    rate = speed.peak_flops(machine.chip(device), getattr(torch, dtype)) if device == "cuda" else None
+    if rate is not None:
+        return rate, "data sheet"
     return machine.rates(device, getattr(torch, dtype))["flops"], "measured: a square product"
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import re
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmpt.store.errors import FULL
+from mmpt.store.memory import peak_resident
 from mmpt.store.stage import SliceView, StageContext
 
 THREAD_VARIABLES = (
@@ -22,7 +20,6 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "RAYON_NUM_THREADS",
 )
-STATUS = Path("/proc/self/status")  # of Linux
 OnSave = Callable[[int, Path], None]
 
 
@@ -135,9 +132,4 @@ def disk_full(error: BaseException | None) -> bool:
 
 def peak_memory_mib() -> float:
     """Peak resident memory of this process, MiB."""
-    # Where the system tells it: getrusage counts what whoever started the process had.
-    told = re.search(r"^VmHWM:\s+(\d+) kB", STATUS.read_text(), re.M) if STATUS.exists() else None
-    if told is not None:
-        return round(int(told.group(1)) / 1024, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+    return round(peak_resident() / 2**20, 1)

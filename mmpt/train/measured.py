@@ -15,6 +15,7 @@ from mmpt.model.multimodal import MultimodalLM
 from mmpt.model.vocabulary import SegmentedEmbedding
 from mmpt.shards.fitting import REPLAY_TOKENS, Kept
 from mmpt.shards.loader import make_loader
+from mmpt.store.memory import status
 from mmpt.tokens.formats import OVERHEAD, TASKS, Example, build, build_text
 from mmpt.tokens.space import TokenSpace
 from mmpt.train.footprint import Shape, now
@@ -174,13 +175,8 @@ class _Dotted:
         return value
 
 
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
-
-
 def _resident() -> int:
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
 def _forget_peak(device: str) -> None:
@@ -191,4 +187,4 @@ def _forget_peak(device: str) -> None:
 
 
 def _peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+    return torch.cuda.max_memory_allocated() if device == "cuda" else status("VmHWM")

@@ -10,7 +10,6 @@ over. Nothing is counted for padding, for layers that are run again, or for the 
 from __future__ import annotations
 
 import re
-import resource
 import time
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from torch import nn
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.model.vocabulary import SegmentedEmbedding
 from mmpt.shards.loader import Batch
+from mmpt.store.memory import peak_resident
 from mmpt.tokens.formats import IGNORE, SLOTS
 from mmpt.train.objective import decode_ranges
 
@@ -142,4 +142,4 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the process's largest resident set, on CUDA the allocator's largest use."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # Linux counts in KiB
+    return peak_resident()

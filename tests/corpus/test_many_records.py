@@ -16,17 +16,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.jsonl import JsonLines, count_lines, jsonl_writer, read_jsonl, write_jsonl
 from mmpt.store.stage import SliceView, StageContext
 from tests.corpus import reference_split
-
-
-def record(i, origin=None, content=None, hint=None, modality="image", attributes=None):
-    return {
-        "id": f"r{i}",
-        "modality": modality,
-        "origin": origin or f"o{i}",
-        "content_sha256": content or f"c{i}",
-        "split_hint": hint,
-        "attributes": attributes,
-    }
+from tests.corpus.test_split import record
 
 
 class Row(dict):
