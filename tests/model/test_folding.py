@@ -1,13 +1,16 @@
-"""Our forwards of LoRA layers against PEFT's own: outputs and gradients, narrow and wide, with dropout, merged, first in line."""
+"""Our forwards of LoRA layers against PEFT's own: outputs and gradients, narrow and wide, with dropout, merged, first in line,
+over a base in 16 bits."""
 
 import copy
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmpt.model.folding import fold_small_layers
+from mmpt.model.folding import SlimLora, fold_small_layers
 
 WIDE, NARROW = (96, 64), (16, 24)
 
@@ -22,12 +25,15 @@ class Pair(nn.Module):
         return self.second(torch.tanh(self.first(x))), self.small(y)
 
 
-def models(dropout=0.0, dtype=torch.float32):
+def models(dropout=0.0, dtype=torch.float32, adapters=None):
+    """(PEFT's, ours, how many are folded); adapters: the dtype of A and B, None: the base's."""
     torch.manual_seed(0)
     config = LoraConfig(
         r=8, lora_alpha=24, lora_dropout=dropout, target_modules=["first", "second", "small"], init_lora_weights=False
     )
     plain = get_peft_model(Pair().to(dtype), config, autocast_adapter_dtype=False)
+    for name, parameter in plain.named_parameters():
+        parameter.data = parameter.data.to(adapters or dtype) if ".lora_" in name else parameter.data
     ours = copy.deepcopy(plain)
     return plain, ours, fold_small_layers(ours)
 
@@ -67,4 +73,72 @@ def test_merged_and_disabled_layers_are_the_base_alone():
 def test_other_dtypes_keep_pefts_forward():
     _, ours, folded = models(dtype=torch.float64)
     assert folded == 0
-    assert all("forward" not in vars(module) for module in ours.modules())
+    kinds = {type(module) for module in ours.modules() if isinstance(module, LoraLinear)}
+    assert kinds == {LoraLinear}
+
+
+def exact(model, dropout):
+    """A copy in float64 of the very same numbers, with PEFT's forward."""
+    _, wide, _ = models(dropout, torch.float64)
+    wide.load_state_dict({key: value.double() for key, value in model.state_dict().items()})
+    return wide
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("inputs_ask", [False, True])
+def test_a_base_in_16_bits_errs_no_more_than_peft_does(dropout, dtype, inputs_ask, monkeypatch):
+    """Against float64: outputs, the gradient of the input, and those of A and B, which stay fp32."""
+    plain, ours, folded = models(dropout, dtype, torch.float32)
+    assert folded == 0 and all(type(ours.base_model.model.get_submodule(n)) is SlimLora for n in ("first", "small"))
+    if dropout:  # its draws differ by dtype
+        monkeypatch.setattr(nn.functional, "dropout", lambda x, p, *_: x * (torch.arange(x.shape[-1]) % 3 > 0) / (1 - p))
+    x = torch.randn(2, 50, WIDE[0]).to(dtype).requires_grad_(inputs_ask)
+    y = torch.randn(3, NARROW[0]).to(dtype)
+    found = []
+    for model, cast in ((exact(plain, dropout), torch.float64), (plain, dtype), (ours, dtype)):
+        one = x.detach().to(cast).requires_grad_(inputs_ask)
+        parts = results(model, one, y.to(cast))
+        found.append([part.detach().double() for part in (*parts, *([one.grad] if inputs_ask else []))])
+    for wanted, theirs, mine in zip(*found, strict=True):
+        norm = wanted.norm()
+        assert (mine - wanted).norm() / norm <= 1.5 * (theirs - wanted).norm() / norm + 2 * torch.finfo(dtype).eps
+    grads = [p.grad for p in ours.parameters() if p.requires_grad]
+    assert len(grads) == 6 and all(grad.dtype == torch.float32 for grad in grads)
+
+
+class Seen(TorchDispatchMode):
+    """Which dtypes the products had, and how many numbers other operators wrote in fp32."""
+
+    def __init__(self):
+        super().__init__()
+        self.products, self.wide = set(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm", "addmm_", "bmm"):
+            self.products.add(out.dtype)
+        elif isinstance(out, torch.Tensor) and out.dtype == torch.float32 and not func.is_view:
+            self.wide = max(self.wide, out.numel())
+        return out
+
+
+def test_over_16_bits_nothing_as_long_as_the_stream_is_fp32():
+    plain, ours, _ = models(dtype=torch.bfloat16, adapters=torch.float32)
+    seen = []
+    for model in (plain, ours):
+        x = torch.randn(2, 500, WIDE[0]).bfloat16().requires_grad_()
+        with Seen() as one:
+            model.base_model.model.first(x).backward(torch.ones(2, 500, WIDE[1], dtype=torch.bfloat16))
+        seen.append(one)
+    assert torch.float32 in seen[0].products and seen[0].wide >= 1000 * min(WIDE)
+    assert seen[1].products == {torch.bfloat16} and seen[1].wide <= 8 * max(WIDE)  # A and B's gradients
+
+
+def test_a_frozen_a_and_b_get_no_gradient_and_the_input_does():
+    _, ours, _ = models(dtype=torch.bfloat16, adapters=torch.float32)
+    ours.requires_grad_(False)
+    x = torch.randn(2, 5, WIDE[0]).bfloat16().requires_grad_()
+    ours.base_model.model.first(x).sum().backward()
+    assert x.grad is not None and all(p.grad is None for p in ours.parameters())
