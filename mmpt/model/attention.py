@@ -6,15 +6,19 @@
 
 No mask is made, so nothing of size N x N exists and no work is done for pairs that may not meet. The function
 is registered with transformers under `NAME`; a call without `packed` is transformers' own "sdpa".
+
+torch.compile sees one operator with two tensors of any length: varlen_attn is one, and where it is not used
+`mmpt_packed::attention` does the same calls as the eager way, out of the compiler's sight. How a stream is cut is
+data to a graph, nothing that it would be compiled for.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -32,21 +36,26 @@ FLASH_WIDTH = 256  # the widest head that the kernel takes
 class Packed:
     """How a stream is cut. Equal lengths that lie side by side are one call.
 
-    lengths: tokens of each sequence, on the host. offsets: int32 [len(lengths) + 1] on the device, where each
-    begins and the last ends; None where no kernel asks for it.
+    bounds: int32 [sequences + 1] on the host, where each begins and the last ends. offsets: the same on the device,
+    None where no kernel asks for it; longest: what the kernel is told of the longest sequence, at least its length.
+    shares_heads: whether the kernel takes fewer heads of keys than of queries.
     """
 
-    lengths: tuple[int, ...]
-    offsets: Tensor | None
+    bounds: Tensor
+    offsets: Tensor | None = None
+    longest: int = 0
+    shares_heads: bool = False
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Packed:
         """The copy of the offsets to a device does not wait for it."""
-        lengths = tuple(int(length) for length in lengths)
-        if device.type != "cuda":
-            return cls(lengths, None)
         bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return cls(lengths, bounds.pin_memory().to(device, non_blocking=True))
+        if not _has_kernel(device):
+            return cls(bounds)
+        pinned = bounds.pin_memory() if device.type == "cuda" else bounds
+        # It sizes the kernel's grid alone. A power of two: few values, if a compiled graph should hold it fast.
+        longest = 1 << (int(max(lengths)) - 1).bit_length()
+        return cls(bounds, pinned.to(device, non_blocking=True), longest, _shares_heads())
 
 
 def stream_options(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
@@ -93,21 +102,19 @@ def attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
-    if _has_kernel(query) and not dropout:
+    if packed.offsets is not None and not dropout and _kernel_takes(query):
         return _one_kernel(query, key, value, packed, scaling), None
-    return _by_length(query, key, value, packed, dropout, scaling), None
+    if torch.compiler.is_compiling() and not dropout:
+        return torch.ops.mmpt_packed.attention(query, key, value, packed.bounds, scaling)[0], None
+    return _by_length(query, key, value, packed.bounds, dropout, scaling), None
 
 
 def _by_length(
-    query: Tensor, key: Tensor, value: Tensor, packed: Packed, dropout: float, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, dropout: float, scaling: float | None
 ) -> Tensor:
     """Each run of sequences of one length is a batch. A split has one backward, slices one each."""
-    runs = [(length, len(list(same))) for length, same in groupby(packed.lengths)]
-    tokens = [length * count for length, count in runs]
     out = []
-    split = [one[0].split(tokens, 1) for one in (query, key, value)]
-    for (length, count), *parts in zip(runs, *split, strict=True):
-        q, k, v = (part.unflatten(1, (count, length)).transpose(0, 1) for part in parts)
+    for q, k, v in _runs(bounds, query, key, value):
         same = F.scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )
@@ -115,43 +122,114 @@ def _by_length(
     return torch.cat(out)[None]
 
 
-def _has_kernel(query: Tensor) -> bool:
+def _runs(bounds: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """For each run of sequences of one length, of each stream [1, heads, N, ..]: [sequences, heads, length, ..]."""
+    lengths = [after - before for before, after in pairwise(bounds.tolist())]
+    runs = [(length, len(list(same))) for length, same in groupby(lengths)]
+    tokens = [length * count for length, count in runs]
+    split = [one[0].split(tokens, 1) for one in streams]
+    for (length, count), *parts in zip(runs, *split, strict=True):
+        yield tuple(part.unflatten(1, (count, length)).transpose(0, 1) for part in parts)
+
+
+def _has_kernel(device: torch.device) -> bool:
     return (
-        query.device.type == "cuda"
-        and query.dtype in (torch.bfloat16, torch.float16)
+        device.type == "cuda"
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+def _kernel_takes(query: Tensor) -> bool:
+    return (
+        query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[-1] <= FLASH_WIDTH
         and query.shape[-1] % 8 == 0
-        and torch.backends.cuda.is_flash_attention_available()
-        and torch.cuda.get_device_capability(query.device) >= (8, 0)
     )
 
 
 def _one_kernel(query: Tensor, key: Tensor, value: Tensor, packed: Packed, scaling: float | None) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # 1.3 s, which a CPU need not spend
+
     groups = query.shape[1] // key.shape[1]
     options: dict[str, Any] = {}
-    if groups > 1 and _shares_heads():
+    if groups > 1 and packed.shares_heads:
         options["enable_gqa"] = True
     elif groups > 1:
         key, value = (one.repeat_interleave(groups, dim=1) for one in (key, value))
     q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
-    bounds, longest = packed.offsets, max(packed.lengths)
+    bounds, longest = packed.offsets, packed.longest
     causal = (-1, 0)  # everything to the left, nothing to the right
-    out = _kernel()(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=causal, **options)
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=causal, **options)
     return out[None]
-
-
-@functools.cache
-def _kernel() -> Any:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return varlen_attn
 
 
 @functools.cache
 def _shares_heads() -> bool:
     """Whether the kernel takes fewer heads of keys than of queries: torch 2.12 on."""
-    return "enable_gqa" in inspect.signature(_kernel()).parameters
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
+# ---- where there is no such kernel: one operator for the compiler --------------------------------------------------
+
+
+@torch.library.custom_op("mmpt_packed::attention", mutates_args=())
+def _packed(
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """(out [1, N, heads, D], log-sum-exp [1, N, heads]) of `_by_length`, by the kernels that it comes to on a CPU."""
+    out, sums = [], []
+    for q, k, v in _runs(bounds, query, key, value):
+        one, sum_ = _FLASH(q, k, v, 0.0, True, attn_mask=None, scale=scale)
+        out.append(one.transpose(1, 2).flatten(0, 1))
+        sums.append(sum_.transpose(1, 2).flatten(0, 1))
+    return torch.cat(out)[None], torch.cat(sums)[None]
+
+
+@torch.library.custom_op("mmpt_packed::attention_backward", mutates_args=())
+def _packed_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, bounds: Tensor,
+    scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients [1, N, heads, D] of query, key and value."""
+    found: tuple[list[Tensor], ...] = ([], [], [])
+    grad, out, sums = (one.transpose(1, 2) for one in (grad, out, sums))
+    for g, q, k, v, o, s in _runs(bounds, grad, query, key, value, out, sums):
+        grads = _FLASH_BACKWARD(g, q, k, v, o, s, 0.0, True, attn_mask=None, scale=scale)
+        for part, one in zip(found, grads, strict=True):
+            part.append(one.transpose(1, 2).flatten(0, 1))
+    return tuple(torch.cat(part)[None] for part in found)
+
+
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@_packed.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
+    _, heads, tokens, width = query.shape
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    return query.new_empty(1, tokens, heads, width), query.new_empty(1, tokens, heads, dtype=wide)
+
+
+@_packed_backward.register_fake
+def _(grad, query, key, value, out, sums, bounds, scale):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(one.transpose(1, 2), memory_format=torch.contiguous_format) for one in (query, key, value))
+
+
+def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _grads(ctx, grad, _):  # type: ignore[no-untyped-def]
+    query, key, value, bounds, out, sums = ctx.saved_tensors
+    found = torch.ops.mmpt_packed.attention_backward(grad, query, key, value, out, sums, bounds, ctx.scale)
+    return (*(one.transpose(1, 2) for one in found), None, None)
+
+
+_packed.register_autograd(_grads, setup_context=_keep)
 AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)

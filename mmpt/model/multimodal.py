@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmpt.model import attention
 from mmpt.model.adapter import load_adapter, save_adapter
+from mmpt.model.compiled import compile_layers
 from mmpt.model.folding import fold_small_layers
 from mmpt.model.remat import checkpoint_layers
 from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows, quiet_rows
@@ -165,6 +166,21 @@ class MultimodalLM(nn.Module):
     def checkpoint_layers(self, count: bool | int) -> None:
         """Activation checkpointing of the first `count` decoder layers in training, True: of all."""
         checkpoint_layers(self.lm.get_base_model(), count)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """The decoder layers through torch.compile in training steps; see `mmpt.model.compiled`.
+
+        Raises:
+            UserError: a base whose sequences do not go through it as one stream; no compiler.
+        """
+        if not self.packs:
+            raise UserError(
+                "only a base that takes packed streams is compiled",
+                where="train.compile",
+                found=type(self.lm.get_base_model()).__name__,
+                fix="leave the key out",
+            )
+        compile_layers(self.lm.get_base_model(), backend)
 
     def trainable_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """(name in PEFT's format, parameter) by learning-rate group: lora, embed, head, layer_norm."""
@@ -355,14 +371,15 @@ def check_base(causal: nn.Module, space: TokenSpace, where: object) -> None:
         )
     ids = torch.arange(4, device=embedding.weight.device)[None] % space.text_vocab_size
     with torch.no_grad():
-        out = causal(input_ids=ids, output_hidden_states=True, use_cache=False)
-        plain = out.hidden_states[-1] @ head.weight.T
+        logits = causal(input_ids=ids, use_cache=False).logits
+        # Not through output_hidden_states: that leaves hooks in the layers, which cannot be compiled.
+        plain = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state @ head.weight.T
     if not torch.allclose(
-        out.logits.float(), plain.float(), rtol=PARITY, atol=PARITY * float(plain.abs().max())
+        logits.float(), plain.float(), rtol=PARITY, atol=PARITY * float(plain.abs().max())
     ):
         raise UserError(
             "the head does more than a matrix product (logit scaling or capping)",
             where=where,
-            found=f"logits differ by {float((out.logits - plain).abs().max()):.3g}",
+            found=f"logits differ by {float((logits - plain).abs().max()):.3g}",
             expected="logits = hidden @ weight.T",
         )

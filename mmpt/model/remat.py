@@ -12,7 +12,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mmpt.model.layers import decoder_layers
 from mmpt.store.errors import UserError
+
+_CHECKPOINT = partial(checkpoint, use_reentrant=False)  # one object: a compiled layer is compiled for the one that it saw
 
 
 def checkpoint_layers(causal: nn.Module, count: bool | int) -> int:
@@ -24,7 +27,7 @@ def checkpoint_layers(causal: nn.Module, count: bool | int) -> int:
     Raises:
         UserError: layers that transformers cannot checkpoint.
     """
-    layers = [one for one in causal.get_decoder().modules() if isinstance(one, GradientCheckpointingLayer)]
+    layers = [one for one in decoder_layers(causal) if isinstance(one, GradientCheckpointingLayer)]
     if count and not layers:
         raise UserError(
             "this architecture has no activation checkpointing",
@@ -35,7 +38,7 @@ def checkpoint_layers(causal: nn.Module, count: bool | int) -> int:
     wanted = layers_of(count, len(layers))
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index < wanted
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = _CHECKPOINT
     return wanted
 
 

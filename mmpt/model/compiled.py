@@ -1,0 +1,70 @@
+"""Decoder layers through torch.compile, in training: one layer's code is compiled, and all layers run it.
+
+What is between the products (norms, rotary positions, the activation, residuals) becomes a few passes over memory
+instead of some forty. The tokens of a stream and the lengths of its sequences are no constants of the
+graph, so no later step compiles again. Everything but a training step (evaluation, generation, measurements) runs the
+plain layers.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmpt.model.layers import decoder_layers
+from mmpt.store.errors import UserError
+
+KEY = "train.compile"
+
+
+def compile_layers(causal: nn.Module, backend: str = "inductor") -> int:
+    """Compile the decoder layers of a causal LM for packed streams in training; returns how many there are.
+
+    Nothing is compiled before the first step. Without dropout the numbers are those of the plain layers to rounding;
+    with it the compiler draws other random numbers, from the same seeds each time.
+
+    Raises:
+        UserError: a machine without what the backend needs; an architecture without layers.
+    """
+    layers = decoder_layers(causal)
+    if not layers:
+        raise UserError("this architecture has no layers to compile", where=KEY, found=type(causal).__name__)
+    if backend == "inductor":
+        _require_compiler(next(layers[0].parameters()).device)
+    # One function object, so one cache for all layers. The first sizes are no more special than the next.
+    step = torch.compile(type(layers[0]).forward, backend=backend, dynamic=True, fullgraph=True)
+    for layer in layers:
+        layer.forward = partial(_forward, layer, type(layer).forward, step)
+    return len(layers)
+
+
+def _forward(
+    layer: nn.Module, plain: Callable[..., Tensor], step: Callable[..., Tensor], *args: Any, **options: Any
+) -> Tensor:
+    in_step = layer.training and torch.is_grad_enabled() and options.get("packed") is not None
+    return (step if in_step else plain)(layer, *args, **options)
+
+
+def _require_compiler(device: torch.device) -> None:
+    if device.type == "cuda":
+        try:
+            import triton  # noqa: F401
+        except ImportError:
+            raise UserError(
+                "torch.compile needs triton on this device",
+                where=KEY,
+                found="no triton",
+                fix="pip install triton, or leave the key out",
+            ) from None
+    elif shutil.which("c++") is None and shutil.which("g++") is None:
+        raise UserError(
+            "torch.compile needs a C++ compiler on this device",
+            where=KEY,
+            found="no c++ or g++ on the path",
+            fix="install one, or leave the key out",
+        )
