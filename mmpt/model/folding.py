@@ -70,40 +70,84 @@ class SlimLora(_Cheaper):
     def adapted(self, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
         base, dropped = self.get_base_layer(), self.lora_dropout[ADAPTER](x)
         down, up = (one.to(x.dtype) for one in (down, up))  # autograd casts their gradients back
-        return LowRank.apply(x, None if dropped is x else dropped, base.weight, base.bias, down, up, scale)
+        own = dropped if self.training and isinstance(self.lora_dropout[ADAPTER], nn.Dropout) else None
+        return torch.ops.mmpt_lora.linear(x, own, base.weight, base.bias, down, up, scale)[0]
 
 
-class LowRank(torch.autograd.Function):
-    """W x + bias + scale * up (down y), y = x where it is None; W and bias are frozen.
+# One operator forward and one backward, for autograd and the compiler alike: the compiler would take the additions out of
+# the products, which costs 6 % of a step of Qwen3-8B by the ledger (mmpt/bench/train_ledger.py).
 
-    x, y [.., in], W [out, in], down [r, in], up [out, r], all of one dtype -> [.., out]. Each sum runs on inside a
-    product: forward three products and no pass beside them, backward five.
+
+@torch.library.custom_op("mmpt_lora::linear", mutates_args=())
+def _linear(
+    x: Tensor, y: Tensor | None, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """(W x + bias + scale * up (down y), down y), y = x where it is None; W and bias are frozen.
+
+    x, y [.., in], W [out, in], down [r, in], up [out, r], all of one dtype -> [.., out], [tokens, r]. Three products.
     """
+    out = nn.functional.linear(x, weight, bias)
+    low = (x if y is None else y).flatten(0, -2) @ down.T
+    out.view(-1, out.shape[-1]).addmm_(low, up.T, alpha=scale)
+    return out, low
 
-    @staticmethod
-    def forward(ctx, x, y, weight, bias, down, up, scale):  # type: ignore[no-untyped-def]
-        out = nn.functional.linear(x, weight, bias)
-        inputs = (x if y is None else y).flatten(0, -2)
-        low = inputs @ down.T
-        out.view(-1, out.shape[-1]).addmm_(low, up.T, alpha=scale)
-        ctx.save_for_backward(inputs, low, weight, down, up)
-        ctx.scale, ctx.shape, ctx.own = scale, x.shape, y is not None
-        return out
 
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        inputs, low, weight, down, up = ctx.saved_tensors
-        grad = grad.flatten(0, -2)
-        d_low = torch.addmm(low, grad, up, beta=0, alpha=ctx.scale)
-        d_up = torch.addmm(up, grad.T, low, beta=0, alpha=ctx.scale) if ctx.needs_input_grad[5] else None
-        d_down = d_low.T @ inputs if ctx.needs_input_grad[4] else None
-        d_x = grad @ weight if ctx.needs_input_grad[0] else None
-        d_y = None
-        if ctx.own:
-            d_y = (d_low @ down).view(ctx.shape) if ctx.needs_input_grad[1] else None
-        elif d_x is not None:
-            d_x.addmm_(d_low, down)
-        return None if d_x is None else d_x.view(ctx.shape), d_y, None, None, d_down, d_up, None
+@torch.library.custom_op("mmpt_lora::linear_backward", mutates_args=())
+def _linear_backward(
+    grad: Tensor, x: Tensor, low: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, own: bool,
+    wants_x: bool, wants_down: bool, wants_up: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, y, down, up; empty where not wanted. own: `low` was made from a y, and that is given as x. Five
+    products; without a y its gradient is added to that of x inside one.
+    """
+    flat, inputs = grad.flatten(0, -2), x.flatten(0, -2)
+    d_low = torch.addmm(low, flat, up, beta=0, alpha=scale)
+    d_up = torch.addmm(up, flat.T, low, beta=0, alpha=scale) if wants_up else grad.new_empty(0)  # no two results may be one tensor
+    d_down = d_low.T @ inputs if wants_down else grad.new_empty(0)
+    d_x, d_y = (flat @ weight if wants_x else grad.new_empty(0)), grad.new_empty(0)
+    if own and wants_x:
+        d_y = (d_low @ down).view(x.shape)
+    elif wants_x:
+        d_x.addmm_(d_low, down)
+    return d_x.view(x.shape) if wants_x else d_x, d_y, d_down, d_up
+
+
+@_linear.register_fake
+def _(x, y, weight, bias, down, up, scale):  # type: ignore[no-untyped-def]
+    tokens = x.numel() // x.shape[-1]
+    return x.new_empty(*x.shape[:-1], weight.shape[0]), x.new_empty(tokens, down.shape[0])
+
+
+@_linear_backward.register_fake
+def _(grad, x, low, weight, down, up, scale, own, wants_x, wants_down, wants_up):  # type: ignore[no-untyped-def]
+    wanted = ((x, wants_x), (x, own and wants_x), (down, wants_down), (up, wants_up))
+    return tuple(grad.new_empty(like.shape if asked else (0,)) for like, asked in wanted)
+
+
+def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    x, y, weight, _, down, up, ctx.scale = inputs
+    ctx.own, ctx.wants = y is not None, [ctx.needs_input_grad[at] for at in (0, 4, 5)]
+    ctx.save_for_backward(y if ctx.own else x, output[1], weight, down, up)
+
+
+def _grads(ctx, grad, _):  # type: ignore[no-untyped-def]
+    x, low, weight, down, up = ctx.saved_tensors
+    d_x, d_y, d_down, d_up = torch.ops.mmpt_lora.linear_backward(
+        grad, x, low, weight, down, up, ctx.scale, ctx.own, *ctx.wants
+    )
+    has_x, has_down, has_up = ctx.wants
+    return (
+        d_x if has_x else None,
+        d_y if has_x and ctx.own else None,
+        None,
+        None,
+        d_down if has_down else None,
+        d_up if has_up else None,
+        None,
+    )
+
+
+_linear.register_autograd(_grads, setup_context=_keep)
 
 
 def fold_small_layers(lm: nn.Module) -> int:

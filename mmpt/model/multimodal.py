@@ -16,6 +16,7 @@ from mmpt.model import attention
 from mmpt.model.adapter import load_adapter, save_adapter
 from mmpt.model.compiled import compile_layers
 from mmpt.model.folding import fold_small_layers
+from mmpt.model.norms import fuse_norms
 from mmpt.model.remat import checkpoint_layers
 from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows, quiet_rows
 from mmpt.store.errors import UserError
@@ -94,6 +95,7 @@ class MultimodalLM(nn.Module):
                     "cannot attach LoRA", where="lora", found=error, fix="check lora.target_modules"
                 ) from None
         fold_small_layers(lm)
+        fuse_norms(lm)
         model = cls(lm, space, head_rows, {**dict(lora), "layer_norm": layer_norm})
         model.train_all()
         return model

@@ -108,7 +108,7 @@ def test_a_base_in_16_bits_errs_no_more_than_peft_does(dropout, dtype, inputs_as
 
 
 class Seen(TorchDispatchMode):
-    """Which dtypes the products had, and how many numbers other operators wrote in fp32."""
+    """Which dtypes the products had, or what they are made from, and how many numbers other operators wrote in fp32."""
 
     def __init__(self):
         super().__init__()
@@ -119,6 +119,8 @@ class Seen(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in ("mm", "addmm", "addmm_", "bmm"):
             self.products.add(out.dtype)
+        elif func.namespace == "mmpt_lora":
+            self.products |= {one.dtype for one in args if isinstance(one, torch.Tensor)}
         elif isinstance(out, torch.Tensor) and out.dtype == torch.float32 and not func.is_view:
             self.wide = max(self.wide, out.numel())
         return out
@@ -142,3 +144,22 @@ def test_a_frozen_a_and_b_get_no_gradient_and_the_input_does():
     x = torch.randn(2, 5, WIDE[0]).bfloat16().requires_grad_()
     ours.base_model.model.first(x).sum().backward()
     assert x.grad is not None and all(p.grad is None for p in ours.parameters())
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("asking", [(0, 1, 4, 5), (0, 1), (4, 5)])
+def test_the_operator_is_well_formed(own, asking):
+    """What the compiler is told of its results is so, whichever gradients are wanted."""
+    shapes = ((2, 5, 16), (2, 5, 16), (24, 16), (24,), (4, 16), (24, 4))
+    given = [torch.randn(shape).bfloat16() for shape in shapes]
+    given[1] = given[1] if own else None
+    for at in asking:
+        if given[at] is not None:
+            given[at].requires_grad_()
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.mmpt_lora.linear, (*given, 0.5), test_utils=checks)
+    out, low = torch.ops.mmpt_lora.linear(*given, 0.5)
+    wants = (own, *(at in asking for at in (0, 4, 5)))
+    inputs = (torch.ones_like(out), given[0], low, given[2], given[4], given[5], 0.5, *wants)
+    detached = [one.detach() if isinstance(one, torch.Tensor) else one for one in inputs]
+    torch.library.opcheck(torch.ops.mmpt_lora.linear_backward, detached, test_utils=("test_schema", "test_faketensor"))
