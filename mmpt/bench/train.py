@@ -1,4 +1,4 @@
-"""Benchmark of training: `doit bench train [--device cuda] [--shape tiny] [--dtype float32] [--only NAME ..]`.
+"""Benchmark of training: `doit bench train [--device cuda] [--shape tiny] [--dtype float32] [--only NAME ..] [--compile]`.
 
 Every contender is a process of its own, so that its memory is its own, and takes whole optimizer steps, data
 preparation included, over the same items: 16 a step, a quarter of each task (mmpt/bench/train_work.py). What is
@@ -233,10 +233,11 @@ def _about(loader: Loader, shape: Shape, job: Job) -> dict[str, Any]:
     batches = [loader.batch(step) for step in range(job.marks[-1])]
     prepare = (time.perf_counter() - start) / len(batches)
     blocks = [batches[a:b] for a, b in zip(job.marks, job.marks[1:])]
+    count = step_flops(shape)
     tokens = [sum(batch.n_tokens for batch in block) for block in blocks]
     return {
         "tokens": tokens,
-        "flops": [sum(step_flops(shape, batch) for batch in block) for block in blocks],
+        "flops": [sum(count.of_batch(batch) for batch in block) for block in blocks],
         "supervised": sum(int((b.labels != IGNORE).sum()) for b in batches) / sum(b.n_tokens for b in batches),
         "row_len": shape.row_len,
         "filled": sum(b.n_tokens for b in batches) / sum(b.input_ids.size for b in batches),
@@ -291,12 +292,13 @@ def peak_flops(device: str, dtype: str) -> tuple[float, str]:
     return machine.rates(device, getattr(torch, dtype))["flops"], "measured: a square product"
 
 
-def chosen(device: str, only: Sequence[str] | None) -> list[str]:
-    """Ours and the peers asked for; without a wish, those that suit the device."""
-    from mmpt.bench.train_peers import CONTENDERS, CONTENDERS_CUDA
+def chosen(device: str, only: Sequence[str] | None, compiled: bool = False) -> list[str]:
+    """Ours, `compiled` too, and the peers asked for; without a wish, those that suit the device."""
+    from mmpt.bench.train_peers import COMPILED, CONTENDERS, CONTENDERS_CUDA
 
     names = [*CONTENDERS, *(CONTENDERS_CUDA if device == "cuda" or only else ())]
-    return [name for name in names if name == "mmpt" or only is None or name in only]
+    peers = [name for name in names if name != "mmpt" and (only is None or name in only)]
+    return ["mmpt", *([COMPILED] if compiled else []), *peers]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -306,6 +308,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--shape", default="tiny", choices=list(SHAPES))
     parser.add_argument("--dtype", choices=list(TOLERANCE), help="default: float32 on a CPU, bfloat16 on CUDA")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="peers to run beside mmpt; see train_peers.py")
+    parser.add_argument("--compile", action="store_true", help="ours with train.compile, too")
     parser.add_argument("--rounds", type=int, help="blocks of steps a contender; default 5, on CUDA twice")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -320,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warm, block, rounds = (10, 5, 5) if cuda else (1, 1, 5)
     job = Job("", arguments.shape, dtype, device, arguments.threads, "", warm, block, arguments.rounds or rounds)
     rate, origin = peak_flops(device, dtype)
-    result = bench_case(chosen(device, arguments.only), job) | {"peak_flops": rate, "peak_from": origin}
+    result = bench_case(chosen(device, arguments.only, arguments.compile), job) | {"peak_flops": rate, "peak_from": origin}
     print(table(result), flush=True)
     found = {"device": device, "torch": torch.__version__, **_versions(), **result}
     print(record.write(f"train-{arguments.shape}-{dtype}", device, found))

@@ -24,17 +24,15 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mmpt.bench.train_work import LORA, SHAPES, Shape, make_data, open_loader, space_of
+from mmpt.bench.train_work import SHAPES, Shape, make_data, meta_model, open_loader
 from mmpt.model import attention, norms
 from mmpt.model.compiled import compile_layers
-from mmpt.model.folding import fold_small_layers
-from mmpt.model.multimodal import MultimodalLM, lora_config
-from mmpt.model.vocabulary import SegmentedEmbedding
+from mmpt.model.multimodal import MultimodalLM
 from mmpt.train import loop
 from mmpt.train.ranks import Ranks
 from mmpt.train.settings import TrainSettings
@@ -248,28 +246,6 @@ def fused_backend(ledger: Ledger) -> Callable[..., Any]:
 # ---- the step, as on CUDA ----------------------------------------------------------------------------------------------------------
 
 
-def model_of(shape: Shape, dtype: torch.dtype, *, ours: bool = True) -> MultimodalLM:
-    """The benchmark's model without storage. ours False: with PEFT's LoRA and transformers' norms."""
-    from peft import get_peft_model
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    space, config = space_of(shape), Qwen3Config(**shape.config, vocab_size=shape.padded)
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        causal = Qwen3ForCausalLM(config).to(dtype).requires_grad_(False)
-        rows = torch.empty(space.n_new, config.hidden_size)
-        head = None if config.tie_word_embeddings else nn.Parameter(torch.empty_like(rows))
-        matrix = causal.get_input_embeddings().weight
-        causal.set_input_embeddings(SegmentedEmbedding(matrix, rows, space.text_vocab_size))
-        lm = get_peft_model(causal, lora_config(LORA, None))
-    if ours:
-        fold_small_layers(lm)
-        norms.fuse_norms(lm)
-    model = MultimodalLM(lm, space, head, LORA)
-    model.train_all()
-    return model.train()
-
-
 @torch.library.custom_op("mmpt_ledger::norm", mutates_args=())
 def _norm(stream: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Has the kernel's costs and no numbers."""
@@ -359,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape = SHAPES[arguments.shape]
     for name, ours, compiled in (("PEFT's LoRA, eager", False, False), ("eager", True, False), ("compiled", True, True)):
         with tempfile.TemporaryDirectory() as folder:
-            model = model_of(shape, torch.bfloat16, ours=ours)
+            model = meta_model(shape, torch.bfloat16, ours=ours)
             found = step_lines(model, shape, Path(folder), compiled=compiled)
         print(f"\n{arguments.shape}, bfloat16, {found[2]:,} tokens: {name} (an estimate)")
         print(table(*found, arguments.gpu), flush=True)

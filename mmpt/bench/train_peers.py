@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ class Task:
 # ---- ours --------------------------------------------------------------------------------------------------------
 
 
-def ours(task: Task) -> None:
-    """mmpt.train as stage 4 calls it. A first run of one step has the tasks weighed by their tokens, so that its
-    objective is the token mean that everybody else minimises.
+def ours(task: Task, compiled: bool = False) -> None:
+    """mmpt.train as stage 4 calls it, `compiled` with `train.compile`. A first run of one step has the tasks weighed by their
+    tokens, so that its objective is the token mean that everybody else minimises.
     """
     from mmpt.model.multimodal import MultimodalLM
     from mmpt.train.loop import Hooks, train
@@ -68,6 +69,8 @@ def ours(task: Task) -> None:
     model = MultimodalLM.from_base(
         task.base, space_of(task.shape), LORA, seed=0, dtype=task.dtype, device=task.device
     )
+    if compiled:
+        model.compile_layers()
     parameters = model.adapter_parameters()
     rows = {model.row_key(which): which for which in (("embed",) if model.tied else ("embed", "head"))}
     with torch.no_grad():
@@ -344,6 +347,7 @@ def _reference(*args: Any) -> Contender:
 
 
 TOKENS, MODULES, REFERENCE = "Trainer + token indices", "Trainer + modules_to_save", "reference's manner"
+COMPILED = "mmpt, compiled"
 CONTENDERS: dict[str, Contender] = {
     "mmpt": ours,
     TOKENS: _trainer(token_indices),
@@ -366,4 +370,4 @@ CONTENDERS_CUDA: dict[str, Contender] = {
 
 def contender(name: str) -> Contender:
     """By its name."""
-    return {**CONTENDERS, **CONTENDERS_CUDA}[name]
+    return {**CONTENDERS, **CONTENDERS_CUDA, COMPILED: partial(ours, compiled=True)}[name]

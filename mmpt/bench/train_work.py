@@ -14,15 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from mmpt.model.folding import fold_small_layers
+from mmpt.model.multimodal import MultimodalLM, lora_config
+from mmpt.model.norms import fuse_norms
 from mmpt.model.tiny import build_tiny
+from mmpt.model.vocabulary import SegmentedEmbedding
 from mmpt.shards.example_set import ExampleSet
-from mmpt.shards.loader import Batch, Loader, make_loader
+from mmpt.shards.loader import Loader, make_loader
 from mmpt.shards.shard_set import TASK_MODALITY
 from mmpt.shards.tokenise import save_shard
 from mmpt.store.tensors import save_tensors
-from mmpt.tokens.formats import IGNORE, OVERHEAD, TASKS
+from mmpt.tokens.formats import OVERHEAD, TASKS
 from mmpt.tokens.space import TokenSpace, build_token_space
+from mmpt.train.speed import Flops
 
 RECORDS = 64  # of each modality
 PER_TASK = 4  # items of each task in a step
@@ -164,25 +170,30 @@ def start_values(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return spread * torch.randn(shape, generator=generator)
 
 
-def step_flops(shape: Shape, batch: Batch) -> float:
-    """Floating point operations that training the adapter on this batch has to execute, padding left out.
+def meta_model(shape: Shape, dtype: torch.dtype, *, ours: bool = True) -> MultimodalLM:
+    """The benchmark's model without storage. ours False: with PEFT's LoRA and transformers' norms."""
+    from peft import get_peft_model
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    Counted as in PaLM's appendix B (Chowdhery et al. 2022, arXiv 2204.02311): 2 for each weight a token meets
-    forward, nothing for norms and activations. Backward a frozen weight needs only the gradient of its input,
-    another 2 (a trained one 4; hence the usual 6). Per token: 4 x the decoder's weights + 6 x LoRA's weights.
-    Attention: QK' and PV are 4 n_heads head_dim a pair of positions that sees the other, backward twice that.
-    Head: of a supervised token, 4 for every one of its weights and 2 more for the new rows.
+    space, config = space_of(shape), Qwen3Config(**shape.config, vocab_size=shape.padded)
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        causal = Qwen3ForCausalLM(config).to(dtype).requires_grad_(False)
+        rows = torch.empty(space.n_new, config.hidden_size)
+        head = None if config.tie_word_embeddings else nn.Parameter(torch.empty_like(rows))
+        matrix = causal.get_input_embeddings().weight
+        causal.set_input_embeddings(SegmentedEmbedding(matrix, rows, space.text_vocab_size))
+        lm = get_peft_model(causal, lora_config(LORA, None))
+    if ours:
+        fold_small_layers(lm)
+        fuse_norms(lm)
+    model = MultimodalLM(lm, space, head, LORA)
+    model.train_all()
+    return model.train()
+
+
+def step_flops(shape: Shape) -> Flops:
+    """Floating point operations that training the adapter has to execute, as `Flops` counts them for our own runs; every
+    contender's utilisation is measured by it.
     """
-    c = shape.config
-    hidden, inter = c["hidden_size"], c["intermediate_size"]
-    query, key = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
-    sides = [(hidden, query), (hidden, key), (hidden, key), (query, hidden), (hidden, inter), (hidden, inter), (inter, hidden)]
-    weights = sum(a * b for a, b in sides)
-    adapters = LORA["r"] * sum(a + b for a, b in sides)
-    layers = c["num_hidden_layers"]
-    real = batch.task >= 0
-    pairs = int((batch.position_ids + 1)[real].sum())
-    supervised = int((batch.labels != IGNORE).sum())
-    new = shape.special + shape.image + 4 * shape.codes
-    trunk = layers * (int(real.sum()) * (4 * weights + 6 * adapters) + 12 * query * pairs)
-    return trunk + supervised * hidden * (4 * (shape.text + new) + 2 * new)
+    return Flops.of(meta_model(shape, torch.float32), "full")

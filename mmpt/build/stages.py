@@ -24,6 +24,7 @@ STEP = (
     "train.layer_norm",
     "train.micro_rows",
     "train.activation_checkpointing",
+    "train.compile",
     "train.warmup_steps",
     "train.min_lr_ratio",
     "train.weight_decay",

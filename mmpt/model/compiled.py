@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import _config as symbolic_shapes
 
 from mmpt.model.layers import decoder_layers
 from mmpt.store.errors import UserError
@@ -36,8 +37,9 @@ def compile_layers(causal: nn.Module, backend: str = "inductor") -> int:
         raise UserError("this architecture has no layers to compile", where=KEY, found=type(causal).__name__)
     if backend == "inductor":
         _require_compiler(next(layers[0].parameters()).device)
-    # One function object, so one cache for all layers. The first sizes are no more special than the next.
-    step = torch.compile(type(layers[0]).forward, backend=backend, dynamic=True, fullgraph=True)
+    # No choice by a clock: the same kernels each time (C4). One function object, so one cache for all layers. The first sizes are no more special than the next.
+    options = {"deterministic": True} if backend == "inductor" else None
+    step = torch.compile(type(layers[0]).forward, backend=backend, dynamic=True, fullgraph=True, options=options)
     for layer in layers:
         layer.forward = partial(_forward, layer, type(layer).forward, step)
     return len(layers)
@@ -46,8 +48,11 @@ def compile_layers(causal: nn.Module, backend: str = "inductor") -> int:
 def _forward(
     layer: nn.Module, plain: Callable[..., Tensor], step: Callable[..., Tensor], *args: Any, **options: Any
 ) -> Tensor:
-    in_step = layer.training and torch.is_grad_enabled() and options.get("packed") is not None
-    return (step if in_step else plain)(layer, *args, **options)
+    if not (layer.training and torch.is_grad_enabled() and options.get("packed") is not None):
+        return plain(layer, *args, **options)
+    # As many sequences as, say, heads in the first step is chance, not a rule for the graph.
+    with symbolic_shapes.patch(use_duck_shape=False):
+        return step(layer, *args, **options)
 
 
 def _require_compiler(device: torch.device) -> None:

@@ -51,6 +51,9 @@ def check_launcher(data: Mapping[str, Any], path: Path) -> None:
         if _keys(whole, name)["kind"] == "ray" and name not in BY_RAY:
             raise UserError("ray only tokenises", where=f"{path}: launcher.stages.{name}.kind", found="ray",
                             expected=f"for {name}: local, torchrun or slurm")
+    if data["train"].get("compile") and _keys(whole, "train").get("shard_base"):
+        raise UserError("a compiled layer cannot be split over the workers", where=f"{path}: train.compile", found=True,
+                        expected="false, or no shard_base for train in launcher")
     for name in SPREAD:
         keys = _keys(whole, name)
         if keys["kind"] == "slurm":

@@ -99,7 +99,7 @@ def test_flops_of_a_step_are_those_that_torch_counts(folder, monkeypatch):
         sum((hidden @ rows.T).sum() for rows in model.head()).backward()
     counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
     pairs = int((batch.position_ids + 1)[batch.task >= 0].sum())
-    assert counted == step_flops(SHAPE, batch) - 12 * 2 * 8 * pairs * 2  # 2 heads of 8, 2 layers
+    assert counted == step_flops(SHAPE).of_batch(batch) - 12 * 2 * 8 * pairs * 2  # 2 heads of 8, 2 layers
 
 
 def test_the_whole_of_it_in_processes_of_their_own(monkeypatch, tmp_path, capsys):
