@@ -30,6 +30,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       "instruction_set", [] { return std::string(mmpt::instruction_set().name); },
       "The instruction set in use: generic, avx2, avx512, avx512_bf16 or amx.");
   m.def(
+      "screens_fast", [] { return mmpt::instruction_set().screen->fast; },
+      "Whether the instruction set in use multiplies bytes, as a screen needs to be worth its memory.");
+  m.def(
       "select_instruction_set", [](const std::string& name) { return mmpt::select_instruction_set(name.c_str()); },
       py::arg("name"), "Use another set ('' for the best); False where this processor cannot run it. For tests.");
 }

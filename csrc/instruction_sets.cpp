@@ -19,10 +19,10 @@ namespace {
 // AMX needs the processor, and the kernel's leave to use the tile registers' state.
 bool amx_works() {
 #ifdef __linux__
-  constexpr unsigned kTile = 1u << 24, kBf16 = 1u << 22;
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 22;
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   unsigned a, b, c, d;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTile) || !(d & kBf16)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTile) || !(d & kInt8) || !(d & kBf16)) return false;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;

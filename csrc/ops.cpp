@@ -5,6 +5,8 @@
 
 #include "linear_cross_entropy.h"
 #include "sampling.h"
+#include "screen.h"
+#include "tiles.h"
 
 namespace mmpt {
 
@@ -121,16 +123,20 @@ Gradients cross_entropy_backward_meta(const Tensor& hidden, const Tensor&, const
 using SampleRange = Tensor (*)(const Tensor&, const Tensor&, const Maybe&, double, const Sampling&, int64_t);
 using SampleLogits = Tensor (*)(const Tensor&, const Sampling&, int64_t);
 
+void check_head(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new) {
+  TORCH_CHECK_VALUE(hidden.dim() == 2 && weight_base.dim() == 2 && hidden.size(1) == weight_base.size(1) &&
+                        (!weight_new || (weight_new->dim() == 2 && weight_new->size(1) == hidden.size(1))),
+                    "hidden is ", hidden.sizes(), ", weight_base ", weight_base.sizes(),
+                    ", expected [B, H] and [V0, H], and weight_new [T, H]");
+}
+
 template <SampleRange Run>
 Tensor sample_range(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new, double softcap,
                     int64_t lo, int64_t hi, int64_t extra, double temperature, int64_t top_k, double top_p,
                     int64_t seed, int64_t offset, const Maybe& row_lo, const Maybe& row_hi, const Maybe& row_extra,
                     const Maybe& row_temperature, const Maybe& row_top_k, const Maybe& row_top_p,
                     const Maybe& row_seed, const Maybe& row_offset, int64_t max_range) {
-  TORCH_CHECK_VALUE(hidden.dim() == 2 && weight_base.dim() == 2 && hidden.size(1) == weight_base.size(1) &&
-                        (!weight_new || (weight_new->dim() == 2 && weight_new->size(1) == hidden.size(1))),
-                    "hidden is ", hidden.sizes(), ", weight_base ", weight_base.sizes(),
-                    ", expected [B, H] and [V0, H], and weight_new [T, H]");
+  check_head(hidden, weight_base, weight_new);
   return Run(hidden, weight_base, weight_new, softcap,
              {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature}, {top_k, row_top_k},
               {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
@@ -149,9 +155,48 @@ Tensor sample_logits(const Tensor& logits, int64_t lo, int64_t hi, int64_t extra
              max_range);
 }
 
+Tensor sample_screened(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new, const Tensor& codes,
+                       const Tensor& scale, const Tensor& bound, int64_t lo, int64_t hi, int64_t extra,
+                       double temperature, int64_t top_k, double top_p, int64_t seed, int64_t offset,
+                       const Maybe& row_lo, const Maybe& row_hi, const Maybe& row_extra, const Maybe& row_temperature,
+                       const Maybe& row_top_k, const Maybe& row_top_p, const Maybe& row_seed, const Maybe& row_offset,
+                       int64_t max_range) {
+  check_head(hidden, weight_base, weight_new);
+  TORCH_CHECK_VALUE(codes.scalar_type() == at::kByte && scale.scalar_type() == at::kFloat &&
+                        bound.scalar_type() == at::kFloat && codes.dim() == 2 && codes.is_contiguous() &&
+                        scale.is_contiguous() && bound.is_contiguous(),
+                    "the screen's codes, scale and bound are not what mmpt::screen made");
+  return sample_screened_cpu(hidden, weight_base, weight_new, {codes, scale, bound},
+                             {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature},
+                              {top_k, row_top_k}, {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
+                             max_range);
+}
+
+NewScreen screen(const Tensor& weight_base, const Maybe& weight_new) {
+  check_head(weight_base, weight_base, weight_new);
+  return screen_cpu(weight_base, weight_new);
+}
+
+NewScreen screen_meta(const Tensor& weight_base, const Maybe& weight_new) {
+  const auto up = [](const c10::SymInt& n, int64_t step) { return (n + (step - 1)) / step * step; };
+  const c10::SymInt rows = weight_base.sym_size(0) + (weight_new ? weight_new->sym_size(0) : c10::SymInt(0));
+  const c10::SymInt ids = up(rows, kScreenIds), depth = up(weight_base.sym_size(1), kScreenDepth);
+  const auto made = [&](c10::SymIntArrayRef sizes, at::ScalarType dtype) {
+    return at::empty_symint(sizes, weight_base.options().dtype(dtype));
+  };
+  return {made({ids, depth}, at::kByte), made({ids}, at::kFloat), made({ids}, at::kFloat)};
+}
+
 Tensor sample_range_meta(const Tensor& hidden, const Tensor&, const Maybe&, double, int64_t, int64_t, int64_t, double,
                          int64_t, double, int64_t, int64_t, const Maybe&, const Maybe&, const Maybe&, const Maybe&,
                          const Maybe&, const Maybe&, const Maybe&, const Maybe&, int64_t) {
+  return at::empty_symint({hidden.sym_size(0)}, hidden.options().dtype(at::kLong));
+}
+
+Tensor sample_screened_meta(const Tensor& hidden, const Tensor&, const Maybe&, const Tensor&, const Tensor&,
+                            const Tensor&, int64_t, int64_t, int64_t, double, int64_t, double, int64_t, int64_t,
+                            const Maybe&, const Maybe&, const Maybe&, const Maybe&, const Maybe&, const Maybe&,
+                            const Maybe&, const Maybe&, int64_t) {
   return at::empty_symint({hidden.sym_size(0)}, hidden.options().dtype(at::kLong));
 }
 
@@ -183,6 +228,10 @@ TORCH_LIBRARY(mmpt, m) {
   m.def(
       "sample_range(Tensor hidden, Tensor weight_base, Tensor? weight_new, float softcap, " MMPT_SAMPLING_ARGUMENTS);
   m.def("sample_logits(Tensor logits, " MMPT_SAMPLING_ARGUMENTS);
+  m.def("screen(Tensor weight_base, Tensor? weight_new) -> (Tensor codes, Tensor scale, Tensor bound)");
+  m.def(
+      "sample_screened(Tensor hidden, Tensor weight_base, Tensor? weight_new, Tensor codes, Tensor scale, "
+      "Tensor bound, " MMPT_SAMPLING_ARGUMENTS);
 }
 
 TORCH_LIBRARY_IMPL(mmpt, CPU, m) {
@@ -190,6 +239,8 @@ TORCH_LIBRARY_IMPL(mmpt, CPU, m) {
   m.impl("linear_cross_entropy_backward", cross_entropy_backward<cross_entropy_backward_cpu>);
   m.impl("sample_range", sample_range<sample_range_cpu>);
   m.impl("sample_logits", sample_logits<sample_logits_cpu>);
+  m.impl("screen", screen);
+  m.impl("sample_screened", sample_screened);
 }
 
 #ifdef MMPT_CUDA
@@ -206,6 +257,8 @@ TORCH_LIBRARY_IMPL(mmpt, Meta, m) {
   m.impl("linear_cross_entropy_backward", cross_entropy_backward_meta);
   m.impl("sample_range", sample_range_meta);
   m.impl("sample_logits", sample_logits_meta);
+  m.impl("screen", screen_meta);
+  m.impl("sample_screened", sample_screened_meta);
 }
 
 }  // namespace mmpt

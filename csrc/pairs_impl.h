@@ -5,6 +5,9 @@
 
 #include <cstdint>
 
+#if MMPT_AMX
+#include "amx_scope.h"
+#endif
 #include "tiles.h"
 
 namespace mmpt {
@@ -44,26 +47,6 @@ void pair_rows(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb, f
 }
 
 #if MMPT_AMX
-struct alignas(64) TileShape {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-// Others (oneDNN) configure tiles too: what was there is put back.
-class TileScope {
- public:
-  TileScope() {
-    _tile_storeconfig(&saved_);
-    const TileShape shape;
-    _tile_loadconfig(&shape);
-  }
-  ~TileScope() { _tile_loadconfig(&saved_); }
-
- private:
-  alignas(64) uint8_t saved_[64];
-};
-
 // c [32][32] of two by two tiles: 0..3 accumulate, 4 and 5 hold a, 6 and 7 hold b.
 inline void amx_32x32(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb, float* c, int64_t ldc, int64_t k,
                       bool accumulate) {

@@ -6,38 +6,20 @@
 // that may still win are computed. top-p sums integer masses (exp * 2^40): exact, and free of the order of addition.
 #include "sampling.h"
 
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
 #include <array>
-#include <cmath>
-#include <limits>
 #include <numeric>
-#include <vector>
 
-#include "philox.h"
-#include "tiles.h"
+#include "sampling_parts.h"
 
 namespace mmpt {
 namespace {
 
-constexpr int64_t kChunk = 64;            // ids that are bounded together
 constexpr int64_t kWorkPerThread = 1 << 17;  // multiplications worth waking a thread for
 constexpr int kBuckets = 1024;            // of top-p, 32 a nat below the largest logit
 constexpr double kMassUnit = double(int64_t(1) << 40);
-
-struct Row {
-  int64_t lo, hi, extra, top_k, seed, offset;
-  double temperature, top_p;
-  int side;  // where the extra id lies: -1 below the range, 1 above, 0 absent or inside
-  int64_t count() const { return hi - lo + (side ? 1 : 0); }
-  int64_t id(int64_t column) const {
-    if (side < 0) return column == 0 ? extra : lo + column - 1;
-    return column == hi - lo ? extra : lo + column;
-  }
-};
 
 template <typename T>
 class Values {  // the rows' values of one parameter
@@ -58,6 +40,8 @@ class Values {  // the rows' values of one parameter
   const T* data_ = nullptr;
   int64_t step_ = 0;
 };
+
+}  // namespace
 
 std::vector<Row> checked_rows(const Sampling& how, int64_t batch, int64_t vocabulary, int64_t max_range) {
   const Values<int64_t> lo("lo", how.lo, batch), hi("hi", how.hi, batch), extra("extra_id", how.extra, batch),
@@ -80,12 +64,6 @@ std::vector<Row> checked_rows(const Sampling& how, int64_t batch, int64_t vocabu
   return rows;
 }
 
-double gumbel(uint32_t word) {
-  const double u = (double(word) + 0.5) * 0x1p-32;
-  return -std::log(-std::log1p(-u));
-}
-
-// Columns before `end` of `order`, best first, as (scaled, lower column): the first `count` are made the best.
 void best_first(std::vector<int64_t>& order, int64_t count, const std::vector<double>& scaled) {
   const auto better = [&](int64_t a, int64_t b) { return scaled[a] != scaled[b] ? scaled[a] > scaled[b] : a < b; };
   if (count < int64_t(order.size())) {
@@ -93,6 +71,18 @@ void best_first(std::vector<int64_t>& order, int64_t count, const std::vector<do
     order.resize(count);
   }
 }
+
+int64_t draw_from(const std::vector<int64_t>& columns, const std::vector<double>& scaled, const uint32_t* word) {
+  double best = -std::numeric_limits<double>::infinity();
+  int64_t at = 0;
+  for (const int64_t c : columns) {
+    const double score = scaled[c] + gumbel(word[c]);
+    if (score > best || (score == best && c < at)) best = score, at = c;
+  }
+  return at;
+}
+
+namespace {
 
 // The shortest prefix of the columns, best first, whose mass reaches share `p` of the mass of all.
 void nucleus(std::vector<int64_t>& order, double p, const std::vector<double>& scaled) {
@@ -142,17 +132,6 @@ std::vector<uint32_t> noise_words(const Row& row, const uint32_t*& begin) {
   if (row.side < 0) *--first = philox_word(seed, offset, uint64_t(row.extra));
   begin = first;
   return out;
-}
-
-// Argmax of scaled + noise over the given columns; the first of equals.
-int64_t draw_from(const std::vector<int64_t>& columns, const std::vector<double>& scaled, const uint32_t* word) {
-  double best = -std::numeric_limits<double>::infinity();
-  int64_t at = 0;
-  for (const int64_t c : columns) {
-    const double score = scaled[c] + gumbel(word[c]);
-    if (score > best || (score == best && c < at)) best = score, at = c;
-  }
-  return at;
 }
 
 // As draw_from over all columns, computing only those whose bound reaches the best so far.
@@ -208,86 +187,32 @@ int64_t choose(const Row& row, const T* logit) {
 }
 
 template <typename T>
-at::Tensor choose_all(const std::vector<Row>& rows, const std::vector<const T*>& logit) {
-  at::Tensor ids = at::empty({int64_t(rows.size())}, at::kLong);
-  int64_t* out = ids.mutable_data_ptr<int64_t>();
+std::vector<int64_t> choose_all(const std::vector<Row>& rows, const std::vector<const T*>& logit) {
+  std::vector<int64_t> ids(rows.size());
   at::parallel_for(0, int64_t(rows.size()), 1, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; ++i) out[i] = choose(rows[i], logit[i]);
+    for (int64_t i = from; i < to; ++i) ids[i] = choose(rows[i], logit[i]);
   });
-  for (size_t i = 0; i < rows.size(); ++i) TORCH_CHECK_VALUE(out[i] >= 0, "row ", i, " has a NaN logit");
   return ids;
 }
 
-// Row `row` of the head's two matrices, and how many follow it in the same one.
-struct HeadRows {
-  const at::Tensor& base;
-  const std::optional<at::Tensor>& fresh;
-  int64_t size() const { return base.size(0) + (fresh ? fresh->size(0) : 0); }
-  const at::Tensor& of(int64_t id, int64_t& row, int64_t& left) const {
-    const bool in_base = id < base.size(0);
-    const at::Tensor& matrix = in_base ? base : *fresh;
-    row = in_base ? id : id - base.size(0);
-    left = matrix.size(0) - row;
-    return matrix;
-  }
-};
+}  // namespace
 
-template <typename T>
-void plain_dots(const at::Tensor& matrix, int64_t row, int64_t n, const T* x, int64_t ldx, int64_t batch, T* out,
-                int64_t ldo) {
-  const int64_t columns = matrix.size(1), row_step = matrix.stride(0), step = matrix.stride(1);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, matrix.scalar_type(), "sample_range", [&] {
-    const scalar_t* data = matrix.const_data_ptr<scalar_t>() + row * row_step;
-    std::vector<T> weight(columns);
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t k = 0; k < columns; ++k) weight[k] = static_cast<T>(data[i * row_step + k * step]);
-      if constexpr (sizeof(T) == 4) {
-        instruction_set().sampling->dots(weight.data(), columns, 1, x, ldx, batch, columns, out + i, ldo);
-      } else {
-        for (int64_t b = 0; b < batch; ++b) {
-          T sum = 0;
-          for (int64_t k = 0; k < columns; ++k) sum += weight[k] * x[b * ldx + k];
-          out[b * ldo + i] = sum;
-        }
-      }
-    }
-  });
-}
-
-// out[b*ldo + i] = logit of id first + i for x row b.
-template <typename T>
-void logits_of(const HeadRows& head, int64_t first, int64_t count, const T* x, int64_t ldx, int64_t batch, T* out,
-               int64_t ldo) {
-  for (int64_t done = 0; done < count;) {
-    int64_t row, left;
-    const at::Tensor& matrix = head.of(first + done, row, left);
-    const int64_t n = std::min(left, count - done), k = matrix.size(1), ld = matrix.stride(0);
-    const bool side_by_side = matrix.stride(1) == 1 || k == 1;
-    if (sizeof(T) == 4 && side_by_side && matrix.scalar_type() == at::kFloat)
-      instruction_set().sampling->dots(matrix.const_data_ptr<float>() + row * ld, ld, n,
-                                       reinterpret_cast<const float*>(x), ldx, batch, k,
-                                       reinterpret_cast<float*>(out) + done, ldo);
-    else if (sizeof(T) == 4 && side_by_side && matrix.scalar_type() == at::kBFloat16)
-      instruction_set().sampling->dots_bf16(
-          reinterpret_cast<const uint16_t*>(matrix.const_data_ptr<at::BFloat16>()) + row * ld, ld, n,
-          reinterpret_cast<const float*>(x), ldx, batch, k, reinterpret_cast<float*>(out) + done, ldo);
-    else
-      plain_dots<T>(matrix, row, n, x, ldx, batch, out + done, ldo);
-    done += n;
-  }
+at::Tensor checked_ids(const std::vector<int64_t>& ids) {
+  for (size_t i = 0; i < ids.size(); ++i) TORCH_CHECK_VALUE(ids[i] >= 0, "row ", i, " has a NaN logit");
+  at::Tensor out = at::empty({int64_t(ids.size())}, at::kLong);
+  std::copy(ids.begin(), ids.end(), out.mutable_data_ptr<int64_t>());
+  return out;
 }
 
 template <typename T>
-at::Tensor sample_range(const at::Tensor& hidden, const HeadRows& head, double softcap, const Sampling& how,
-                        int64_t max_range) {
-  const int64_t batch = hidden.size(0), k = hidden.size(1);
-  const std::vector<Row> rows = checked_rows(how, batch, head.size(), max_range);
+std::vector<int64_t> draw_whole(const std::vector<Row>& rows, const T* x, int64_t k, const HeadRows& head,
+                                double softcap) {
+  const int64_t batch = int64_t(rows.size());
   std::vector<int64_t> order(batch);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
     return std::pair(rows[a].lo, rows[a].hi) < std::pair(rows[b].lo, rows[b].hi);
   });
-  const at::Tensor x = hidden.to(sizeof(T) == 8 ? at::kDouble : at::kFloat).contiguous();
   std::vector<const T*> logit(batch);
   std::vector<std::vector<T>> storage;
   for (int64_t begin = 0, end; begin < batch; begin = end) {
@@ -296,11 +221,11 @@ at::Tensor sample_range(const at::Tensor& hidden, const HeadRows& head, double s
     const int64_t members = end - begin, range = hi - lo, ld = range + 2 + kChunk;
     storage.emplace_back(members * ld, T(0));
     std::vector<T> together;  // the members' hidden rows, side by side
-    const T* source = x.const_data_ptr<T>() + order[begin] * k;
+    const T* source = x + order[begin] * k;
     if (order[end - 1] - order[begin] != members - 1) {
       together.resize(members * k);
       for (int64_t i = 0; i < members; ++i)
-        std::copy_n(x.const_data_ptr<T>() + order[begin + i] * k, k, together.data() + i * k);
+        std::copy_n(x + order[begin + i] * k, k, together.data() + i * k);
       source = together.data();
     }
     T* out = storage.back().data() + 1;
@@ -321,6 +246,18 @@ at::Tensor sample_range(const at::Tensor& hidden, const HeadRows& head, double s
   return choose_all(rows, logit);
 }
 
+template std::vector<int64_t> draw_whole(const std::vector<Row>&, const float*, int64_t, const HeadRows&, double);
+
+namespace {
+
+template <typename T>
+at::Tensor sample_range(const at::Tensor& hidden, const HeadRows& head, double softcap, const Sampling& how,
+                        int64_t max_range) {
+  const std::vector<Row> rows = checked_rows(how, hidden.size(0), head.size(), max_range);
+  const at::Tensor x = hidden.to(sizeof(T) == 8 ? at::kDouble : at::kFloat).contiguous();
+  return checked_ids(draw_whole<T>(rows, x.const_data_ptr<T>(), x.size(1), head, softcap));
+}
+
 template <typename T>
 at::Tensor sample_logits(const at::Tensor& logits, const Sampling& how, int64_t max_range) {
   const int64_t batch = logits.size(0);
@@ -337,7 +274,7 @@ at::Tensor sample_logits(const at::Tensor& logits, const Sampling& how, int64_t 
       logit[i] = storage[i].data();
     }
   });
-  return choose_all(rows, logit);
+  return checked_ids(choose_all(rows, logit));
 }
 
 }  // namespace

@@ -9,6 +9,10 @@
 #include <cstring>
 #include <limits>
 
+#if MMPT_VECTOR_BYTES > 16
+#include <immintrin.h>
+#endif
+
 #include "philox.h"
 #include "tiles.h"
 
@@ -31,6 +35,19 @@ struct Simd {
 };
 typedef int32_t ivec __attribute__((vector_size(kBytes)));
 typedef float fvec __attribute__((vector_size(kBytes)));
+
+// Bit i is set where lane i of a comparison is true.
+inline uint64_t lanes_set(ivec comparison) {
+#if MMPT_VECTOR_BYTES == 64
+  return _mm512_movepi32_mask((__m512i)comparison);
+#elif MMPT_VECTOR_BYTES == 32
+  return unsigned(_mm256_movemask_ps((__m256)comparison));
+#else
+  uint64_t mask = 0;
+  for (int lane = 0; lane < kBytes / 4; ++lane) mask |= uint64_t(comparison[lane] & 1) << lane;
+  return mask;
+#endif
+}
 
 // Vectors of a column step: 64 lanes with 32 registers, 16 lanes with 16.
 template <typename T>
@@ -312,26 +329,43 @@ void dots(const W* w, int64_t ldw, int64_t n, const float* x, int64_t ldx, int64
   }
 }
 
+typedef uint64_t wide __attribute__((vector_size(kBytes)));
+
+// Lower halves times a 32-bit factor.
+inline wide low_product(wide x, uint32_t factor) {
+#if MMPT_VECTOR_BYTES == 64
+  return (wide)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(factor));
+#elif MMPT_VECTOR_BYTES == 32
+  return (wide)_mm256_mul_epu32((__m256i)x, _mm256_set1_epi64x(factor));
+#else
+  return (x & kPhiloxMask) * uint64_t(factor);
+#endif
+}
+
+// Four words an id block, in the lower halves of a, b, c, d; the upper halves are left as they fall.
 void words(uint64_t seed, uint64_t offset, uint64_t first, int64_t count, uint32_t* out) {
-  typedef uint64_t wide __attribute__((vector_size(kBytes)));
   constexpr int width = kBytes / 8;
+  wide lane, even, odd;
+  for (int i = 0; i < width; ++i) {
+    lane[i] = i;
+    even[i] = i / 2 + (i % 2) * width;
+    odd[i] = even[i] + width / 2;
+  }
   int64_t i = 0;
   for (; i + 4 * width <= count; i += 4 * width) {
-    wide a, b = (offset & kPhiloxMask) - wide{}, c = (offset >> 32) - wide{}, d{};
-    for (int lane = 0; lane < width; ++lane) a[lane] = ((first + i) / 4 + lane) & kPhiloxMask;
+    wide a = lane + (first + i) / 4, b = (offset & kPhiloxMask) - wide{}, c = (offset >> 32) - wide{}, d{};
     uint64_t k0 = seed & kPhiloxMask, k1 = seed >> 32;
     for (int round = 0; round < kPhiloxRounds; ++round) {
-      const wide left = a * uint64_t(kPhiloxMulA), right = c * uint64_t(kPhiloxMulB);
+      const wide left = low_product(a, kPhiloxMulA), right = low_product(c, kPhiloxMulB);
       a = (right >> 32) ^ b ^ k0;
-      b = right & kPhiloxMask;
+      b = right;
       c = (left >> 32) ^ d ^ k1;
-      d = left & kPhiloxMask;
+      d = left;
       k0 = (k0 + kPhiloxWeylA) & kPhiloxMask, k1 = (k1 + kPhiloxWeylB) & kPhiloxMask;
     }
-    for (int lane = 0; lane < width; ++lane) {
-      out[i + 4 * lane] = a[lane], out[i + 4 * lane + 1] = b[lane];
-      out[i + 4 * lane + 2] = c[lane], out[i + 4 * lane + 3] = d[lane];
-    }
+    const wide ab = (a & kPhiloxMask) | (b << 32), cd = (c & kPhiloxMask) | (d << 32);
+    const wide halves_of[2] = {__builtin_shuffle(ab, cd, even), __builtin_shuffle(ab, cd, odd)};
+    std::memcpy(out + i, halves_of, sizeof(halves_of));
   }
   for (; i < count; i += 4) philox_block(seed, offset, (first + i) / 4, out + i);
 }
@@ -358,8 +392,7 @@ uint64_t contenders(const float* value, const uint32_t* word, int64_t count, flo
     const fvec scaled = S::load(value + at) * inverse_temperature;
     const fvec size = scaled < 0.f ? -scaled : scaled;
     const fvec bound = scaled + (32.f - exponent - p) * 0.69314718f + size * 1e-6f + 1e-3f;
-    const auto over = bound > best;
-    for (int lane = 0; lane < S::lanes; ++lane) mask |= uint64_t(over[lane] & 1) << (at + lane);
+    mask |= lanes_set(bound > best) << at;
   }
   return mask;
 }

@@ -2,7 +2,7 @@
 
 Every measurement is a process of its own, so that its peak memory is its own; peers of one case follow one another, in
 two rounds, so that a machine that slows down slows them all. Prints a table a case, and writes
-results/ops-<what>-<chip>-<date>.json. The floor is the case's multiplications at the rate of a large square product, or its
+results/ops-<what>-<chip>-<date>.json, where cases that today's file has and this run does not stay. The floor is the case's multiplications at the rate of a large square product, or its
 bytes at the rate of reading memory, whichever takes longer; both rates are measured first.
 """
 
@@ -14,10 +14,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from mmpt.bench import machine, ops_peers, record
+from mmpt.store.canonical import read_json
 
 ROUNDS = 2
 VOCABULARY, NEW = 164_021, 12_352
@@ -58,14 +60,18 @@ def cases(device: str) -> list[Case]:
                   for trains in ("new", "all")]  # fmt: skip
         return losses + [Case("draw", b, 1024, "bfloat16", width=w) for b in (1, 4, 16, 64, 256) for w in (1024, 8192)]
     losses = [Case("loss", 256, 1024, dtype, 60, trains) for dtype in ("float32", "bfloat16") for trains in ("new", "hidden")]
-    draws = [Case("draw", b, 1024, dtype, width=w) for dtype in ("float32", "bfloat16") for b, w in ((1, 1024), (64, 1024), (1, 8192))]
-    return losses + draws
+    dtypes = ("float32", "bfloat16")
+    draws = [Case("draw", b, 1024, dtype, width=w) for dtype in dtypes for b, w in ((1, 1024), (64, 1024), (1, 8192))]
+    captions = [Case("draw", b, 1024, dtype, width=ops_peers.TEXT) for dtype in dtypes for b in (1, 16, 64)]
+    return losses + draws + captions
 
 
 def peers(case: Case) -> list[str]:
     """Names to run; "NAME, filtered" is a peer given the supervised rows alone."""
+    if case.kind == "draw" and case.width == ops_peers.TEXT:
+        return list(ops_peers.DRAWS_OF_TEXT)
     if case.kind == "draw":
-        return list(ops_peers.DRAWS)
+        return [name for name in ops_peers.DRAWS if name != "mmpt, no screen"]
     some_ignored = case.supervised < case.n
     return [*ops_peers.LOSSES, *(f"{name}, filtered" for name in ops_peers.MULTIPLY_ALL_ROWS if some_ignored)]
 
@@ -177,7 +183,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         results.append(bench_case(case, device, arguments.threads, arguments.limit, rates[case.dtype]))
         print(table(results[-1]), flush=True)
     found = {"device": device, "threads": arguments.threads, "torch": torch.__version__, "rates": rates, "cases": results}
-    print(record.write(f"ops-{arguments.only or 'all'}", device, found))
+    what = f"ops-{arguments.only or 'all'}"
+    found["cases"] = _with_earlier(record.place(what, device), found, [c.title for c in cases(device)])
+    print(record.write(what, device, found))
+
+
+def _with_earlier(path: Path, found: dict, order: list[str]) -> list[dict]:
+    """This run's cases, and those of today's file that it did not run, if that was made with the same settings."""
+    old = read_json(path) if path.is_file() else {}
+    alike = all(old.get(key) == found[key] for key in ("device", "threads", "torch"))
+    of = {case["title"]: case for case in (old["cases"] if alike else []) + found["cases"]}
+    return [of[title] for title in order if title in of]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmpt.bench.ops_peers import TEXT
 from mmpt.bench.record import RESULTS
 from mmpt.store.atomic import atomic_write
 from mmpt.store.canonical import read_json
@@ -55,8 +56,7 @@ def _label(case: dict[str, Any]) -> str:
     return f"{dtype}, batch {case['n']}, {case['width']} ids"
 
 
-def _by_case(result: dict[str, Any], memory: bool) -> list[str]:
-    cases = result["cases"]
+def _by_case(cases: list[dict[str, Any]], memory: bool) -> list[str]:
     names = [name for name in cases[0]["peers"] if any("absent" not in c["peers"].get(name, {"absent": 1}) for c in cases)]
     names.sort(key=lambda name: cases[0]["peers"][name].get("median", 1e9))
     head = ["", *map(_label, cases), *(["extra memory, first case"] if memory else [])]
@@ -75,14 +75,18 @@ def loss() -> str:
     result = newest("ops-loss")
     case = result["cases"][0]
     shape = f" {case['n']} rows, {case['supervised']} supervised, H = {case['h']}, 164,021 ids; loss and gradients."
-    return "\n".join([_head(result) + shape, "", *_by_case(result, memory=True)])
+    return "\n".join([_head(result) + shape, "", *_by_case(result["cases"], memory=True)])
 
 
 def draw() -> str:
     """Median times of one decode step, hidden state to id."""
     result = newest("ops-draw")
     shape = f" Hidden state to id, H = {result['cases'][0]['h']}, temperature 1."
-    return "\n".join([_head(result) + shape, "", *_by_case(result, memory=False)])
+    lines = [_head(result) + shape]
+    for captions in (False, True):
+        cases = [one for one in result["cases"] if (one["width"] == TEXT) == captions]
+        lines += ["", *_by_case(cases, memory=False)] if cases else []
+    return "\n".join(lines)
 
 
 def support() -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmpt.generate.cache import SlotCache
 from mmpt.generate.mass import measured
-from mmpt.ops import sample_range
+from mmpt.ops import Screen, sample_range
 from mmpt.tokens.grammar import Grammar
 
 PREFILL_TOKENS = 16_384  # ids, padding counted, of one forward over prompts: bounds its activations
@@ -68,11 +68,11 @@ class Slots:
 
     step [S] is the payload position to be decoded next; where it equals length [S] the slot is idle: it
     draws id 0 from its one-id range into a column nobody reads, and stays where it is. guidance: see
-    `generate`.
+    `generate`. screen: of the model's head, for all draws.
     """
 
-    def __init__(self, model, shape: Shape, guidance: float):
-        self.model, self.shape, self.guidance = model, shape, guidance
+    def __init__(self, model, shape: Shape, guidance: float, screen: Screen | None = None):
+        self.model, self.shape, self.guidance, self.screen = model, shape, guidance, screen
         self.device = device = model.head()[0].device
         slots, rows, steps = shape.slots, shape.slots * shape.rows_each, shape.steps
         self.cache = SlotCache(model.config.num_hidden_layers, rows, shape.columns)
@@ -156,6 +156,7 @@ class Slots:
             seed=self.seed,
             offset=self.step_at,
             max_range=self.shape.widest,
+            screen=self.screen,
         )
         self.out[self.every_slot, self.step_at] = drawn
         live = self.step_at < self.length

@@ -12,7 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import Tensor
+
 from mmpt.ops import extension, reference_loss, reference_sampling
+from mmpt.ops.screens import Screen
 from mmpt.store.canonical import read_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
@@ -85,6 +88,16 @@ def sample_range(*args: Any, **options: Any) -> Any:
 @functools.wraps(reference_sampling.sample_logits)
 def sample_logits(*args: Any, **options: Any) -> Any:
     return implementation()[1].sample_logits(*args, **options)
+
+
+def screen(weight_base: Tensor, weight_new: Tensor | None) -> Screen | None:
+    """What `sample_range` takes as `screen`, or None where that would gain nothing: on the reference, on CUDA, and on a
+    processor without fast products of bytes. See `mmpt.ops.native.screen`.
+    """
+    native = implementation()[1]
+    if _chosen == REFERENCE or weight_base.device.type != "cpu" or not native.kernels.screens_fast():
+        return None
+    return native.screen(weight_base, weight_new)
 
 
 def machine() -> dict[str, str]:

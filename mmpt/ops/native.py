@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmpt.ops import extension
 from mmpt.ops.reference_loss import LossResult
+from mmpt.ops.screens import Screen
 
 kernels = extension.load()
 
@@ -75,6 +76,7 @@ def sample_range(
     offset: int | Tensor = 0,
     softcap: float | None = None,
     max_range: int | None = None,
+    screen: Screen | None = None,
 ) -> Tensor:
     """mmpt.ops.reference_sampling.sample_range, compiled; arguments and results are described there.
 
@@ -82,10 +84,20 @@ def sample_range(
     On CUDA nothing waits for the device: a row with a NaN logit or nothing allowed gives -1 instead of an error, and
     parameters that are tensors are read at each replay of a captured graph, so advance `offset` in the graph.
     """
-    return torch.ops.mmpt.sample_range(
-        hidden, weight_base, weight_new, softcap or 0.0,
-        *_parameters(lo, hi, extra_id, temperature, top_k, top_p, seed, offset, max_range),
-    )
+    parameters = _parameters(lo, hi, extra_id, temperature, top_k, top_p, seed, offset, max_range)
+    if screen is not None and not softcap:
+        return torch.ops.mmpt.sample_screened(
+            hidden, weight_base, weight_new, screen.codes, screen.scale, screen.bound, *parameters
+        )
+    return torch.ops.mmpt.sample_range(hidden, weight_base, weight_new, softcap or 0.0, *parameters)
+
+
+def screen(weight_base: Tensor, weight_new: Tensor | None) -> Screen:
+    """The screen of a head as it is now, for draws on the CPU: after any change of a weight, make another.
+
+    Raises ValueError where the head has over 65,536 dimensions.
+    """
+    return Screen(*torch.ops.mmpt.screen(weight_base, weight_new))
 
 
 def sample_logits(

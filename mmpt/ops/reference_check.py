@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpt.ops.backend import linear_cross_entropy, sample_logits, sample_range
+from mmpt.ops.backend import linear_cross_entropy, sample_logits, sample_range, screen
 
 QUANTITIES = ("loss", "nll", "lse", "grad_hidden", "grad_weight")
 # Share of the quantity's largest value. A bf16 result rounded once is off by up to 2^-9 of it: twice that is no error.
@@ -28,7 +28,8 @@ class Findings:
     """What the cases showed.
 
     errors: worst error over tolerance, and cases: how many, by slice "<op>.<quantity>.<device>".
-    violations: draws outside the support, and draws: how many, by "<op>.<device>".
+    violations: draws outside the support, or by a screen and unlike the draw without it, and draws: how many, by
+    "<op>.<device>".
     """
 
     errors: dict[str, float] = field(default_factory=dict)
@@ -78,6 +79,8 @@ def check(device: str, seed: int) -> Findings:
             _check_loss(found, case, dtype, device, seed + index)
     for index in range(24):
         _check_sampling(found, device, np.random.default_rng([seed, index]))
+    for index in range(4):
+        _check_screen(found, device, torch.Generator().manual_seed(seed + index))
     return found
 
 
@@ -184,6 +187,27 @@ def _check_sampling(found: Findings, device: str, rng: np.random.Generator) -> N
                 wrong += drawn not in support
             found.violations[where] = found.violations.get(where, 0) + wrong
             found.draws[where] = found.draws.get(where, 0) + batch
+
+
+def _check_screen(found: Findings, device: str, g: torch.Generator) -> None:
+    """Wide draws by a screen, as generation makes them where one is offered, against the same draws without it."""
+    batch, width, split, vocab = 32, 48, 5000, 6000
+    for dtype in (torch.float32, torch.bfloat16):
+        hidden, base, new = (
+            torch.randn(n, width, generator=g).to(device, dtype) for n in (batch, split, vocab - split)
+        )
+        made = screen(base, new)
+        if made is None:
+            return
+        for how in ({}, {"temperature": 0.8}, {"temperature": 0.8, "top_k": 5}):
+            given = hidden, base, new, 100, vocab - 100
+            how = {**how, "extra_id": vocab - 1, "seed": torch.arange(batch)}
+            where = f"sample_range.{device}"
+            wrong = int((sample_range(*given, screen=made, **how) != sample_range(*given, **how)).sum())
+            found.violations[where] = found.violations.get(where, 0) + wrong
+            found.draws[where] = found.draws.get(where, 0) + batch
+            if wrong:
+                found.notes.append(f"{where}: {wrong} of {batch} draws by a screen are not those without it, {dtype} {how}")
 
 
 def _support(

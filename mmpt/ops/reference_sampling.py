@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmpt.ops.philox import gumbel, word_at, words
+from mmpt.ops.screens import Screen
 
 Scalar = int | float | Tensor
 
@@ -32,6 +33,7 @@ def sample_range(
     offset: int | Tensor = 0,
     softcap: float | None = None,
     max_range: int | None = None,
+    screen: Screen | None = None,
 ) -> Tensor:
     """One id a row, int64 [B], from ids in [lo, hi) and, where it is not -1, extra_id.
 
@@ -39,6 +41,7 @@ def sample_range(
     temperature 0: the id of the largest logit, the lowest id on a tie. top_k 0 and top_p 1 keep everything;
     top-k keeps the k first by (logit, lower id first), top-p the shortest such prefix whose probability
     reaches p, at least one. softcap as in linear_cross_entropy. max_range: the widest hi - lo that the caller promises.
+    screen: of this very head (`mmpt.ops.screen`); it changes no id, and here, where all is multiplied, nothing else.
     Raises ValueError on an empty or too wide range, an id outside the vocabulary, a NaN logit.
     """
 

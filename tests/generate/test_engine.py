@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmpt.generate import generate, unconstrained
+from mmpt.generate import engine, generate, unconstrained
 from mmpt.generate.reference import reference_generate
+from mmpt.ops import native
 from mmpt.tokens import TASKS, check, prompt
 from tests.generate.random_lm import TEXT, RandomLM
 
@@ -143,3 +144,30 @@ def test_nan_weights_are_an_error_not_an_output(model, items):
     finally:
         with torch.no_grad():
             norm.copy_(kept)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_screen_changes_no_id(model, items, monkeypatch, temperature):
+    prompts, grammars = items("a2t")
+    how = {"temperature": temperature, "seeds": range(5)}
+    plain = ids_of(generate(model, prompts, grammars, **how))
+    made = []
+    monkeypatch.setattr(engine, "WIDE", 1)
+    monkeypatch.setattr(engine, "SCREENED_STEPS", 0)
+    monkeypatch.setattr(engine, "screen", lambda *head: made.append(native.screen(*head)) or made[-1])
+    assert ids_of(generate(model, prompts, grammars, **how)) == plain and len(made) == 1
+
+
+def test_a_screen_is_made_for_wide_ranges_and_enough_steps(model, items, monkeypatch):
+    asked = []
+    monkeypatch.setattr(engine, "screen", lambda *head: asked.append(head))
+    prompts, grammars = items("a2t")
+    generate(model, prompts, grammars)
+    assert not asked
+    monkeypatch.setattr(engine, "WIDE", grammars[0].hi.max() - grammars[0].lo.min())
+    monkeypatch.setattr(engine, "SCREENED_STEPS", min(one.max_len for one in grammars))
+    generate(model, prompts, grammars)
+    assert len(asked) == 1
+    monkeypatch.setattr(engine, "SCREENED_STEPS", max(one.max_len for one in grammars) + 1)
+    generate(model, prompts, grammars)
+    assert len(asked) == 1

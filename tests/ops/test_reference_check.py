@@ -36,6 +36,19 @@ def test_a_sampler_that_leaves_its_range_is_found(monkeypatch):
     assert check("cpu", 1).violations["sample_logits.cpu"] > 0
 
 
+def test_a_screen_that_rules_out_too_much_is_found(monkeypatch):
+    from mmpt.ops import native
+
+    right = native.screen
+
+    def sure(base, new):
+        made = right(base, new)
+        return native.Screen(made.codes, made.scale, made.bound / 100)
+
+    monkeypatch.setattr(reference_check, "screen", sure)
+    assert check("cpu", 1).violations["sample_range.cpu"] > 0
+
+
 def test_the_stage_writes_valid_equal_bytes(tmp_path, backend):
     texts = []
     for name in ("a", "b"):

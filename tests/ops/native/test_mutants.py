@@ -11,7 +11,7 @@ from mmpt.ops import extension
 
 pytestmark = pytest.mark.slow
 
-LOSS, DRAW = "test_linear_cross_entropy.py", "test_sampling.py"
+LOSS, DRAW, SCREEN = "test_linear_cross_entropy.py", "test_sampling.py", "test_screen.py"
 CUDA = "test_cuda_on_cpu.py"  # the .cu files, thread by thread on the CPU
 # name: (file of csrc, what it says, what it says when broken, test file, tests that cover it)
 MUTANTS = {
@@ -32,8 +32,12 @@ MUTANTS = {
     "ties of top-k": ("sampling.cpp", ": a < b; };", ": a > b; };", DRAW, "oracle"),
     "last id of a nucleus": ("sampling.cpp", "if (double(before) >= wanted) break;", "if (double(before + mass[i]) >= wanted) break;", DRAW, "oracle"),
     "greedy tie": ("sampling.cpp", "if (logit[c] > top) top", "if (logit[c] >= top) top", DRAW, "lowest_id"),
-    "the extra id": ("sampling.cpp", "return column == hi - lo ? extra : lo + column;", "return lo + column;", DRAW, "outside or plain"),
+    "the extra id": ("sampling_parts.h", "return column == hi - lo ? extra : lo + column;", "return lo + column;", DRAW, "outside or plain"),
     "width of a range": ("sampling.cpp", "max_range < 0 || r.hi - r.lo <= max_range", "true", DRAW, "max_range"),
+    "screen: error of the codes": ("screen.cpp", "const double bound = row.error + ", "const double bound = ", SCREEN, "wide_range or bound"),
+    "screen: an infinite bound": ("screen.cpp", "std::isinf(bounds[id]) ? 0 : one.scale", "one.scale", SCREEN, "spoilt"),
+    "screen: ids beside the range": ("screen.cpp", "std::fill(side, side + start, kNothing);", "", SCREEN, "any_range"),
+    "screen: a row of AMX": ("screen_amx.cpp", "_tile_dpbsud(3, 5, 7);", "_tile_dpbsud(3, 5, 6);", SCREEN, "wide_range"),
     "cuda: order of compacted rows": ("linear_cross_entropy.cu", "if (w < warp) before += warp_count[w];", "if (w <= warp) before += warp_count[w];", CUDA, "loss_statistics"),
     "cuda: gathered rows": ("linear_cross_entropy.cu", "hidden[int64_t(row) * stride + k]", "hidden[int64_t(blockIdx.x) * stride + k]", CUDA, "loss_statistics"),
     "cuda: scattered gradients": ("linear_cross_entropy.cu", "d_hidden[int64_t(row) * dimensions + k] =", "d_hidden[int64_t(first + blockIdx.x) * dimensions + k] =", CUDA, "loss_statistics"),

@@ -27,7 +27,7 @@ def test_the_tests_pass_under_the_sanitizers():
     if not all(map(os.path.isabs, found)):
         pytest.skip("g++ has no libasan here")
     folder = os.path.dirname(__file__)
-    files = [os.path.join(folder, name) for name in ("test_linear_cross_entropy.py", "test_sampling.py")]
+    files = [os.path.join(folder, name) for name in ("test_linear_cross_entropy.py", "test_sampling.py", "test_screen.py")]
     environment = dict(
         os.environ, LD_PRELOAD=" ".join(found), ASAN_OPTIONS="detect_leaks=0:detect_odr_violation=0:abort_on_error=0",
         UBSAN_OPTIONS="print_stacktrace=1", OMP_NUM_THREADS="2",
