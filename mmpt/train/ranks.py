@@ -157,7 +157,14 @@ def bits(tensors: Mapping[str, Tensor]) -> str:
 
 
 _AS_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+WORD = 8  # bytes
 
 
 def _bit_sum(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(_AS_INTEGER[tensor.element_size()]).sum(dtype=torch.int64)
+    """Summed in words: sums of narrower integers into int64 make an int64 copy first, four times a bfloat16 base."""
+    size = tensor.element_size()
+    flat = tensor.contiguous().view(_AS_INTEGER[size]).reshape(-1)
+    words, rest = flat.split([flat.numel() - (left := flat.numel() % (WORD // size)), left])
+    if words.storage_offset() * size % WORD:
+        words = words.clone()
+    return words.view(torch.int64).sum() + rest.sum(dtype=torch.int64)

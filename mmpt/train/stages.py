@@ -93,10 +93,13 @@ def prepare_warmup(ctx: StageContext) -> Prepared:
     return Prepared(model, loader, settings)
 
 
-def prepare_train(ctx: StageContext) -> Prepared:
-    """The model after warm-up, rows and LoRA trainable, and the whole mixture."""
+def prepare_train(ctx: StageContext, *, layers_aside: bool = False) -> Prepared:
+    """The model after warm-up, rows and LoRA trainable, and the whole mixture.
+
+    layers_aside: as of `MultimodalLM.from_base`.
+    """
     space, profile = load(ctx.inputs["token_space"]), ctx.profile
-    model = _model(ctx, space)
+    model = _model(ctx, space, layers_aside)
     model.load_adapter(ctx.inputs["warmup"] / "checkpoint")
     weights, replay = dict(profile["mixture.weights"]), profile["mixture.text_replay"]
     sources: dict[str, Any] = _sources(ctx, space, weights)
@@ -168,7 +171,7 @@ def train_part(ctx: StageContext, rank: int, world: int) -> None:
     """One rank of all `world` that train together; the stage then finds the last checkpoint and publishes."""
     with Ranks.from_environment() as ranks:
         if ctx.launcher.shard_base:
-            ready = prepare_train(replace(ctx, device="cpu"))
+            ready = prepare_train(replace(ctx, device="cpu"), layers_aside=True)
             shard_base(ready.model, ranks, ctx.device)
         else:
             ready = prepare_train(ctx)
@@ -188,7 +191,7 @@ def _run(ctx: StageContext, ready: Prepared, exam: _Exam, ranks: Ranks) -> Outco
         return run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks, ranks=ranks)
 
 
-def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:
+def _model(ctx: StageContext, space: TokenSpace, layers_aside: bool = False) -> MultimodalLM:
     model = MultimodalLM.from_base(
         ctx.inputs["base"] / "model",
         space,
@@ -197,6 +200,7 @@ def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:
         dtype=getattr(torch, ctx.dtype),
         device=ctx.device,
         layer_norm=ctx.profile.get("train.layer_norm", False),
+        layers_aside=layers_aside,
     )
     model.checkpoint_layers(ctx.profile.get("train.activation_checkpointing", False))
     return model

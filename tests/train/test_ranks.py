@@ -13,7 +13,8 @@ from mmpt.store.tensors import load_tensors
 from mmpt.train import loop
 from mmpt.train.loop import METRICS
 from mmpt.train.ranks import Ranks, RanksDiffer
-from mmpt.train.sharding import decoder_layers, shard_base, sharded
+from mmpt.model.loading import decoder_layers
+from mmpt.train.sharding import shard_base, sharded
 from tests.model.tiny_model import save_base
 from tests.train.rank_work import STEPS, model_of, note, notes, run, spawn
 
@@ -47,11 +48,11 @@ def few(root, name, ranks=Ranks.alone(), split=False):
 def halves(root, ranks):
     """What a rank keeps of a split base between two steps."""
     model = model_of(root)
-    whole = sum(parameter.numel() for parameter in decoder_layers(model).parameters())
-    added = sum(p.numel() for p in decoder_layers(model).parameters() if p.requires_grad)
+    whole = sum(parameter.numel() for parameter in decoder_layers(model.decoder).parameters())
+    added = sum(p.numel() for p in decoder_layers(model.decoder).parameters() if p.requires_grad)
     shard_base(model, ranks, "cpu")
     for _ in range(2):
-        layers = list(decoder_layers(model).parameters())
+        layers = list(decoder_layers(model.decoder).parameters())
         mine = [p.to_local() if isinstance(p, DTensor) else p for p in layers]
         note(root, "halves", ranks, whole=whole, added=added, mine=sum(one.numel() for one in mine))
         token = torch.zeros(1, 1, dtype=torch.int64)
