@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmpt.model.layers import decoder_layers
 from mmpt.store.errors import UserError
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -83,25 +84,19 @@ def place(causal: nn.Module, device: str, dtype: torch.dtype, without: Iterable[
     causal.config.dtype = dtype
 
 
-def decoder_layers(decoder: nn.Module) -> nn.ModuleList:
-    """The repeated blocks of a decoder: its list of modules with most parameters."""
-    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda one: sum(parameter.numel() for parameter in one.parameters()))
+def set_aside(causal: nn.Module, dtype: torch.dtype) -> dict[nn.Parameter, Tensor]:
+    """Take the decoder layers' matrices out until they are asked for: parameter -> its values, as they are mapped.
 
-
-def set_aside(layers: nn.Module, dtype: torch.dtype) -> dict[nn.Parameter, Tensor]:
-    """Take the matrices out of some layers until they are asked for: parameter -> its values, as they are mapped.
-
-    What is left has their shapes, the `dtype` that they shall have, no memory, and NaN everywhere, so that a model that
+    What is left has their shapes, the dtype that they shall have, no memory, and NaN everywhere, so that a model that
     runs without them shows it.
     """
     out: dict[nn.Parameter, Tensor] = {}
-    for parameter in layers.parameters():
+    cast = not _keeps_some_in_fp32(causal)
+    for parameter in [one for layer in decoder_layers(causal) for one in layer.parameters()]:
         if parameter.ndim > 1:
             out[parameter] = parameter.data
-            parameter.data = torch.full((), torch.nan, dtype=dtype).expand(parameter.shape)
-        else:
-            parameter.data = parameter.data.to(dtype)
+            nothing = torch.full((), torch.nan, dtype=dtype if cast else parameter.dtype)
+            parameter.data = nothing.expand(parameter.shape)
     return out
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmpt.model import attention
 from mmpt.model.adapter import load_adapter, save_adapter
 from mmpt.model.folding import fold_small_layers
-from mmpt.model.loading import decoder_layers, load_causal_lm, map_causal_lm, place, set_aside
+from mmpt.model.loading import load_causal_lm, map_causal_lm, place, set_aside
 from mmpt.model.remat import checkpoint_layers
 from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows, quiet_rows
 from mmpt.store.errors import UserError
@@ -303,9 +303,8 @@ def _loaded(
     causal = map_causal_lm(base, dtype)
     if layers_aside:
         check_base(causal, space, base)
-        layers = decoder_layers(causal.get_decoder())
-        aside = set_aside(layers, dtype)
-        place(causal, device, dtype, without=layers.parameters())
+        aside = set_aside(causal, dtype)
+        place(causal, device, dtype, without=aside)
         return causal, aside
     place(causal, device, dtype)
     check_base(causal, space, base)

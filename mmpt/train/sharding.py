@@ -17,7 +17,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from mmpt.model.loading import decoder_layers, put_back
+from mmpt.model.layers import decoder_layers
+from mmpt.model.loading import put_back
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.train.ranks import Ranks, bits
 
@@ -36,8 +37,9 @@ def shard_base(model: MultimodalLM, ranks: Ranks, device: str) -> None:
     ranks.require_same({"base": bits(base)})
     del base
     mesh = init_device_mesh(device.partition(":")[0], (ranks.world,))
-    layers = decoder_layers(model.decoder)
-    kept = set(model.parameters()) - set(layers.parameters()) | set(model.adapter_parameters().values())
+    layers = decoder_layers(model.lm.get_base_model())
+    split = {parameter for layer in layers for parameter in layer.parameters()}
+    kept = set(model.parameters()) - split | set(model.adapter_parameters().values())
     for parameter in kept:
         parameter.data = parameter.data.to(device)
     for layer in layers:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpt.model.loading import decoder_layers, load_causal_lm, map_causal_lm, place, put_back, stored_dtype
+from mmpt.model.layers import decoder_layers
+from mmpt.model.loading import load_causal_lm, map_causal_lm, place, put_back, stored_dtype
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.model.tiny import build_tiny
 from mmpt.model.vocabulary import COLUMNS_AT_ONCE, initial_rows
@@ -41,7 +42,7 @@ def test_a_mapped_base_that_is_placed_or_put_back_is_the_loaded_one(tmp_path, st
     )
     token = torch.arange(4)[None]
     assert aside.aside and aside.hidden(token, token).isnan().any()
-    for layer in decoder_layers(aside.decoder):
+    for layer in decoder_layers(aside.lm.get_base_model()):
         put_back(layer, aside.aside, "cpu")
     assert not aside.aside
     same(aside.state_dict(), whole.state_dict())
