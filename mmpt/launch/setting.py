@@ -91,7 +91,9 @@ def undisturbed(hook: OnSave | None) -> OnSave | None:
 
     def look(step: int, checkpoint: Path) -> None:
         ours, theirs = random.getstate(), numpy.random.get_state()
-        with torch.random.fork_rng():
+        # Of the device that is in use; without a list fork_rng would make itself at home on every GPU.
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices):
             hook(step, checkpoint)
         random.setstate(ours)
         numpy.random.set_state(theirs)

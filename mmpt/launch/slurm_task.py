@@ -7,6 +7,7 @@ its workers then go on from what is there.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -38,6 +39,20 @@ class Task(Checkpointable):
         }
         told = {name: str(value) for name, value in place.items()}
         words = [sys.executable, "-m", "mmpt.launch.worker", self.job]
-        code = subprocess.run(words, env={**os.environ, **told}, check=False).returncode
+        code = run_undisturbed(words, {**os.environ, **told})
         if code != 0:  # a task that fails ends the others of its job
             raise RuntimeError(f"worker {there.rank} ended with code {code}")
+
+
+def run_undisturbed(words: list[str], environment: dict[str, str]) -> int:
+    """A process's exit code; it does not hear slurm's warning, which is for the task.
+
+    Slurm sends it to every process of a step. A worker that died of it would fail its task, and with it the job, before
+    the first task has queued the job again. Workers end with their tasks.
+    """
+    warning = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
+
+    def ignore() -> None:
+        signal.signal(warning, signal.SIG_IGN)
+
+    return subprocess.run(words, env=environment, check=False, preexec_fn=ignore).returncode

@@ -16,6 +16,7 @@ from mmpt.model import attention
 from mmpt.model.adapter import load_adapter, save_adapter
 from mmpt.model.compiled import compile_layers
 from mmpt.model.folding import fold_small_layers
+from mmpt.model.loading import load_causal_lm, map_causal_lm, place, set_aside
 from mmpt.model.norms import fuse_norms
 from mmpt.model.remat import checkpoint_layers
 from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows, quiet_rows
@@ -33,6 +34,7 @@ class MultimodalLM(nn.Module):
         lm: the PEFT model; `decoder` its transformer without head; `embedding` the segmented one.
         head_rows: fp32 [T, H], new rows of an untied head; None where the head is the embedding.
         packs: whether `hidden` takes `lengths`.
+        aside: values of decoder matrices that are not in the model yet; see `layers_aside` of `from_base`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class MultimodalLM(nn.Module):
         self.embedding: SegmentedEmbedding = causal.get_input_embeddings()
         self._head: nn.Parameter = causal.get_output_embeddings().weight
         self.config = causal.config
+        self.aside: dict[nn.Parameter, Tensor] = {}
         self._own_mask = not getattr(self.config, "sliding_window", None)
         self.packs = attention.can_pack(causal)
         if self.packs:
@@ -61,19 +64,21 @@ class MultimodalLM(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         layer_norm: bool = False,
+        layers_aside: bool = False,
     ) -> MultimodalLM:
         """Load a base model folder (or hub id) and add new rows and LoRA, both fp32 and drawn from `seed`.
 
         Args:
             lora: r, alpha, dropout, target_modules.
             layer_norm: also train the norms' weights.
+            layers_aside: leave the decoder layers' matrices in the mapped files, as `aside`, until whoever splits
+                the base over ranks takes them; the model cannot run before.
 
         Raises:
             UserError: no such model; a head or embedding that is not a plain matrix; a vocabulary smaller
                 than the token space's text; target modules that the model does not have.
         """
-        causal = load_causal_lm(base, dtype).to(device)
-        check_base(causal, space, base)
+        causal, aside = _loaded(base, space, dtype, device, layers_aside)
         tied = _tied(causal)
         matrix, head = causal.get_input_embeddings().weight, causal.get_output_embeddings().weight
         generator = torch.Generator().manual_seed(seed)
@@ -97,6 +102,7 @@ class MultimodalLM(nn.Module):
         fold_small_layers(lm)
         fuse_norms(lm)
         model = cls(lm, space, head_rows, {**dict(lora), "layer_norm": layer_norm})
+        model.aside = aside
         model.train_all()
         return model
 
@@ -304,26 +310,23 @@ def packed_mask(position_ids: Tensor) -> Tensor:
     return ((sequence[:, :, None] == sequence[:, None, :]) & causal)[:, None]
 
 
-def load_causal_lm(base: Path | str, dtype: torch.dtype) -> nn.Module:
-    """A causal LM from a folder or hub id, without loading messages.
-
-    Raises:
-        UserError: neither a folder with a model nor a hub id that can be reached.
-    """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # the build and the commands have their own
-    try:
-        return AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype).eval()
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            "no causal language model there",
-            where="base.path",
-            found=f"{base} ({first})",
-            expected="a folder with config.json and safetensors, or a hub id that this machine can reach",
-        ) from None
+def _loaded(
+    base: Path | str, space: TokenSpace, dtype: torch.dtype, device: str, layers_aside: bool
+) -> tuple[nn.Module, dict[nn.Parameter, Tensor]]:
+    """The checked base on `device`, and what of it was left aside."""
+    if device == "cpu" and not layers_aside:
+        causal = load_causal_lm(base, dtype)
+        check_base(causal, space, base)
+        return causal, {}
+    causal = map_causal_lm(base, dtype)
+    if layers_aside:
+        check_base(causal, space, base)
+        aside = set_aside(causal, dtype)
+        place(causal, device, dtype, without=aside)
+        return causal, aside
+    place(causal, device, dtype)
+    check_base(causal, space, base)
+    return causal, {}
 
 
 def lora_config(lora: Mapping[str, Any], norms: list[str] | None) -> LoraConfig:

@@ -8,7 +8,8 @@ import time
 import torch
 
 from mmpt.model.base import copy_pretrained, make_tiny
-from mmpt.model.multimodal import check_base, load_causal_lm
+from mmpt.model.loading import load_causal_lm
+from mmpt.model.multimodal import check_base
 from mmpt.model.tiny import Pretraining
 from mmpt.shards.text_set import encode_lines, open_tokenizer
 from mmpt.store.canonical import write_json

@@ -47,7 +47,7 @@ from mmpt.store.jsonl import write_jsonl
 from mmpt.train.ahead import Ahead
 from mmpt.train.meters import Interval, row_norms
 from mmpt.train.monitors import Monitors
-from mmpt.train.objective import Laid, Tally, backward, decode_ranges, lay, read_tally
+from mmpt.train.objective import Laid, Tally, backward, decode_ranges, draws_noise, lay, read_tally
 from mmpt.train.ranks import Ranks, bits
 from mmpt.train.schedule import make_optimizer, rate, set_rates
 from mmpt.train.settings import TrainSettings
@@ -126,6 +126,7 @@ class _Run:
     interval: Interval
     watch: Watch
     ranks: Ranks
+    noise: bool
     unseen: list[_Seen] = field(default_factory=list)
     step: int = 0
     stopped: str | None = None
@@ -209,7 +210,8 @@ def _before(
     optimizer = make_optimizer(model, settings.lr, settings.betas, settings.weight_decay)
     monitors = Monitors(settings.monitor_from)
     interval, watch = Interval.empty(model.space), Watch(monitors, model.device)
-    return _Run(model, loader, settings, folder, hooks, optimizer, monitors, interval, watch, ranks)
+    noise = draws_noise(model)
+    return _Run(model, loader, settings, folder, hooks, optimizer, monitors, interval, watch, ranks, noise)
 
 
 def _start(run: _Run) -> _Run:
@@ -268,7 +270,9 @@ def _append_row(folder: Path, row: dict[str, Any]) -> None:
 def _lay(run: _Run, step: int) -> Laid:
     """A step's micro-batches; called by the thread that works ahead."""
     pin = run.model.device.type == "cuda"
-    return lay(run.loader.at(step), run.settings, packs=run.model.packs, ranks=run.ranks, pin=pin)
+    return lay(
+        run.loader.at(step), run.settings, packs=run.model.packs, noise=run.noise, ranks=run.ranks, pin=pin
+    )
 
 
 def _one_step(run: _Run, laid: Laid, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, float]:

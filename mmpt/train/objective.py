@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.ops import linear_cross_entropy
@@ -138,9 +138,8 @@ class MicroBatch:
 
 
 def micro_batches(batch: Batch, rows: int) -> list[MicroBatch]:
-    """A batch cut into pieces of `rows` rows; 0 is one piece. They do not depend on who runs them."""
-    step = rows or len(batch.input_ids)
-    cuts = [slice(start, start + step) for start in range(0, len(batch.input_ids), step)]
+    """A batch cut into pieces of `rows` rows. They do not depend on who runs them."""
+    cuts = [slice(start, start + rows) for start in range(0, len(batch.input_ids), rows)]
     return [
         MicroBatch(
             batch.input_ids[cut],
@@ -151,6 +150,24 @@ def micro_batches(batch: Batch, rows: int) -> list[MicroBatch]:
         )
         for cut in cuts
     ]
+
+
+OPEN_PIECES = 8  # at most, of a step whose cut the settings leave open, where noise depends on the cut
+
+
+def rows_at_once(rows: int, micro_rows: int, noise: bool, world: int) -> int:
+    """How many of a step's rows are a micro-batch.
+
+    Where the settings leave it open (0), a model without noise has a piece for each rank: the cut changes no more than
+    the order of additions. Dropout's noise belongs to the micro-batch, so there the cut must not know of the ranks.
+    """
+    return max(1, micro_rows or -(-rows // (OPEN_PIECES if noise else world)))
+
+
+def draws_noise(model: MultimodalLM) -> bool:
+    """Whether the model's forward in training draws random numbers: dropout, of LoRA or of the base's own."""
+    own = any(one.p > 0 for one in model.modules() if isinstance(one, nn.Dropout))
+    return own or (getattr(model.config, "attention_dropout", None) or 0.0) > 0
 
 
 def token_weights(
@@ -241,18 +258,21 @@ class Piece:
     targets: Targets
 
 
-def lay(batch: Batch, settings: TrainSettings, *, packs: bool, ranks: Ranks, pin: bool = False) -> Laid:
+def lay(
+    batch: Batch, settings: TrainSettings, *, packs: bool, noise: bool, ranks: Ranks, pin: bool = False
+) -> Laid:
     """Cut a batch into its micro-batches and find their targets. Needs no device and no model.
 
-    packs: as streams without padding. pin: into memory from which a copy to CUDA does not wait. Where the settings
-    leave the micro-batches open, each rank takes one.
+    packs: as streams without padding. noise: `draws_noise` of the model. pin: into memory from which a copy to CUDA
+    does not wait.
     """
 
     def put(values: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(values))
         return tensor.pin_memory() if pin else tensor
 
-    micro = micro_batches(batch, settings.micro_rows or -(-len(batch.input_ids) // ranks.world))
+    rows = rows_at_once(len(batch.input_ids), settings.micro_rows, noise, ranks.world)
+    micro = micro_batches(batch, rows)
     pieces = []
     for index in ranks.share(len(micro)):
         one = micro[index].stream() if packs else micro[index]
@@ -278,7 +298,11 @@ def backward(
     dropout. Gradients and tallies of the ranks add up to those of the batch.
     """
     device = model.device
-    laid = batch if isinstance(batch, Laid) else lay(batch, settings, packs=model.packs, ranks=ranks)
+    laid = (
+        batch
+        if isinstance(batch, Laid)
+        else lay(batch, settings, packs=model.packs, noise=draws_noise(model), ranks=ranks)
+    )
     weights = laid.weights.to(device, non_blocking=True)
     total = Tally.zero(model.space, device)
     for piece in laid.pieces:

@@ -3,6 +3,9 @@
 What trains is the same on every rank and moves by the same numbers: gradients are *summed*, because the
 objective's weights already count the tokens of the whole batch. CUDA tensors go through NCCL; what the host
 compares or waits for goes through gloo, so that it never waits for a device.
+
+A rank that dies leaves the others waiting, on the host or on their device; whoever started them ends them all at once
+(torchrun within a second, srun by --kill-on-bad-exit). PATIENCE ends only a rank that lives and never comes.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from torch import Tensor
 
 from mmpt.store.errors import UserError
 
-# Rank 0 writes a checkpoint, and a restarted rank reads the base model anew, while the others wait.
+# The others wait while rank 0 writes a checkpoint and looks at it (golden outputs, decoded), or while one that came
+# later reads its base. They do so on the host: nothing is left on a device, whose own watchdog (10 minutes by default)
+# is set to the same.
 PATIENCE = timedelta(hours=1)
 
 
@@ -48,10 +53,14 @@ class Ranks:
 
     @classmethod
     @contextlib.contextmanager
-    def from_environment(cls) -> Iterator[Ranks]:
+    def from_environment(cls, device: str = "cpu") -> Iterator[Ranks]:
         """Join the processes that torchrun started, inside the block.
 
-        Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The process has chosen its CUDA device before.
+        Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+
+        Args:
+            device: this rank's own, "cpu" or "cuda:<n>". It becomes the current one and NCCL's, which otherwise is guessed
+                from LOCAL_RANK: wrong where a cluster shows each task its own GPU alone, as number 0.
 
         Raises:
             UserError: not started by a launcher.
@@ -63,15 +72,23 @@ class Ranks:
                 expected="an environment as torchrun sets it",
                 fix="let the launcher start it",
             )
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        bound: dict[str, Any] = {"backend": "gloo"}
+        if device != "cpu":
+            torch.cuda.set_device(device)
+            bound = {"backend": "cpu:gloo,cuda:nccl", "device_id": torch.device(device)}
         store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
         # torchrun (2.13) keeps one store over restarts, where the addresses of the dead ranks would be found.
         store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+        dist.init_process_group(**bound, store=store, rank=rank, world_size=world, timeout=PATIENCE)
         try:
             yield cls(dist.get_rank(), dist.get_world_size())
-        finally:
-            dist.destroy_process_group()
+        except BaseException:
+            # NCCL would wait for what is on the device, a sum perhaps that the others never join; its sockets close
+            # when this process ends, which is now.
+            if device == "cpu":
+                dist.destroy_process_group()
+            raise
+        dist.destroy_process_group()
 
     @property
     def lead(self) -> bool:
@@ -88,14 +105,8 @@ class Ranks:
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Add up over the ranks, in place and in each tensor's dtype; one flat all-reduce a dtype."""
-        if self.world == 1:
-            return
-        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            members = [tensor for tensor in tensors if tensor.dtype == dtype]
-            flat = torch.cat([tensor.reshape(-1) for tensor in members])
-            dist.all_reduce(flat)
-            parts = flat.split([tensor.numel() for tensor in members])
-            torch._foreach_copy_(members, [part.view_as(one) for part, one in zip(parts, members)])
+        if self.world > 1:
+            all_reduce(tensors)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -146,6 +157,16 @@ class Ranks:
             )
 
 
+def all_reduce(tensors: Sequence[Tensor]) -> None:
+    """Sums over the process group in place, one flat one a dtype; on a device the host does not wait for them."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        members = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in members])
+        dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in members])
+        torch._foreach_copy_(members, [part.view_as(one) for part, one in zip(parts, members)])
+
+
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -157,7 +178,14 @@ def bits(tensors: Mapping[str, Tensor]) -> str:
 
 
 _AS_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+WORD = 8  # bytes
 
 
 def _bit_sum(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(_AS_INTEGER[tensor.element_size()]).sum(dtype=torch.int64)
+    """Summed in words: sums of narrower integers into int64 make an int64 copy first, four times a bfloat16 base."""
+    size = tensor.element_size()
+    flat = tensor.contiguous().view(_AS_INTEGER[size]).reshape(-1)
+    words, rest = flat.split([flat.numel() - (left := flat.numel() % (WORD // size)), left])
+    if words.storage_offset() * size % WORD:
+        words = words.clone()
+    return words.view(torch.int64).sum() + rest.sum(dtype=torch.int64)

@@ -23,7 +23,7 @@ class TrainSettings:
         z_loss, label_smoothing: see linear_cross_entropy.
         log_every, save_every: in steps.
         monitor_from: first step (after warm-up and ramp) that the monitors judge.
-        micro_rows: rows of a batch that go through the model at once; 0 is all.
+        micro_rows: rows of a batch that go through the model at once; 0 leaves it open, see `rows_at_once`.
         seed: of the dropout, with the step and the micro-batch.
     """
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from mmpt.model.layers import decoder_layers
+from mmpt.model.loading import put_back
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.train.ranks import Ranks, bits
 
@@ -24,18 +26,24 @@ from mmpt.train.ranks import Ranks, bits
 def shard_base(model: MultimodalLM, ranks: Ranks, device: str) -> None:
     """Split the base's decoder layers over the ranks, in place, and bring the rest to `device`.
 
-    A model that lies on the CPU is moved layer by layer, so a base larger than one device can be loaded.
+    A layer comes to the device, is split, and only then comes the next: neither a device nor the host ever holds
+    them all. Matrices that were left in their files (`layers_aside` of `from_base`) are read then.
 
     Raises:
         UserError: the ranks do not hold the same base.
     """
-    ranks.require_same({"base": bits(model.frozen())})
+    aside = model.aside
+    base = {name: aside.get(parameter, parameter) for name, parameter in model.frozen().items()}
+    ranks.require_same({"base": bits(base)})
+    del base
     mesh = init_device_mesh(device.partition(":")[0], (ranks.world,))
-    whole = set(model.parameters()) - set(decoder_layers(model).parameters())
-    kept = whole | set(model.adapter_parameters().values())
+    layers = decoder_layers(model.lm.get_base_model())
+    split = {parameter for layer in layers for parameter in layer.parameters()}
+    kept = set(model.parameters()) - split | set(model.adapter_parameters().values())
     for parameter in kept:
         parameter.data = parameter.data.to(device)
-    for layer in decoder_layers(model):
+    for layer in layers:
+        put_back(layer, aside, device)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
     fully_shard(model.decoder, mesh=mesh, ignored_params=kept)  # the root: it fetches a layer ahead
     model.to(device)  # buffers
@@ -49,9 +57,3 @@ def sharded(model: MultimodalLM) -> bool:
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those that are not split."""
     return {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, DTensor)}
-
-
-def decoder_layers(model: MultimodalLM) -> nn.ModuleList:
-    """The repeated blocks of the base: its list of modules with most parameters."""
-    lists = [module for module in model.decoder.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda one: sum(parameter.numel() for parameter in one.parameters()))

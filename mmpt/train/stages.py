@@ -38,6 +38,7 @@ from mmpt.train.heldout import item_losses, sample, unigram_losses
 from mmpt.train.judged import loss_metrics, stability_metrics
 from mmpt.train.loop import METRICS, Hooks, Outcome
 from mmpt.train.loop import train as run_training
+from mmpt.train.objective import OPEN_PIECES
 from mmpt.train.ranks import Ranks
 from mmpt.train.settings import TrainSettings, step_options
 from mmpt.train.sharding import shard_base
@@ -93,10 +94,13 @@ def prepare_warmup(ctx: StageContext) -> Prepared:
     return Prepared(model, loader, settings)
 
 
-def prepare_train(ctx: StageContext) -> Prepared:
-    """The model after warm-up, rows and LoRA trainable, and the whole mixture."""
+def prepare_train(ctx: StageContext, *, layers_aside: bool = False) -> Prepared:
+    """The model after warm-up, rows and LoRA trainable, and the whole mixture.
+
+    layers_aside: as of `MultimodalLM.from_base`.
+    """
     space, profile = load(ctx.inputs["token_space"]), ctx.profile
-    model = _model(ctx, space)
+    model = _model(ctx, space, layers_aside)
     model.load_adapter(ctx.inputs["warmup"] / "checkpoint")
     weights, replay = dict(profile["mixture.weights"]), profile["mixture.text_replay"]
     sources: dict[str, Any] = _sources(ctx, space, weights)
@@ -166,13 +170,29 @@ def train(ctx: StageContext) -> None:
 
 def train_part(ctx: StageContext, rank: int, world: int) -> None:
     """One rank of all `world` that train together; the stage then finds the last checkpoint and publishes."""
-    with Ranks.from_environment() as ranks:
+    _mind(ctx, rank, world)
+    with Ranks.from_environment(ctx.device) as ranks:
         if ctx.launcher.shard_base:
-            ready = prepare_train(replace(ctx, device="cpu"))
+            ready = prepare_train(replace(ctx, device="cpu"), layers_aside=True)
             shard_base(ready.model, ranks, ctx.device)
         else:
             ready = prepare_train(ctx)
         _run(ctx, ready, _Exam(ctx, ready), ranks)
+
+
+def _mind(ctx: StageContext, rank: int, world: int) -> None:
+    """What several ranks change, said once."""
+    if rank:
+        return
+    noisy = ctx.profile["lora"].get("dropout", 0.0) > 0
+    if noisy and not ctx.profile.get("train.micro_rows", 0) and world > OPEN_PIECES:
+        ctx.log(
+            f"train.micro_rows is open: a step has at most {OPEN_PIECES} micro-batches, since dropout's noise belongs to "
+            f"them, and {world - OPEN_PIECES} of {world} ranks have nothing to do; set train.micro_rows: 1 for a new run"
+        )
+    if ctx.launcher.shard_base and ctx.on_save is not None:
+        ctx.on_save = None
+        ctx.log("launcher.shard_base: checkpoints are looked at after the training, by stage trend: a look needs a whole base")
 
 
 def _run(ctx: StageContext, ready: Prepared, exam: _Exam, ranks: Ranks) -> Outcome:
@@ -188,7 +208,7 @@ def _run(ctx: StageContext, ready: Prepared, exam: _Exam, ranks: Ranks) -> Outco
         return run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks, ranks=ranks)
 
 
-def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:
+def _model(ctx: StageContext, space: TokenSpace, layers_aside: bool = False) -> MultimodalLM:
     model = MultimodalLM.from_base(
         ctx.inputs["base"] / "model",
         space,
@@ -197,6 +217,7 @@ def _model(ctx: StageContext, space: TokenSpace) -> MultimodalLM:
         dtype=getattr(torch, ctx.dtype),
         device=ctx.device,
         layer_norm=ctx.profile.get("train.layer_norm", False),
+        layers_aside=layers_aside,
     )
     model.checkpoint_layers(ctx.profile.get("train.activation_checkpointing", False))
     if ctx.profile.get("train.compile", False):

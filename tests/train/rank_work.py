@@ -36,7 +36,7 @@ def model_of(root: Path, dropout: float = 0.1, base: str = "base", **options: An
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.adapter_parameters().values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
     return model
 
 
@@ -46,6 +46,7 @@ def run(
     ranks: Ranks = Ranks.alone(),
     *,
     split: bool = False,
+    device: str = "cpu",
     until: int | None = None,
     tokens: int = 200,
     steps: int = STEPS,
@@ -58,7 +59,7 @@ def run(
     """A training in root/name: about 5 rows a step, one row a micro-batch, every step logged."""
     model = model or model_of(root, dropout)
     if split:
-        shard_base(model, ranks, "cpu")
+        shard_base(model, ranks, device)
     torch.manual_seed(11)
     loader = small_loader(model.space, steps, seed=seed, ramp=0.2, tokens=tokens)
     numbers = small_settings(steps, **{"micro_rows": 1, "log_every": 1, "save_every": 25, **settings})
