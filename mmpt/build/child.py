@@ -23,6 +23,7 @@ from typing import Any
 from mmpt.launch import launch
 from mmpt.launch.failed import WorkersFailed
 from mmpt.launch.setting import Setting, failure, hook_of, peak_memory_mib, prepare, resolve
+from mmpt.launch.slurm_queue import cancel_noted
 from mmpt.store.errors import Blocked, UserError
 from mmpt.store.launcher import Launcher
 from mmpt.store.lock import hold
@@ -94,6 +95,7 @@ def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
     """Run the body; how it ended: "ok", "blocked", "refused" (by a UserError), "full" (the disk), "broke"."""
     try:
         hold(job.work.with_suffix(".lock"), DYING)
+        _cancel_others(job)
         if job.needs:
             from mmpt.gating import load_policy, require
 
@@ -113,6 +115,13 @@ def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
             traceback.print_exc()
         return failure(error)
     return "ok", ""
+
+
+def _cancel_others(job: Job) -> None:
+    """End what earlier runs queued for this stage in another version, or with another launcher."""
+    works = job.work.parent.glob(f"work-{job.name}-*")
+    for line in cancel_noted(works, keep=job.work if job.launcher.kind == "slurm" else None):
+        print(line, flush=True)
 
 
 def _flush() -> None:

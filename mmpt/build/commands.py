@@ -120,7 +120,8 @@ class Run(StageCommand, DoitRun):
         with held(project):
             _clear_staging(project)
             self._build(options, names)
-            sweep(project, RUN.fresh)  # what a kill between publishing and clearing up left
+            for line in sweep(project, RUN.fresh):  # a kill before clearing up, a profile that was changed back
+                RUN.display.loud(line)
             _summary(project.names)
             conclusion = conclude(project, fresh={*RUN.fresh, *RUN.built})
             if RUN.built:

@@ -23,6 +23,7 @@ from mmpt.build.declaration import Stage
 from mmpt.build.fingerprint import Definition, fingerprint
 from mmpt.build.project import Project
 from mmpt.gating import withdraw
+from mmpt.launch.slurm_queue import cancel_noted
 from mmpt.store.atomic import atomic_write, publish_folder
 from mmpt.store.canonical import read_sealed, seal, write_json
 from mmpt.store.digests import Manifest
@@ -181,16 +182,26 @@ def adopt(project: Project, stage: Stage, definition: Definition) -> bool:
     return False
 
 
-def sweep(project: Project, stages: Collection[str]) -> None:
-    """Remove what attempts at ``stages`` left in staging; for stages whose result is published."""
+def sweep(project: Project, stages: Collection[str]) -> list[str]:
+    """Remove what attempts at ``stages`` left in staging; for stages whose result is published.
+
+    A job that still works for one of them is cancelled; what was done about it comes back, a line each.
+    """
+    said: list[str] = []
     for path in project.staging.iterdir() if project.staging.is_dir() else ():
         kind, _, rest = path.name.partition("-")
         if kind not in ("out", "work") or rest.split("-")[0] not in stages:
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+        if not path.is_dir():
             path.unlink()  # the lock of a work folder
+            continue
+        try:
+            said += cancel_noted([path])
+        except UserError as error:  # its note stays, for the next run
+            said.append(str(error))
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+    return said
 
 
 def machine() -> dict[str, str]:

@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from mmpt.launch.failed import how_lost
 from mmpt.launch.reports import Reports
 from mmpt.launch.worker import STARTER
 
@@ -23,11 +24,7 @@ def main(folder: str, words: list[str]) -> int:
         torchrun(words)
     except ChildFailedError as error:
         rank, lost = error.get_first_failure()
-        how = (
-            f"was killed by {lost.signal_name()}" if lost.exitcode < 0 else f"ended with code {lost.exitcode}"
-        )
-        hint = " (out of memory?)" if lost.signal_name() == "SIGKILL" else ""
-        Reports(Path(folder)).died(f"rank {rank} {how}{hint}")
+        Reports(Path(folder)).died(how_lost(rank, lost.exitcode))
         return 1
     return 0
 

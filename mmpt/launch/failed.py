@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from mmpt.launch.reports import Reports
 from mmpt.store.errors import UserError
 
@@ -10,6 +12,14 @@ GOES_ON = "what is done stays and doit goes on from there"
 
 class WorkersFailed(Exception):
     """The workers did not come to their end; what they said lies in the log already."""
+
+
+def how_lost(rank: int, code: int) -> str:
+    """What took a worker that could not tell it itself, by the exit code of its process."""
+    if code >= 0:
+        return f"rank {rank} ended with code {code}"
+    hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"rank {rank} was killed by {signal.Signals(-code).name}{hint}"
 
 
 def raise_refusal(reports: Reports) -> None:

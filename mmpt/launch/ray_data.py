@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import traceback
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmpt.store.stage import StageContext
 
 # A build reports to nobody, and its log holds every line, as it was written.
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+PATIENCE = 10.0  # seconds for a cluster to answer
 OBJECT_STORE = 100 << 20  # bytes: only names of pieces pass through it
 
 
@@ -69,16 +71,29 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
     if not pieces:
         reports.end(End(0, 1, "ok", "", 0, {"peak_memory_mib": peak_memory_mib()}))
         return
-    try:
-        workers = _start(ray, ctx, job)
-        rows = _dealt(ray, ctx, job, pieces, workers)
-    except ray.exceptions.RayError as error:
-        lost = str(error).splitlines()[0]
-        raise WorkersFailed(f"{type(error).__name__}: {lost}; {GOES_ON}") from None
-    finally:
-        ray.shutdown()
+    rows, workers = _done(ray, ctx, job, pieces)
     _report(reports, rows, workers)
     raise_failure(reports)
+
+
+def _done(ray: Any, ctx: StageContext, job: WorkerJob, pieces: list[str]) -> tuple[list[dict[str, Any]], int]:
+    """Rows of all pieces and the number of actors. Ray starts actors again itself, but ends the whole run when
+    a machine goes down with what it held; then the pieces are dealt anew, those that are there cost nothing.
+    """
+    fault = ray.exceptions
+    with_machine = (fault.ActorUnavailableError, fault.NodeDiedError, fault.ObjectLostError)
+    for tries in range(job.launcher.restarts + 1):
+        try:
+            workers = _start(ray, ctx, job)
+            return _dealt(ray, ctx, job, pieces, workers), workers
+        except fault.RayError as error:
+            lost = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            if not isinstance(error, with_machine) or tries == job.launcher.restarts:
+                raise WorkersFailed(f"{lost}; {GOES_ON}") from None
+            ctx.log(f"{lost}; dealt again, {tries + 1} of {job.launcher.restarts}")
+        finally:
+            ray.shutdown()
+    raise AssertionError("the last try returns or raises")
 
 
 def _ray() -> Any:
@@ -100,6 +115,8 @@ def _ray() -> Any:
 def _start(ray: Any, ctx: StageContext, job: WorkerJob) -> int:
     """Join or start the cluster; how many actors it shall run."""
     address, workers = os.environ.get("RAY_ADDRESS"), job.launcher.processes
+    if address:
+        _require_reachable(address)
     own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     if not address and workers:
         own["num_cpus"] = workers
@@ -119,6 +136,26 @@ def _start(ray: Any, ctx: StageContext, job: WorkerJob) -> int:
             expected=f"{workers or 1}, one a worker",
         )
     return workers
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        UserError: nothing listens at HOST:PORT.
+    """
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not port.isdecimal():  # "auto", "local"
+        return
+    try:
+        socket.create_connection((host, int(port)), PATIENCE).close()
+    except OSError as error:
+        raise UserError(
+            "no ray cluster answers",
+            where="RAY_ADDRESS",
+            found=f"{address} ({error.strerror or error})",
+            fix="`ray status` there, or unset RAY_ADDRESS for a cluster of this machine's own",
+        ) from None
 
 
 def _dealt(

@@ -4,8 +4,8 @@
                        slurm/         submitit's files and the workers' logs, <job>_<rank>_log.out and .err
 
 A job belongs to a stage and its fingerprint, as the work folder does. Whether it has ended well is said by
-its workers' reports; slurm is asked only whether the job is still alive. The work folder must lie on a file
-system that the cluster's machines share.
+its workers' reports; slurm is asked only whether the job is still there (slurm_queue.py). The work folder must
+lie on a file system that the cluster's machines share.
 """
 
 from __future__ import annotations
@@ -13,25 +13,29 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+from mmpt.launch import slurm_queue
 from mmpt.launch.failed import GOES_ON, WorkersFailed, raise_refusal
 from mmpt.launch.job import WorkerJob
 from mmpt.launch.reports import Reports
+from mmpt.launch.slurm_queue import QUEUED, SILENT, State
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.stage import StageContext
 
-QUEUED = "slurm.json"
-LOOK_EVERY = 1.0  # seconds between two looks at the reports
-ASK_FIRST = 2.0  # seconds until slurm is asked whether a job is alive, doubled each time
-ASK_EVERY = 30.0  # up to this
-SETTLING = 2.0  # seconds until the last files of a job are seen here
+# Seconds between two looks at the reports, and between two questions to slurm: the first, and the longest.
+LOOK = (0.1, 1.0)
+ASK = (0.5, 30.0)
+SETTLING = 2.0  # seconds until a job's last files are seen here
+SETTLING_WELL = 90.0  # the same for a job that slurm calls completed: NFS may hide new files for a minute
+WARNING = 90  # seconds before a job's end at which its tasks are told
 LAST_LINES = 12
 PASSED_ON = ("partition", "account", "qos", "constraint", "cpus_per_task", "gpus_per_node", "mem_gb")
+# submitit hides slurm's variables from what it submits. These are the user's or the site's, not a job's.
+KEPT = ("SLURM_CONF", "SLURM_JWT", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SUBMITIT_PREEMPT_SIGNAL")
 
 
 def run(ctx: StageContext, job: WorkerJob) -> None:
@@ -39,31 +43,42 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
 
     Raises:
         UserError: submitit or slurm are missing, slurm refuses the job, or a worker's, in its words.
-        WorkersFailed: the job failed more often than the profile allows.
+        WorkersFailed: the job was cancelled, or failed more often than the profile allows.
     """
-    submitit, reports = _submitit(), Reports(job.folder)
-    _cancel_others(ctx, job)
+    submitit, reports, name = _submitit(), Reports(job.folder), _name(job)
     queued, tries = _found(ctx, job), 0
+    stood = queued is not None and not _ends(slurm_queue.state(queued, name))
     while True:
         if queued is None:
             reports.clear()
-            queued = _submit(submitit, ctx, job)
-        _wait(ctx, reports, queued)
+            queued, stood = _submit(submitit, ctx, job), True
+        state = _Watch(ctx, reports, queued, name).wait()
         if reports.complete():
+            slurm_queue.wait_until_over(queued, name, SETTLING)  # its tasks still write beside the reports
+            (job.folder / QUEUED).unlink()
             return
-        _cancel(queued)  # tasks that wait for one that failed
+        slurm_queue.cancel(queued, name)  # tasks that wait for one that failed
         _log_ends(ctx, job, queued)
         (job.folder / QUEUED).unlink()  # what it said is told now; the next run begins anew
+        if stood and state.word == "CANCELLED":
+            raise WorkersFailed(f"slurm job {queued} was cancelled; {GOES_ON}")
         raise_refusal(reports)
-        lost = next(
-            (end.text for end in reports.ends() if end.status != "ok"),
-            "it is gone, and its result is not there",
-        )
+        lost = f"slurm job {queued}: {_lost(reports, state)}"
         if tries == job.launcher.restarts:
-            raise WorkersFailed(f"slurm job {queued}: {lost}, given up after {tries} restarts; {GOES_ON}")
+            raise WorkersFailed(f"{lost}, given up after {tries} restarts; {GOES_ON}")
         tries += 1
-        ctx.log(f"slurm job {queued}: {lost}; submitted again, {tries} of {job.launcher.restarts}")
+        ctx.log(f"{lost}; submitted again, {tries} of {job.launcher.restarts}")
         queued = None
+
+
+def _ends(state: State) -> bool:
+    return state.over or state.word == "COMPLETING"
+
+
+def _lost(reports: Reports, state: State) -> str:
+    said = next((end.text for end in reports.ends() if end.status != "ok"), reports.death())
+    how = f"it ended as {state.word}" if state.over and state.word else "it is gone"
+    return said or f"{how}, and its result is not there"
 
 
 def _submitit() -> Any:
@@ -93,19 +108,18 @@ def _found(ctx: StageContext, job: WorkerJob) -> str | None:
         ctx.log(f"slurm job {queued} was submitted by an earlier run: watching it")
         return queued
     # A build that was killed between the submission and the note of it.
-    listed = _slurm("squeue", "--noheader", "--me", "--name", name, "--format", "%A").stdout.split()
-    if not listed:
-        return None
-    write_json(path, {"job": listed[0], "name": name})
-    ctx.log(f"slurm job {listed[0]} has this stage's name: watching it")
-    return listed[0]
+    found = slurm_queue.find(name)
+    if found is not None:
+        write_json(path, {"job": found, "name": name})
+        ctx.log(f"slurm job {found} has this stage's name: watching it")
+    return found
 
 
 def _submit(submitit: Any, ctx: StageContext, job: WorkerJob) -> str:
     from mmpt.launch.slurm_task import Task
 
     asked = dict(job.launcher.slurm)
-    nodes = asked.get("nodes", 1)
+    nodes, kept = asked.get("nodes", 1), {name: os.environ[name] for name in KEPT if name in os.environ}
     # A cluster need not pass on the environment of who submits.
     exports = [f"export {name}={shlex.quote(value)}" for name, value in job.environment().items()]
     try:
@@ -117,13 +131,15 @@ def _submit(submitit: Any, ctx: StageContext, job: WorkerJob) -> str:
             ntasks_per_node=job.launcher.processes // nodes,
             setup=[*asked.get("setup", ()), *exports],
             srun_args=["--kill-on-bad-exit=1"],
-            additional_parameters=asked.get("more", {}),
+            signal_delay_s=min(WARNING, 60 * asked["time"] // 4),
+            additional_parameters={"requeue": True, **asked.get("more", {})},  # else a site may forbid it
             **{key: asked[key] for key in PASSED_ON if key in asked},
         )
         with submitit.helpers.clean_env():
+            os.environ.update(kept)
             queued = executor.submit(Task(str(job.write()))).job_id
     except (RuntimeError, OSError) as error:  # no slurm here, or slurm's own refusal
-        said = [line for line in str(error).splitlines() if line.strip()]
+        said = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Try ")]
         raise UserError(
             "slurm took no job", where="launcher.slurm", found=said[-1] if said else type(error).__name__
         ) from None
@@ -132,41 +148,55 @@ def _submit(submitit: Any, ctx: StageContext, job: WorkerJob) -> str:
     return queued
 
 
-def _wait(ctx: StageContext, reports: Reports, queued: str) -> None:
-    """Until all workers have ended well, one has not, or the job is gone."""
-    asked, pause = time.monotonic(), ASK_FIRST
-    while not reports.complete() and all(end.status == "ok" for end in reports.ends()):
-        done, total, text = reports.progress()
-        ctx.progress(done, max(1, total), text or f"slurm job {queued}")
-        time.sleep(LOOK_EVERY)
-        if time.monotonic() - asked >= pause:
-            asked, pause = time.monotonic(), min(2 * pause, ASK_EVERY)
-            if not _alive(queued):
-                time.sleep(SETTLING)
-                return
+class _Watch:
+    """Follows one job to its end."""
 
+    def __init__(self, ctx: StageContext, reports: Reports, queued: str, name: str):
+        self.ctx, self.reports, self.queued, self.name = ctx, reports, queued, name
+        self.state = State(SILENT)
 
-def _alive(queued: str) -> bool:
-    """Whether slurm still has the job in its queue; a slurm that cannot be asked does not end it."""
-    answer = _slurm("squeue", "--noheader", "--jobs", queued, "--format", "%T")
-    if answer.returncode == 0:
-        return bool(answer.stdout.strip())
-    return "invalid job id" not in answer.stderr.lower()
+    def wait(self) -> State:
+        """Until all workers have ended well, one has not, or the job is over; what slurm said last."""
+        look, (pause, longest) = LOOK[0], ASK
+        ask_at = 0.0
+        while not self.reports.complete():
+            failed = self._failed()
+            if failed == "broke":
+                time.sleep(SETTLING)  # what ended it may have ended, or queued again, the whole job
+            if failed or time.monotonic() >= ask_at:
+                self._ask()
+                ask_at, pause = time.monotonic() + pause, min(2 * pause, longest)
+            if self.state.over:
+                self._settle()
+                break
+            if failed and self._failed() and self.state.word != "COMPLETING":
+                break
+            self._tell()
+            time.sleep(look)
+            look = min(1.2 * look, LOOK[1])
+        return self.state
 
+    def _ask(self) -> None:
+        before, self.state = str(self.state), slurm_queue.state(self.queued, self.name)
+        if str(self.state) != before:
+            self.ctx.log(f"slurm job {self.queued}: {self.state}")
 
-def _cancel(queued: str) -> None:
-    if _alive(queued):
-        _slurm("scancel", queued)
+    def _failed(self) -> str:
+        """How the first worker ended that ended badly since slurm last queued the job, or ""."""
+        ends = [end for end in self.reports.ends() if end.restart >= self.state.restarts]
+        return next((end.status for end in ends if end.status != "ok"), "")
 
+    def _settle(self) -> None:
+        """Wait for reports that are written but not seen here yet."""
+        patience = SETTLING_WELL if self.state.word == "COMPLETED" else SETTLING
+        end = time.monotonic() + patience
+        while not self.reports.complete() and not self._failed() and time.monotonic() < end:
+            time.sleep(LOOK[0])
 
-def _cancel_others(ctx: StageContext, job: WorkerJob) -> None:
-    """End what earlier runs submitted for this stage with another fingerprint: nobody will gather it."""
-    for path in job.work.parent.glob(f"work-{job.name}-*/launch/*/{QUEUED}"):
-        if not path.is_relative_to(job.work):
-            queued = read_json(path)["job"]
-            _cancel(queued)
-            path.unlink()
-            ctx.log(f"slurm job {queued} was for another version of this stage: cancelled")
+    def _tell(self) -> None:
+        done, total, text = self.reports.progress()
+        waits = f"slurm job {self.queued}: {self.state}" if self.state.word != "RUNNING" else ""
+        self.ctx.progress(done, max(1, total), waits or text or f"slurm job {self.queued}")
 
 
 def _log_ends(ctx: StageContext, job: WorkerJob, queued: str) -> None:
@@ -181,20 +211,3 @@ def _log_ends(ctx: StageContext, job: WorkerJob, queued: str) -> None:
 
 def _tail(path: Path) -> list[str]:
     return path.read_text(errors="replace").splitlines()[-LAST_LINES:]
-
-
-def _slurm(*words: str) -> subprocess.CompletedProcess[str]:
-    """Ask slurm.
-
-    Raises:
-        UserError: its programs are not here.
-    """
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise UserError(
-            "there is no slurm here",
-            where="launcher.kind",
-            expected=f"{words[0]} on PATH",
-            fix="start doit on a machine of the cluster, or choose local or torchrun",
-        ) from None

@@ -42,7 +42,7 @@ class Slurm:
     def lose(self, job: int) -> None:
         """As when a machine of the cluster goes down."""
         os.killpg(self.jobs[job]["pid"], signal.SIGKILL)
-        (self.folder / f"{job}.ended").write_text("node failure")
+        (self.folder / f"{job}.ended").write_text("NODE_FAIL")
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def slurm(tmp_path, monkeypatch):
     programs, state = tmp_path / "programs", tmp_path / "slurm"
     programs.mkdir(), state.mkdir()
     source = Path(__file__).with_name("slurm") / "fake_slurm.py"
-    for name in ("sbatch", "srun", "squeue", "sacct", "scancel"):
+    for name in ("sbatch", "srun", "squeue", "scontrol", "sacct", "scancel"):
         (programs / name).write_text(f"#!{sys.executable}\n{source.read_text()}")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
@@ -118,7 +118,7 @@ def test_a_lost_job_is_submitted_again_and_says_so(spread, slurm):
     slurm.lose(100)
     outcome = project.doit("shards")
     assert outcome.code == BUILT and project.squares() == SQUARES, (outcome, project.log)
-    assert "slurm job 100: it is gone, and its result is not there; submitted again, 1 of 1" in project.log
+    assert "slurm job 100: it ended as NODE_FAIL, and its result is not there; submitted again, 1 of 1" in project.log
     assert list(slurm.jobs) == [100, 101]
 
 
@@ -128,8 +128,8 @@ def test_a_job_of_another_version_of_the_stage_is_cancelled(spread, slurm):
     project.edit("smoke.yaml", "n: 5, seconds: 1.0", "n: 3, seconds: 0.0")
     outcome = project.doit("shards")
     assert outcome.code == BUILT and project.squares() == SQUARES[:3], (outcome, project.log)
-    assert "slurm job 100 was for another version of this stage: cancelled" in project.log
-    assert slurm.ended(100) == "cancelled"
+    assert "slurm job 100 of an earlier run is not wanted any more: cancelled" in project.log
+    assert slurm.ended(100) == "CANCELLED"
 
 
 @pytest.mark.parametrize("how, code, said", [

@@ -1,8 +1,11 @@
-"""sbatch, srun, squeue, sacct and scancel in little: jobs are processes of this machine.
+"""sbatch, srun, squeue, scontrol, sacct and scancel in little: jobs are processes of this machine.
 
 $FAKE_SLURM/<job>.json   {"name", "pid", "options"}
-            <job>.ended  how it ended
+            <job>.ended  how it ended, in slurm's words
             broken       while it is there, sbatch refuses
+            down         while it is there, nothing answers
+            forgotten    while it is there, jobs that ended are unknown
+            requeued     how often jobs were queued again
 """
 
 import json
@@ -36,7 +39,8 @@ def sbatch(words):
         "SLURM_NTASKS": str(nodes * int(options["ntasks-per-node"])),
         "SLURM_JOB_NODELIST": os.environ.get("FAKE_NODES", "127.0.0.1"),
     }
-    watched = f"bash {script.with_name(f'{job}.copy')}; echo $? > {STATE}/{job}.ended"
+    end = "[ $? = 0 ] && how=COMPLETED || how=FAILED"
+    watched = f"bash {script.with_name(f'{job}.copy')}; {end}; echo $how > {STATE}/{job}.ended"
     script.with_name(f"{job}.copy").write_text(script.read_text())
     with open(os.devnull, "r+") as nothing:
         process = subprocess.Popen(
@@ -87,15 +91,27 @@ def alive(job: str) -> bool:
     return (STATE / f"{job}.json").exists() and not (STATE / f"{job}.ended").exists()
 
 
-def squeue(words):
-    if "--jobs" in words:
-        job = words[words.index("--jobs") + 1]
-        if not (STATE / f"{job}.json").exists():
-            print("slurm_load_jobs error: Invalid job id specified", file=sys.stderr)
-            return 1
-        if alive(job):
-            print("RUNNING")
+def scontrol(words):
+    what, name = words[-2:]
+    if what == "node":
+        print(f"NodeName={name} Arch=x86_64 NodeAddr=127.0.0.1 NodeHostName=here Port=6818")
         return 0
+    if not (STATE / f"{name}.json").exists() or (not alive(name) and (STATE / "forgotten").exists()):
+        print("slurm_load_jobs error: Invalid job id specified", file=sys.stderr)
+        return 1
+    requeued = STATE / "requeued"
+    told = {
+        "JobId": name,
+        "JobName": json.loads((STATE / f"{name}.json").read_text())["name"],
+        "JobState": "RUNNING" if alive(name) else (STATE / f"{name}.ended").read_text().strip(),
+        "Reason": "None",
+        "Restarts": requeued.read_text() if requeued.exists() else "0",
+    }
+    print(*(f"{key}={value}" for key, value in told.items()))
+    return 0
+
+
+def squeue(words):
     name = words[words.index("--name") + 1]
     for path in STATE.glob("*.json"):
         if alive(path.stem) and json.loads(path.read_text())["name"] == name:
@@ -104,20 +120,21 @@ def squeue(words):
 
 
 def sacct(words):
-    print("JobID|State|NodeList")
-    for path in STATE.glob("*.json"):
-        print(f"{path.stem}|{'RUNNING' if alive(path.stem) else 'COMPLETED'}|here")
-    return 0
+    print("Slurm accounting storage is disabled", file=sys.stderr)
+    return 1
 
 
 def scancel(words):
     job = words[-1]
     pid = json.loads((STATE / f"{job}.json").read_text())["pid"]
-    (STATE / f"{job}.ended").write_text("cancelled")
+    (STATE / f"{job}.ended").write_text("CANCELLED")
     os.killpg(pid, signal.SIGKILL)
     return 0
 
 
 if __name__ == "__main__":
     name = Path(sys.argv[0]).name
-    sys.exit({one.__name__: one for one in (sbatch, srun, squeue, sacct, scancel)}[name](sys.argv[1:]))
+    if (STATE / "down").exists():
+        sys.exit(f"{name}: error: Unable to contact slurm controller (connect failure)")
+    programs = (sbatch, srun, squeue, scontrol, sacct, scancel)
+    sys.exit({one.__name__: one for one in programs}[name](sys.argv[1:]))
