@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmpt.shards.counter_rng import bits, stream
-from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, Failed, Record, encode_records
+from mmpt.shards.encode import ENCODE_ERRORS, Encoder, Failed, Record, encode_records
 from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.stored import stored_audio, stored_image
 from mmpt.store.evidence import Metric
@@ -192,7 +192,7 @@ def _decode_one(
     ids: np.ndarray, record: Record, encoder: Encoder, space: TokenSpace
 ) -> tuple[np.ndarray, str]:
     """(what the codec gives back, what is wrong with it or nothing)."""
-    if isinstance(encoder, AudioEncoder):
+    if encoder.modality == "audio":
         (wave,) = encoder.codec.decode([stored_audio(space, ids, record)])
         return wave, _wrong_sound(wave, record, encoder)
     (picture,) = encoder.codec.decode([stored_image(space, ids)], [0])
@@ -205,7 +205,7 @@ def _decode_one(
     return picture, "" if good else f"{picture.dtype} {picture.shape}, expected uint8 ({height}, {width}, 3)"
 
 
-def _wrong_sound(wave: np.ndarray, record: Record, encoder: AudioEncoder) -> str:
+def _wrong_sound(wave: np.ndarray, record: Record, encoder: Encoder) -> str:
     if wave.shape != (record["channels"], record["samples"]):
         return f"shape {wave.shape}, expected ({record['channels']}, {record['samples']})"
     if (encoder.codec.sample_rate, encoder.codec.channels) != (record["sample_rate"], record["channels"]):
@@ -215,7 +215,7 @@ def _wrong_sound(wave: np.ndarray, record: Record, encoder: AudioEncoder) -> str
 
 def _reference(encoder: Encoder, record: Record) -> np.ndarray:
     loaded = encoder.load(record)
-    return loaded[0] if isinstance(encoder, AudioEncoder) else loaded
+    return loaded[0] if encoder.modality == "audio" else loaded
 
 
 def metrics_of(found: Findings, modality: str) -> list[Metric]:
