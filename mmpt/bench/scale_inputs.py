@@ -106,9 +106,10 @@ def make_sequences(folder: Path, n: int) -> None:
     from tokenizers import Tokenizer
 
     from mmpt.tokens.formats import build
-    from mmpt.tokens.space import load
+    from mmpt.tokens.space import load, reference_sha
 
     space = load(folder / "token_space")
+    mark = {"source": "made", "token_space_sha256": reference_sha(space.to_json())}
     tokenizer = Tokenizer.from_file(str(folder / "token_space" / "tokenizer" / "tokenizer.json"))
     ids = {modality: free_ids(modality, space) for modality in ("audio", "image")}
 
@@ -120,7 +121,7 @@ def make_sequences(folder: Path, n: int) -> None:
             payload[digit * CODEBOOKS] = low + place // size**digit % size
         text = tokenizer.encode(row["caption"], add_special_tokens=False).ids
         task = "a2t" if row["modality"] == "audio" else "i2t"
-        return {"id": row["id"], "input_ids": build(space, task, text, payload).input_ids.tolist(), "source": "made"}
+        return {"id": row["id"], "input_ids": build(space, task, text, payload).input_ids.tolist(), **mark}
 
     for side, held in (("train", False), ("eval", True)):
         some = (index for index in range(n) if (index // 2 // 5 % 10 == 0) == held)

@@ -6,7 +6,7 @@ and named; it ends no audit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from mmpt.shards.encode import ENCODE_ERRORS, Encoder, Failed, Record, encode_re
 from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.stored import stored_audio, stored_image
 from mmpt.store.evidence import Metric
+from mmpt.store.numbers import Labels, Numbers
 from mmpt.tokens.space import TokenSpace
 
 REENCODED, DECODED = 512, 32
@@ -61,7 +62,7 @@ def audit(
     encoder: Encoder,
     space: TokenSpace,
     *,
-    expected: Mapping[str, str],
+    expected: Labels,
     seed: int,
     batch: int,
     media: bool = True,
@@ -77,25 +78,35 @@ def audit(
     found = Findings(
         expected=len(expected), quality_metric=codec.quality_metric, quality_floor=float(codec.quality_floor)
     )
-    found.missing = len(set(expected) - {record["id"] for shards in sets for record in shards.records})
+    there = Numbers()
     for shards in sets:
         found.records += len(shards)
         found.tokens += int(shards.lengths.sum())
         check_segments(shards, space, found)
         check_records(shards, space, _tokens_per_image(encoder), found)
         for record in shards.records:
-            if expected.get(record["id"]) != shards.split:
+            side = expected.get(record["id"])
+            if side is not None:
+                there.add(record["id"])
+            if side != shards.split:
                 found.wrong_split += 1
-                found.blame(record["id"], "wrong_split", f"{shards.split}, expected {expected.get(record['id'])}")
-    items = [(shards, index) for shards in sets for index in range(len(shards))]
-    order = np.argsort(
-        bits(stream(seed, "shard audit", encoder.modality), np.arange(len(items))), kind="stable"
-    )
-    chosen = [items[place] for place in order[:REENCODED]]
+                found.blame(record["id"], "wrong_split", f"{shards.split}, expected {side}")
+    found.missing = len(expected) - len(there)
+    chosen = _sample(sets, stream(seed, "shard audit", encoder.modality))
     if media:
         _encode_again(chosen, encoder, batch, found)
     _decode(chosen[:DECODED], encoder, space, found, media)
     return found
+
+
+def _sample(sets: Sequence[ShardSet], key: np.uint64) -> list[tuple[ShardSet, int]]:
+    """REENCODED records of all sets, or all there are, in random order: (set, index in it)."""
+    ends = np.cumsum([len(shards) for shards in sets])
+    order = np.argsort(bits(key, np.arange(int(ends[-1]))), kind="stable")[:REENCODED]
+    which = np.searchsorted(ends, order, side="right")
+    return [
+        (sets[one], int(place - ends[one] + len(sets[one]))) for one, place in zip(which, order, strict=True)
+    ]
 
 
 def check_segments(shards: ShardSet, space: TokenSpace, found: Findings) -> None:

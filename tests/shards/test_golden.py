@@ -49,6 +49,14 @@ class Listed:
     def __len__(self):
         return len(self._records)
 
+    @property
+    def records(self):
+        return iter(self._records)  # gone over, never looked up
+
+    @property
+    def text_lengths(self):
+        return np.array(self._texts)
+
     def record(self, index):
         return self._records[index]
 
