@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs import registry
-from mmpt.corpus.media import RESAMPLER, clip, load_audio, load_image, media_path
+from mmpt.codecs.media import RESAMPLER, clip, load_audio, load_image, media_path
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import JsonLines, iter_jsonl, write_jsonl
 from mmpt.store.numbers import Labels

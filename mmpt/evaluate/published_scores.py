@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmpt.corpus.media import load_image
+from mmpt.codecs.media import load_image
 from mmpt.evaluate import captions as cap
 from mmpt.evaluate.audio_distance import kad
 from mmpt.evaluate.emission import reference_path

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mmpt.codecs.media import load_image
 from mmpt.corpus import oracle
-from mmpt.corpus.media import load_image
 from mmpt.evaluate.media import read_wav
 from mmpt.tokens import TokenSpace
 

@@ -32,7 +32,7 @@ class Numbers:
         if number < 0:
             self._slots[slot] = number = len(self)
             self._keys += key
-            if 2 * number > len(self._slots):
+            if 2 * len(self) > len(self._slots):
                 self._grow()
         return number
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from mmpt.codecs import registry
-from mmpt.corpus.media import load_audio, load_image
+from mmpt.codecs.media import load_audio, load_image
 from mmpt.shards.encode import AudioEncoder, Encoded, Failed, encode_records
 from mmpt.shards.shard_set import ShardSet
 from mmpt.store.digests import Manifest
