@@ -1,7 +1,7 @@
 """Cost curves: doit bench scale [--records 1000 10000 ..] [--only split ..] [--folder KEPT].
 
 Time, processor time and peak memory of what goes over every record, at 1 k to 1 M made-up records (scale_inputs.py): the
-stages manifest, split, shards and examples as the build calls them, schema validation, `doit` with nothing to do,
+stages from manifest to golden as the build calls them, the stages of an import, schema validation, `doit` with nothing to do,
 `doit verify`, and reading shards and examples as training does. What is not measured: codecs (the shards stage gets one
 that opens no file and computes nothing), large media, and a cold disk.
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.bench import scale_inputs as inputs
+from mmpt.bench.scale_codecs import FreeEncoder, FreePicture, FreeSound
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.memory import status
 
@@ -36,6 +37,7 @@ PROFILE: dict[str, Any] = {
     "split": {"val": 0.02, "test": 0.02},
     "shards": {"records_per_shard": 10_000, "batch": 256},
     "examples": {"max_seq_len": 2048},
+    "golden": {"per_task": 64, "ablation": 256},
 }
 PEERED = 2_000  # records that jsonschema checks beside the compiled validator
 DRAWN = 5_000  # examples that are read in the order of a training
@@ -59,15 +61,15 @@ class Curve:
     most: int = 1_000_000
 
 
-def _context(folder: Path, name: str) -> Any:
+def _context(folder: Path, name: str, given: dict[str, Any] = PROFILE) -> Any:
     from mmpt.store.stage import SliceView, StageContext
 
     out, work = folder / name, folder / f"{name}.work"
     for path in (out, work):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
-    profile = SliceView(PROFILE, tuple(PROFILE), name)
-    stages = ("corpus", "manifest", "split", "codecs", "token_space", "shards")
+    profile = SliceView(given, tuple(given), name)
+    stages = ("corpus", "manifest", "split", "codecs", "token_space", "shards", "examples")
     return StageContext(
         name, profile, {one: folder / one for one in stages}, out, work, {"made": folder / "media"}
     )
@@ -89,8 +91,43 @@ def run_split(folder: Path, n: int) -> None:
 def run_shards(folder: Path, n: int) -> None:
     from mmpt.shards import stages
 
-    stages._encoders = lambda ctx, space: {one: inputs.FreeCodec(one, space) for one in ("audio", "image")}
+    stages._encoders = _free_encoders
     stages.shards(_context(folder, "shards"))
+
+
+def _free_encoders(ctx: Any, space: Any) -> dict[str, Any]:
+    return {one: FreeEncoder(one, space) for one in ("audio", "image")}
+
+
+def run_audit(folder: Path, n: int) -> None:
+    from mmpt.shards import stages
+
+    stages._encoders = _free_encoders
+    stages.shard_audit(_context(folder, "shard_audit"))
+
+
+def run_golden(folder: Path, n: int) -> dict[str, Any]:
+    """12 % of the records are of the test split."""
+    from mmpt.shards.stages import golden
+
+    golden(_context(folder, "golden"))
+    return {"anonymous_mib": status("RssAnon") / 2**20}
+
+
+def run_import(folder: Path, n: int) -> None:
+    """What stands for split, shards and shard_audit in a profile with `inputs:`, one after another."""
+    from mmpt.shards import imported
+
+    imported.open_codecs = lambda folder, device: {"audio": FreeSound(), "image": FreePicture()}
+    given = {side: [str(folder / "sequences" / f"{side}.jsonl")] for side in ("train", "eval")}
+    profile = {**PROFILE, "inputs": {"jsonl": given, "token_space": str(folder / "token_space")}}
+    here = folder / "imported"
+    here.mkdir(exist_ok=True)
+    for name in ("token_space", "codecs"):
+        (here / name).unlink(missing_ok=True)
+        (here / name).symlink_to(folder / name)
+    for name in ("split", "shards", "shard_audit"):
+        getattr(imported, name)(_context(here, name, profile))
 
 
 def run_examples(folder: Path, n: int) -> None:
@@ -211,6 +248,19 @@ CURVES: dict[str, Curve] = {
         ("manifest", "token_space", "split", "shards"),
         run_examples,
     ),
+    "shard_audit": Curve(
+        "stage shard_audit: every id and record, a sample encoded and decoded",
+        ("manifest", "token_space", "split", "shards"),
+        run_audit,
+    ),
+    "golden": Curve(
+        "stage golden: 64 and 256 items a task, chosen of an eighth of the records",
+        ("manifest", "token_space", "split", "shards", "examples"),
+        run_golden,
+    ),
+    "import": Curve(
+        "an import's split, shards and shard_audit, from sequences", ("token_space", "sequences"), run_import
+    ),
     "reading": Curve(
         "5,000 training examples drawn from all of them",
         ("manifest", "token_space", "split", "shards", "examples"),
@@ -244,6 +294,7 @@ MADE: dict[str, Callable[[Path, int], Any]] = {
     "manifest": inputs.make_manifest,
     "shard_records": inputs.make_shard_records,
     "long": inputs.make_long_shards,
+    "sequences": inputs.make_sequences,
     "token_space": inputs.make_token_space,
     "split": run_split,
     "shards": run_shards,

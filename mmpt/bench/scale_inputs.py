@@ -1,11 +1,12 @@
-"""Made-up inputs of any size for scale.py: rows that hold their schemas, small real media, a codec that costs nothing.
+"""Made-up inputs of any size for scale.py: rows that hold their schemas, and small real media.
 
     corpus      n records over 2,000 tiny files (half wav of 0.05 s, half png of 16 x 16): each record's file is opened
                 and decoded, but files repeat
     manifest    n records, every second one a sound; five captions a recording, one picture in fifty stored twice under
                 another origin, one origin in ten an official test item
     token_space a byte-level BPE of 2,000 ids, trained on a thousand captions; and codecs, folders that say that there
-                are codecs (FreeCodec stands for them)
+                are codecs (those of scale_codecs.py stand for them)
+    sequences   a run in the reference's manner: n sequences in two files, one in ten held out; five captions a recording
     long        a thousand records of n / 10 tokens each, in ten shards
     project     a doit project of one stage that writes n shard records, or n files
 
@@ -15,7 +16,6 @@ All are functions of (folder, n), and the same bytes every time.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +23,22 @@ import numpy as np
 
 from mmpt.bench import scale_rows
 from mmpt.bench.build_graphs import DODO
+from mmpt.bench.scale_codecs import free_ids
 from mmpt.bench.scale_rows import (
     CODEBOOK,
     CODEBOOKS,
     DIGEST,
-    FRAMES,
     IMAGE_CODES,
-    IMAGE_TOKENS,
-    PICTURE_FIELDS,
     caption,
     manifest_row,
     record,
     shard_row,
-    sound_fields,
 )
 from mmpt.store.canonical import write_json
 from mmpt.store.jsonl import write_jsonl
 
 REPO = Path(__file__).resolve().parents[2]
 FILES = 2_000
-
-
-class FreeCodec:
-    """An Encoder (mmpt.shards.encode) that opens no file: its ids are a function of the record's number."""
-
-    def __init__(self, modality: str, space: Any):
-        self.modality, self.identity = modality, DIGEST + str(1 + ["audio", "image"].index(modality))
-        tall = np.arange(FRAMES * (CODEBOOK if modality == "audio" else 1) * 8, dtype=np.int64)
-        if modality == "audio":
-            self._ids = space.audio_to_global((tall.reshape(-1, FRAMES)[:CODEBOOKS] * 7) % CODEBOOK)
-        else:
-            self._ids = space.image_to_global(tall[:IMAGE_TOKENS] * 7 % IMAGE_CODES)
-
-    def load(self, record: dict[str, Any]) -> int:
-        return (record["audio"] or {"samples": 0})["samples"]
-
-    def size(self, record: dict[str, Any]) -> float:
-        return float(self.load(record))
-
-    def encode(self, media: Sequence[int]) -> list[Any]:
-        from mmpt.shards.encode import Encoded
-
-        sound = self.modality == "audio"
-        return [Encoded(self._ids, sound_fields(samples) if sound else PICTURE_FIELDS) for samples in media]
 
 
 def make_corpus(folder: Path, n: int) -> None:
@@ -114,7 +87,10 @@ def make_token_space(folder: Path, n: int) -> None:
 
     for modality in ("audio", "image"):
         write_json(folder / "codecs" / modality / FILE_NAME, {})
-    train_tokenizer([caption(index) for index in range(1000)], 2000, folder / "token_space" / "tokenizer")
+        write_jsonl(folder / "codecs" / modality / "fitted_on.jsonl", [])
+    lines = [caption(index) for index in range(1000)]
+    train_tokenizer(lines, 2000, folder / "token_space" / "tokenizer")
+    (folder / "token_space" / "text_train.txt").write_text("\n".join(lines))
     audio, image = {"n_codebooks": CODEBOOKS, "codebook_size": CODEBOOK}, {"codebook_size": IMAGE_CODES}
     build_token_space(
         base_text_model="made",
@@ -123,6 +99,33 @@ def make_token_space(folder: Path, n: int) -> None:
         image_tokenizer=image,
         audio_codec=audio,
     ).save(folder / "token_space")
+
+
+def make_sequences(folder: Path, n: int) -> None:
+    """folder/sequences/{train,eval}.jsonl: stage 3's sequences, sound or picture first; payloads differ by recording."""
+    from tokenizers import Tokenizer
+
+    from mmpt.tokens.formats import build
+    from mmpt.tokens.space import load, reference_sha
+
+    space = load(folder / "token_space")
+    mark = {"source": "made", "token_space_sha256": reference_sha(space.to_json())}
+    tokenizer = Tokenizer.from_file(str(folder / "token_space" / "tokenizer" / "tokenizer.json"))
+    ids = {modality: free_ids(modality, space) for modality in ("audio", "image")}
+
+    def sequence(index: int) -> dict[str, Any]:
+        row = record(index)
+        payload, place = ids[row["modality"]].copy(), int(row["origin"].rsplit("/", 1)[1])
+        low, size = (space.audio_ranges[0].start, CODEBOOK) if index % 2 == 0 else (space.image_range.start, IMAGE_CODES)
+        for digit in range(4):  # another one for each recording
+            payload[digit * CODEBOOKS] = low + place // size**digit % size
+        text = tokenizer.encode(row["caption"], add_special_tokens=False).ids
+        task = "a2t" if row["modality"] == "audio" else "i2t"
+        return {"id": row["id"], "input_ids": build(space, task, text, payload).input_ids.tolist(), **mark}
+
+    for side, held in (("train", False), ("eval", True)):
+        some = (index for index in range(n) if (index // 2 // 5 % 10 == 0) == held)
+        write_jsonl(folder / "sequences" / f"{side}.jsonl", map(sequence, some))
 
 
 def make_long_shards(folder: Path, n: int) -> None:

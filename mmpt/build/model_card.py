@@ -14,6 +14,7 @@ from mmpt.gating.text import bound_text, check_name, compared, number, telling
 from mmpt.store.canonical import digest_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.jsonl import iter_jsonl
+from mmpt.store.numbers import Labels
 
 
 def card(project: Project, verdicts: Iterable[Verdict], written: Mapping[str, Any]) -> str:
@@ -144,11 +145,12 @@ def _overrides(project: Project) -> str:
 
 
 def _corpus(project: Project) -> str:
-    side = {row["id"]: row["split"] for row in iter_jsonl(project.root / "split" / "data" / "split.jsonl")}
+    rows = iter_jsonl(project.root / "split" / "data" / "split.jsonl")
+    sides = Labels((row["id"], row["split"]) for row in rows)
     counts = Counter(
         (row["source"], row["modality"], row.get("license") or "not stated")
         for row in iter_jsonl(project.root / "manifest" / "data" / "manifest.jsonl")
-        if side.get(row["id"]) == "train"
+        if sides.get(row["id"]) == "train"
     )
     rows = ["| source | modality | licence | training records |", "|---|---|---|---|"]
     rows += [f"| {' | '.join(key)} | {n:,} |" for key, n in sorted(counts.items())]

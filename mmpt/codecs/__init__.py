@@ -1,1 +1,1 @@
-"""Audio and image codecs behind two small protocols: built in, pretrained, or registered by somebody else."""
+"""Audio and image codecs behind two small protocols: built in, pretrained, or registered by somebody else; and reading media."""

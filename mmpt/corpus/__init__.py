@@ -1,1 +1,1 @@
-"""Captioned media: readers, loading, the generated corpus with its oracle, manifest and split. No torch."""
+"""Captioned media: readers, the generated corpus with its oracle, manifest and split. No torch."""

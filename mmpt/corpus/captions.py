@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmpt.corpus.media import MediaError, inside
+from mmpt.codecs.media import MediaError, inside
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.tables import Line, csv_header, csv_lines, short
 from mmpt.store.errors import UserError

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmpt.corpus.media import MediaError, inside
+from mmpt.codecs.media import MediaError, inside
 from mmpt.corpus.media_folder import ARCHIVES
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.published import Entry, find_file, read_json_file, to_records

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmpt.corpus.media import MediaError, load_image, media_path, read_audio
+from mmpt.codecs.media import MediaError, load_image, media_path, read_audio
 from mmpt.corpus.problems import Problem
 from mmpt.store.digests import sha256_file
 from mmpt.store.evidence import Metric

@@ -10,8 +10,9 @@ from functools import cache
 import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
 
+from mmpt.codecs.media import convert
+
 from .generated import ATTRIBUTES
-from .media import convert
 from .pictures import CENTRE, PICTURE_SIZE, RADIUS, RGB, coverage
 from .sounds import EVENT_SECONDS, PITCH_HZ, RMS, SOUND_RATE
 

@@ -20,7 +20,7 @@ import numpy as np
 from mmpt.corpus.keys import Keys
 from mmpt.corpus.split_check import MODALITIES, SPLITS, s2_metrics
 
-__all__ = ["MODALITIES", "SPLITS", "assign", "deal", "s2_metrics"]
+__all__ = ["MODALITIES", "SPLITS", "deal", "s2_metrics"]
 
 FEW = 4  # units that val and test get at least, where there are enough to share
 FREE = -1  # a unit without a hint
@@ -39,11 +39,6 @@ class Units:
     hint: np.ndarray
     modalities: np.ndarray
     joined: np.ndarray
-
-
-def assign(records: Iterable[Mapping[str, Any]], val: float, test: float) -> list[dict[str, Any]]:
-    """All rows of `deal`."""
-    return list(deal(records, val, test))
 
 
 def deal(records: Iterable[Mapping[str, Any]], val: float, test: float) -> Iterator[dict[str, Any]]:

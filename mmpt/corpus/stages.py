@@ -20,6 +20,7 @@ from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
 from mmpt.store.jsonl import JsonLines, count_lines, jsonl_writer, write_jsonl
+from mmpt.store.numbers import Firsts
 from mmpt.store.stage import StageContext
 
 MODALITIES = ("audio", "image")
@@ -28,7 +29,7 @@ MODALITIES = ("audio", "image")
 def corpus(ctx: StageContext) -> None:
     """Reads all sources: records.jsonl, errors.jsonl, and media/ for what the generated corpus made.
 
-    Of each record its id and its place stay in memory, for the message about a second one with that id.
+    Of each record a key of its id and its place stay in memory, for the message about a second one with that id.
     """
     path = ctx.out / "records.jsonl"
     problems: list[Problem] = []
@@ -115,7 +116,7 @@ def split(ctx: StageContext) -> None:
 def _items(ctx: StageContext) -> Iterator[dict[str, Any] | Problem]:
     """The records of all sources, in order, and what is wrong with them."""
     shares = (ctx.profile["split.val"], ctx.profile["split.test"])
-    first_seen: dict[str, str] = {}
+    seen = Firsts()
     for source in ctx.profile["corpus.sources"]:
         name = source["name"]
         found = read_source(
@@ -129,10 +130,9 @@ def _items(ctx: StageContext) -> Iterator[dict[str, Any] | Problem]:
         for where, item in found:
             if isinstance(item, Problem):
                 yield item
-            elif item["id"] in first_seen:
-                yield _duplicate(item, name, where, first_seen[item["id"]])
+            elif (first := seen.before(item["id"], where)) is not None:
+                yield _duplicate(item, name, where, first)
             else:
-                first_seen[item["id"]] = where
                 yield item
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmpt.corpus.media import convert
+from mmpt.codecs.media import convert
 from mmpt.evaluate.judge_model import open_judge, unit
 
 BATCH = 16

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmpt.corpus.media import clip, load_audio, load_image
+from mmpt.codecs.media import clip, load_audio, load_image
 from mmpt.evaluate import ablation as abl
 from mmpt.evaluate.checkpoint import Trained, Workshop, step_of
 from mmpt.evaluate.emission import write_step

@@ -19,7 +19,7 @@ from mmpt.evaluate.sets import Codecs, decode_audio, decode_image, safe_name
 from mmpt.shards.encode import ENCODE_ERRORS
 from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
 from mmpt.shards.shard_set import MODALITIES, SPLITS, TASK_MODALITY, ShardSet
-from mmpt.shards.text_set import open_tokenizer
+from mmpt.shards.text_set import encoded, open_tokenizer
 from mmpt.store.canonical import read_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
@@ -162,8 +162,7 @@ def _whole_targets(examples: ExampleSet, tokenizer):
     """What each example's target must be: the shard's ids, or the caption as the tokenizer gives it."""
     if examples.task in EMIT_TASKS:
         return (examples.shards.ids(int(row)) for row in examples.rows)
-    captions = [examples.record(index)["caption"] for index in range(len(examples))]
-    return (one.ids for one in tokenizer.encode_batch(captions, add_special_tokens=False))
+    return encoded(tokenizer, (record["caption"] for record in examples.records))
 
 
 def decode_stored(

@@ -6,13 +6,13 @@ swapped among the outputs. None of them decides anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmpt.corpus.media import load_image
+from mmpt.codecs.media import load_image
 from mmpt.evaluate import captions as cap
 from mmpt.evaluate.audio_distance import kad
 from mmpt.evaluate.emission import reference_path
@@ -35,9 +35,9 @@ def caption_metrics(look: Look, shards: Path) -> list[Metric]:
     for task in ("a2t", "i2t"):
         if task not in look.golden:
             continue
-        known = _captions_by_medium(shards, MODALITY[task])
         rows = look.rows(look.final, task, "greedy")
         media = [record["media_sha256"] for record in look.golden[task]]
+        known = _captions_by_medium(shards, MODALITY[task], set(media))
         wanted = [
             [cap.words(one) for one in known.get(medium, [row["caption"]])]
             for row, medium in zip(rows, media, strict=True)
@@ -55,11 +55,13 @@ def caption_metrics(look: Look, shards: Path) -> list[Metric]:
     return metrics
 
 
-def _captions_by_medium(shards: Path, modality: str) -> dict[str, list[str]]:
-    """Every caption that the corpus has of a medium, by the medium's digest."""
+def _captions_by_medium(shards: Path, modality: str, media: Set[str]) -> dict[str, list[str]]:
+    """Every caption that the corpus has of each of these media, by the medium's digest."""
     known: dict[str, list[str]] = {}
     for split in SPLITS:
         for record in ShardSet.open(shards, modality, split).records:
+            if record["media_sha256"] not in media:
+                continue
             several = known.setdefault(record["media_sha256"], [])
             if record["caption"] not in several:
                 several.append(record["caption"])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmpt.codecs.media import load_image
 from mmpt.corpus import oracle
-from mmpt.corpus.media import load_image
 from mmpt.evaluate.media import read_wav
 from mmpt.tokens import TokenSpace
 
@@ -106,23 +106,21 @@ def _words(text: str) -> Counter[str]:
     return Counter(word.strip(".,;:!?\"'").lower() for word in text.split())
 
 
-def nearest_share(rows: Sequence[Row], train: Sequence[np.ndarray]) -> list[tuple[float, int]]:
+def nearest_share(rows: Sequence[Row], train: Iterable[np.ndarray]) -> list[tuple[float, int]]:
     """For each output the largest share of positions equal to a training payload of its length; and which.
 
     (0.0, -1) where no training payload has that length.
     """
-    by_length: dict[int, list[int]] = {}
+    lengths = np.array([len(row["ids"]) for row in rows])
+    asked = {length: np.flatnonzero(lengths == length) for length in set(lengths.tolist())}  # places in rows
+    wanted = {length: np.array([rows[place]["ids"] for place in places]) for length, places in asked.items()}
+    best, nearest = np.zeros(len(rows)), np.full(len(rows), -1)
     for index, ids in enumerate(train):
-        by_length.setdefault(len(ids), []).append(index)
-    stacks = {length: np.stack([train[i] for i in members]) for length, members in by_length.items()}
-    found = []
-    for row in rows:
-        ids = np.asarray(row["ids"])
-        members = by_length.get(len(ids))
-        if not members:
-            found.append((0.0, -1))
+        if len(ids) not in wanted:
             continue
-        shares = (stacks[len(ids)] == ids).mean(axis=1)
-        best = int(shares.argmax())
-        found.append((float(shares[best]), members[best]))
-    return found
+        places, shares = asked[len(ids)], (wanted[len(ids)] == ids).mean(axis=1)
+        nearer = (shares > best[places]) | (nearest[places] < 0)
+        if nearer.any():
+            at = places[nearer]
+            best[at], nearest[at] = shares[nearer], index
+    return list(zip(best.tolist(), nearest.tolist(), strict=True))

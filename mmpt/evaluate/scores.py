@@ -179,7 +179,7 @@ def memory_metrics(look: Look, ctx: StageContext, workshop: Workshop) -> tuple[l
         rows = look.rows(look.final, task, "greedy")
         if task in EMIT:
             train = ShardSet.open(ctx.inputs["shards"], quality.MODALITY[task], "train", look.space)
-            found = quality.nearest_share(rows, [train.ids(i) for i in range(len(train))])
+            found = quality.nearest_share(rows, (train.ids(i) for i in range(len(train))))
             metrics.append(
                 Metric(
                     "nearest_train_match_rate",

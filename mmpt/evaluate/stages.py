@@ -212,10 +212,12 @@ def ablation(ctx: StageContext) -> None:
             folder / "ablation_losses.jsonl", [row for one in found[step].values() for row in one.rows(step)]
         )
     first, last = found[trained.initial], found[trained.final]
+    asked = {one[key] for records in sets.values() for one in records for key in ("id", "swap_id")}
     shown = {
         record["id"]: record
         for modality in MODALITIES
         for record in ShardSet.open(ctx.inputs["shards"], modality, "test").records
+        if record["id"] in asked
     }
     metrics = [
         metric for task in sets for metric in (*_gaps(ctx, last[task]), *abl.swap_metrics(sets[task], shown))
@@ -270,12 +272,12 @@ def text_regression(ctx: StageContext) -> None:
     unigram = txt.unigram_losses(
         encode_lines(folder / "text_train.txt", workshop.tokenizer, space), pieces, space.text_vocab_size
     )
-    captions = {
+    captions = (
         record["caption"]
         for modality in MODALITIES
         for split in SPLITS
         for record in ShardSet.open(ctx.inputs["shards"], modality, split).records
-    }
+    )
     lines, trained_on = (
         (folder / name).read_text(encoding="utf-8").splitlines()
         for name in ("text_heldout.txt", "text_train.txt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +67,9 @@ def unigram_losses(train_ids: np.ndarray, pieces: np.ndarray, vocab: int) -> np.
 
 def shared_lines(lines: Iterable[str], others: Iterable[str]) -> tuple[int, int]:
     """(lines that are among the others, case and spaces aside; all lines that are not empty)."""
-    known = {_plain(line) for line in others}
-    plain = [text for line in lines if (text := _plain(line))]
-    return sum(text in known for text in plain), len(plain)
+    plain = Counter(text for line in lines if (text := _plain(line)))
+    shared = set(filter(plain.__contains__, map(_plain, others)))  # of the others, which may be very many, no more stays
+    return sum(plain[text] for text in shared), plain.total()
 
 
 def _plain(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from mmpt.report.gallery import collect_gallery
 from mmpt.store.canonical import read_json
 from mmpt.store.jsonl import iter_jsonl, read_jsonl
+from mmpt.store.numbers import Labels
 
 POINTS = 240  # points a curve: more than a chart's pixels show nothing more
 CURVES = re.compile(r"loss(_|$)|grad_norm$|lr(_|$)|.*_norm$")
@@ -48,11 +49,10 @@ def _corpus(inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Records by source, modality and split."""
     if "manifest" not in inputs:
         return []
-    split_of = {}
-    if "split" in inputs:
-        split_of = {row["id"]: row["split"] for row in iter_jsonl(inputs["split"] / "split.jsonl")}
+    rows = iter_jsonl(inputs["split"] / "split.jsonl") if "split" in inputs else ()
+    sides = Labels((row["id"], row["split"]) for row in rows)
     counts = Counter(
-        (row["source"], row["modality"], split_of.get(row["id"], ""))
+        (row["source"], row["modality"], sides.get(row["id"]) or "")
         for row in iter_jsonl(inputs["manifest"] / "manifest.jsonl")
     )
     return [

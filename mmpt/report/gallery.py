@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmpt.corpus.media import MediaError, load_image, media_path, read_audio
+from mmpt.codecs.media import MediaError, load_image, media_path, read_audio
 from mmpt.store.jsonl import read_jsonl
 
 SHOWN = 16  # items a task: what a person looks at

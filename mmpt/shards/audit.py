@@ -6,16 +6,17 @@ and named; it ends no audit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mmpt.shards.counter_rng import bits, stream
-from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, Failed, Record, encode_records
+from mmpt.shards.encode import ENCODE_ERRORS, Encoder, Failed, Record, encode_records
 from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.stored import stored_audio, stored_image
 from mmpt.store.evidence import Metric
+from mmpt.store.numbers import Labels, Numbers
 from mmpt.tokens.space import TokenSpace
 
 REENCODED, DECODED = 512, 32
@@ -61,7 +62,7 @@ def audit(
     encoder: Encoder,
     space: TokenSpace,
     *,
-    expected: Mapping[str, str],
+    expected: Labels,
     seed: int,
     batch: int,
     media: bool = True,
@@ -77,25 +78,35 @@ def audit(
     found = Findings(
         expected=len(expected), quality_metric=codec.quality_metric, quality_floor=float(codec.quality_floor)
     )
-    found.missing = len(set(expected) - {record["id"] for shards in sets for record in shards.records})
+    there = Numbers()
     for shards in sets:
         found.records += len(shards)
         found.tokens += int(shards.lengths.sum())
         check_segments(shards, space, found)
         check_records(shards, space, _tokens_per_image(encoder), found)
         for record in shards.records:
-            if expected.get(record["id"]) != shards.split:
+            side = expected.get(record["id"])
+            if side is not None:
+                there.add(record["id"])
+            if side != shards.split:
                 found.wrong_split += 1
-                found.blame(record["id"], "wrong_split", f"{shards.split}, expected {expected.get(record['id'])}")
-    items = [(shards, index) for shards in sets for index in range(len(shards))]
-    order = np.argsort(
-        bits(stream(seed, "shard audit", encoder.modality), np.arange(len(items))), kind="stable"
-    )
-    chosen = [items[place] for place in order[:REENCODED]]
+                found.blame(record["id"], "wrong_split", f"{shards.split}, expected {side}")
+    found.missing = len(expected) - len(there)
+    chosen = _sample(sets, stream(seed, "shard audit", encoder.modality))
     if media:
         _encode_again(chosen, encoder, batch, found)
     _decode(chosen[:DECODED], encoder, space, found, media)
     return found
+
+
+def _sample(sets: Sequence[ShardSet], key: np.uint64) -> list[tuple[ShardSet, int]]:
+    """REENCODED records of all sets, or all there are, in random order: (set, index in it)."""
+    ends = np.cumsum([len(shards) for shards in sets])
+    order = np.argsort(bits(key, np.arange(int(ends[-1]))), kind="stable")[:REENCODED]
+    which = np.searchsorted(ends, order, side="right")
+    return [
+        (sets[one], int(place - ends[one] + len(sets[one]))) for one, place in zip(which, order, strict=True)
+    ]
 
 
 def check_segments(shards: ShardSet, space: TokenSpace, found: Findings) -> None:
@@ -192,7 +203,7 @@ def _decode_one(
     ids: np.ndarray, record: Record, encoder: Encoder, space: TokenSpace
 ) -> tuple[np.ndarray, str]:
     """(what the codec gives back, what is wrong with it or nothing)."""
-    if isinstance(encoder, AudioEncoder):
+    if encoder.modality == "audio":
         (wave,) = encoder.codec.decode([stored_audio(space, ids, record)])
         return wave, _wrong_sound(wave, record, encoder)
     (picture,) = encoder.codec.decode([stored_image(space, ids)], [0])
@@ -205,7 +216,7 @@ def _decode_one(
     return picture, "" if good else f"{picture.dtype} {picture.shape}, expected uint8 ({height}, {width}, 3)"
 
 
-def _wrong_sound(wave: np.ndarray, record: Record, encoder: AudioEncoder) -> str:
+def _wrong_sound(wave: np.ndarray, record: Record, encoder: Encoder) -> str:
     if wave.shape != (record["channels"], record["samples"]):
         return f"shape {wave.shape}, expected ({record['channels']}, {record['samples']})"
     if (encoder.codec.sample_rate, encoder.codec.channels) != (record["sample_rate"], record["channels"]):
@@ -215,7 +226,7 @@ def _wrong_sound(wave: np.ndarray, record: Record, encoder: AudioEncoder) -> str
 
 def _reference(encoder: Encoder, record: Record) -> np.ndarray:
     loaded = encoder.load(record)
-    return loaded[0] if isinstance(encoder, AudioEncoder) else loaded
+    return loaded[0] if encoder.modality == "audio" else loaded
 
 
 def metrics_of(found: Findings, modality: str) -> list[Metric]:

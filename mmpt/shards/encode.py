@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mmpt.codecs.media import clip, load_audio, load_image, media_path
 from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
-from mmpt.corpus.media import clip, load_audio, load_image, media_path
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
 

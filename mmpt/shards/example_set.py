@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mmpt.shards.lines import Picked
 from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import map_tensors, read_meta
@@ -113,6 +114,11 @@ class ExampleSet:
         index = range(len(self))[index]
         return self._text[int(self._offsets[index]) : int(self._offsets[index + 1])]
 
+    @property
+    def text_lengths(self) -> np.ndarray:
+        """int64 [len]: text ids of each example."""
+        return np.diff(self._offsets)
+
     def payload_ids(self, index: int) -> np.ndarray:
         """int32: the image's or sound's ids."""
         return self.shards.ids(int(self.rows[index]))
@@ -120,6 +126,11 @@ class ExampleSet:
     def record(self, index: int) -> dict:
         """The shard record behind example ``index``."""
         return self.shards.record(int(self.rows[index]))
+
+    @property
+    def records(self) -> Picked:
+        """The shard records behind the examples, in their order, read when they are asked for."""
+        return Picked(self.shards.records, self.rows)
 
     @property
     def has_prompt(self) -> bool:

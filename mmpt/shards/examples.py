@@ -10,7 +10,6 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tokenizers import Tokenizer
 
 from mmpt.shards.example_set import EMIT_TASKS
 from mmpt.shards.shard_set import MODALITIES, SPLITS, TASK_MODALITY, ShardSet
-from mmpt.shards.text_set import open_tokenizer
+from mmpt.shards.text_set import encoded, open_tokenizer
 from mmpt.store.canonical import write_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
@@ -28,7 +27,6 @@ from mmpt.store.tensors import save_tensors
 from mmpt.tokens.formats import OVERHEAD, TASKS
 from mmpt.tokens.space import TokenSpace, load
 
-_ENCODED = 1024  # captions tokenised at once
 _CHUNK = 1 << 16  # captions copied at once
 
 
@@ -144,13 +142,12 @@ def _lost(ctx: StageContext) -> Counter:
 
 
 def _tokenised(shards: ShardSet, tokenizer: Tokenizer, space: TokenSpace) -> Captions:
-    """A tokenizer's own record of a caption is a hundred times its ids: only a chunk of those is held."""
-    ids, lengths, records = array("i"), array("q", [0]), iter(shards.records)
-    while chunk := [record["caption"] for record in islice(records, _ENCODED)]:
-        encoded = [one.ids for one in tokenizer.encode_batch(chunk, add_special_tokens=False)]
-        ids.frombytes(space.check_text(np.concatenate([np.zeros(0, np.int32), *encoded])).tobytes())
-        lengths.extend(map(len, encoded))
-    return Captions(np.frombuffer(ids, np.int32), np.cumsum(np.frombuffer(lengths, np.int64)))
+    ids, lengths = array("i"), array("q", [0])
+    for one in encoded(tokenizer, (record["caption"] for record in shards.records)):
+        ids.extend(one)
+        lengths.append(len(one))
+    found = space.check_text(np.frombuffer(ids, np.int32))
+    return Captions(found, np.cumsum(np.frombuffer(lengths, np.int64)))
 
 
 def _refuse_unusable(needs: dict[str, np.ndarray], max_seq_len: int) -> None:

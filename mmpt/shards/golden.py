@@ -4,18 +4,23 @@ Both are fixed by the seed. A golden set takes distinct media in turn from the s
 source), so a prefix of it is spread as well as the whole. An ablation set is a permutation of conditions
 without fixed points: the swapped conditions are the same ones, only wrong, which no preference for likely
 conditions can fake.
+
+Test records are gone over, not held: of each stay two keys, its place in the order and a few numbers.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+import sys
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from mmpt.corpus.keys import Keys
 from mmpt.shards.counter_rng import bits, stream, uniform
 from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
 
@@ -75,37 +80,51 @@ def in_turn(strata: Sequence[Any], n: int) -> list[int]:
     return chosen[:n]
 
 
-def shuffled(records: Sequence[Record], seed: int, purpose: str, *, distinct_media: bool) -> list[int]:
+def distinct_media(records: Iterable[Record]) -> int:
+    """How many media the records are of."""
+    media = Keys()
+    for record in records:
+        media.add(record["media_sha256"])
+    return media.groups()[1]
+
+
+def shuffled(records: Iterable[Record], seed: int, purpose: str, *, distinct_media: bool) -> list[int]:
     """Indices in an order fixed by the seed and the record ids; media and captions already taken come last.
 
     Args:
         distinct_media: leave out all but the first record of a medium.
     """
-    keys = [int(bits(stream(seed, purpose, record["id"]), 0)) for record in records]
-    order = sorted(range(len(records)), key=lambda index: (keys[index], records[index]["id"]))
-    media: Counter = Counter()
-    captions: Counter = Counter()
-    ranked = []
-    for index in order:
-        record = records[index]
-        caption = record["caption"].casefold()
-        rank = (media[record["media_sha256"]], captions[caption])
-        media[record["media_sha256"]] += 1
-        if rank[0] and distinct_media:
-            continue
-        captions[caption] += 1
-        ranked.append((rank, index))
-    return [
-        index for _, index in sorted(ranked, key=lambda pair: pair[0])
-    ]  # stable: ties keep the shuffled order
+    streams, media, captions = array("Q"), Keys(), Keys()
+    for record in records:
+        streams.append(int(stream(seed, purpose, record["id"])))
+        media.add(record["media_sha256"])
+        captions.add(record["caption"].casefold())
+    order = np.argsort(bits(np.frombuffer(streams, np.uint64), 0), kind="stable")
+    medium, caption = media.groups()[0][order], captions.groups()[0][order]
+    before = _times_before(medium)
+    if distinct_media:
+        first = before == 0
+        order, before, caption = order[first], before[first], caption[first]
+    return order[np.lexsort((_times_before(caption), before))].tolist()  # stable: ties keep the shuffled order
+
+
+def _times_before(groups: np.ndarray) -> np.ndarray:
+    """int64 [n]: how often each place's group stands at a place before it."""
+    order = np.argsort(groups, kind="stable")
+    ordered, places = groups[order], np.arange(len(groups))
+    starts = np.maximum.accumulate(np.where(np.diff(ordered, prepend=-1) != 0, places, 0))
+    times = np.empty(len(groups), np.int64)
+    times[order] = places - starts
+    return times
 
 
 def golden_items(examples: ExampleSet, n: int, seed: int) -> list[tuple[int, str]]:
     """(index, length bucket) of the golden items of a task, in order."""
-    records = [examples.record(index) for index in range(len(examples))]
-    buckets = length_buckets([len(examples.text_ids(index)) for index in range(len(examples))])
-    order = shuffled(records, seed, f"golden {examples.task}", distinct_media=True)
-    picked = in_turn([(BUCKETS.index(buckets[index]), records[index]["source"]) for index in order], n)
+    buckets = length_buckets(examples.text_lengths)
+    sources = [sys.intern(record["source"]) for record in examples.records]
+    order = shuffled(examples.records, seed, f"golden {examples.task}", distinct_media=True)
+    strata = {one: one for one in set(zip(map(BUCKETS.index, buckets), sources, strict=True))}  # one object each
+    picked = in_turn([strata[BUCKETS.index(buckets[index]), sources[index]] for index in order], n)
     return [(order[place], buckets[order[place]]) for place in picked]
 
 
@@ -116,11 +135,10 @@ def swaps(examples: ExampleSet, n: int, seed: int) -> list[Swap]:
     caption and, where attributes are known, when what it says contradicts them; another group and category
     are preferred. An item for which nothing wrong is left is not in the set.
     """
-    records = [examples.record(index) for index in range(len(examples))]
-    chosen = shuffled(records, seed, f"ablation {examples.task}", distinct_media=False)[:n]
+    chosen = shuffled(examples.records, seed, f"ablation {examples.task}", distinct_media=False)[:n]
     if len(chosen) < 2:
         return []
-    picked = [records[index] for index in chosen]
+    picked = [examples.record(index) for index in chosen]
     emits = examples.task in EMIT_TASKS
     lengths = np.array(
         [len(examples.text_ids(i) if emits else examples.payload_ids(i)) for i in chosen], np.float64

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tokenizers import Tokenizer
 from mmpt.codecs import registry
 from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
 from mmpt.corpus.problems import Problem, refuse
-from mmpt.corpus.split import assign, s2_metrics
+from mmpt.corpus.split import deal, s2_metrics
 from mmpt.shards.audit import audit, metrics_of
 from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.reference import Item, items_of, read_all
@@ -37,7 +38,8 @@ from mmpt.store.canonical import digest_json, write_json
 from mmpt.store.digests import sha256_bytes, sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
-from mmpt.store.jsonl import read_jsonl, write_jsonl
+from mmpt.store.jsonl import JsonLines, count_lines, iter_jsonl, write_jsonl
+from mmpt.store.numbers import Labels
 from mmpt.store.stage import StageContext
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace, load, reference_sha
 
@@ -53,40 +55,40 @@ def split(ctx: StageContext) -> None:
     """
     problems: list[Problem] = []
     space = load(_space_file(ctx))
-    records = [_split_record(item) for item in items_of(read_all(_inputs(ctx), space), problems)]
+    records = JsonLines(ctx.work / "records.jsonl")  # they are gone over several times, and not held
+    items = items_of(read_all(_inputs(ctx), space), problems)
+    write_jsonl(records.path, map(_split_record, items), durable=False)
     _refuse_or_log(ctx, problems)
-    if not records:
+    if not count_lines(records.path):
         raise UserError("the inputs hold no record", where="inputs", expected="shards or jsonl with records")
     val, test = ctx.profile["split.val"], ctx.profile["split.test"]
-    hints = [{**one, "split_hint": "train" if one["side"] == "train" else None} for one in records]
-    rows = assign(hints, val / (val + test), test / (val + test))
+    rows = deal(records, val / (val + test), test / (val + test))
     if ctx.profile.get("inputs.split", KEEP) == KEEP:
-        rows = [_kept(one, row) for one, row in zip(records, rows, strict=True)]
+        rows = map(_kept, records, rows)
     path = ctx.out / "split.jsonl"
     write_jsonl(path, rows)
     write_jsonl(ctx.out / "errors.jsonl", [problem.to_json() for problem in problems])
-    # The reference's ids do not say which records are of an official test split.
-    known = [{**one, "split_hint": None, "attributes": None} for one in records]
-    content = digest_json([[one["id"], one["content_sha256"]] for one in records])
-    subject = {"records": content, "split": sha256_file(path)}
-    write_evidence(ctx.out, "S2", s2_metrics(known, rows), subject=subject)
-    counts = Counter(row["split"] for row in rows)
+    subject = {"records": sha256_file(records.path), "split": sha256_file(path)}
+    write_evidence(ctx.out, "S2", s2_metrics(records, JsonLines(path)), subject=subject)
+    counts = Counter(row["split"] for row in JsonLines(path))
     ctx.log(", ".join(f"{counts[side]} {side}" for side in SPLITS))
 
 
 def _split_record(item: Item) -> dict[str, Any]:
+    """What is asked of it here. The reference's ids do not say which records are of an official test split."""
     return {
         "id": item.id,
         "modality": item.modality,
-        "side": item.side,
+        "split_hint": "train" if item.side == "train" else None,
         "origin": item.origin,
         "content_sha256": item.content,
+        "attributes": None,
     }
 
 
 def _kept(record: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     """A held-out record that its unit would draw into train stays held out."""
-    if record["side"] == "train" or row["split"] != "train":
+    if record["split_hint"] == "train" or row["split"] != "train":
         return row
     half = int(sha256_bytes(record["id"].encode())[:8], 16) % 2
     return {**row, "split": ("val", "test")[half], "decided_by": "hash"}
@@ -119,11 +121,9 @@ def shards(ctx: StageContext) -> None:
             problems.append(problem)
     _refuse_or_log(ctx, problems)
     writer.finish()
-    lost: Counter[tuple[str, str]] = Counter(
-        writer.sides[one.id] for one in problems if one.id in writer.sides
-    )
-    known = [one.to_json() for one in problems if one.id in writer.sides]
-    write_jsonl(ctx.out / "errors.jsonl", known)
+    known = [(one, place) for one in problems if one.id and (place := writer.places.get(one.id))]
+    lost = Counter(tuple(place.split()) for _, place in known)
+    write_jsonl(ctx.out / "errors.jsonl", (one.to_json() for one, _ in known))
     write_json(ctx.out / "stats.json", statistics(ctx.out, lost, space))
     if writer.padding:
         ctx.log(f"{writer.padding} tokens were frames that pad a last chunk; they are left out")
@@ -142,8 +142,8 @@ class _Writer:
 
     def __post_init__(self) -> None:
         ctx = self.ctx
-        rows = read_jsonl(ctx.inputs["split"] / "split.jsonl")
-        self.sides = {row["id"]: (row["modality"], row["split"]) for row in rows}
+        rows = iter_jsonl(ctx.inputs["split"] / "split.jsonl")
+        self.places = Labels((row["id"], f"{row['modality']} {row['split']}") for row in rows)
         self.codecs = open_codecs(ctx.inputs["codecs"], ctx.device)
         self.identity = {m: codec.identity() for m, codec in self.codecs.items()}
         self.sha = reference_sha(self.space.to_json())
@@ -157,8 +157,9 @@ class _Writer:
         if item.modality not in self.codecs:
             return _unusable(item, "no codec for its modality", item.modality, "codecs." + item.modality)
         ids, fields = self._fields(item)
-        key = self.sides[item.id]
-        self.waiting.setdefault(key, []).append((ids, self._row(item, ids, fields, caption, key[1])))
+        modality, side = self.places.get(item.id).split()
+        key = modality, side
+        self.waiting.setdefault(key, []).append((ids, self._row(item, ids, fields, caption, side)))
         if len(self.waiting[key]) == self.ctx.profile["shards.records_per_shard"]:
             self._flush(key)
         return None
@@ -290,13 +291,13 @@ def _decoded_length(ids: np.ndarray, codec: AudioCodec, space: TokenSpace) -> in
 def shard_audit(ctx: StageContext) -> None:
     """Measures the shards for gate S3, as far as that goes without media: audit.json, evidence/S3."""
     space, folder = load(ctx.inputs["token_space"]), ctx.inputs["shards"]
-    rows = read_jsonl(ctx.inputs["split"] / "split.jsonl")
-    sides = {row["id"]: row["split"] for row in rows}
+    rows = JsonLines(ctx.inputs["split"] / "split.jsonl")
+    sides = Labels((row["id"], row["split"]) for row in rows)
     report, metrics, contents, records = {}, [], [], []
     for modality, codec in open_codecs(ctx.inputs["codecs"], ctx.device).items():
         sets = [ShardSet.open(folder, modality, side) for side in SPLITS]
         encoder = _encoder(codec, space, modality)
-        expected = {row["id"]: row["split"] for row in rows if row["modality"] == modality}
+        expected = Labels((row["id"], row["split"]) for row in rows if row["modality"] == modality)
         found = audit(
             sets,
             encoder,
@@ -309,12 +310,12 @@ def shard_audit(ctx: StageContext) -> None:
         report[modality] = asdict(found)
         metrics += metrics_of(found, modality)
         contents += [one.identity for one in sets]
-        records += [record for one in sets for record in one.records]
+        records += [one.records for one in sets]
         ctx.log(
             f"{modality}: {found.records} records, {found.decode_errors} of {found.decoded} decodes wrong"
         )
     fitted = [codec_fit_outside(ctx.inputs["codecs"], modality, sides) for modality in report]
-    text = base_text_outside(ctx.inputs["token_space"], records, sides)
+    text = base_text_outside(ctx.inputs["token_space"], chain.from_iterable(records), sides)
     write_json(
         ctx.out / "audit.json",
         {

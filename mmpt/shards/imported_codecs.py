@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from mmpt.codecs import registry
-from mmpt.corpus.media import RESAMPLER
+from mmpt.codecs.media import RESAMPLER
 from mmpt.shards.reference import Item, read_tars
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl

@@ -6,8 +6,10 @@ codec's tokens. Captions: counted with the base's tokenizer. What is not there y
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from mmpt.codecs import registry
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
+from mmpt.store.numbers import Labels
 
 # Caption tokens of the reference corpora (Clotho, AudioCaps, WavCaps, LLaVA-Pretrain): 50, 90 and 99 %
 # quantiles of 11..14, 18..20 and 24..26. Assumed records follow them.
 ASSUMED_CAPTION = ((0.0, 6), (0.5, 13), (0.9, 20), (0.99, 26), (1.0, 40))
 ASSUMED_RECORDS = 4000
+_COUNTED = 1024  # captions tokenised at once
 
 
 @dataclass(frozen=True)
@@ -87,24 +91,23 @@ def read_corpus(root: Path, clip: float | None, encode: Callable[[list[str]], li
             "captions: assumed to be as long as the reference corpora's",
         )
         return Corpus(texts, np.full(ASSUMED_RECORDS, clip or 0.0), basis)
-    side = {row["id"]: row["split"] for row in iter_jsonl(split)} if split.is_file() else {}
-    rows = [
-        {key: row.get(key) for key in ("modality", "caption", "audio")}
-        for row in iter_jsonl(manifest)
-        if side.get(row["id"], "train") == "train"
-    ]
-    by_modality = {kind: [row for row in rows if row["modality"] == kind] for kind in ("audio", "image")}
+    sides = Labels((row["id"], row["split"]) for row in (iter_jsonl(split) if split.is_file() else ()))
+    train = (row for row in iter_jsonl(manifest) if sides.get(row["id"]) in (None, "train"))
+    lengths, seconds = {"audio": array("q"), "image": array("q")}, array("d")
+    while part := list(islice(train, _COUNTED)):
+        found = encode([row["caption"] for row in part]) if encode else [0] * len(part)
+        for row, n in zip(part, found, strict=True):
+            lengths[row["modality"]].append(n)
+            if row["modality"] == "audio":
+                seconds.append(row["audio"]["samples"] / row["audio"]["rate"])
     texts = {
-        kind: np.array(encode([row["caption"] for row in part]), np.int64)
-        if encode
-        else _assumed_captions(len(part))
-        for kind, part in by_modality.items()
+        kind: np.array(part, np.int64) if encode else _assumed_captions(len(part))
+        for kind, part in lengths.items()
         if part
     }
-    seconds = [row["audio"]["samples"] / row["audio"]["rate"] for row in by_modality["audio"]]
-    counts = ", ".join(f"{len(part)} {kind}" for kind, part in by_modality.items())
+    counts = ", ".join(f"{len(part)} {kind}" for kind, part in lengths.items())
     basis = (
-        f"records: {counts}, the manifest's" + (" of the train split" if side else "; there is no split yet"),
+        f"records: {counts}, the manifest's" + (" of the train split" if len(sides) else "; there is no split yet"),
         "sounds: the manifest's durations",
         "captions: counted" if encode else "captions: assumed, the base's tokenizer is not there",
     )

@@ -24,11 +24,13 @@ import numpy as np
 
 from mmpt.corpus.problems import Problem
 from mmpt.store.errors import UserError
+from mmpt.store.numbers import Firsts
 from mmpt.tokens.space import TokenSpace
 
 SIDES = ("train", "eval")
 SHARD = "shard-*.tar"
 _TEXTS = ("text_out", "text_in")
+_CONTENT = 32  # hex digits that tell contents apart
 _BLOCK = 512  # bytes; a whole archive ends with two blocks of zeros
 
 
@@ -88,17 +90,17 @@ def read_all(inputs: Mapping[str, Any], space: TokenSpace) -> Iterator[tuple[str
     Raises:
         UserError: a folder without shards, a truncated archive, a file that is not UTF-8.
     """
-    known: dict[str, tuple[str, str]] = {}
+    known = Firsts()
     for where, item in _everything(inputs, space):
         if isinstance(item, Problem):
             yield where, item
             continue
-        content = hashlib.sha256(item.payload.tobytes() + b"|" + item.text.tobytes()).hexdigest()
-        if item.id not in known:
-            known[item.id] = content, where
+        content = hashlib.sha256(item.payload.tobytes() + b"|" + item.text.tobytes()).hexdigest()[:_CONTENT]
+        first = known.before(item.id, content + where)
+        if first is None:
             yield where, item
-        elif known[item.id][0] != content:
-            found = f"other tokens than at {known[item.id][1]}"
+        elif first[:_CONTENT] != content:
+            found = f"other tokens than at {first[_CONTENT:]}"
             yield where, _bad("duplicate_id", item.where, item.id, "duplicate id", found, "the same tokens")
 
 

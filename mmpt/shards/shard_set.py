@@ -102,10 +102,6 @@ class ShardSet:
         parts = [np.diff(self._shard(shard)[1]) for shard in range(len(self.files))]
         return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int32)
 
-    def all_ids(self) -> np.ndarray:
-        """int32 [tokens]: the ids of all records, one after another."""
-        return np.concatenate([np.zeros(0, np.int32), *self.ids_by_shard()])
-
     def ids_by_shard(self) -> Iterator[np.ndarray]:
         """int32 [tokens of the shard], shard by shard: for who goes over all ids but keeps none."""
         for shard in range(len(self.files)):

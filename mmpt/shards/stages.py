@@ -21,7 +21,7 @@ from mmpt.shards.audit import audit, metrics_of
 from mmpt.shards.encode import AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.examples import build_examples
-from mmpt.shards.golden import ablation_row, condition_ids, golden_items, golden_row, swaps
+from mmpt.shards.golden import ablation_row, condition_ids, distinct_media, golden_items, golden_row, swaps
 from mmpt.shards.lines import Lines
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.token_space import token_space  # noqa: F401  (a stage of this package, in a file of its own)
@@ -31,6 +31,7 @@ from mmpt.store.canonical import digest_json, read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
 from mmpt.store.jsonl import JsonLines, iter_jsonl, write_jsonl
+from mmpt.store.numbers import Labels
 from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
 from mmpt.tokens.formats import TASKS
@@ -93,13 +94,13 @@ class Tokenising:
 def shard_audit(ctx: StageContext) -> None:
     """Measures the shards for gate S3: audit.json, evidence/S3."""
     space, folder = load(ctx.inputs["token_space"]), ctx.inputs["shards"]
-    records, sides = JsonLines(ctx.inputs["manifest"] / "manifest.jsonl"), _sides(ctx)
+    records = JsonLines(ctx.inputs["manifest"] / "manifest.jsonl")
+    sides = Labels((row["id"], row["split"]) for row in iter_jsonl(ctx.inputs["split"] / "split.jsonl"))
     report, metrics, contents = {}, [], []
     for modality, encoder in _encoders(ctx, space).items():
         sets = [ShardSet.open(folder, modality, split) for split in SPLITS]
-        expected = {
-            r["id"]: sides[r["id"]] for r in records if r["modality"] == modality and r["id"] in sides
-        }
+        ids = (record["id"] for record in records if record["modality"] == modality)
+        expected = Labels((one, side) for one in ids if (side := sides.get(one)))
         found = audit(
             sets, encoder, space, expected=expected, seed=ctx.seed, batch=ctx.profile["shards.batch"]
         )
@@ -151,7 +152,7 @@ def golden(ctx: StageContext) -> None:
         ]
         counts[task] = {
             "available": len(test),
-            "distinct_media": len({test.record(i)["media_sha256"] for i in range(len(test))}),
+            "distinct_media": distinct_media(test.records),
             "golden": len(rows),
             "ablation": len(swapped),
             "swap_kinds": dict(Counter(one.kind for one in swapped)),
@@ -160,11 +161,6 @@ def golden(ctx: StageContext) -> None:
         }
         ctx.log(f"{task}: {len(rows)} golden, {len(swapped)} ablation items of {len(test)} test examples")
     write_json(ctx.out / "golden.json", counts)
-
-
-def _sides(ctx: StageContext) -> dict[str, str]:
-    """Record id -> split."""
-    return {row["id"]: row["split"] for row in iter_jsonl(ctx.inputs["split"] / "split.jsonl")}
 
 
 def _has_codec(ctx: StageContext, modality: str) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ from tokenizers import Tokenizer
 from mmpt.store.errors import UserError
 from mmpt.tokens.formats import Example, build_text
 from mmpt.tokens.space import TokenSpace
+
+_ENCODED = 1024  # texts tokenised at once
 
 
 def open_tokenizer(token_space: Path) -> Tokenizer:
@@ -26,6 +31,13 @@ def open_tokenizer(token_space: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
+def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
+    """The ids of each text. A tokenizer's own record of a text is a hundred times its ids: few are held at once."""
+    remaining = iter(texts)
+    while chunk := list(islice(remaining, _ENCODED)):
+        yield from (one.ids for one in tokenizer.encode_batch(chunk, add_special_tokens=False))
+
+
 def encode_lines(path: Path, tokenizer: Tokenizer, space: TokenSpace) -> np.ndarray:
     """int32: a UTF-8 text file as one stream of text ids, every non-empty line ended by a newline's token.
 
@@ -36,9 +48,10 @@ def encode_lines(path: Path, tokenizer: Tokenizer, space: TokenSpace) -> np.ndar
         lines = [line + "\n" for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise UserError("cannot read this text", where=path, found=error) from None
-    encoded = tokenizer.encode_batch(lines, add_special_tokens=False)
-    parts = [np.array(one.ids, np.int32) for one in encoded]
-    return space.check_text(np.concatenate([np.zeros(0, np.int32), *parts]))
+    ids = array("i")
+    for one in encoded(tokenizer, lines):
+        ids.extend(one)
+    return space.check_text(np.frombuffer(ids, np.int32))
 
 
 class TextSet:

@@ -17,6 +17,7 @@ from mmpt.store.canonical import read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
+from mmpt.store.numbers import Labels
 from mmpt.store.stage import StageContext
 from mmpt.tokens.space import SERIALIZATION, TokenSpace, build_token_space, load
 
@@ -205,9 +206,9 @@ def _unseen(seed: int, n: int, seen: set[str]) -> list[str]:
 
 def _train_records(ctx: StageContext) -> list[Mapping[str, Any]]:
     """Id and caption of each."""
-    side = {row["id"]: row["split"] for row in iter_jsonl(ctx.inputs["split"] / "split.jsonl")}
+    sides = Labels((row["id"], row["split"]) for row in iter_jsonl(ctx.inputs["split"] / "split.jsonl"))
     records = iter_jsonl(ctx.inputs["manifest"] / "manifest.jsonl")
-    return [{"id": r["id"], "caption": r["caption"]} for r in records if side[r["id"]] == "train"]
+    return [{"id": r["id"], "caption": r["caption"]} for r in records if sides.get(r["id"]) == "train"]
 
 
 def _codec(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmpt.corpus.split import assign, s2_metrics
+from mmpt.corpus.split import deal, s2_metrics
 from mmpt.corpus.stages import corpus, manifest
 from mmpt.store.canonical import read_json
 from mmpt.store.stage import SliceView, StageContext
@@ -122,7 +122,7 @@ def test_a_sound_split_passes():
     alike = [
         {**one, "origin": f"o{i // 3}", "content_sha256": f"c{i % 4}"} for i, one in enumerate(records())
     ]
-    dealt = failing(judged("S2", s2_metrics(alike, assign(alike, 0.3, 0.3))))
+    dealt = failing(judged("S2", s2_metrics(alike, deal(alike, 0.3, 0.3))))
     assert not dealt & {"content", "origins", "official_test", "unassigned"}
 
 

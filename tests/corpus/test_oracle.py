@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from mmpt.codecs.media import convert
 from mmpt.corpus import oracle
 from mmpt.corpus.generated import ATTRIBUTES, generate_pictures, generate_sounds
-from mmpt.corpus.media import convert
 
 
 @pytest.mark.parametrize("modality, generate", [("image", generate_pictures), ("audio", generate_sounds)])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmpt.corpus.split import SPLITS, assign, s2_metrics
+from mmpt.corpus.split import SPLITS, deal, s2_metrics
 
 
 def record(i, origin=None, content=None, hint=None, modality="image", attributes=None):
@@ -16,6 +16,10 @@ def record(i, origin=None, content=None, hint=None, modality="image", attributes
         "split_hint": hint,
         "attributes": attributes,
     }
+
+
+def assign(records, val, test):
+    return list(deal(records, val, test))
 
 
 def sides(rows):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmpt.shards.counter_rng import bits, stream
 from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
 from mmpt.shards.golden import contradicts, golden_items, in_turn, kind_of, length_buckets, shuffled, swaps
 from mmpt.store.canonical import read_json
@@ -48,6 +49,14 @@ class Listed:
 
     def __len__(self):
         return len(self._records)
+
+    @property
+    def records(self):
+        return iter(self._records)  # gone over, never looked up
+
+    @property
+    def text_lengths(self):
+        return np.array(self._texts)
 
     def record(self, index):
         return self._records[index]
@@ -108,6 +117,25 @@ def test_repeated_captions_come_last():
     records = [record(f"r{i}", "the same" if i % 2 else f"caption {i}") for i in range(40)]
     order = shuffled(records, 0, "x", distinct_media=True)
     assert len({records[index]["caption"] for index in order[:21]}) == 21 and len(order) == 40
+
+
+DRAWN = st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["a dog", "A dog", "rain", "a bell"])), max_size=40)
+
+
+@given(DRAWN, st.booleans())
+def test_the_order_is_that_of_a_walk_over_a_list(drawn, distinct):
+    """Media and captions met before come later, the oftener the later; of the rest a key of seed and id decides."""
+    records = [record(f"r{i}", caption, media=f"m{medium}") for i, (medium, caption) in enumerate(drawn)]
+    keys = [int(bits(stream(3, "x", one["id"]), 0)) for one in records]
+    media, captions, ranked = Counter(), Counter(), []
+    for index in sorted(range(len(records)), key=keys.__getitem__):
+        medium, caption = records[index]["media_sha256"], records[index]["caption"].casefold()
+        if not (distinct and media[medium]):
+            ranked.append(((media[medium], captions[caption]), index))
+            captions[caption] += 1
+        media[medium] += 1
+    wanted = [index for _, index in sorted(ranked, key=lambda pair: pair[0])]
+    assert shuffled(iter(records), 3, "x", distinct_media=distinct) == wanted
 
 
 def test_selection_depends_on_seed_and_ids_alone():

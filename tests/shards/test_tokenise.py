@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from mmpt.codecs import registry
-from mmpt.corpus.media import load_audio, load_image
+from mmpt.codecs.media import load_audio, load_image
 from mmpt.shards.encode import AudioEncoder, Encoded, Failed, encode_records
 from mmpt.shards.shard_set import ShardSet
 from mmpt.store.digests import Manifest
@@ -294,7 +294,7 @@ def test_a_sidecar_that_lost_a_line_is_refused(world, folder):
 def test_indices_work_like_a_list(world):
     shards = ShardSet.open(world.path("shards"), "image", "train", world.space)
     assert len(shards.files) == 4 and len(shards) == 54
-    flat = shards.all_ids()
+    flat = np.concatenate(list(shards.ids_by_shard()))
     assert np.concatenate([shards.ids(index) for index in range(len(shards))]).tolist() == flat.tolist()
     assert (shards.ids(-1) == shards.ids(53)).all() and shards.ids(16).dtype == np.int32
     with pytest.raises(IndexError):

@@ -1,5 +1,5 @@
-"""From a record to pixels or samples, through Pillow and soundfile only; what cannot be decoded is said, not
-guessed.
+"""From a file to the pixels or samples that a codec takes, through Pillow and soundfile only; what cannot be decoded is
+said, not guessed.
 
 Pictures come back as uint8 [H, W, 3], upright, transparency over white. Sounds come back as float32 [C, T] at
 the asked rate and channel count: channels are averaged, mono is repeated, and RESAMPLER is the one way to

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmpt.corpus import media
-from mmpt.corpus.media import MediaError, clip, convert, inside, load_audio, load_image, media_path
+from mmpt.codecs import media
+from mmpt.codecs.media import MediaError, clip, convert, inside, load_audio, load_image, media_path
 from mmpt.store.errors import UserError
 
 
