@@ -63,6 +63,10 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
     if data["train"]["row_len"] < data["examples"]["max_seq_len"]:
         raise UserError("a packed row cannot hold the longest example", where=f"{path}: train.row_len",
                         found=data["train"]["row_len"], expected=f"at least examples.max_seq_len = {data['examples']['max_seq_len']}")
+    heads = data["base"].get("config", {})
+    if data["base"]["kind"] == "tiny" and heads.get("num_attention_heads", 1) % heads.get("num_key_value_heads", 1):
+        raise UserError("the query heads do not share the key and value heads evenly", where=f"{path}: base.config",
+                        found=f"num_attention_heads {heads['num_attention_heads']}, num_key_value_heads {heads['num_key_value_heads']}")
     if data["base"]["kind"] == "pretrained" and "path" not in data["base"]:
         raise UserError("missing key 'path'", where=f"{path}: base", expected="a local folder or a hub id")
     if "inputs" in data:
