@@ -151,8 +151,8 @@ def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Names
         wave, _ = clip(whole, codec.sample_rate, seconds)
         if wave.shape[1] < whole.shape[1]:
             print(
-                f"{options.audio}: the model hears the first {seconds:g} s of {whole.shape[1] / codec.sample_rate:.1f} s "
-                "(codecs.audio.clip_seconds)",
+                f"{options.audio}: the model hears the first {seconds:g} s of "
+                f"{whole.shape[1] / codec.sample_rate:.1f} s (codecs.audio.clip_seconds)",
                 file=sys.stderr,
             )
         return prompt(space, "a2t", space.audio_to_global(codec.encode([wave])[0].codes))
