@@ -59,6 +59,7 @@ class StageCommand(OurCommand):
         self, project: Project, names: list[str], *, always: bool = False, single: bool = False
     ) -> int:
         """Tell what a run of these stages would do."""
+        policy_of(project)  # what a run would refuse before its first stage
         found = outlook(project, names, always=always, single=single)
         lost = missing(project.profile, _external(project, names, single))
         self.result = {"missing": [str(one) for one in lost], "stages": [one.to_json() for one in found]}

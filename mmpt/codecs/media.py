@@ -19,11 +19,14 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageOps
 
+from mmpt.corpus.cut_off import missing_end
 from mmpt.store.errors import UserError
 
 RESAMPLER = "scipy.signal.resample_poly"
 MAX_PIXELS = 50_000_000  # a picture beyond this is refused before it is decoded: 150 MB as RGB
 CROPS = ("first", "center")
+OVER, LOUD = 1.12, 0.01  # 1 dB over full scale; from this share of samples on, to cut them makes another sound
+STILL = ("MPO",)  # a phone's JPEG with further views of the same picture behind it
 
 # Everything Pillow and soundfile raise on damaged files.
 _PICTURE_ERRORS = (
@@ -98,6 +101,15 @@ def load_image(path: Path) -> np.ndarray:
                 expected=f"at most {MAX_PIXELS} pixels",
                 fix="scale it down",
             )
+        if getattr(picture, "n_frames", 1) > 1 and picture.format not in STILL:
+            raise MediaError(
+                "unreadable",
+                "more than one picture in a file",
+                where=path.name,
+                found=f"{picture.n_frames} frames ({picture.format})",
+                expected="one picture",
+                fix="save the frame that the caption is about as a file of its own",
+            )
         return _rgb(ImageOps.exif_transpose(picture))
     except _PICTURE_ERRORS as error:
         raise MediaError(
@@ -114,7 +126,10 @@ def _rgb(picture: Image.Image) -> np.ndarray:
     if picture.mode == "F":
         raise ValueError("floating-point pixels have no known white")
     if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
-        grey = np.clip(np.asarray(picture).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        deep = np.asarray(picture).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ValueError("pixels beyond 16 bits have no known white")
+        grey = (deep >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr") and "transparency" not in picture.info:
         return np.ascontiguousarray(picture.convert("RGB"))
@@ -127,7 +142,10 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
     """(float32 [C, T], rate) as the file has it. Raises MediaError (missing, unreadable, empty)."""
     _existing(path)
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate, promised = file.samplerate, file.frames
+            samples = file.read(dtype="float32", always_2d=True)
+        lost = missing_end(path, len(samples), rate, promised)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         # TypeError: soundfile takes a file named .raw for headerless data and asks for its format.
         raise MediaError(
@@ -138,6 +156,15 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
             expected="a file that soundfile decodes (wav, flac, ogg, mp3)",
             fix="re-encode or remove it",
         ) from error
+    if lost:
+        raise MediaError(
+            "unreadable",
+            "the sound is cut off",
+            where=path.name,
+            found=lost,
+            expected="the whole file",
+            fix="fetch it again, or re-encode what is there",
+        )
     if not len(samples):
         raise MediaError(
             "empty",
@@ -155,6 +182,16 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
             found="non-finite samples",
             expected="finite numbers",
             fix="re-encode or remove it",
+        )
+    loud = np.count_nonzero(np.abs(samples) > OVER) / samples.size
+    if loud > LOUD:
+        raise MediaError(
+            "unreadable",
+            "samples beyond full scale",
+            where=path.name,
+            found=f"{loud:.0%} of them, up to {np.abs(samples).max():.3g}",
+            expected=f"at most {LOUD:.0%} beyond {OVER} of it",
+            fix="scale it down",
         )
     return np.ascontiguousarray(samples.T), rate
 

@@ -6,6 +6,8 @@ One record a line: `id`, `caption` and either `image` or `audio` (a path below t
 
 from __future__ import annotations
 
+import difflib
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -96,6 +98,22 @@ def _csv(file: Path, where: str) -> Iterator[Line]:
     yield from csv_lines(file, where, keep=NEEDED)
 
 
+@functools.lru_cache(maxsize=4096)
+def _misspelt(fields: tuple[str, ...]) -> tuple[str, str] | None:
+    """(field, what it was meant to be): one that is nearly a field of ours which this record lacks.
+
+    Other fields are a data set's own and stay unread; `spilt: test` unread would be a test record to train on.
+    """
+    media = () if set(MEDIA) & set(fields) else MEDIA
+    lacking = [one for one in (*NEEDED, *media, *OPTIONAL) if one not in fields]
+    for field in fields:
+        if field in (*NEEDED, *MEDIA, *OPTIONAL) or "_" in field:
+            continue
+        if close := difflib.get_close_matches(field.strip().lower(), lacking, n=1, cutoff=0.8):
+            return field, close[0]
+    return None
+
+
 def _record(line: Line, folder: Path, where: str, name: str, license: str) -> dict | Problem:
     fields = line.fields or {}
     given = fields.get("id")
@@ -116,6 +134,8 @@ def _record(line: Line, folder: Path, where: str, name: str, license: str) -> di
             "a string",
             "quote it",
         )
+    if misspelt := _misspelt(tuple(fields)):
+        return bad("bad_line", "unknown field", misspelt[0], f"{misspelt[1]}, or another name", "correct it")
     absent = [k for k in NEEDED if k not in fields] + (
         [] if any(k in fields for k in MEDIA) else ["image or audio"]
     )

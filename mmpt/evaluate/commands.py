@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,14 @@ from mmpt.tokens import TASKS, Grammar, TokenSpace, grammar, prompt
 
 SOURCE = {"t2a": "prompt", "t2i": "prompt", "a2t": "audio", "i2t": "image"}
 SUFFIX = {"t2a": ".wav", "t2i": ".png"}
+# What a setting may be, as profile.schema.json says it of section `generate`.
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: value >= 0, "a number from 0 up"),
+    "top_k": (lambda value: value >= 0, "0, for all, or a number from 1 up"),
+    "top_p": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
+    "guidance": (lambda value: value >= 1, "a number from 1 up"),
+    "seed": (lambda value: 0 <= value < 2**53, "a number from 0 up, below 2**53"),
+}
 
 
 def sample(root: Path, profile: Profile, options: Namespace) -> int:
@@ -60,14 +71,26 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
             measure_mass=False,
             empty_prompts=[prompt(workshop.space, options.task, [])] if guided else (),
         )[0]
-    if options.task == "t2a":
-        write_wav(
-            Path(options.out), decode_audio(codecs, workshop.space, output.ids), codecs.audio.sample_rate
-        )
-    elif options.task == "t2i":
-        write_png(Path(options.out), decode_image(codecs, workshop.space, output.ids, options.seed))
+    if options.task in EMIT:
+        _write(options, codecs, workshop.space, output.ids)
     print(options.out if options.task in EMIT else workshop.tokenizer.decode(output.ids.tolist()).strip())
     return 0
+
+
+def _write(options: Namespace, codecs: Codecs, space: TokenSpace, ids: np.ndarray) -> None:
+    """The decoded file, in its place whole or not at all."""
+    path = Path(options.out)
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        if options.task == "t2a":
+            write_wav(staging, decode_audio(codecs, space, ids), codecs.audio.sample_rate)
+        else:
+            write_png(staging, decode_image(codecs, space, ids, options.seed))
+        os.replace(staging, path)
+    except (OSError, RuntimeError) as error:  # soundfile's own error is a RuntimeError
+        staging.unlink(missing_ok=True)
+        said = (getattr(error, "strerror", None) or str(error)).replace(staging.name, path.name)
+        raise UserError("cannot be written", where=f"--out {path}", found=said) from None
 
 
 def _check_sample(options: Namespace) -> None:
@@ -87,6 +110,12 @@ def _check_sample(options: Namespace) -> None:
             raise UserError(
                 f"task {options.task} takes --{needed}", where=f"--{other}", found=getattr(options, other)
             )
+    for name, (allowed, expected) in RANGES.items():
+        value = getattr(options, name, None)
+        if value is not None and not (math.isfinite(value) and allowed(value)):
+            raise UserError(
+                "out of range", where=f"--{name.replace('_', '-')}", found=value, expected=expected
+            )
     suffix = SUFFIX.get(options.task)
     if suffix and Path(options.out or "").suffix.lower() != suffix:
         raise UserError(
@@ -104,7 +133,9 @@ def _check_sample(options: Namespace) -> None:
 def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Namespace) -> np.ndarray:
     space, limit = workshop.space, profile.data["examples"].get("max_prompt_tokens")
     if options.task in EMIT:
-        ids = workshop.tokenizer.encode(options.prompt, add_special_tokens=False).ids
+        # Blanks as in the captions of training.
+        words = " ".join(options.prompt.split())
+        ids = workshop.tokenizer.encode(words, add_special_tokens=False).ids
         if limit is not None and len(ids) > limit:
             raise UserError(
                 "the prompt is too long",
@@ -115,11 +146,15 @@ def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Names
         return prompt(space, options.task, ids)
     if options.task == "a2t":
         codec = _present(codecs.audio, "audio")
-        wave, _ = clip(
-            load_audio(Path(options.audio), codec.sample_rate, codec.channels),
-            codec.sample_rate,
-            profile.data["codecs"]["audio"]["clip_seconds"],
-        )
+        whole = load_audio(Path(options.audio), codec.sample_rate, codec.channels)
+        seconds = profile.data["codecs"]["audio"]["clip_seconds"]
+        wave, _ = clip(whole, codec.sample_rate, seconds)
+        if wave.shape[1] < whole.shape[1]:
+            print(
+                f"{options.audio}: the model hears the first {seconds:g} s of "
+                f"{whole.shape[1] / codec.sample_rate:.1f} s (codecs.audio.clip_seconds)",
+                file=sys.stderr,
+            )
         return prompt(space, "a2t", space.audio_to_global(codec.encode([wave])[0].codes))
     codec = _present(codecs.image, "image")
     return prompt(space, "i2t", space.image_to_global(codec.encode([load_image(Path(options.image))])[0]))

@@ -28,6 +28,7 @@ class Check:
     voids: tuple[str, ...] = ()
     requires: str | None = None
     optional: bool = False
+    more: str = ""
 
 
 @dataclass(frozen=True)

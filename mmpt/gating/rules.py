@@ -48,10 +48,8 @@ class CheckResult:
 
 
 # Remedies may name {run}, the artifact folder, and the check's {gate} and {stage}.
-MORE = (
-    "measure more items: more records, a larger split.test, golden.per_task or golden.ablation; or accept fewer in "
-    "the profile, with the reason: gates: [{gate: {gate}, check: .., min_n: .., reason: ..}]"
-)
+MORE = "measure more items: more records, a larger split.test, golden.per_task or golden.ablation"
+FEWER = "; or accept fewer in the profile, with the reason: gates: [{gate: {gate}, check: .., min_n: .., reason: ..}]"
 UNMEASURED = "stage {stage} did not report it: {run}/logs/{stage}.log says why; mend that, then run doit"
 
 
@@ -184,7 +182,7 @@ def _measured(check: Check, metric: Mapping[str, Any] | None) -> float:
     if not _finite(metric["value"]):
         raise _Undecided("the value is missing or not a number")
     if metric["n"] < check.min_n:
-        raise _Undecided(f"n = {metric['n']} is too small, at least {check.min_n} needed", MORE)
+        raise _Undecided(f"n = {metric['n']} is too small, at least {check.min_n} needed", (check.more or MORE) + FEWER)
     if check.rule == "max" and check.threshold == 0 and metric["value"] < 0:
         raise _Undecided(f"{metric['value']} cannot be a number of offenders")
     if check.rule in ("min", "max", "equal"):

@@ -118,8 +118,9 @@ def gate_table(verdicts: Sequence[Mapping[str, Any]], width: int = 80) -> list[s
             lines.append(f"{line:<{width - room}}{verdict['title']}" if titles else line)
         else:  # nothing was measured: why, instead of a value
             lines.append(f"{row[0]}  {row[1]:<{size}}  {row[2]}".rstrip())
-    for verdict in verdicts:
-        lines += _problem(verdict, width)
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if len(row) > 3 or any(one["severity"] == "block" for one in verdict["checks"]):
+            lines += _problem(verdict, width)  # of the others the table has said all there is
     return lines
 
 

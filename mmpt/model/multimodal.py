@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ class MultimodalLM(nn.Module):
         causal.requires_grad_(False)
         causal.set_input_embeddings(SegmentedEmbedding(matrix, rows, space.text_vocab_size))
         config = lora_config(lora, _norm_names(causal) if layer_norm else None)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # PEFT asks transformers by a name that is going away; on a terminal that reads like our mistake.
+            warnings.simplefilter("ignore", FutureWarning)
             torch.manual_seed(seed)
             try:
                 lm = get_peft_model(causal, config)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mmpt.profile.launcher import check_launcher, long_form
-from mmpt.profile.rules import check_rules
+from mmpt.profile.rules import check_numbers, check_rules
 from mmpt.store.canonical import digest_json
 from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest, validate
@@ -60,10 +60,12 @@ def load_profile(name_or_path: str) -> Profile:
     """Read, inherit (``extends:``) and check a profile.
 
     Raises:
-        UserError: no such profile (with the nearest name), bad YAML, every schema violation, a rule between keys broken.
+        UserError: no such profile (with the nearest name), bad YAML, no name of its own, a number that JSON does not
+            carry, every schema violation, a rule between keys broken.
     """
     path = _locate(name_or_path)
     data = long_form(_inherit(path, ()))
+    check_numbers(data, path)
     validate(data, "profile", where=path)
     check_rules(data, path)
     check_launcher(data, path)
@@ -99,7 +101,11 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise UserError("bad value", where=f"{path}: extends", found=repr(parent), expected="a profile name or path")
     beside = path.parent / parent
-    return _merge(_inherit(beside.resolve() if beside.is_file() else _locate(parent), (*seen, path)), data)
+    below = _inherit(beside.resolve() if beside.is_file() else _locate(parent), (*seen, path))
+    if "name" not in data:  # it would inherit the name, and with it build over the other profile's artifacts
+        raise UserError("a profile that extends another needs a name of its own", where=path, found=f"extends: {parent}, no name",
+                        expected="name: .., the folder of its run below artifacts/")
+    return _merge(below, data)
 
 
 def _path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -177,10 +183,13 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader: builds plain data only
+    except RecursionError:
+        raise UserError("not a profile", where=path, found="lists or mappings in one another, hundreds deep") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
-        raise UserError("not YAML", where=place, found=getattr(error, "problem", None) or error) from None
+        said = str(getattr(error, "problem", None) or error)
+        raise UserError("not YAML", where=place, found=said.removeprefix("but ").removeprefix("found ")) from None
     if not isinstance(data, dict):
         raise UserError("not a profile", where=path, found=type(data).__name__, expected="a mapping of keys")
     return data

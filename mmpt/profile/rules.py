@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmpt.store.errors import UserError
+
+MOST = 2**53  # whole numbers beyond it are not the same in every reader of JSON
+
+
+def check_numbers(data: Any, path: Path) -> None:
+    """Refuse a number that is not finite, or too large to be carried unchanged into receipts.
+
+    Raises:
+        UserError: the first one, with its key.
+    """
+    for key, value in _numbers(data, ""):
+        if not math.isfinite(value):
+            raise UserError("not a finite number", where=f"{path}: {key}", found=value, expected="a number")
+        if abs(value) > MOST:
+            raise UserError("the number is too large", where=f"{path}: {key}", found=value, expected="at most 2**53")
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _numbers(one, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for at, one in enumerate(value):
+            yield from _numbers(one, f"{key}[{at}]")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
 
 
 def check_rules(data: Mapping[str, Any], path: Path) -> None:
@@ -36,6 +63,10 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
     if data["train"]["row_len"] < data["examples"]["max_seq_len"]:
         raise UserError("a packed row cannot hold the longest example", where=f"{path}: train.row_len",
                         found=data["train"]["row_len"], expected=f"at least examples.max_seq_len = {data['examples']['max_seq_len']}")
+    heads = data["base"].get("config", {})
+    if data["base"]["kind"] == "tiny" and heads.get("num_attention_heads", 1) % heads.get("num_key_value_heads", 1):
+        raise UserError("the query heads do not share the key and value heads evenly", where=f"{path}: base.config",
+                        found=f"num_attention_heads {heads['num_attention_heads']}, num_key_value_heads {heads['num_key_value_heads']}")
     if data["base"]["kind"] == "pretrained" and "path" not in data["base"]:
         raise UserError("missing key 'path'", where=f"{path}: base", expected="a local folder or a hub id")
     if "inputs" in data:

@@ -41,6 +41,7 @@ MEANING = {
     "codec_fit_items_outside_train": "val or test items that the codec was fitted on",
     "base_text_captions_outside_train": "val or test captions in the text that the base model was trained on",
     "encode_failure_rate": "share of records that could not be encoded",
+    "cut_share": "share of sounds that are longer than codecs.audio.clip_seconds, and of which the rest was left out",
     # kernels
     "error_over_tolerance": "error of an op against float64, in units of its tolerance",
     "support_violations": "sampled ids that the reference gives no probability",

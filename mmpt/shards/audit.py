@@ -36,6 +36,7 @@ class Findings:
     records: int = 0
     missing: int = 0
     wrong_split: int = 0
+    cut: int = 0
     tokens: int = 0
     ids_out_of_segment: int = 0
     length_mismatches: int = 0
@@ -82,6 +83,7 @@ def audit(
     for shards in sets:
         found.records += len(shards)
         found.tokens += int(shards.lengths.sum())
+        found.cut += sum(record.get("clipped") is True for record in shards.records)
         check_segments(shards, space, found)
         check_records(shards, space, _tokens_per_image(encoder), found)
         for record in shards.records:
@@ -254,6 +256,8 @@ def metrics_of(found: Findings, modality: str) -> list[Metric]:
         metric("decode_errors", found.decode_errors, found.decoded, "items"),
         metric("compare_items_missing", sound - found.compared, found.decoded, "items"),
         metric("reconstruction_margin", margin, found.compared, found.quality_metric, "higher"),
+        # A clip's end that was left out is in no token: neither heard nor learned.
+        *([metric("cut_share", found.cut / max(1, found.records), found.records, "share")] * (modality == "audio")),
         metric("encode_failure_rate", found.missing / max(1, found.expected), found.expected, "share"),
         *(
             metric(_METRIC_NAMES.get(name, name), value, found.compared, "", "none")

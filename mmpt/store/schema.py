@@ -121,7 +121,10 @@ def _lines(error: ValidationError, prefix: str) -> Iterable[str]:
         wanted = error.validator_value
         yield f"{place}: found {_short(error.instance)}; expected {' or '.join([wanted] if isinstance(wanted, str) else wanted)}"
     elif error.validator == "enum":
-        yield f"{place}: found {_short(error.instance)}; expected one of {', '.join(map(str, error.validator_value))}"
+        known = [str(one) for one in error.validator_value]
+        close = difflib.get_close_matches(error.instance, known, n=1) if isinstance(error.instance, str) else []
+        near = f"; did you mean {close[0]!r}?" if close else ""
+        yield f"{place}: found {_short(error.instance)}; expected one of {', '.join(known)}{near}"
     elif error.validator in ("oneOf", "anyOf") and error.context:
         best = min(error.context, key=lambda one: (len(one.absolute_path) == len(error.absolute_path), -len(one.absolute_path)))
         yield from _lines(best, prefix)

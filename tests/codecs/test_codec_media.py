@@ -80,6 +80,50 @@ def test_damaged_files_are_said_and_not_guessed(tmp_path, how, kind):
         assert error.value.kind == kind and str(tmp_path) not in str(error.value)
 
 
+@pytest.mark.parametrize("form", ["wav", "ogg", "mp3", "flac"])
+def test_half_a_download_is_not_a_shorter_sound(tmp_path, form):
+    path = tmp_path / f"s.{form}"
+    rng = np.random.default_rng(0)
+    soundfile.write(path, rng.standard_normal(32000) * 0.1, 16000)
+    assert load_audio(path, 16000, 1).shape[1] >= 31000
+    damage(path, "cut")
+    with pytest.raises(MediaError, match="cut off|not a readable sound") as error:
+        load_audio(path, 16000, 1)
+    assert error.value.kind == "unreadable"
+
+
+def test_a_wav_of_unknown_length_is_whole(tmp_path):
+    """What comes through a pipe has no size in its header."""
+    soundfile.write(tmp_path / "s.wav", np.full(4000, 0.1), 8000)
+    data = bytearray((tmp_path / "s.wav").read_bytes())
+    data[4:8] = data[40:44] = b"\xff" * 4
+    (tmp_path / "s.wav").write_bytes(data)
+    assert load_audio(tmp_path / "s.wav", 8000, 1).shape == (1, 4000)
+
+
+def test_samples_far_beyond_full_scale_are_not_cut_in_silence(tmp_path):
+    tone = np.sin(np.arange(8000) / 7)
+    soundfile.write(tmp_path / "a.wav", tone * 1.05, 8000, subtype="FLOAT")
+    load_audio(tmp_path / "a.wav", 8000, 1)
+    soundfile.write(tmp_path / "b.wav", tone * 32768, 8000, subtype="FLOAT")
+    with pytest.raises(MediaError, match="beyond full scale; found 100% of them, up to 3.28e"):
+        load_audio(tmp_path / "b.wav", 8000, 1)
+
+
+@pytest.mark.parametrize("form", ["gif", "webp", "png", "tiff"])
+def test_of_an_animation_no_frame_is_taken_for_the_whole(tmp_path, form):
+    first, second = (Image.new("RGB", (4, 3), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / f"p.{form}", save_all=True, append_images=[second])
+    with pytest.raises(MediaError, match="more than one picture in a file; found 2 frames"):
+        load_image(tmp_path / f"p.{form}")
+
+
+def test_pixels_beyond_16_bits_are_not_called_white(tmp_path):
+    deep = Image.fromarray(np.array([[0, 1 << 20]], np.int32))
+    with pytest.raises(MediaError, match="no known white"):
+        load_image(save(tmp_path, deep, "p.tiff"))
+
+
 def test_missing_and_silent_of_samples_and_nan(tmp_path):
     with pytest.raises(MediaError) as error:
         load_image(tmp_path / "none.png")

@@ -316,3 +316,19 @@ def test_the_same_folder_elsewhere_gives_the_same_bytes(tmp_path, folder):
     run(tmp_path / "two", tmp_path / "moved")
     for name in ("corpus/records.jsonl", "manifest/manifest.jsonl", "manifest/evidence/S1.json"):
         assert (tmp_path / "one/out" / name).read_bytes() == (tmp_path / "two/out" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("spilt", "split"), ("licence", "license"), ("captoin", "caption")])
+def test_a_misspelt_field_is_not_an_unknown_one(folder, wrong, right):
+    """`spilt: test` left unread is a test record that is trained on."""
+    row = {"id": "a", "image": "p0.png", "caption": "x"}
+    row.pop(right, None)
+    write(folder, [{**row, wrong: "test"}])
+    (problem,) = read(folder)
+    assert isinstance(problem, Problem) and (problem.found, problem.expected.split(",")[0]) == (wrong, right)
+
+
+def test_a_data_set_may_have_fields_of_its_own(folder):
+    own = {"captions": ["x"], "source_id": "7", "width": 3, "images": []}
+    write(folder, [{"id": "a", "image": "p0.png", "caption": "x", **own}])
+    assert read(folder)[0]["id"] == "a"

@@ -2,10 +2,11 @@
 
 from argparse import Namespace
 
+import numpy as np
 import pytest
 
 from mmpt.evaluate.commands import evaluate, sample
-from mmpt.evaluate.media import png_faults, read_wav
+from mmpt.evaluate.media import png_faults, read_wav, write_wav
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 
@@ -79,6 +80,14 @@ def test_a_seed_decides_the_sample(run, tmp_path):
         ({"task": "i2t", "image": "x.png", "out": "x.txt"}, "--out"),
         ({"task": "t2i", "prompt": "a", "out": "x.png", "checkpoint": "step_3"}, "step_2"),
         ({"task": "t2i", "prompt": "word " * 99, "out": "x.png"}, "max_prompt_tokens"),
+        ({"task": "t2i", "prompt": "a", "out": "x.png", "temperature": -1.0}, "--temperature: out of range; found -1"),
+        ({"task": "t2i", "prompt": "a", "out": "x.png", "temperature": float("nan")}, "--temperature"),
+        ({"task": "t2i", "prompt": "a", "out": "x.png", "top_p": 7.0}, "--top-p"),
+        ({"task": "t2i", "prompt": "a", "out": "x.png", "top_k": -3}, "--top-k"),
+        ({"task": "t2i", "prompt": "a", "out": "x.png", "guidance": float("inf")}, "--guidance"),
+        ({"task": "t2i", "prompt": "a", "out": "x.png", "seed": -1}, "--seed"),
+        ({"task": "t2i", "prompt": "a", "out": "/proc/x.png"}, "--out /proc/x.png: cannot be written"),
+        ({"task": "t2a", "prompt": "a", "out": "/proc/x.wav"}, "--out /proc/x.wav: cannot be written"),
     ],
 )
 def test_wrong_arguments_of_sample(run, given, said, tmp_path, monkeypatch):
@@ -87,6 +96,15 @@ def test_wrong_arguments_of_sample(run, given, said, tmp_path, monkeypatch):
         sample(run.root, run.profile, asked(**given))
     assert said in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sound_longer_than_the_model_hears_is_told(run, tmp_path, capsys):
+    write_wav(tmp_path / "long.wav", np.zeros((1, 40000)), 16000)
+    sample(run.root, run.profile, asked(task="a2t", audio=str(tmp_path / "long.wav")))
+    assert "hears the first 1 s of 2.5 s (codecs.audio.clip_seconds)" in capsys.readouterr().err
+    write_wav(tmp_path / "short.wav", np.zeros((1, 16000)), 16000)
+    sample(run.root, run.profile, asked(task="a2t", audio=str(tmp_path / "short.wav")))
+    assert not capsys.readouterr().err
 
 
 def test_evaluate_writes_one_folder_and_prints_a_table(run, tmp_path, capsys):

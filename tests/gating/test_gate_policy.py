@@ -65,7 +65,9 @@ def remedies():
         for check in gate.checks:
             if check.severity != "info":
                 yield pytest.param(gate, check.remedy, id=f"{gate.id}.{check.id}")
-    yield pytest.param(None, rules.MORE, id="more")
+                if check.more:
+                    yield pytest.param(gate, check.more + rules.FEWER, id=f"{gate.id}.{check.id}.more")
+    yield pytest.param(None, rules.MORE + rules.FEWER, id="more")
     yield pytest.param(None, rules.UNMEASURED, id="unmeasured")
 
 
@@ -100,6 +102,15 @@ def test_a_remedy_in_a_verdict_names_the_run(policy, root):
     publish(root, "manifest", "S1", evidence)
     (missing,) = evaluate_gate("S1", root, policy).failing()
     assert "artifacts/smoke/logs/manifest.log" in missing.remedy
+
+
+def test_what_is_told_of_too_few_is_what_raises_them(policy, root):
+    """More records and golden items give no more text to measure on."""
+    evidence = fixture("C3", "good")
+    evidence["metrics"] = [{**one, "n": min(one["n"], 16510)} for one in evidence["metrics"]]
+    publish(root, "text_regression", "C3", evidence)
+    few = [one for one in evaluate_gate("C3", root, policy).failing() if "too small" in one.note]
+    assert few and all(one.remedy.startswith("raise text.heldout_sentences") for one in few)
 
 
 def test_a_profile_sets_its_own_numbers_with_a_reason(profile, gates_folder, root):

@@ -64,6 +64,16 @@ def bad_names(values: dict) -> set[str]:
     return {f"{part} {name}" for (part, name), value in values.items() if name in BAD and value}
 
 
+def test_sounds_that_were_cut_to_the_clip_are_told(hurt):
+    """The gate passes and warns: the end of a recording is in no token, and its caption may speak of it."""
+    assert found(hurt)["audio", "cut_share"] == 1  # a second of sound, half a second heard
+    assert [one.id for one in verdict(hurt).checks if one.status == "warn"] == ["cut"]
+    for path in hurt.path("shards").glob("audio-*.jsonl"):
+        path.write_text(path.read_text().replace('"clipped":true', '"clipped":false'))
+    assert found(hurt)["audio", "cut_share"] == 0
+    assert verdict(hurt).verdict == "GO" and not [one for one in verdict(hurt).checks if one.status == "warn"]
+
+
 def test_sound_shards_have_nothing_wrong(world):
     metrics = measured(world.path("shard_audit"))
     values = {key: one["value"] for key, one in metrics.items()}
