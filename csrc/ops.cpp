@@ -30,6 +30,14 @@ void check_cross_entropy(const CrossEntropy& call) {
     TORCH_CHECK_VALUE(!value || (value->dim() == 1 && value->size(0) == call.hidden.size(0)), name, " is ",
                       value->sizes(), ", expected [", call.hidden.size(0), "]");
   };
+  const auto beside = [&](const char* name, const std::optional<at::Tensor>& value) {
+    TORCH_CHECK_VALUE(!value || value->device() == call.hidden.device(), name, " is on ", value->device(),
+                      " and hidden on ", call.hidden.device());
+  };
+  beside("labels", call.labels);
+  beside("column_range lo", call.row_lo);
+  beside("column_range hi", call.row_hi);
+  beside("token_weight", call.token_weight);
   rows("column_range lo", call.row_lo);
   rows("column_range hi", call.row_hi);
   rows("token_weight", call.token_weight);
@@ -50,6 +58,8 @@ void check_reduction(const CrossEntropy& call, const Reduction& reduction) {
                     reduction.kind, "', expected mean, sum or none");
   TORCH_CHECK_VALUE(!reduction.group || (reduction.group->dim() == 1 && reduction.group->size(0) == call.rows()),
                     "group is ", reduction.group->sizes(), ", expected [", call.rows(), "]");
+  TORCH_CHECK_VALUE(!reduction.group || reduction.group->device() == call.hidden.device(), "group is on ",
+                    reduction.group->device(), " and hidden on ", call.hidden.device());
   TORCH_CHECK_VALUE(reduction.num_groups >= 0, "num_groups is ", reduction.num_groups);
 }
 
@@ -131,6 +141,9 @@ Tensor sample_range(const Tensor& hidden, const Tensor& weight_base, const Maybe
                         (!weight_new || (weight_new->dim() == 2 && weight_new->size(1) == hidden.size(1))),
                     "hidden is ", hidden.sizes(), ", weight_base ", weight_base.sizes(),
                     ", expected [B, H] and [V0, H], and weight_new [T, H]");
+  TORCH_CHECK_VALUE(weight_base.device() == hidden.device() && (!weight_new || weight_new->device() == hidden.device()),
+                    "hidden is on ", hidden.device(), " and weight_base on ", weight_base.device(),
+                    ", expected one device for it and both weights");
   return Run(hidden, weight_base, weight_new, softcap,
              {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature}, {top_k, row_top_k},
               {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
