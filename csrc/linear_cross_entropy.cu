@@ -7,6 +7,7 @@
 #include "linear_cross_entropy.cuh"
 
 #include <cmath>
+#include <cstring>
 
 #include "cuda_device.cuh"
 
@@ -160,8 +161,9 @@ __device__ Running<F> cluster_merge(const Running<F>& part, Running<F>* mine) {
   Running<F> total{};
   for (unsigned rank = 0; rank < cluster_size(); ++rank) {
     Running<F> other;
-    uint32_t* words = reinterpret_cast<uint32_t*>(&other);
+    uint32_t words[sizeof(other) / 4];
     for (unsigned i = 0; i < sizeof(other) / 4; ++i) words[i] = cluster_load(reinterpret_cast<uint32_t*>(mine) + i, rank);
+    memcpy(&other, words, sizeof(other));
     total = rank ? MergeRunning<F>()(total, other) : other;
   }
   cluster_sync();  // nobody leaves, or writes `mine` again, while others read
@@ -291,14 +293,18 @@ __global__ void finish(CompactRows rows, RowResults results, FinalOutputs out) {
 template <typename T>
 void launch_rows_of(T* logits, const Columns& columns, const CompactRows& rows, int64_t first, int64_t count,
                     const RowOptions& options, const RowResults& results, cudaStream_t stream) {
-  int device = 0, major = 0, shared = 0;
+  int device = 0, shared = 0;
   cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  // Whether the code that runs knows clusters, which is not what the card knows: code built for sm_80 runs on sm_90 from
+  // its PTX, and would take each block of a cluster for a whole one.
+  cudaFuncAttributes code{};
+  cudaFuncGetAttributes(&code, row_kernel<T, true>);
+  const bool clusters = code.ptxVersion >= 90;
   const int64_t room = shared - int64_t(4096);  // static shared memory of the kernel, and some
   const int64_t row_bytes = columns.stride * int64_t(sizeof(T));
   int cluster = 1;
-  while (major >= 9 && cluster < kMaxCluster && row_bytes / cluster > room / 2) cluster *= 2;  // two blocks an SM
+  while (clusters && cluster < kMaxCluster && row_bytes / cluster > room / 2) cluster *= 2;  // two blocks an SM
   const int64_t slice = (columns.stride / 64 + cluster - 1) / cluster * 64;
   const int64_t bytes = slice * int64_t(sizeof(T));
   const bool cached = bytes <= room && options.write_gradient && !options.given_lse;

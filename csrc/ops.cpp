@@ -32,6 +32,14 @@ void check_cross_entropy(const CrossEntropy& call) {
     TORCH_CHECK_VALUE(!value || (value->dim() == 1 && value->size(0) == call.hidden.size(0)), name, " is ",
                       value->sizes(), ", expected [", call.hidden.size(0), "]");
   };
+  const auto beside = [&](const char* name, const std::optional<at::Tensor>& value) {
+    TORCH_CHECK_VALUE(!value || value->device() == call.hidden.device(), name, " is on ", value->device(),
+                      " and hidden on ", call.hidden.device());
+  };
+  beside("labels", call.labels);
+  beside("column_range lo", call.row_lo);
+  beside("column_range hi", call.row_hi);
+  beside("token_weight", call.token_weight);
   rows("column_range lo", call.row_lo);
   rows("column_range hi", call.row_hi);
   rows("token_weight", call.token_weight);
@@ -52,6 +60,8 @@ void check_reduction(const CrossEntropy& call, const Reduction& reduction) {
                     reduction.kind, "', expected mean, sum or none");
   TORCH_CHECK_VALUE(!reduction.group || (reduction.group->dim() == 1 && reduction.group->size(0) == call.rows()),
                     "group is ", reduction.group->sizes(), ", expected [", call.rows(), "]");
+  TORCH_CHECK_VALUE(!reduction.group || reduction.group->device() == call.hidden.device(), "group is on ",
+                    reduction.group->device(), " and hidden on ", call.hidden.device());
   TORCH_CHECK_VALUE(reduction.num_groups >= 0, "num_groups is ", reduction.num_groups);
 }
 
@@ -128,6 +138,9 @@ void check_head(const Tensor& hidden, const Tensor& weight_base, const Maybe& we
                         (!weight_new || (weight_new->dim() == 2 && weight_new->size(1) == hidden.size(1))),
                     "hidden is ", hidden.sizes(), ", weight_base ", weight_base.sizes(),
                     ", expected [B, H] and [V0, H], and weight_new [T, H]");
+  TORCH_CHECK_VALUE(weight_base.device() == hidden.device() && (!weight_new || weight_new->device() == hidden.device()),
+                    "hidden is on ", hidden.device(), " and weight_base on ", weight_base.device(),
+                    ", expected one device for it and both weights");
 }
 
 template <SampleRange Run>

@@ -139,6 +139,7 @@ class Run {
 
   // lse [N] of an earlier forward, brought to compact rows.
   void take_lse(const Tensor& lse) {
+    if (!call_.rows()) return;  // capacity is one row even then, and that row would be read
     lse_.copy_(lse.to(at::kDouble).index_select(0, row_.clamp_min(0).to(at::kLong)));
   }
 

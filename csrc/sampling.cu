@@ -1,7 +1,8 @@
 // Sampling from an allowed range on CUDA: two launches, logits of the range, then one block a row that chooses.
 //
 // Logits: a warp owns one id for up to 8 rows of the batch, so a range that rows share is read once for all of them; the
-// lanes' order of summation is the same for any batch. Choosing: greedy and plain sampling are one reduction by (score,
+// lanes' order of summation is the same for any batch. Hidden rows lie in shared memory so that no two lanes wait for one
+// bank. Choosing: greedy and plain sampling are one reduction by (score,
 // lower id); top-k and top-p descend the bits of an order-preserving key, 8 at a time, with counts or integer masses
 // (exp * 2^40) in a histogram, which is exact and needs no sort. Nothing is read back to the host.
 #include "sampling.cuh"
@@ -46,10 +47,18 @@ __device__ Range range_of(const DeviceSampling& how, int64_t row) {
 
 // ---- logits of the range ---------------------------------------------------------------------------------------
 
+// A row of hidden in shared memory is as long as this.
+__host__ __device__ __forceinline__ int64_t padded(int64_t dimensions) { return (dimensions + 7) / 8 * 8; }
+
+// Where element k of a hidden row lies in shared memory. Fours stay together and are read at once, by a quarter of a warp
+// at a time, whose fours are neighbours (fp32 weights) or every second one (16-bit weights). Neighbouring fours swapped in
+// every second eight of them, both meet 8 different groups of banks; unswapped, 16-bit weights wait twice for each.
+__device__ __forceinline__ int place_of(int k) { return k ^ ((k >> 5 & 1) << 2); }
+
 // Lane-strided partial sums of weight row times each hidden row (fp32, in shared memory), folded by halves.
 template <typename W>
 __device__ void warp_dots(const W* weight, const float* hidden, int dimensions, int rows, float* sums) {
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32, width = int(padded(dimensions));
   for (int b = 0; b < kBatchTile; ++b) sums[b] = 0.f;
   constexpr int kPack = 16 / sizeof(W);
   const bool aligned = reinterpret_cast<uintptr_t>(weight) % 16 == 0;
@@ -57,10 +66,13 @@ __device__ void warp_dots(const W* weight, const float* hidden, int dimensions, 
   for (int i = lane; i < packs; i += 32) {
     const Pack<W> pack = reinterpret_cast<const Pack<W>*>(weight)[i];
     for (int b = 0; b < rows; ++b)
-      for (int j = 0; j < kPack; ++j) sums[b] += float(widen(pack.value[j])) * hidden[b * dimensions + i * kPack + j];
+      for (int j = 0; j < kPack; j += 4) {
+        const Pack<float> four = *reinterpret_cast<const Pack<float>*>(hidden + b * width + place_of(i * kPack + j));
+        for (int n = 0; n < 4; ++n) sums[b] += float(widen(pack.value[j + n])) * four.value[n];
+      }
   }
   for (int k = packs * kPack + lane; k < dimensions; k += 32)
-    for (int b = 0; b < rows; ++b) sums[b] += float(widen(weight[k])) * hidden[b * dimensions + k];
+    for (int b = 0; b < rows; ++b) sums[b] += float(widen(weight[k])) * hidden[b * width + place_of(k)];
   for (int b = 0; b < rows; ++b)
     for (int distance = 16; distance; distance /= 2) sums[b] += shuffle(sums[b], distance);
 }
@@ -78,7 +90,8 @@ __device__ void id_dots(const DeviceHead& head, int64_t id, const float* hidden,
     warp_dots(static_cast<const float*>(matrix) + at, hidden, int(head.dimensions), rows, sums);
 }
 
-// grid (tiles of ids, tiles of `tile` rows). Dynamic shared memory: [tile][dimensions] fp32 hidden rows.
+// grid (tiles of `tile` rows, tiles of ids): blocks that read the same weights follow one another. Dynamic shared memory:
+// [tile][padded dimensions] fp32 hidden rows.
 template <typename T>
 __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden, int64_t hidden_stride,
                                                                  DeviceHead head, DeviceSampling how, float* values,
@@ -86,12 +99,13 @@ __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden
   extern __shared__ __align__(16) unsigned char storage[];
   float* rows_of_hidden = reinterpret_cast<float*>(storage);
   __shared__ Range ranges[kBatchTile];
-  const int64_t first = int64_t(blockIdx.y) * tile;
+  const int64_t first = int64_t(blockIdx.x) * tile;
   const int rows = int(how.batch - first < tile ? how.batch - first : tile);
-  const int dimensions = int(head.dimensions), warp = threadIdx.x / 32;
+  const int dimensions = int(head.dimensions), width = int(padded(dimensions)), warp = threadIdx.x / 32;
   if (threadIdx.x < rows) ranges[threadIdx.x] = range_of(how, first + threadIdx.x);
   for (int i = threadIdx.x; i < rows * dimensions; i += blockDim.x)
-    rows_of_hidden[i] = float(widen(hidden[(first + i / dimensions) * hidden_stride + i % dimensions]));
+    rows_of_hidden[i / dimensions * width + place_of(i % dimensions)] =
+        float(widen(hidden[(first + i / dimensions) * hidden_stride + i % dimensions]));
   __syncthreads();
   bool shared = true;
   for (int b = 0; b < rows; ++b)
@@ -102,7 +116,7 @@ __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden
     if (head.softcap > 0.f) sum = tanhf(sum / head.softcap) * head.softcap;
     if (threadIdx.x % 32 == 0) values[(first + b) * stride + column] = sum;
   };
-  for (int64_t r = int64_t(blockIdx.x) * kLogitWarps + warp; r < how.max_range; r += int64_t(gridDim.x) * kLogitWarps) {
+  for (int64_t r = int64_t(blockIdx.y) * kLogitWarps + warp; r < how.max_range; r += int64_t(gridDim.y) * kLogitWarps) {
     if (shared) {
       if (r >= ranges[0].hi - ranges[0].lo) break;
       id_dots(head, ranges[0].lo + r, rows_of_hidden, rows, sums);
@@ -110,15 +124,15 @@ __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden
     } else {
       for (int b = 0; b < rows; ++b) {
         if (!ranges[b].valid || r >= ranges[b].hi - ranges[b].lo) continue;
-        id_dots(head, ranges[b].lo + r, rows_of_hidden + b * dimensions, 1, sums);
+        id_dots(head, ranges[b].lo + r, rows_of_hidden + b * width, 1, sums);
         put(b, r + (ranges[b].side < 0), sums[0]);
       }
     }
   }
-  if (blockIdx.x == 0)
+  if (blockIdx.y == 0)
     for (int b = warp; b < rows; b += kLogitWarps)
       if (ranges[b].valid && ranges[b].side) {
-        id_dots(head, ranges[b].extra, rows_of_hidden + b * dimensions, 1, sums);
+        id_dots(head, ranges[b].extra, rows_of_hidden + b * width, 1, sums);
         put(b, ranges[b].side < 0 ? 0 : ranges[b].hi - ranges[b].lo, sums[0]);
       }
 }
@@ -126,11 +140,11 @@ __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden
 template <typename T>
 __global__ void copy_logits(const T* logits, int64_t row_stride, int64_t step, DeviceSampling how, float* values,
                             int64_t stride) {
-  const int64_t row = blockIdx.y;
+  const int64_t row = blockIdx.x;  // a grid's first dimension alone takes more than 65,535
   const Range range = range_of(how, row);
   if (!range.valid) return;
-  for (int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; c < range.count();
-       c += int64_t(gridDim.x) * blockDim.x)
+  for (int64_t c = int64_t(blockIdx.y) * blockDim.x + threadIdx.x; c < range.count();
+       c += int64_t(gridDim.y) * blockDim.x)
     values[row * stride + c] = float(widen(logits[row * row_stride + range.id(c) * step]));
 }
 
@@ -179,11 +193,28 @@ struct Row {
 
 // Shared memory of a descent.
 struct Histogram {
-  unsigned long long bin[256];
-  unsigned long long before;
+  uint32_t low[256], high[256];
+  unsigned long long before, unit;
   uint32_t digit;
   int64_t last;
   int warp_count[32];
+
+  // A 32-bit addition is one instruction in shared memory; one of 64 bits would be a loop of compare-and-swap, which all
+  // that meet in one bin go through one after the other. What it comes to does not depend on the order.
+  __device__ void add(uint32_t digit, unsigned long long value) {
+    const uint32_t part = uint32_t(value), sum = atomicAdd(&low[digit], part) + part;
+    const uint32_t above = uint32_t(value >> 32) + (sum < part ? 1u : 0u);
+    if (above) atomicAdd(&high[digit], above);
+  }
+  __device__ unsigned long long bin(int digit) const { return (unsigned long long)(high[digit]) << 32 | low[digit]; }
+};
+
+struct Mass {
+  int64_t value;
+  __device__ Mass shuffled(int distance) const { return {shuffle(value, distance)}; }
+};
+struct AddMasses {
+  __device__ Mass operator()(Mass a, Mass b) const { return {a.value + b.value}; }
 };
 
 // The column of the `wanted`-th (from 1) of those with this key that `within` keeps, in ascending order.
@@ -217,12 +248,12 @@ __device__ Cut descend(const Row& row, const Cut& within, bool by_mass, double w
   if (threadIdx.x == 0) h.before = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
     __syncthreads();
-    for (int i = threadIdx.x; i < 256; i += blockDim.x) h.bin[i] = 0;
+    for (int i = threadIdx.x; i < 256; i += blockDim.x) h.low[i] = h.high[i] = 0;
     __syncthreads();
     for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x) {
       const uint32_t key = key_of(row.value[c]);
       if ((key & mask) == prefix && within.keeps(key, c))
-        atomicAdd(&h.bin[(key >> shift) & 255u], by_mass ? row.mass(c) : 1ull);
+        h.add((key >> shift) & 255u, by_mass ? row.mass(c) : 1ull);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -230,14 +261,15 @@ __device__ Cut descend(const Row& row, const Cut& within, bool by_mass, double w
       int digit = 255, lowest = 255;
       bool found = false;
       for (int i = 255; i >= 0 && !found; --i) {
-        if (!h.bin[i]) continue;
+        const unsigned long long here = h.bin(i);
+        if (!here) continue;
         lowest = i;
-        if (double(before + h.bin[i]) >= wanted) digit = i, found = true;
-        else before += h.bin[i];
+        if (double(before + here) >= wanted) digit = i, found = true;
+        else before += here;
       }
       if (!found) {  // rounding: keep down to the last bin that weighs anything
         digit = lowest;
-        before -= h.bin[lowest];
+        before -= h.bin(lowest);
       }
       h.before = before, h.digit = uint32_t(digit);
     }
@@ -251,9 +283,9 @@ __device__ Cut descend(const Row& row, const Cut& within, bool by_mass, double w
   if (by_mass) {
     __syncthreads();
     for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x)
-      if (key_of(row.value[c]) == prefix && within.keeps(prefix, c)) h.bin[0] = row.mass(c);  // the same from all
+      if (key_of(row.value[c]) == prefix && within.keeps(prefix, c)) h.unit = row.mass(c);  // the same from all
     __syncthreads();
-    unit = h.bin[0];
+    unit = h.unit;
   }
   unsigned long long needed = 1;
   if (double(before) < wanted && unit) {
@@ -264,24 +296,18 @@ __device__ Cut descend(const Row& row, const Cut& within, bool by_mass, double w
   return {prefix, column_of(row, within, prefix, needed, h)};
 }
 
-__device__ unsigned long long total_mass(const Row& row, const Cut& within, Histogram& h) {
-  __syncthreads();
-  if (threadIdx.x == 0) h.bin[0] = 0;
-  __syncthreads();
-  unsigned long long own = 0;
+__device__ unsigned long long total_mass(const Row& row, const Cut& within, Mass* scratch) {
+  Mass own{0};
   for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x)
-    if (within.keeps(key_of(row.value[c]), c)) own += row.mass(c);
-  atomicAdd(&h.bin[0], own);
-  __syncthreads();
-  const unsigned long long total = h.bin[0];
-  __syncthreads();
-  return total;
+    if (within.keeps(key_of(row.value[c]), c)) own.value += int64_t(row.mass(c));
+  return (unsigned long long)(block_reduce(own, scratch, AddMasses()).value);
 }
 
 // One block a row.
 __global__ void __launch_bounds__(kChooseThreads) choose(const float* values, int64_t stride, DeviceSampling how,
                                                          int64_t* ids) {
   __shared__ Candidate scratch[32];
+  __shared__ Mass masses[32];
   __shared__ Histogram histogram;
   const int64_t b = blockIdx.x;
   const Range range = range_of(how, b);
@@ -313,7 +339,7 @@ __global__ void __launch_bounds__(kChooseThreads) choose(const float* values, in
   if ((top_k > 0 && top_k < row.count) || (infinite && top_p < 1))
     cut = descend(row, cut, false, infinite && top_p < 1 ? 1.0 : double(top_k), histogram);
   if (top_p < 1 && !infinite)
-    cut = descend(row, cut, true, top_p * double(total_mass(row, cut, histogram)), histogram);
+    cut = descend(row, cut, true, top_p * double(total_mass(row, cut, masses)), histogram);
 
   const uint64_t seed = uint64_t(parameter(how.seed, b)), offset = uint64_t(parameter(how.offset, b));
   Candidate best{-INFINITY, 0x7fffffff};
@@ -333,14 +359,14 @@ __global__ void __launch_bounds__(kChooseThreads) choose(const float* values, in
 template <typename T>
 void launch_range_logits_of(const T* hidden, int64_t hidden_stride, const DeviceHead& head, const DeviceSampling& how,
                             float* values, int64_t stride, cudaStream_t stream) {
-  const int64_t row_bytes = head.dimensions * int64_t(sizeof(float));
+  const int64_t row_bytes = padded(head.dimensions) * int64_t(sizeof(float));
   int64_t tile = kHiddenBytes / (row_bytes ? row_bytes : 1);
   tile = tile < 1 ? 1 : tile < kBatchTile ? tile : kBatchTile;
   tile = tile < how.batch ? tile : how.batch;
   const int64_t shared = tile * row_bytes;
   cudaFuncSetAttribute(range_logits<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
   const int64_t tiles = (how.max_range + kLogitWarps - 1) / kLogitWarps;
-  const dim3 grid(unsigned(tiles < 2048 ? tiles : 2048), unsigned((how.batch + tile - 1) / tile));
+  const dim3 grid(unsigned((how.batch + tile - 1) / tile), unsigned(tiles < 2048 ? tiles : 2048));
   range_logits<T><<<grid, kLogitWarps * 32, size_t(shared), stream>>>(hidden, hidden_stride, head, how, values, stride,
                                                                       int(tile));
 }
@@ -349,7 +375,7 @@ template <typename T>
 void launch_copy_logits_of(const T* logits, int64_t row_stride, int64_t step, const DeviceSampling& how, float* values,
                            int64_t stride, cudaStream_t stream) {
   const int64_t tiles = (how.max_range + 1 + 255) / 256;
-  const dim3 grid(unsigned(tiles < 64 ? tiles : 64), unsigned(how.batch));
+  const dim3 grid(unsigned(how.batch), unsigned(tiles < 64 ? tiles : 64));
   copy_logits<T><<<grid, 256, 0, stream>>>(logits, row_stride, step, how, values, stride);
 }
 

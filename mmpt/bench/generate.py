@@ -15,14 +15,15 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmpt.bench import machine, record
-from mmpt.bench.generate_peers import Ids, Models, Work, opened, peers, work
+from mmpt.bench.generate_peers import Ids, Models, Peer, Work, opened, peers, work
+from mmpt.bench.train_work import SHAPES
 from mmpt.store.canonical import read_json
 
 TASKS = ("t2a", "t2i", "a2t")
@@ -30,7 +31,10 @@ TASKS = ("t2a", "t2i", "a2t")
 
 @dataclass(frozen=True)
 class Setting:
-    """The model and how much is decoded: `items` sounds and pictures, `text_items` captions, `batch` at a time."""
+    """The model and how much is decoded: `items` sounds and pictures, `text_items` captions, `batch` at a time.
+
+    model: a shape of the training benchmark, instead of `hidden` and `layers`. only: peers beside mmpt; empty: all.
+    """
 
     hidden: int
     layers: int
@@ -42,9 +46,13 @@ class Setting:
     rounds: int
     singles: int
     threads: int
+    model: str | None = None
+    only: tuple[str, ...] = ()
 
     @property
     def shape(self) -> dict[str, Any]:
+        if self.model:
+            return {**SHAPES[self.model].config, "tie_word_embeddings": False}
         return {
             "hidden_size": self.hidden, "num_hidden_layers": self.layers, "num_attention_heads": self.hidden // 64,
             "num_key_value_heads": max(1, self.hidden // 128), "head_dim": 64, "intermediate_size": 3 * self.hidden,
@@ -52,14 +60,14 @@ class Setting:
         }  # fmt: skip
 
 
-def agree(models: Models, todo: Work, dtype: str, device: str, single: int) -> dict[str, Any]:
+def agree(models: Models, todo: Work, dtype: str, chosen: dict[str, Peer], single: int) -> dict[str, Any]:
     """How many outputs of each peer are ours. Raises RuntimeError where fp32 ids differ.
 
     Peers of batch 1 decode the first `single` items.
     """
     expected: Ids = []
     found: dict[str, Any] = {}
-    for name, peer in peers(device, dtype).items():
+    for name, peer in chosen.items():
         part = todo.part(range(single), 1) if name.endswith("batch 1") else todo
         ids = peer(models, part)
         expected = expected or ids
@@ -73,12 +81,13 @@ def agree(models: Models, todo: Work, dtype: str, device: str, single: int) -> d
 
 def measure(models: Models, todo: Work, setting: Setting, dtype: str, device: str) -> dict[str, Any]:
     """One case: seconds a sequence of every peer, a round."""
-    found = agree(models, todo, dtype, device, setting.singles)
-    times: dict[str, list[float]] = {name: [] for name in peers(device, dtype)}
+    chosen = {name: one for name, one in peers(device, dtype).items() if not setting.only or name in ("mmpt", *setting.only)}
+    found = agree(models, todo, dtype, chosen, setting.singles)
+    times: dict[str, list[float]] = {name: [] for name in chosen}
     for number in range(setting.rounds):
         first = number * setting.singles
         single = [(first + i) % len(todo.prompts) for i in range(setting.singles)]
-        for name, peer in peers(device, dtype).items():
+        for name, peer in chosen.items():
             part = todo.part(single, 1) if name.endswith("batch 1") else todo
             machine.wait(device)
             start = time.perf_counter()
@@ -122,6 +131,8 @@ def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
+    parser.add_argument("--model", choices=list(SHAPES), help="a shape of `bench train`, instead of --hidden and --layers")
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="peers to run beside mmpt")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--items", type=int, default=16, help="sounds, and pictures")
@@ -135,7 +146,8 @@ def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
     parser.add_argument("--again", action="store_true", help="run cases that today's file has, too")
     given = parser.parse_args(words)
     names = Setting.__dataclass_fields__
-    return given, Setting(**{name: value for name, value in vars(given).items() if name in names})
+    setting = Setting(**{name: value for name, value in vars(given).items() if name in names})
+    return given, replace(setting, only=tuple(setting.only))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -143,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given, setting = _setting(argv)
     torch.set_num_threads(setting.threads)
     device, what = given.device, f"generate-{given.device}"
-    about = {"device": device, "torch": torch.__version__, "setting": asdict(setting)}
+    about = {"device": device, "torch": torch.__version__, "setting": {**asdict(setting), "only": list(setting.only)}}
     path = record.place(what, device)
     cases = [] if given.again else _so_far(path, about)
     for dtype in given.dtype:

@@ -73,12 +73,14 @@ def opened(shape: dict, dtype: torch.dtype, device: str, end_scale: float, folde
         image_tokenizer={"codebook_size": 8192},
         audio_codec={"n_codebooks": CODEBOOKS, "codebook_size": 1024},
     )
-    base = build_tiny(shape, TEXT, 0)
+    with torch.device(device):  # 8 billion random numbers take a processor minutes
+        base = build_tiny(shape, TEXT, 0)
     with torch.no_grad():
         for name, parameter in base.named_parameters():
             if parameter.ndim == 2 and "layers" in name:
                 parameter.mul_(5.0)  # else the last id decides the next alone, and greedy decoding soon repeats itself
     base.to(dtype).save_pretrained(folder / "base")
+    del base  # of its memory the models and caches below have need
     space.save(folder)
     write_json(folder / "grammar.json", {"text_tokens": [1, MOST_TEXT], "audio_frames": [1, 1], "image_tokens": PICTURE})
 

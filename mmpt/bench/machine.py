@@ -39,6 +39,33 @@ def seconds(run: Callable[[], object], device: str, *, repeats: int, limit: floa
     return out
 
 
+STEPS_A_GRAPH = 20
+
+
+def seconds_in_a_graph(run: Callable[[], object], *, repeats: int) -> list[float]:
+    """Seconds of `run` on CUDA without its launches: of a captured graph that holds it some times over, a replay each.
+
+    Raises RuntimeError where it waits for the device, or does else what a capture forbids.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(STEPS_A_GRAPH):
+            run()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    graph.replay()
+    marks[0].record()
+    for mark in marks[1:]:
+        graph.replay()
+        mark.record()
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) / 1e3 / STEPS_A_GRAPH for a, b in zip(marks, marks[1:], strict=False)]
+
+
 def quantile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 

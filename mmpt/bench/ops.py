@@ -1,14 +1,17 @@
 """Benchmark of the operations against their peers: `doit bench ops [--device cuda] [--only loss|draw]`.
 
-Every measurement is a process of its own, so that its peak memory is its own; peers of one case follow one another, in
-two rounds, so that a machine that slows down slows them all. Prints a table a case, and writes
-results/ops-<what>-<chip>-<date>.json, where cases that today's file has and this run does not stay. The floor is the case's multiplications at the rate of a large square product, or its
+On a CPU every measurement is a process of its own, so that its peak memory is its own; peers of one case follow one
+another, in two rounds, so that a machine that slows down slows them all. On CUDA, which counts what is allocated, one
+process does all, once. There a draw is timed twice: as it is called, and in a captured graph, without its launches.
+Prints a table a case, and writes results/ops-<what>-<chip>-<date>.json after each; cases that today's file has and this
+run does not stay. The floor is the case's multiplications at the rate of a large square product, or its
 bytes at the rate of reading memory, whichever takes longer; both rates are measured first.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -105,7 +108,27 @@ def measure(case: Case, peer: str, device: str, threads: int, limit: float) -> d
     run()
     machine.wait(device)
     extra = memory.extra()
-    return {"seconds": machine.seconds(run, device, repeats=repeats, limit=limit), "extra_bytes": extra, "value": value}
+    found = {"seconds": machine.seconds(run, device, repeats=repeats, limit=limit), "extra_bytes": extra, "value": value}
+    return {**found, **graph_times(step)} if device == "cuda" and case.kind == "draw" else found
+
+
+def graph_times(step: ops_peers.Step) -> dict:
+    """Seconds of a draw in a captured graph, or why there are none: a peer that waits for the device has none."""
+    try:
+        return {"graph_seconds": machine.quantile(machine.seconds_in_a_graph(step, repeats=50), 0.5)}
+    except RuntimeError as error:
+        return {"no_graph": str(error).splitlines()[0][:200]}
+
+
+def in_process(case: Case, peer: str, device: str, threads: int, limit: float) -> dict:
+    """`measure`, and nothing of it stays."""
+    try:
+        return measure(case, peer, device, threads, limit)
+    except Exception as error:  # noqa: BLE001 -- whatever a peer raises is why it is absent
+        return {"absent": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def in_child(case: Case, peer: str, device: str, threads: int, limit: float) -> dict:
@@ -120,11 +143,12 @@ def in_child(case: Case, peer: str, device: str, threads: int, limit: float) -> 
 def bench_case(case: Case, device: str, threads: int, limit: float, rates: dict[str, float]) -> dict:
     """All peers of a case: {title, floor, rows: {peer: numbers or why it is absent}}."""
     found: dict[str, dict] = {}
-    for _ in range(ROUNDS):
+    run, rounds = (in_process, 1) if device == "cuda" else (in_child, ROUNDS)
+    for _ in range(rounds):
         for peer in peers(case):
             if "absent" in found.get(peer, {}):
                 continue
-            one = in_child(case, peer, device, threads, limit)
+            one = run(case, peer, device, threads, limit)
             if peer in found and "seconds" in one:
                 one["seconds"] = found[peer]["seconds"] + one["seconds"]
             found[peer] = one
@@ -138,6 +162,7 @@ def bench_case(case: Case, device: str, threads: int, limit: float, rates: dict[
         rows[peer] = {
             "median": median, "p10": machine.quantile(one["seconds"], 0.1), "p90": machine.quantile(one["seconds"], 0.9),
             "runs": len(one["seconds"]), "extra_bytes": one["extra_bytes"], "of_floor": floor / median, "value": one["value"],
+            **{key: one[key] for key in ("graph_seconds", "no_graph") if key in one},
         }  # fmt: skip
     return {"title": case.title, **asdict(case), "floor": floor, "peers": rows}
 
@@ -152,8 +177,14 @@ def table(result: dict) -> str:
             lines.append(f"  {name:38}absent: {one['absent']}")
             continue
         times = "".join(f"{_time(one[key]):>12}" for key in ("median", "p10", "p90"))
-        lines.append(f"  {name:38}{times}{one['extra_bytes'] / 2**20:>10.1f}{one['of_floor']:>10.0%}{one['median'] / ours:>8.2f}")
+        lines.append(f"  {name:38}{times}{one['extra_bytes'] / 2**20:>10.1f}{one['of_floor']:>10.0%}{one['median'] / ours:>8.2f}{_in_a_graph(one)}")
     return "\n".join(lines)
+
+
+def _in_a_graph(one: dict) -> str:
+    if "graph_seconds" in one:
+        return f"   in a graph {_time(one['graph_seconds'])}"
+    return f"   no graph: {one['no_graph']}" if "no_graph" in one else ""
 
 
 def _time(value: float) -> str:
@@ -165,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", choices=["loss", "draw"])
-    parser.add_argument("--match", default="", help="run the cases whose title contains this")
+    parser.add_argument("--match", nargs="+", default=[], metavar="WORD", help="run the cases with all of these in their title")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--limit", type=float, default=10.0, help="seconds a measurement may take, about")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
@@ -176,16 +207,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     torch.set_num_threads(arguments.threads)
     device = arguments.device
-    chosen = [c for c in cases(device) if arguments.only in (None, c.kind) and arguments.match in c.title]
+    chosen = [c for c in cases(device) if arguments.only in (None, c.kind) and set(arguments.match) <= set(c.title.split())]
     rates = {name: machine.rates(device, getattr(torch, name)) for name in sorted({c.dtype for c in chosen})}
-    results = []
+    results, what = [], f"ops-{arguments.only or 'all'}"
     for case in chosen:
         results.append(bench_case(case, device, arguments.threads, arguments.limit, rates[case.dtype]))
         print(table(results[-1]), flush=True)
-    found = {"device": device, "threads": arguments.threads, "torch": torch.__version__, "rates": rates, "cases": results}
-    what = f"ops-{arguments.only or 'all'}"
-    found["cases"] = _with_earlier(record.place(what, device), found, [c.title for c in cases(device)])
-    print(record.write(what, device, found))
+        found = {"device": device, "threads": arguments.threads, "torch": torch.__version__, "rates": rates, "cases": results}
+        found["cases"] = _with_earlier(record.place(what, device), found, [c.title for c in cases(device)])
+        path = record.write(what, device, found)
+    print(path if results else "no case has all of these words in its title")
 
 
 def _with_earlier(path: Path, found: dict, order: list[str]) -> list[dict]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mmpt.generate.graphs import Stepper
+from mmpt.generate.graphs import Stepper, plain_writes
 from mmpt.generate.mass import is_open, mean_mass, most_measured
 from mmpt.generate.slots import Item, Shape, Slots
 from mmpt.ops import Screen, screen
@@ -103,7 +103,10 @@ def generate(
     for place, item in enumerate(items):
         if not all(map(len, item.prompts)):
             raise ValueError(f"prompt {place} is empty: decoding starts from at least one id")
-    return _decode(model, items, guidance, batch_size, measure_mass) if items else []
+    if not items:
+        return []
+    with plain_writes(model.head()[0].device):
+        return _decode(model, items, guidance, batch_size, measure_mass)
 
 
 def _one_each(value, n: int) -> Sequence:

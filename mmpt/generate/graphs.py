@@ -8,11 +8,34 @@ workspaces); the second is captured, and from then on replayed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 WIDTHS = 512
+# For a mask the memory-efficient kernel remains. cuDNN's would come first on Hopper, and plans anew for each width.
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+@contextlib.contextmanager
+def plain_writes(device: torch.device) -> Iterator[None]:
+    """On CUDA, writes at indices as they are, and attention by `KERNELS`.
+
+    Decoding writes no address twice at a time, so its results do not depend on order anyway. torch's deterministic
+    form does not know that: it sorts the indices, and for each state it stores it copies the layer's cache twice.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        with sdpa_kernel(KERNELS):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class Stepper:
@@ -34,7 +57,8 @@ class Stepper:
             return self._uncaptured(width)
         if self.graphs[width] is None:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            # What other threads do meanwhile, batches that are pinned ahead say, is none of a capture's business.
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self.step(width)
             self.graphs[width] = graph
         self.graphs[width].replay()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmpt.store.errors import FULL
+from mmpt.store.errors import FULL, UserError
 from mmpt.store.memory import peak_resident
 from mmpt.store.stage import SliceView, StageContext
 
@@ -51,6 +51,9 @@ def process_environment(threads: int) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TOKENIZERS_PARALLELISM": "false",
+        # Whoever asks whether there is a GPU, a library being imported too, asks the driver's library and does not start
+        # CUDA: a process forked from one that has cannot use it.
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
 
 
@@ -58,6 +61,7 @@ def prepare(ctx: StageContext, setting: Setting) -> None:
     """Make this process one in which the stage's code may run."""
     if setting.torch:
         _set_up_torch(ctx.threads, ctx.seed)
+        _check_device(ctx.device)
     if "extension" in ctx.inputs:
         from mmpt.ops import adopt
 
@@ -107,7 +111,21 @@ def _set_up_torch(threads: int, seed: int) -> None:
     torch.manual_seed(seed)  # its own first seed comes from the machine
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # for finding reads of empty(): a kernel each time
     torch.backends.cudnn.benchmark = False
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        build = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
+        raise UserError(
+            "the profile computes on CUDA, and there is no GPU that torch can use",
+            where="runtime.device",
+            found=f"cuda{build}",
+            fix="run where nvidia-smi shows a GPU, or set runtime.device to cpu",
+        )
 
 
 def resolve(name: str) -> Callable[..., Any]:

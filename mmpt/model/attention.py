@@ -98,6 +98,8 @@ def attention(
 
     packed: B is 1 and the L tokens are its sequences; the mask is not looked at.
     """
+    if packed is None and query.shape[2] == 1 and attention_mask is not None and attention_mask.shape[1] == 1:
+        return _one_query(query, key, value, attention_mask, dropout, scaling), None
     if packed is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
@@ -107,6 +109,21 @@ def attention(
     if torch.compiler.is_compiling() and not dropout:
         return torch.ops.mmpt_packed.attention(query, key, value, packed.bounds, scaling)[0], None
     return _by_length(query, key, value, packed.bounds, dropout, scaling), None
+
+
+def _one_query(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, scaling: float | None
+) -> Tensor:
+    """A decoding step: query heads that share keys are so many queries of one head.
+
+    transformers before 5.23 repeats keys and values where there is a mask: with 4 query heads to one of keys, that
+    writes and reads the whole cache four times over at each step.
+    """
+    heads, width = key.shape[1], query.shape[-1]
+    shared = F.scaled_dot_product_attention(
+        query.unflatten(1, (heads, -1)).flatten(2, 3), key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
+    )
+    return shared.reshape(len(query), 1, -1, width)
 
 
 def _by_length(

@@ -1,8 +1,8 @@
 """Builds csrc into one extension module, once for each content, and loads it.
 
-The cache key is the digest of the sources, the flags, and the versions of torch, Python and the compiler: a changed
-kernel is another folder, an unchanged one loads in milliseconds. CUDA sources are added where torch has CUDA and nvcc
-is at hand. A build happens in a folder of its own and is moved into place when whole, so a killed build leaves nothing.
+The cache key is the digest of the sources, the flags, the versions of torch, Python and the compiler, and the kinds of
+GPU that are here: a changed kernel is another folder, an unchanged one loads in milliseconds. CUDA sources are added
+where torch has CUDA, and a GPU and nvcc are at hand. A build happens in a folder of its own and is moved into place when whole, so a killed build leaves nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 FLAGS = ("-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi")
 CUDA_FLAGS = ("-O3", "-lineinfo")
 REMEDY = "install g++ 11 or newer and ninja (pip install ninja), or choose `ops.backend: reference` in the profile"
+CUDA_REMEDY = (
+    f"nvcc ({programs.TOOLKIT}, or CUDA_HOME) must be of CUDA {torch.version.cuda}, which this torch was built with, and "
+    "take the g++ that is here; or choose `ops.backend: reference` in the profile"
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def plan(extra_flags: tuple[str, ...] = ()) -> Plan:
         "compiler": version,
         "torch": torch.__version__,
         "python": sysconfig.get_config_var("SOABI") or platform.python_version(),
-        "cuda": cuda,
+        "cuda": [cuda, _architectures()] if cuda else None,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return Plan(sources, compiler, version, flags, cuda, digest)
@@ -150,14 +154,16 @@ def _compile(folder: Path, build: Plan) -> Path:
     }
     code = "import json, sys; from torch.utils.cpp_extension import load; load(**json.loads(sys.argv[1]))"
     environment = dict(os.environ, CXX=build.compiler, PATH=_path_with_ninja())
+    if build.cuda and (nvcc := programs.nvcc()):  # torch looks elsewhere first, and would take another one
+        environment["CUDA_HOME"] = str(Path(nvcc).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(words)], capture_output=True, text=True, env=environment, check=False
     )
     built = folder / f"{MODULE}.so"
     if not built.exists():
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        telling = [line for line in lines if "error:" in line][:3] or lines[-3:]
-        raise UserError("csrc does not build", found=" | ".join(telling), fix=REMEDY)
+        telling = [line for line in lines if "error:" in line or "Error:" in line][:3] or lines[-3:]
+        raise UserError("csrc does not build", found=" | ".join(telling), fix=CUDA_REMEDY if build.cuda else REMEDY)
     return built
 
 
@@ -170,8 +176,25 @@ def _path_with_ninja() -> str:
 
 
 def _cuda_version() -> str | None:
-    """nvcc's version where torch has CUDA and nvcc is there, else None: the module is then for the CPU alone."""
-    if torch.version.cuda is None or not torch.cuda.is_available():
-        return None
-    found = programs.version("nvcc")
-    return None if found == programs.ABSENT else found
+    """nvcc's version where the module can be built for CUDA, else None: it is then for the CPU alone."""
+    return None if lack_of_cuda() else programs.version("nvcc")
+
+
+def lack_of_cuda() -> tuple[str, str] | None:
+    """Why the module is not built for CUDA, and what to do about it; None where it is."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__}, built without CUDA", "install a CUDA build of torch"
+    if not torch.cuda.is_available():
+        return "no GPU that torch can use", "see what nvidia-smi says, and CUDA_VISIBLE_DEVICES"
+    if programs.nvcc() is None:
+        where = f"no nvcc below CUDA_HOME, on PATH or below {programs.TOOLKIT}"
+        return where, f"install the toolkit of CUDA {torch.version.cuda}, which this torch was built with"
+    return None
+
+
+def _architectures() -> list[str]:
+    """What torch will build for: the list that was asked for, else the compute capabilities of the GPUs here."""
+    if asked := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return [asked]
+    cards = range(torch.cuda.device_count())
+    return sorted({"{}.{}".format(*torch.cuda.get_device_capability(card)) for card in cards})

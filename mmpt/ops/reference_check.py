@@ -117,6 +117,7 @@ def _our_loss(
     hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds, options: dict
 ) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
     hidden.requires_grad_(), new.requires_grad_()
+    bounds = None if bounds is None else tuple(bound.to(hidden.device) for bound in bounds)
     out = linear_cross_entropy(hidden, labels, base, new, column_range=bounds, return_stats=True, **options)
     d_hidden, d_new = torch.autograd.grad(out.loss, (hidden, new))
     return {

@@ -29,10 +29,11 @@ def build_extension(ctx: StageContext) -> None:
         return
     plan = extension.plan()
     if ctx.device == "cuda" and plan.cuda is None:
+        found, fix = extension.lack_of_cuda()
         raise UserError(
             "the operations cannot be compiled for CUDA",
-            found="no nvcc on PATH or below CUDA_HOME",
-            fix="install the CUDA toolkit that torch was built with, or choose `ops.backend: reference` in the profile",
+            found=found,
+            fix=f"{fix}, or choose `ops.backend: reference` in the profile",
         )
     built = extension.module_path(plan)
     ctx.progress(0, 1, "loading" if built.exists() else f"compiling {len(plan.sources)} files")

@@ -9,6 +9,7 @@ import subprocess
 
 ABSENT = "absent"
 COMPILERS = ("g++", "c++", "clang++")
+TOOLKIT = "/usr/local/cuda"
 
 
 def cxx() -> str | None:
@@ -20,12 +21,10 @@ def cxx() -> str | None:
 
 
 def nvcc() -> str | None:
-    """Path of nvcc on PATH or below $CUDA_HOME, else None."""
-    found = shutil.which("nvcc")
-    home = os.environ.get("CUDA_HOME")
-    if found is None and home and os.path.exists(os.path.join(home, "bin", "nvcc")):
-        return os.path.join(home, "bin", "nvcc")
-    return found
+    """Path of nvcc: below $CUDA_HOME or $CUDA_PATH, on PATH, or where the toolkit's installer puts it; else None."""
+    homes = [home for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")) if home]
+    places = [*(os.path.join(home, "bin", "nvcc") for home in homes), "nvcc", f"{TOOLKIT}/bin/nvcc"]
+    return next(filter(None, map(shutil.which, places)), None)
 
 
 @functools.cache

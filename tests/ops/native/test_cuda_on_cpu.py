@@ -1,6 +1,6 @@
 """The CUDA kernels and the code that launches them, run on the CPU thread by thread, against the CPU operations.
 
-What this cannot show (races, clusters of blocks, speed, cuBLAS) is test_cuda.py's, which needs a GPU.
+What this cannot show (races, speed, cuBLAS) is test_cuda.py's, which needs a GPU.
 """
 
 import pytest
@@ -50,6 +50,23 @@ def test_loss_statistics_and_gradients_equal_the_cpus(emulated, dtype, options):
         torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-6)
 
 
+# A row of 1,100 fp32 logits in shared memory of so many bytes: a cluster of 2, of 8 that keep their slices, of 8 that
+# read them again, and of 8 of which two have nothing.
+@pytest.mark.parametrize("shared,v0,t", [(4096 + 5000, 900, 200), (4096 + 1200, 900, 200), (4096 + 400, 900, 200), (4096 + 600, 300, 31)])
+@pytest.mark.parametrize("options", [{}, {"reduction": "none", "want": (False, False, True)}, {"label_smoothing": 0.1, "z_loss": 0.01}])
+def test_a_cluster_of_blocks_shares_a_row(emulated, monkeypatch, shared, v0, t, options):
+    monkeypatch.setenv("MMPT_EMULATED_SHARED", str(shared))
+    data = list(problem(7, 12, v0, t, torch.float32, ignored=(2,)))
+    lo = (data[1] - 290).clamp(min=0)
+    hi = (data[1] + 1 + torch.arange(7) * 50).clamp(1, v0 + t)
+    for ranges in ({}, {"row_lo": lo, "row_hi": hi}):
+        pairs = both(emulated, "linear_cross_entropy", *loss_arguments(data, **options, **ranges))
+        for ours, right in zip(*pairs, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-6)
+    data[0][1] = torch.nan
+    assert torch.isnan(emulated.linear_cross_entropy(*loss_arguments(data))[0])
+
+
 @pytest.mark.parametrize("n,v0,t", [(1, 1, 0), (130, 5, 64), (40, 129, 1), (200, 0, 7)])
 def test_odd_sizes_and_row_ranges(emulated, n, v0, t):
     data = list(problem(n, 5, v0, t, torch.float32, ignored=()))
@@ -65,6 +82,16 @@ def test_the_backward_of_none(emulated):
     arguments = (hidden, labels, base, new, lse, torch.linspace(-1, 1, 50), -100, 0, -1, None, None, None, 0.0, 0.0, 0.1, True, True, True)
     for ours, right in zip(*both(emulated, "linear_cross_entropy_backward", *arguments), strict=True):
         torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-6)
+
+
+def test_an_empty_batch(emulated):
+    hidden, labels, base, new = problem(1, 5, 7, 3, torch.float32)
+    data = hidden[:0], labels[:0], base, new
+    for part in emulated.linear_cross_entropy(*loss_arguments(data)):
+        assert not part.any()
+    numbers = (-100, 0, -1, None, None, None, 0.0, 0.0, 0.0, True, True, True)
+    back = emulated.linear_cross_entropy_backward(*data, hidden[:0, 0], hidden[:0, 0], *numbers)
+    assert [tuple(one.shape) for one in back] == [(0, 5), (7, 5), (3, 5)] and not any(one.any() for one in back)
 
 
 def test_what_the_cpu_refuses_is_a_nan_loss(emulated):

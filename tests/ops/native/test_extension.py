@@ -1,12 +1,17 @@
 """The build of csrc: what makes it another build, and what a user is told when it cannot be made."""
 
+import importlib
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmpt.ops import extension, native
+from mmpt.ops.stages import build_extension
+from mmpt.store import programs
 from mmpt.store.errors import UserError
+from mmpt.store.stage import SliceView, StageContext
 
 GOOD = '#include <pybind11/pybind11.h>\nPYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.attr("answer") = 42; }\n'
 
@@ -80,3 +85,59 @@ def test_no_compiler_is_a_line_with_the_remedy(sources, monkeypatch):
 def test_ninja_beside_an_unactivated_python_is_found(monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     assert str(extension.Path(extension.sys.executable).parent) in extension._path_with_ninja()
+
+
+@pytest.fixture
+def cuda_machine(monkeypatch):
+    """torch as on a machine with two H100."""
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card: (9, 0))
+    monkeypatch.setattr(programs, "nvcc", lambda: "/opt/cuda/bin/nvcc")
+    monkeypatch.setattr(programs, "version", lambda program: f"{program} 1")
+
+
+def test_another_kind_of_gpu_or_list_of_architectures_is_another_build(sources, cuda_machine, monkeypatch):
+    hopper = extension.plan()
+    assert hopper.cuda == "nvcc 1" and extension.plan() == hopper
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card: (8, 0))
+    ampere = extension.plan()
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0+PTX")
+    assert len({hopper.digest, ampere.digest, extension.plan().digest}) == 3
+
+
+@pytest.mark.parametrize("what,value,found", [
+    (("torch.version", "cuda"), None, "built without CUDA"),
+    (("torch.cuda", "is_available"), lambda: False, "no GPU that torch can use"),
+    (("mmpt.store.programs", "nvcc"), lambda: None, "no nvcc below CUDA_HOME"),
+])  # fmt: skip
+def test_a_profile_on_cuda_is_told_what_is_missing(sources, cuda_machine, monkeypatch, tmp_path, what, value, found):
+    monkeypatch.setattr(importlib.import_module(what[0]), what[1], value)
+    assert extension.plan().cuda is None
+    profile = SliceView({"ops": {"backend": "auto"}}, ("ops.backend",), "extension")
+    context = StageContext("extension", profile, {}, tmp_path, tmp_path, seed=0, threads=1, device="cuda", dtype="bfloat16")
+    with pytest.raises(UserError, match=f"{found}.*ops.backend: reference"):
+        build_extension(context)
+
+
+def test_nvcc_is_looked_for_where_torch_looks(tmp_path, monkeypatch):
+    def install(folder):
+        path = tmp_path / folder / "bin" / "nvcc"
+        path.parent.mkdir(parents=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+        return str(path)
+
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "path" / "bin"))
+    monkeypatch.setattr(programs, "TOOLKIT", str(tmp_path / "toolkit"))
+    assert programs.nvcc() is None
+    for folder in ("toolkit", "path", "other", "home"):  # each comes before the ones so far
+        path = install(folder)
+        for name, its in (("CUDA_PATH", "other"), ("CUDA_HOME", "home")):
+            if folder == its:
+                monkeypatch.setenv(name, str(tmp_path / folder))
+        assert programs.nvcc() == path

@@ -1,6 +1,6 @@
 """Builds csrc's CUDA side for the CPU and registers it as torch.ops.mmpt_on_cpu, beside the real operations.
 
-Only the text that is no C++ is rewritten: kernel launches, dynamic shared memory, and the name of the library.
+Only the text that is no C++ is rewritten: kernel launches, dynamic shared memory, clusters, and the name of the library.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mmpt.ops import extension
 
 HERE = Path(__file__).parent
 LAUNCH = re.compile(r"(\b\w+(?:<[\w, ]+>)?)<<<(.*?)>>>\s*\(", re.DOTALL)
+CLUSTERS = re.compile(r"// Thread block clusters exist.*(?=}  // namespace mmpt)", re.DOTALL)
 DYNAMIC = "extern __shared__ __align__(16) unsigned char storage[];"
 
 
@@ -35,13 +36,16 @@ def build(folder: Path) -> None:
             text = text.replace("TORCH_LIBRARY_IMPL(mmpt, Meta, m)", "TORCH_LIBRARY_IMPL(mmpt_on_cpu, Meta, m)")
         elif source.suffix in (".h", ".cuh") or source.name == "ops_cuda.cpp":
             target = folder / source.name
+            text = CLUSTERS.sub(
+                "".join(f"using emulated::cluster_{name};\n" for name in ("rank", "size", "sync", "load")), text
+            )
         else:
             continue
         target.write_text(text)
     (folder / "emulated.cpp").write_text((HERE / "emulated.cpp").read_text())
     load(
         "mmpt_on_cpu", [str(path) for path in sorted(folder.glob("*.cpp"))], build_directory=str(folder),
-        extra_include_paths=[str(HERE)], extra_cflags=["-O1", "-DMMPT_CUDA", "-fno-strict-aliasing"],
+        extra_include_paths=[str(HERE)], extra_cflags=["-O1", "-std=c++20", "-DMMPT_CUDA", "-fno-strict-aliasing"],
         is_python_module=False, verbose=False,
     )  # fmt: skip
     assert torch.ops.mmpt_on_cpu.linear_cross_entropy is not None

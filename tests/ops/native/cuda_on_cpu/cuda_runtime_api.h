@@ -1,12 +1,15 @@
-// CUDA enough to run this project's kernels on the CPU, one block at a time, one fiber a thread.
+// CUDA enough to run this project's kernels on the CPU, one cluster of blocks at a time: a block is a thread of the
+// system, so that its shared memory is its own, and a thread of the block is a fiber of that.
 //
 // For machines without a GPU: it shows that compaction, row kernel, sampler and the code between the launches compute
-// the right thing, not that they are fast or free of races. A cluster has one block here.
+// the right thing, not that they are fast or free of races. MMPT_EMULATED_SHARED is the bytes of shared memory that a
+// block may ask for; the fewer, the more blocks are in a cluster.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <utility>
@@ -17,7 +20,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n)
-#define __shared__ static
+#define __shared__ static thread_local
 
 using std::max;
 using std::min;
@@ -30,7 +33,7 @@ struct dim3 {
 
 typedef void* cudaStream_t;
 
-extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulated {
 
@@ -40,8 +43,12 @@ void warp_barrier();
 // A value of 8 bytes put by each lane of the warp, and read from another.
 uint64_t exchange(uint64_t value, int lane);
 unsigned ballot(bool vote);
-// Runs `body` for every thread of every block.
-void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body);
+// Runs `body` for every thread of every block; `cluster` blocks, neighbours in x, at a time.
+void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body, unsigned cluster = 1);
+unsigned cluster_rank();
+unsigned cluster_size();
+void cluster_sync();
+uint32_t cluster_load(const uint32_t* word, unsigned rank);
 
 template <typename T>
 T shuffle_xor(T value, int distance) {
@@ -83,12 +90,18 @@ T atomicAdd(T* at, T value) {
   return before;
 }
 
-enum { cudaDevAttrComputeCapabilityMajor, cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum { cudaLaunchAttributeClusterDimension };
 inline void cudaGetDevice(int* device) { *device = 0; }
-inline void cudaDeviceGetAttribute(int* value, int attribute, int) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : 227 << 10;
+inline void cudaDeviceGetAttribute(int* value, int, int) {
+  const char* asked = std::getenv("MMPT_EMULATED_SHARED");
+  *value = asked ? std::atoi(asked) : 227 << 10;
 }
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+template <typename F>
+void cudaFuncGetAttributes(cudaFuncAttributes* code, F) { code->ptxVersion = 90; }
 template <typename F>
 void cudaFuncSetAttribute(F, int, int) {}
 struct cudaLaunchAttribute {
@@ -106,5 +119,6 @@ struct cudaLaunchConfig_t {
 };
 template <typename F, typename... A>
 void cudaLaunchKernelEx(const cudaLaunchConfig_t* config, F kernel, A... arguments) {
-  emulated::launch(config->gridDim, config->blockDim, config->dynamicSmemBytes, [=] { kernel(arguments...); });
+  emulated::launch(config->gridDim, config->blockDim, config->dynamicSmemBytes, [=] { kernel(arguments...); },
+                   config->numAttrs ? config->attrs->val.clusterDim.x : 1);
 }

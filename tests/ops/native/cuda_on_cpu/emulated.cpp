@@ -1,12 +1,14 @@
 // The scheduler of cuda_runtime_api.h: fibers that hand over to the next at every barrier.
 #include <ucontext.h>
 
+#include <barrier>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "cuda_runtime_api.h"
 
-dim3 threadIdx, blockIdx, blockDim, gridDim;
+thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulated {
 namespace {
@@ -35,7 +37,18 @@ struct Block {
   ucontext_t scheduler;
 };
 
-Block* running = nullptr;
+// Blocks that run together. Shared memory is thread_local and lies, in every thread of the system, equally far from
+// `marker`: that is how one block finds a word of another.
+struct Cluster {
+  explicit Cluster(unsigned size) : markers(size), all(size) {}
+  std::vector<unsigned char*> markers;
+  std::barrier<> all;
+};
+
+thread_local unsigned char marker;
+thread_local Block* running = nullptr;
+thread_local Cluster* together = nullptr;
+thread_local unsigned own_rank = 0;
 
 void give_way() { swapcontext(&running->fibers[running->current].context, &running->scheduler); }
 
@@ -84,14 +97,32 @@ unsigned ballot(bool vote) {
   return out;
 }
 
-void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body) {
+unsigned cluster_rank() { return own_rank; }
+unsigned cluster_size() { return unsigned(together->markers.size()); }
+void cluster_sync() {
+  block_barrier();
+  if (threadIdx.x == 0) together->all.arrive_and_wait();
+  block_barrier();
+}
+uint32_t cluster_load(const uint32_t* word, unsigned rank) {
+  const ptrdiff_t place = reinterpret_cast<const unsigned char*>(word) - &marker;
+  return *reinterpret_cast<const uint32_t*>(together->markers[rank] + place);
+}
+
+namespace {
+
+// The blocks rank, rank + size, .. of the grid, one after the other, on this thread of the system.
+void run_blocks(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body, Cluster& cluster, unsigned rank) {
+  together = &cluster, own_rank = rank;
+  cluster.markers[rank] = &marker;
+  cluster.all.arrive_and_wait();
   Block state;
   running = &state;
   state.body = &body;
   state.fibers.resize(block.x);
   for (Fiber& fiber : state.fibers) fiber.stack.reset(new unsigned char[kStack]);
   for (unsigned y = 0; y < grid.y; ++y)
-    for (unsigned x = 0; x < grid.x; ++x) {
+    for (unsigned x = rank; x < grid.x; x += unsigned(cluster.markers.size())) {
       blockIdx = dim3(x, y, 0), blockDim = block, gridDim = grid;
       state.alive = block.x;
       state.warps.assign((block.x + 31) / 32, {});
@@ -107,6 +138,7 @@ void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& b
         fiber.done = false;
         makecontext(&fiber.context, run_fiber, 0);
       }
+      cluster.all.arrive_and_wait();  // the next cluster starts when the last one is through
       while (state.alive)
         for (state.current = 0; state.current < block.x; ++state.current)
           if (!state.fibers[state.current].done) {
@@ -115,6 +147,17 @@ void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& b
           }
     }
   running = nullptr;
+}
+
+}  // namespace
+
+void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body, unsigned size) {
+  Cluster cluster(size);
+  std::vector<std::thread> others;
+  for (unsigned rank = 1; rank < size; ++rank)
+    others.emplace_back([&, rank] { run_blocks(grid, block, shared, body, cluster, rank); });
+  run_blocks(grid, block, shared, body, cluster, 0);
+  for (std::thread& one : others) one.join();
 }
 
 }  // namespace emulated
