@@ -96,6 +96,7 @@ class Fit(OurCommand):
         parser.add_argument("--gpu", help="size it for this GPU instead of this machine, e.g. h100")
         parser.add_argument("--memory-gib", type=float, help="memory of the device")
         parser.add_argument("--tflops", type=float, help="sustained TFLOP/s of the device")
+        parser.add_argument("--gpus", type=int, help="so many ranks, one a GPU, instead of the launcher's")
         parser.add_argument(
             "--measure",
             type=int,
@@ -107,7 +108,7 @@ class Fit(OurCommand):
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         fit = importlib.import_module("mmpt.train.fit")
-        device = fit.device_of(project.profile, options.gpu, options.memory_gib, options.tflops)
+        device = fit.device_of(project.profile, options.gpu, options.memory_gib, options.tflops, options.gpus)
         self.result = fit.fit(project.root, project.profile, device, options.measure)
         self.say(*fit_lines(self.result))
         return EXIT_GO

@@ -18,6 +18,9 @@ def fit_lines(report: Report) -> Iterator[str]:
         f"{model['trained']['lora']:,} in LoRA; {model['vocabulary']:,} ids"
     )
     yield f"device   {device['name']}, {_gib(device['memory'])}"
+    if (ranks := report["ranks"])["world"] > 1:
+        base = "the base's layers split over them" if ranks["split"] else "the base whole on each"
+        yield f"ranks    {ranks['world']} by {ranks['kind']}, {base}; memory is that of one"
     yield from (f"{'basis' if not at else '':<8} {line}" for at, line in enumerate(report["basis"]))
     yield ""
     yield (
@@ -65,6 +68,8 @@ def _choice(name: str, one: Report, device: Report) -> Iterator[str]:
     rows = f"{one['rows_at_once']} row{'s' * (one['rows_at_once'] > 1)} of {one['row_len']} at once"
     if one["activation_checkpointing"]:
         rows += f", activation checkpointing in {one['activation_checkpointing']} layers"
+    if one["shard_base"]:
+        rows += ", the base split"
     fits = "" if one["fits"] else f", DOES NOT FIT into {_gib(device['memory'])}"
     yield f"{name:<8} {sound}max_seq_len {one['max_seq_len']}, {rows}: {_gib(one['memory']['total'])}{fits}"
     yield (
@@ -95,6 +100,8 @@ def _proposals(report: Report, device: Report) -> Iterator[str]:
         else ""
     )
     yield f"train: {{row_len: {best['row_len']}, micro_rows: {best['micro_rows']}{checkpointing}}}"
+    if best["shard_base"] and not report["ranks"]["split"]:
+        yield f"launcher: {{kind: {report['ranks']['kind']}, shard_base: true}}"
 
 
 def _measured(found: Report) -> Iterator[str]:
@@ -118,7 +125,10 @@ def _memory(parts: Mapping[str, int]) -> str:
         "working": "the head in passing",
         "context": "the device's own",
     }
-    return ", ".join(f"{_gib(parts[key])} {name}" for key, name in names.items() if parts[key])
+    told = ", ".join(f"{_gib(parts[key])} {name}" for key, name in names.items() if parts[key])
+    if parts["look"] > parts["kept"] + parts["working"]:
+        told += f"; most at a save, which looks at the checkpoint with a model of {_gib(parts['look'])}"
+    return told
 
 
 def _gib(size: float) -> str:

@@ -72,7 +72,7 @@ class Workshop:
         layer_norm = lora.pop("layer_norm", False)
         model = self.untrained(lora, layer_norm)
         load_adapter(model, checkpoint)
-        with torch.no_grad(), model.merged():
+        with torch.no_grad(), model.merged(restore=False):
             yield model
 
 

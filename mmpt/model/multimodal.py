@@ -268,18 +268,21 @@ class MultimodalLM(nn.Module):
         rows.copy_(quiet_rows(base, len(rows), generator))
 
     @contextlib.contextmanager
-    def merged(self) -> Iterator[None]:
-        """LoRA folded into the base weights while inside, for decoding; the base comes back bit for bit."""
+    def merged(self, restore: bool = True) -> Iterator[None]:
+        """LoRA folded into the base weights while inside, for decoding; the base comes back bit for bit.
+
+        restore: False where the model is not used after: a copy of the base's matrices less.
+        """
         layers = [
             module for module in self.lm.modules() if isinstance(module, LoraLayer) and not module.merged
         ]
-        kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+        kept = [layer.get_base_layer().weight.detach().clone() for layer in layers if restore]
         for layer in layers:
             layer.merge()
         try:
             yield
         finally:
-            for layer, weight in zip(layers, kept, strict=True):
+            for layer, weight in zip(layers if restore else [], kept, strict=True):
                 layer.merged_adapters.clear()
                 layer.get_base_layer().weight.data.copy_(weight)
 

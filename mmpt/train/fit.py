@@ -12,7 +12,7 @@ import torch
 
 from mmpt.model import qwen3
 from mmpt.model.remat import layers_of
-from mmpt.profile import Profile
+from mmpt.profile import Profile, launcher_of
 from mmpt.shards.fitting import Choice, Kept, Proposal, Step, keeps, longest_row, mean_step, propose
 from mmpt.shards.lengths import AudioShape, Corpus, ImageShape, audio_shape, image_shape, read_corpus
 from mmpt.store.canonical import read_json
@@ -20,6 +20,7 @@ from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace, build_token_space, load
 from mmpt.train import footprint
 from mmpt.train.measured import measure
+from mmpt.train.objective import rows_at_once
 
 GIB = 1 << 30
 USABLE = 0.95  # of a device's memory
@@ -27,13 +28,16 @@ USABLE = 0.95  # of a device's memory
 
 @dataclass(frozen=True)
 class Device:
-    """Where the profile would train. kind: cpu or cuda. timed: it is here; else tflops, sustained, counts."""
+    """Where a rank would train. kind: cpu or cuda. memory: for one rank. timed: it is here; else tflops, sustained,
+    counts. count: how many ranks, one on each; 0: as the launcher says.
+    """
 
     name: str
     kind: str
     memory: int
     timed: bool
     tflops: float
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class _Plan:
     shape: footprint.Shape
     size: footprint.Size
     source: str
+    spread: footprint.Spread
     counted: dict[int, footprint.Activations]
     timed: dict[int, footprint.Speed]
 
@@ -67,7 +72,13 @@ class _Plan:
 
     def memory(self, row_len: int, rows: int, device: Device, checkpointed: int = 0) -> footprint.Memory:
         kept = self.activations(row_len)
-        return footprint.memory(self.shape, self.size, kept, rows, device.kind, checkpointed)
+        return footprint.memory(self.shape, self.size, kept, rows, device.kind, checkpointed, self.spread)
+
+    @property
+    def noise(self) -> bool:
+        """Whether dropout draws anything."""
+        own = self.shape.config.get("attention_dropout") or 0.0
+        return max(own, self.shape.lora.get("dropout", 0.0)) > 0
 
     def fits(self, row_len: int, rows: int, device: Device, checkpointed: int = 0) -> bool:
         return self.memory(row_len, rows, device, checkpointed).total <= USABLE * device.memory
@@ -89,7 +100,7 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
         records.
     """
     data = profile.data
-    plan = _plan(root, data)
+    plan = _plan(root, data, ranks_of(data, device))
     choice = _choice(data, plan)
     kept = keeps(plan.corpus, plan.audio, plan.image, choice)
     row_len, micro_rows = data["train"]["row_len"], data["train"].get("micro_rows", 0)
@@ -99,6 +110,7 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
         "basis": list(plan.corpus.basis),
         "model": _about(plan),
         "device": asdict(device),
+        "ranks": {"kind": _kind(data, plan.spread), **asdict(plan.spread)},
         "tasks": {task: _told(one) for task, one in kept.items()},
         "longest_row": longest_row(partial(plan.a_row_fits, device=device)),
         "now": None,
@@ -109,10 +121,36 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
         step = _step(plan, kept, row_len)
         report["now"] = _sized(plan, choice, row_len, micro_rows, step, device, checkpointed)
         if steps_to_measure:
-            report["measured"] = _measured(plan, kept, report["now"], device, steps_to_measure)
+            alone = replace(plan, spread=footprint.Spread())
+            sized = _sized(alone, choice, row_len, micro_rows, step, device, checkpointed)
+            report["measured"] = _measured(alone, kept, sized, device, steps_to_measure)
+    plan = _split_where_needed(plan, row_len, device)
     found = propose(plan.corpus, plan.audio, plan.image, choice, partial(plan.a_row_fits, device=device))
     report["proposals"] = [_proposed(plan, one, device) for one in found if one.best < 1]
     return report
+
+
+def ranks_of(data: Mapping[str, Any], device: Device) -> footprint.Spread:
+    """As many as the device says, or the profile's launcher."""
+    launcher = launcher_of(data, "train")
+    return footprint.Spread(device.count or launcher.processes, launcher.shard_base and launcher.spreads)
+
+
+def _kind(data: Mapping[str, Any], spread: footprint.Spread) -> str:
+    """The profile's launcher, or the one that such ranks would need."""
+    kind = launcher_of(data, "train").kind
+    return "torchrun" if kind == "local" and spread.world > 1 else kind
+
+
+def _split_where_needed(plan: _Plan, row_len: int, device: Device) -> _Plan:
+    """With the base split over the ranks, where a rank that keeps all of it cannot hold a row and its share could hold a
+    longer one.
+    """
+    split = replace(plan, spread=replace(plan.spread, split=True))
+    if plan.spread.world == 1 or plan.spread.split or plan.a_row_fits(row_len, device):
+        return plan
+    whole, shared = (longest_row(partial(one.a_row_fits, device=device)) for one in (plan, split))
+    return split if shared > whole else plan
 
 
 def _told(kept: Kept) -> dict[str, Any]:
@@ -120,21 +158,24 @@ def _told(kept: Kept) -> dict[str, Any]:
     return {**asdict(kept), "whole": whole, "dropped": kept.dropped}
 
 
-def device_of(profile: Profile, gpu: str | None, memory_gib: float | None, tflops: float | None) -> Device:
-    """The profile's device: this machine's, or the one that the options name.
+def device_of(
+    profile: Profile, gpu: str | None, memory_gib: float | None, tflops: float | None, count: int | None = None
+) -> Device:
+    """The profile's device: this machine's, or the one that the options name; `count` of them, each with a rank.
 
     Raises:
         UserError: an unknown GPU; a profile for CUDA, no CUDA here and no option.
     """
     kind = profile.data["runtime"]["device"]
+    ranks = count or launcher_of(profile.data, "train").processes
     if gpu is not None and gpu not in footprint.GPUS:
         raise UserError("unknown GPU", where="--gpu", found=gpu, expected=", ".join(footprint.GPUS))
     if gpu is None and memory_gib is None and tflops is None:
         if kind == "cuda" and torch.cuda.is_available():
             about = torch.cuda.get_device_properties(0)
-            return Device(about.name, kind, about.total_memory, True, 0.0)
+            return Device(about.name, kind, about.total_memory, True, 0.0, ranks or torch.cuda.device_count())
         if kind == "cpu":
-            return Device("this machine", kind, _memory_available(), True, 0.0)
+            return Device("this machine", kind, _memory_available() // ranks, True, 0.0, ranks)
         raise UserError(
             "the profile trains on cuda, and there is none here",
             where="doit fit",
@@ -145,12 +186,17 @@ def device_of(profile: Profile, gpu: str | None, memory_gib: float | None, tflop
         raise UserError(
             "half a device", where="doit fit", expected="--gpu, or both --memory-gib and --tflops"
         )
+    if not ranks:
+        raise UserError(
+            "how many GPUs", where="doit fit", expected="a number: the launcher takes them all", fix="--gpus 8"
+        )
     return Device(
         gpu or "a device",
         "cuda",
         round((memory_gib or gib) * GIB),
         False,
         tflops or peak * footprint.SUSTAINED,
+        ranks,
     )
 
 
@@ -159,7 +205,7 @@ def _memory_available() -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
-def _plan(root: Path, data: Mapping[str, Any]) -> _Plan:
+def _plan(root: Path, data: Mapping[str, Any], spread: footprint.Spread = footprint.Spread()) -> _Plan:
     codecs = data["codecs"]
     audio = audio_shape(codecs.get("audio"), root / "codecs" / "data" / "audio")
     image = image_shape(codecs.get("image"), root / "codecs" / "data" / "image")
@@ -170,7 +216,7 @@ def _plan(root: Path, data: Mapping[str, Any]) -> _Plan:
     config, source = _config(root, data)
     space = _space(root, data, config, tokenizer, audio, image)
     shape = footprint.Shape(config, data["lora"], space, getattr(torch, data["runtime"]["dtype"]))
-    return _Plan(data, corpus, audio, image, shape, footprint.sizes(shape), source, {}, {})
+    return _Plan(data, corpus, audio, image, shape, footprint.sizes(shape), source, spread, {}, {})
 
 
 def _tokenizer(root: Path, base: Mapping[str, Any]):  # type: ignore[no-untyped-def]
@@ -277,10 +323,13 @@ def _sized(
     plan: _Plan, choice: Choice, row_len: int, micro_rows: int, step: Step, device: Device, checkpointed: int
 ) -> dict[str, Any]:
     """One choice with its step, memory and time; `checkpointed`: layers with activation checkpointing."""
-    at_once = micro_rows or step.rows_most
+    world = plan.spread.world
+    at_once = rows_at_once(step.rows_most, micro_rows, plan.noise, world)
     need = plan.memory(row_len, at_once, device, checkpointed)
     speed = plan.speed(row_len, device)
-    seconds = speed.of(step.tokens, step.supervised, checkpointed / plan.shape.layers)
+    pieces = -(-step.rows_most // at_once)
+    share = -(-pieces // world) / pieces  # of a step, for the rank with most of its micro-batches
+    seconds = speed.of(step.tokens * share, step.supervised * share, checkpointed / plan.shape.layers)
     return {
         "clip_seconds": choice.seconds if plan.audio else None,
         "n_codebooks": choice.n_codebooks if plan.audio else None,
@@ -289,13 +338,14 @@ def _sized(
         "micro_rows": micro_rows,
         "rows_at_once": at_once,
         "activation_checkpointing": checkpointed,
+        "shard_base": plan.spread.split,
         "step": asdict(step),
         "memory": {**asdict(need), "total": need.total},
         "fits": need.total <= USABLE * device.memory,
         "seconds_per_step": seconds,
         "tokens_per_second": step.tokens / seconds,
         "hours": seconds * plan.data["train"]["steps"] / 3600,
-        "time_is": speed.how,
+        "time_is": speed.how + (", without the ranks' waiting for each other" if world > 1 else ""),
     }
 
 
@@ -308,7 +358,7 @@ def _proposed(plan: _Plan, one: Proposal, device: Device) -> dict[str, Any]:
     kept = keeps(plan.corpus, audio, plan.image, one.choice)
     row_len = one.row_len
     step = _step(plan, kept, row_len)
-    rows = step.rows_most
+    rows = -(-step.rows_most // plan.spread.world)
     while rows > 1 and not plan.fits(row_len, rows, device):
         rows -= 1
     checkpointed = 0

@@ -30,6 +30,7 @@ CHUNK_BYTES = 3 * (64 << 20)  # of the head's working set: a chunk's logits, the
 # of 1 to 135 M.
 SLACK = {"cpu": 1.5, "cuda": 1.08}
 CONTEXT_BYTES = {"cpu": 0, "cuda": 600 << 20}  # CUDA's own
+BORROWED_LAYERS = 4  # of a split base at a time: one in use, the next one coming, each also as it was gathered
 TIMED_TOKENS = 2048  # of the layer that is timed, at most
 TIMED_ROWS = 256  # supervised tokens of the head that is timed, at most
 # Dense bfloat16 peak (TFLOP/s) and memory (GiB) by the vendors' sheets; SUSTAINED of it is what training
@@ -229,10 +230,19 @@ def _register() -> None:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How many ranks train together, and whether the base's layers are split over them."""
+
+    world: int = 1
+    split: bool = False
+
+
+@dataclass(frozen=True)
 class Memory:
-    """Bytes. weights: frozen base; trained: parameters, gradients and moments; kept: activations of a
-    micro-batch;
-    working: the head's chunk and gradients in passing; context: the device's own.
+    """Bytes, of one rank. weights: what it keeps of the frozen base; trained: parameters, gradients and moments; kept:
+    activations of a micro-batch; working: the head's chunk, gradients in passing, layers borrowed from other ranks; context:
+    the device's own. look: of the model of its own with which the first rank looks at a checkpoint between two steps, at
+    least: its weights; caches for decoding come on top.
     """
 
     weights: int
@@ -240,29 +250,43 @@ class Memory:
     kept: int
     working: int
     context: int
+    look: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.trained + self.kept + self.working + self.context
+        return self.weights + self.trained + max(self.kept + self.working, self.look) + self.context
 
 
 def memory(
-    shape: Shape, size: Size, kept: Activations, micro_rows: int, device: str, checkpointed: int = 0
+    shape: Shape,
+    size: Size,
+    kept: Activations,
+    micro_rows: int,
+    device: str,
+    checkpointed: int = 0,
+    spread: Spread = Spread(),
 ) -> Memory:
     """Peak of a training step of `micro_rows` rows at once; so many layers checkpoint their activations."""
-    weights = size.base * shape.dtype.itemsize
+    width = shape.dtype.itemsize
+    whole, layer = size.base * width, size.layer_weights * width
+    away = shape.layers * layer * (spread.world - 1) // spread.world if spread.split else 0
     tokens = kept.row_len * micro_rows
-    states = tokens * shape.hidden * shape.dtype.itemsize
+    states = tokens * shape.hidden * width
     logits = 3 * 4 * tokens * shape.space.vocab_size_total  # what a batch smaller than a chunk needs
     # The rows' gradient is made by the loss, scaled, and added to the one of the embedding.
     working = min(CHUNK_BYTES, logits) + 2 * 4 * shape.space.n_new * shape.hidden + 4 * states
+    working += 4 * size.trained if spread.world > 1 else 0  # all gradients in a row, to be summed
+    working += BORROWED_LAYERS * layer if spread.split else 0
     activations_ = kept.of(shape.layers, micro_rows, checkpointed) + 2 * states
+    # On a CPU it is mapped, and shared with the training's own; a split base leaves the look to stage trend.
+    look = whole + 4 * size.trained if device == "cuda" and not spread.split else 0
     return Memory(
-        weights,
+        whole - away,
         size.trained * ADAM_BYTES,
         round(activations_ * SLACK[device]),
         working,
         CONTEXT_BYTES[device],
+        look,
     )
 
 
