@@ -170,7 +170,8 @@ def train(ctx: StageContext) -> None:
 
 def train_part(ctx: StageContext, rank: int, world: int) -> None:
     """One rank of all `world` that train together; the stage then finds the last checkpoint and publishes."""
-    _mind(ctx, rank, world)
+    if rank == 0:
+        _mind(ctx, world)
     with Ranks.from_environment(ctx.device) as ranks:
         if ctx.launcher.shard_base:
             ready = prepare_train(replace(ctx, device="cpu"), layers_aside=True)
@@ -180,19 +181,17 @@ def train_part(ctx: StageContext, rank: int, world: int) -> None:
         _run(ctx, ready, _Exam(ctx, ready), ranks)
 
 
-def _mind(ctx: StageContext, rank: int, world: int) -> None:
-    """What several ranks change, said once."""
-    if rank:
-        return
+def _mind(ctx: StageContext, world: int) -> None:
+    """What several ranks change; rank 0 says it."""
     noisy = ctx.profile["lora"].get("dropout", 0.0) > 0
     if noisy and not ctx.profile.get("train.micro_rows", 0) and world > OPEN_PIECES:
         ctx.log(
-            f"train.micro_rows is open: a step has at most {OPEN_PIECES} micro-batches, since dropout's noise belongs to "
-            f"them, and {world - OPEN_PIECES} of {world} ranks have nothing to do; set train.micro_rows: 1 for a new run"
+            f"{world - OPEN_PIECES} of {world} ranks have nothing to do: with dropout and an open train.micro_rows a step "
+            f"has at most {OPEN_PIECES} micro-batches; set train.micro_rows: 1 for a new run"
         )
     if ctx.launcher.shard_base and ctx.on_save is not None:
-        ctx.on_save = None
-        ctx.log("launcher.shard_base: checkpoints are looked at after the training, by stage trend: a look needs a whole base")
+        ctx.on_save = None  # it needs a whole base, for which a device that holds a share need have no room
+        ctx.log("launcher.shard_base: stage trend looks at the checkpoints, after the training")
 
 
 def _run(ctx: StageContext, ready: Prepared, exam: _Exam, ranks: Ranks) -> Outcome:
