@@ -79,3 +79,28 @@ def test_a_profile_for_cuda_needs_one_or_a_name(monkeypatch):
         device_of(load_profile("trial"), None, None, None)
     found = device_of(load_profile("trial"), "h100", None, None)
     assert found.memory == 80 << 30 and found.kind == "cuda" and not found.timed
+
+
+BIG = """
+extends: smoke
+name: big
+runtime: {device: cuda, dtype: bfloat16}
+base: {kind: pretrained, path: Qwen3-8B}
+launcher: {kind: torchrun}
+"""
+
+
+def test_a_base_that_is_too_large_for_one_gpu_is_split_over_eight(tmp_path):
+    (tmp_path / "big.yaml").write_text(BIG)
+    profile = load_profile(str(tmp_path / "big.yaml"))
+    with pytest.raises(UserError, match="how many GPUs"):
+        device_of(profile, "l40s", None, None)
+    small, large = (device_of(profile, gpu, None, None, 8) for gpu in ("rtx4090", "h200"))
+    split, whole = (fit(tmp_path / "nothing", profile, device) for device in (small, large))
+    assert split["ranks"] == {"kind": "torchrun", "world": 8, "split": False}
+    assert not split["now"]["fits"] and split["proposals"][0]["fits"] and split["proposals"][0]["shard_base"]
+    assert whole["now"]["fits"] and not whole["proposals"][0]["shard_base"]
+    text = "\n".join(fit_lines(split))
+    assert "8 by torchrun, the base whole on each" in text and "launcher: {kind: torchrun, shard_base: true}" in text
+    document = {"schema": "command/1", "command": "fit", "profile": "big", "exit_code": 0, "result": split}
+    validate(json.loads(json.dumps(document)), "commands", where="fit --json")

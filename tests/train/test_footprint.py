@@ -8,7 +8,7 @@ from mmpt.model.remat import checkpoint_layers
 from mmpt.shards.fitting import Kept
 from mmpt.tokens import build_token_space
 from mmpt.train import footprint
-from mmpt.train.footprint import Shape, activations, counted_speed, memory, sizes, timed_speed
+from mmpt.train.footprint import Shape, Spread, activations, counted_speed, memory, sizes, timed_speed
 from mmpt.train.measured import RandomExamples, measure, random_model
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "gate_proj", "down_proj"]}
@@ -131,6 +131,23 @@ def test_the_reference_model_is_sized_without_its_weights():
     assert needs == sorted(needs) and needs[0] > 2 * qwen3.parameters("8B")
     speed = counted_speed(shape, size, 2048, 350, "")
     assert 25e9 < speed.token * 350e12 < 40e9  # a little over 4 operations a frozen weight
+
+
+def test_a_split_base_leaves_each_rank_its_share_and_what_it_borrows():
+    shape = small()
+    size, kept = sizes(shape), activations(shape, 64)
+    alone, each, split = (
+        memory(shape, size, kept, 1, "cuda", spread=spread)
+        for spread in (Spread(), Spread(4), Spread(4, split=True))
+    )
+    layers = shape.layers * size.layer_weights * 4
+    assert alone.weights == each.weights and each.weights - split.weights == layers * 3 // 4
+    assert split.trained == alone.trained  # and what trains is whole on every rank
+    assert each.working - alone.working == 4 * size.trained
+    assert split.working - each.working == footprint.BORROWED_LAYERS * size.layer_weights * 4
+    # A look at a checkpoint takes a whole base more, where it is not left to stage trend.
+    assert alone.look > alone.weights and split.look == 0 and memory(shape, size, kept, 1, "cpu").look == 0
+    assert alone.total == alone.weights + alone.trained + alone.context + max(alone.kept + alone.working, alone.look)
 
 
 def test_time_on_this_machine_grows_with_the_work():

@@ -47,13 +47,17 @@ def test_sums_stay_on_the_device_and_what_the_host_compares_does_not(ranks, devi
         assert "nccl" in dist.get_backend_config() and "gloo" in dist.get_backend_config()
 
 
-def test_a_split_base_on_its_device_trains_to_the_same_bytes(ranks, device, tmp_path):
+# torch.compile's tracing takes a minute where other work goes on.
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_split_base_on_its_device_trains_to_the_same_bytes(ranks, device, compiled, tmp_path):
     """Layers read one by one, dropout, trained norms, a layer that is run again, a measurement without gradients."""
     save_base(tmp_path / "base", tied=False)
     for name, split in {"whole": False, "split": True}.items():
         options = {"layers_aside": True} if split else {"device": device}
         model = model_of(tmp_path, layer_norm=True, **options)
         model.checkpoint_layers(1)
+        if compiled:
+            model.compile_layers("aot_eager")
         if split:  # the rows' start values are drawn where the base is, on a GPU by other sums than on the host
             model.load_adapter(tmp_path / "whole" / "steps" / "step_0")
         run(tmp_path, name, ranks, model=model, split=split, device=device, steps=6, save_every=3)
