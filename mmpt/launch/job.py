@@ -102,7 +102,10 @@ class WorkerJob:
 
     def environment(self) -> dict[str, str]:
         """What a worker's process has to find set when it starts."""
-        return {**process_environment(self.threads), "PYTHONPATH": os.pathsep.join(self.path)}
+        # A borrowed layer goes back to the system, not to glibc's heap between what is kept: ranks of a 640 MB base
+        # on a CPU had 2.9 GB each, and 1.4 GB with this.
+        heap = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)} if self.launcher.shard_base else {}
+        return {**process_environment(self.threads), **heap, "PYTHONPATH": os.pathsep.join(self.path)}
 
     def write(self) -> Path:
         """``WorkerJob.read(job.write()) == job``."""

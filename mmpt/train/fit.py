@@ -143,8 +143,8 @@ def _kind(data: Mapping[str, Any], spread: footprint.Spread) -> str:
 
 
 def _split_where_needed(plan: _Plan, row_len: int, device: Device) -> _Plan:
-    """With the base split over the ranks, where a rank that keeps all of it cannot hold a row and its share could hold a
-    longer one.
+    """With the base split over the ranks, where a rank that keeps all of it cannot hold a row, and one that keeps
+    its share could hold a longer one.
     """
     split = replace(plan, spread=replace(plan.spread, split=True))
     if plan.spread.world == 1 or plan.spread.split or plan.a_row_fits(row_len, device):

@@ -239,9 +239,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes, of one rank. weights: what it keeps of the frozen base; trained: parameters, gradients and moments; kept:
-    activations of a micro-batch; working: the head's chunk, gradients in passing, layers borrowed from other ranks; context:
-    the device's own. look: of the model of its own with which the first rank looks at a checkpoint between two steps, at
+    """Bytes, of one rank. weights: what it keeps of the frozen base; trained: parameters, gradients and moments;
+    kept: activations of a micro-batch; working: the head's chunk, gradients in passing, borrowed layers; context:
+    the device's own. look: of the model with which the first rank looks at a checkpoint between two steps, at
     least: its weights; caches for decoding come on top.
     """
 

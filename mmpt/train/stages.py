@@ -95,10 +95,7 @@ def prepare_warmup(ctx: StageContext) -> Prepared:
 
 
 def prepare_train(ctx: StageContext, *, layers_aside: bool = False) -> Prepared:
-    """The model after warm-up, rows and LoRA trainable, and the whole mixture.
-
-    layers_aside: as of `MultimodalLM.from_base`.
-    """
+    """The model after warm-up, rows and LoRA trainable, and the whole mixture. layers_aside: of `from_base`."""
     space, profile = load(ctx.inputs["token_space"]), ctx.profile
     model = _model(ctx, space, layers_aside)
     model.load_adapter(ctx.inputs["warmup"] / "checkpoint")
@@ -186,8 +183,8 @@ def _mind(ctx: StageContext, world: int) -> None:
     noisy = ctx.profile["lora"].get("dropout", 0.0) > 0
     if noisy and not ctx.profile.get("train.micro_rows", 0) and world > OPEN_PIECES:
         ctx.log(
-            f"{world - OPEN_PIECES} of {world} ranks have nothing to do: with dropout and an open train.micro_rows a step "
-            f"has at most {OPEN_PIECES} micro-batches; set train.micro_rows: 1 for a new run"
+            f"{world - OPEN_PIECES} of {world} ranks have nothing to do: with dropout and an open train.micro_rows a "
+            f"step has at most {OPEN_PIECES} micro-batches; set train.micro_rows: 1 for a new run"
         )
     if ctx.launcher.shard_base and ctx.on_save is not None:
         ctx.on_save = None  # it needs a whole base, for which a device that holds a share need have no room
