@@ -38,8 +38,9 @@ def shard_base(model: MultimodalLM, ranks: Ranks, device: str) -> None:
     del base
     mesh = init_device_mesh(device.partition(":")[0], (ranks.world,))
     layers = decoder_layers(model.lm.get_base_model())
-    split = {parameter for layer in layers for parameter in layer.parameters()}
-    kept = set(model.parameters()) - split | set(model.adapter_parameters().values())
+    # No name for the layers' parameters: it would keep each of them whole until all are split.
+    kept = set(model.parameters()) - {one for layer in layers for one in layer.parameters()}
+    kept |= set(model.adapter_parameters().values())
     for parameter in kept:
         parameter.data = parameter.data.to(device)
     for layer in layers:

@@ -1,11 +1,13 @@
 """One rank with a process group of its own, on a CPU (gloo) and on a GPU (NCCL), where two ranks need two GPUs."""
 
 import socket
+import weakref
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from mmpt.train import sharding
 from mmpt.train.ranks import Ranks, all_reduce
 from mmpt.train.sharding import shard_base, sharded
 from tests.model.tiny_model import save_base
@@ -63,6 +65,21 @@ def test_a_split_base_on_its_device_trains_to_the_same_bytes(ranks, device, comp
         run(tmp_path, name, ranks, model=model, split=split, device=device, steps=6, save_every=3)
         assert sharded(model) == split and not model.aside and model.device == torch.device(device)
     assert files(tmp_path / "whole") == files(tmp_path / "split")
+
+
+def test_only_one_layer_at_a_time_is_whole(ranks, device, tmp_path, monkeypatch):
+    save_base(tmp_path / "base")
+    model, right, seen = model_of(tmp_path, layers_aside=True), sharding.put_back, []
+
+    def put_back(layer, aside, where):
+        assert not any(earlier() is not None for earlier in seen), "a layer that is split is still held whole"
+        right(layer, aside, where)
+        added = {id(parameter) for parameter in model.adapter_parameters().values()}
+        seen.extend(weakref.ref(one) for one in layer.parameters() if id(one) not in added)
+
+    monkeypatch.setattr(sharding, "put_back", put_back)
+    shard_base(model, ranks, device)
+    assert len(seen) > 2
 
 
 def test_a_bfloat16_base_of_a_float32_file_is_cast_layer_by_layer(ranks, device, tmp_path):
