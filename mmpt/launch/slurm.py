@@ -52,7 +52,7 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
         if queued is None:
             reports.clear()
             queued, stood = _submit(submitit, ctx, job), True
-        state = _Watch(ctx, reports, queued, name).wait()
+        state = Watch(ctx, reports, queued, name).wait()
         if reports.complete():
             slurm_queue.wait_until_over(queued, name, SETTLING)  # its tasks still write beside the reports
             (job.folder / QUEUED).unlink()
@@ -148,7 +148,7 @@ def _submit(submitit: Any, ctx: StageContext, job: WorkerJob) -> str:
     return queued
 
 
-class _Watch:
+class Watch:
     """Follows one job to its end."""
 
     def __init__(self, ctx: StageContext, reports: Reports, queued: str, name: str):
