@@ -14,6 +14,7 @@ import hashlib
 import os
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ WARNING = 90  # seconds before a job's end at which its tasks are told
 LAST_LINES = 12
 PASSED_ON = ("partition", "account", "qos", "constraint", "cpus_per_task", "gpus_per_node", "mem_gb")
 # submitit hides slurm's variables from what it submits. These are the user's or the site's, not a job's.
-KEPT = ("SLURM_CONF", "SLURM_JWT", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SUBMITIT_PREEMPT_SIGNAL")
+KEPT = (
+    *("SLURM_CONF", "SLURM_JWT", "SUBMITIT_PREEMPT_SIGNAL"),
+    *("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS"),
+)
 
 
 def run(ctx: StageContext, job: WorkerJob) -> None:
@@ -169,7 +173,7 @@ class Watch:
             if self.state.over:
                 self._settle()
                 break
-            if failed and self._failed() and self.state.word != "COMPLETING":
+            if failed and self._failed() and self.state.word not in ("COMPLETING", SILENT):
                 break
             self._tell()
             time.sleep(look)
@@ -177,8 +181,10 @@ class Watch:
         return self.state
 
     def _ask(self) -> None:
-        before, self.state = str(self.state), slurm_queue.state(self.queued, self.name)
-        if str(self.state) != before:
+        before, self.state = self.state, slurm_queue.state(self.queued, self.name)
+        if self.state.word == SILENT:
+            self.state = replace(self.state, restarts=before.restarts)
+        if str(self.state) != str(before):
             self.ctx.log(f"slurm job {self.queued}: {self.state}")
 
     def _failed(self) -> str:
