@@ -170,8 +170,7 @@ class Watch:
             if failed or time.monotonic() >= ask_at:
                 self._ask()
                 ask_at, pause = time.monotonic() + pause, min(2 * pause, longest)
-            if self.state.over:
-                self._settle()
+            if self.state.over and self._settled():
                 break
             if failed and self._failed() and self.state.word not in ("COMPLETING", SILENT):
                 break
@@ -192,12 +191,15 @@ class Watch:
         ends = [end for end in self.reports.ends() if end.restart >= self.state.restarts]
         return next((end.status for end in ends if end.status != "ok"), "")
 
-    def _settle(self) -> None:
-        """Wait for reports that are written but not seen here yet."""
-        patience = SETTLING_WELL if self.state.word == "COMPLETED" else SETTLING
-        end = time.monotonic() + patience
-        while not self.reports.complete() and not self._failed() and time.monotonic() < end:
-            time.sleep(LOOK[0])
+    def _settled(self) -> bool:
+        """Wait for reports that are written but not seen here yet. False if the job is not over after all: one
+        that is queued again is COMPLETED for a moment.
+        """
+        end = time.monotonic() + (SETTLING_WELL if self.state.word == "COMPLETED" else SETTLING)
+        while self.state.over and not self.reports.complete() and time.monotonic() < end:
+            time.sleep(LOOK[1])
+            self._ask()
+        return self.state.over
 
     def _tell(self) -> None:
         done, total, text = self.reports.progress()

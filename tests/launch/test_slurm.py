@@ -208,13 +208,17 @@ def test_a_worker_s_failure_before_slurm_queued_its_job_again_is_past(tmp_path, 
     name = "mmpt-shards-abc"
     (slurm.folder / "100.json").write_text(json.dumps({"name": name}))
     (slurm.folder / "requeued").write_text("1")
+    (slurm.folder / "100.ended").write_text("COMPLETED")  # what slurm says for a moment
     reports = Reports(tmp_path / "reports")
     watch = Watch(ctx, reports, "100", name)
     monkeypatch.setattr(launcher, "SETTLING", 0.2), monkeypatch.setattr(launcher, "ASK", (0.1, 0.1))
+    monkeypatch.setattr(launcher, "LOOK", (0.05, 0.1))
     reports.end(End(0, 2, "broke", "the other one is gone", 0, {}))
     waiting = threading.Thread(target=watch.wait, daemon=True)
     waiting.start()
-    waiting.join(1.0)
+    waiting.join(0.5)
+    (slurm.folder / "100.ended").unlink()
+    waiting.join(0.7)
     assert waiting.is_alive() and watch.state.word == "RUNNING"
     reports.end(End(0, 2, "broke", "again", 1, {}))
     waiting.join(10.0)
