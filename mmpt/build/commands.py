@@ -121,7 +121,8 @@ class Run(StageCommand, DoitRun):
         with held(project):
             _clear_staging(project)
             self._build(options, names)
-            for line in sweep(project, RUN.fresh):  # a kill before clearing up, a profile that was changed back
+            # What a kill between publishing and clearing up left, or a profile that was changed back.
+            for line in sweep(project, RUN.fresh):
                 RUN.display.loud(line)
             _summary(project.names)
             conclusion = conclude(project, fresh={*RUN.fresh, *RUN.built})

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ WARNING = 90  # seconds before a job's end at which its tasks are told
 LAST_LINES = 12
 PASSED_ON = ("partition", "account", "qos", "constraint", "cpus_per_task", "gpus_per_node", "mem_gb")
 # submitit hides slurm's variables from what it submits. These are the user's or the site's, not a job's.
-KEPT = ("SLURM_CONF", "SLURM_JWT", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SUBMITIT_PREEMPT_SIGNAL")
+KEPT = (
+    *("SLURM_CONF", "SLURM_JWT", "SUBMITIT_PREEMPT_SIGNAL"),
+    *("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS"),
+)
 
 
 def run(ctx: StageContext, job: WorkerJob) -> None:
@@ -52,7 +56,7 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
         if queued is None:
             reports.clear()
             queued, stood = _submit(submitit, ctx, job), True
-        state = _Watch(ctx, reports, queued, name).wait()
+        state = Watch(ctx, reports, queued, name).wait()
         if reports.complete():
             slurm_queue.wait_until_over(queued, name, SETTLING)  # its tasks still write beside the reports
             (job.folder / QUEUED).unlink()
@@ -148,7 +152,7 @@ def _submit(submitit: Any, ctx: StageContext, job: WorkerJob) -> str:
     return queued
 
 
-class _Watch:
+class Watch:
     """Follows one job to its end."""
 
     def __init__(self, ctx: StageContext, reports: Reports, queued: str, name: str):
@@ -166,10 +170,9 @@ class _Watch:
             if failed or time.monotonic() >= ask_at:
                 self._ask()
                 ask_at, pause = time.monotonic() + pause, min(2 * pause, longest)
-            if self.state.over:
-                self._settle()
+            if self.state.over and self._settled():
                 break
-            if failed and self._failed() and self.state.word != "COMPLETING":
+            if failed and self._failed() and self.state.word not in ("COMPLETING", SILENT):
                 break
             self._tell()
             time.sleep(look)
@@ -177,8 +180,10 @@ class _Watch:
         return self.state
 
     def _ask(self) -> None:
-        before, self.state = str(self.state), slurm_queue.state(self.queued, self.name)
-        if str(self.state) != before:
+        before, self.state = self.state, slurm_queue.state(self.queued, self.name)
+        if self.state.word == SILENT:
+            self.state = replace(self.state, restarts=before.restarts)
+        if str(self.state) != str(before):
             self.ctx.log(f"slurm job {self.queued}: {self.state}")
 
     def _failed(self) -> str:
@@ -186,12 +191,15 @@ class _Watch:
         ends = [end for end in self.reports.ends() if end.restart >= self.state.restarts]
         return next((end.status for end in ends if end.status != "ok"), "")
 
-    def _settle(self) -> None:
-        """Wait for reports that are written but not seen here yet."""
-        patience = SETTLING_WELL if self.state.word == "COMPLETED" else SETTLING
-        end = time.monotonic() + patience
-        while not self.reports.complete() and not self._failed() and time.monotonic() < end:
-            time.sleep(LOOK[0])
+    def _settled(self) -> bool:
+        """Wait for reports that are written but not seen here yet. False if the job is not over after all: one
+        that is queued again is COMPLETED for a moment.
+        """
+        end = time.monotonic() + (SETTLING_WELL if self.state.word == "COMPLETED" else SETTLING)
+        while self.state.over and not self.reports.complete() and time.monotonic() < end:
+            time.sleep(LOOK[1])
+            self._ask()
+        return self.state.over
 
     def _tell(self) -> None:
         done, total, text = self.reports.progress()

@@ -80,17 +80,21 @@ def cancel(job: str, name: str) -> bool:
     Raises:
         UserError: it could not be ended.
     """
-    if state(job, name).over:
+    before = state(job, name)
+    if before.over:
         return False
-    answer = _ask("scancel", "--quiet", job)
-    if not wait_until_over(job, name, ENDS_WITHIN if answer.returncode == 0 else 0.0):
-        raise UserError(
-            "a slurm job could not be cancelled",
-            where=f"job {job}",
-            found=_last_line(answer) or str(state(job, name)),
-            fix=f"scancel {job}, then run doit again",
-        )
-    return True
+    found = str(before)
+    if before.word != SILENT:
+        answer = _ask("scancel", "--quiet", job)
+        if wait_until_over(job, name, ENDS_WITHIN if answer.returncode == 0 else 0.0):
+            return True
+        found = _last_line(answer) or f"its processes are there after {ENDS_WITHIN:.0f} s"
+    raise UserError(
+        "a slurm job could not be cancelled",
+        where=f"job {job}",
+        found=found,
+        fix=f"scancel {job}, then run doit again",
+    )
 
 
 def wait_until_over(job: str, name: str, seconds: float) -> bool:

@@ -26,8 +26,11 @@ import os
 import signal
 import time
 
+from mmpt.launch import slurm
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
+
+slurm.LOOK, slurm.ASK, slurm.SETTLING = (0.05, 0.1), (0.1, 0.2), 0.3  # a disk and a slurm that answer at once
 
 
 def shards(ctx):
@@ -68,6 +71,8 @@ def _mishap(ctx, rank):
     how, once = ctx.profile["pieces.how"], ctx.work / "once"
     if rank != 1 or how == "well":
         return
+    while how == "wait" and not (ctx.work / "go").exists():
+        time.sleep(0.02)
     if how == "refuse" or (how == "refuse once" and not once.exists()):
         once.touch()
         raise UserError("an odd piece", where="pieces.how", found=how)

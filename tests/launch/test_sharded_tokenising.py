@@ -52,6 +52,10 @@ def test_two_workers_write_the_bytes_of_one_process(world, tmp_path, kind):
     assert found == Manifest.of(world.path("shards")).digest
     assert ctx.run_info["launcher"]["processes"] == 2
     assert not processes_below(tmp_path)
+    ended = {path: path.stat().st_mtime_ns for path in ctx.work.rglob("ended-*.json")}
+    again, ctx = spread(world, tmp_path, Launcher(kind, 2))  # finished workers are not started again
+    assert again == found and len(ended) == 2
+    assert {path: path.stat().st_mtime_ns for path in ended} == ended
 
 
 def test_workers_without_a_shard_have_nothing_to_do(world, tmp_path):
@@ -66,7 +70,7 @@ def test_workers_without_a_shard_have_nothing_to_do(world, tmp_path):
 @pytest.mark.parametrize("kind", ["torchrun", BY_RAY])
 def test_a_worker_that_is_killed_half_way_costs_no_byte(world, tmp_path, kind):
     found, ctx = spread(world, tmp_path, Launcher(kind, 2, restarts=2), parts.killed_once, parts.KilledOnce)
-    assert (ctx.work / "killed-once").exists()
+    assert (ctx.work / "killed-once").exists() and ctx.run_info["launcher"]["restarts"] == 1
     assert found == Manifest.of(world.path("shards")).digest
 
 
@@ -95,14 +99,6 @@ def test_a_codec_that_does_not_fit_is_the_user_s_one_line(world, tmp_path, kind)
     codec.write_text(codec.read_text().replace('"identity": "', '"identity": "not '))
     with pytest.raises(UserError, match="the audio codec is not the one of the token space; found not"):
         spread(World(tmp_path / "other", world.profile, {}), tmp_path, Launcher(kind, 2))
-
-
-def test_finished_workers_are_not_started_again(world, tmp_path):
-    first, ctx = spread(world, tmp_path, Launcher("torchrun", 2))
-    ended = {path: path.stat().st_mtime_ns for path in ctx.work.rglob("ended-*.json")}
-    again, ctx = spread(world, tmp_path, Launcher("torchrun", 2))
-    assert first == again and len(ended) == 2
-    assert {path: path.stat().st_mtime_ns for path in ended} == ended
 
 
 def test_shares_are_whole_disjoint_and_even_by_kind():

@@ -30,15 +30,6 @@ def test_two_workers_do_what_one_process_does_and_the_receipt_says_so(spread):
     assert "launcher" not in str(project.receipt()["buildDefinition"])
 
 
-def test_a_killed_worker_is_started_again_and_the_rest_goes_on(spread):
-    project = spread(TWO)
-    project.edit("smoke.yaml", "how: well", "how: die once")
-    outcome = project.doit("shards")
-    assert outcome.code == BUILT and project.squares() == SQUARES, (outcome, project.log)
-    assert project.receipt()["runDetails"]["info"]["launcher"]["restarts"] == 1
-    assert project.log.count("piece 1 by 1") == 2  # the piece it died over
-
-
 def test_workers_that_keep_dying_are_given_up_with_what_took_them(spread):
     project = spread(TWO)
     project.edit("smoke.yaml", "how: well", "how: die")
@@ -48,13 +39,6 @@ def test_workers_that_keep_dying_are_given_up_with_what_took_them(spread):
     assert "doit goes on from there" in outcome.text
     project.edit("smoke.yaml", "how: die", "how: well")
     assert project.doit("shards").code == BUILT
-
-
-def test_a_worker_s_error_to_the_user_is_that_one_line(spread):
-    project = spread(TWO)
-    project.edit("smoke.yaml", "how: well", "how: refuse")
-    outcome = project.doit("shards")
-    assert outcome.code == 2 and "REFUSED: pieces.how: an odd piece; found refuse" in outcome.text, outcome
 
 
 def test_a_worker_that_breaks_shows_its_last_lines(spread):

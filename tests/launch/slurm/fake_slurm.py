@@ -1,6 +1,6 @@
 """sbatch, srun, squeue, scontrol, sacct and scancel in little: jobs are processes of this machine.
 
-$FAKE_SLURM/<job>.json   {"name", "pid", "options"}
+$FAKE_SLURM/<job>.json   {"name", "pid", "options", "environment"}; the last: slurm's variables at sbatch
             <job>.ended  how it ended, in slurm's words
             broken       while it is there, sbatch refuses
             down         while it is there, nothing answers
@@ -52,7 +52,14 @@ def sbatch(words):
             stderr=nothing,
         )
     (STATE / f"{job}.json").write_text(
-        json.dumps({"name": options["job-name"], "pid": process.pid, "options": options})
+        json.dumps(
+            {
+                "name": options["job-name"],
+                "pid": process.pid,
+                "options": options,
+                "environment": {key: value for key, value in os.environ.items() if key.startswith("SLURM")},
+            }
+        )
     )
     print(f"Submitted batch job {job}")
     return 0

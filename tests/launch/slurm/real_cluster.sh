@@ -31,8 +31,8 @@ start() {
     chmod 755 "$folder"
     dd if=/dev/urandom of="$folder/munge.key" bs=128 count=1 status=none
     chmod 400 "$folder/munge.key"
-    munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --seed-file="$folder/munge.seed" \
-        --pid-file="$folder/munged.pid" --log-file="$folder/munged.log"
+    munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" \
+        --seed-file="$folder/munge.seed" --pid-file="$folder/munged.pid" --log-file="$folder/munged.log"
     read -r controller first second < <(free_ports 3)
     cat > "$folder/slurm.conf" <<CONF
 ClusterName=trial
@@ -59,7 +59,6 @@ JobCompType=jobcomp/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 KillWait=5
-MinJobAge=${MIN_JOB_AGE:-300}
 OverTimeLimit=0
 SlurmdParameters=config_overrides
 NodeName=node1 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$first CPUs=4
