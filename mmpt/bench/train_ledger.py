@@ -1,4 +1,4 @@
-"""What a training step would cost on a GPU, estimated without one: `python -m mmpt.bench.train_ledger [--shape qwen3-8b]`.
+"""What a training step costs on a GPU, estimated without one: `python -m mmpt.bench.train_ledger [--shape qwen3-8b]`.
 
 The real step (mmpt/train/loop.py) runs on torch's device "meta", where nothing is computed, and every operator is
 written down with its FLOPs and the bytes it reads and writes. An operator's time is the longer of the two at the rates
@@ -199,14 +199,13 @@ class _Fused(Interpreter):
     def _one_kernel(self, group: set[Node]) -> None:
         outside = {one for node in group for one in node.all_input_nodes if one not in group}
         needed = {node for node in group if any(user not in group for user in node.users)}
-        working = [node for node in group if node.target is not _GET and not node.target.is_view]
+        working = [node for node in group if not node.target.is_view]
         if working:
             moved = sum(_size(_tensors(self.seen[one])) for one in (*outside, *needed))
             dtype = next(one.dtype for node in working for one in _tensors(self.seen[node]))
             self.ledger.lines.append(Line("between products", "fused", dtype, 0.0, moved))
 
 
-_GET = __import__("operator").getitem
 
 
 def _apart(node: Node) -> bool:
@@ -223,7 +222,7 @@ def _fusible(node: Node) -> bool:
 
 def fused_backend(ledger: Ledger) -> Callable[..., Any]:
     """A backend for torch.compile: nothing is compiled, and each run is written down as if it were."""
-    from functorch.compile import min_cut_rematerialization_partition
+    from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
     from torch._dynamo.backends.common import aot_autograd
     from torch._inductor.decomposition import select_decomp_table
 
@@ -235,7 +234,7 @@ def fused_backend(ledger: Ledger) -> Callable[..., Any]:
             finally:
                 ledger.silent = False
 
-        return once
+        return make_boxed_func(once)
 
     return aot_autograd(
         fw_compiler=hold, bw_compiler=hold, decompositions=select_decomp_table(),
@@ -243,7 +242,7 @@ def fused_backend(ledger: Ledger) -> Callable[..., Any]:
     )  # fmt: skip
 
 
-# ---- the step, as on CUDA ----------------------------------------------------------------------------------------------------------
+# ---- the step, as on CUDA ------------------------------------------------------------------------------------
 
 
 @torch.library.custom_op("mmpt_ledger::norm", mutates_args=())
@@ -283,7 +282,8 @@ def step_lines(
 ) -> tuple[list[Line], float, int]:
     """(the second step's kernels, the FLOPs that its batch needs, its tokens)."""
     make_data(folder, shape)
-    loader, settings = open_loader(folder, shape), TrainSettings(10, dict.fromkeys(("lora", "embed", "head"), 1e-4), micro_rows=shape.micro_rows)  # fmt: skip
+    rates = dict.fromkeys(("lora", "embed", "head"), 1e-4)
+    loader, settings = open_loader(folder, shape), TrainSettings(10, rates, micro_rows=shape.micro_rows)
     ledger = Ledger()
     if compiled:
         compile_layers(model.lm.get_base_model(), fused_backend(ledger))
@@ -313,13 +313,17 @@ def table(lines: Sequence[Line], flops: float, tokens: int, gpu: str) -> str:
     spent, moved, kernels, names = Counter(), Counter(), Counter(), Counter()
     for line in lines:
         seconds = line.seconds(MEMORY[gpu])
-        kind = f"{line.kind}, fp32" if "products" in line.kind and line.flops and line.dtype == torch.float32 else line.kind
+        wide = line.flops and line.dtype == torch.float32
+        kind = f"{line.kind}, fp32" if wide and "products" in line.kind else line.kind
         spent[kind] += seconds
         moved[kind] += line.bytes
         kernels[kind] += 1
         names[line.name] += seconds
     total = sum(spent.values())
-    rows = [f"{kind:28}{1e3 * s:9.1f} ms{s / total:7.1%}{moved[kind] / 1e9:9.1f} GB{kernels[kind]:8,} kernels" for kind, s in spent.most_common()]
+    rows = [
+        f"{kind:28}{1e3 * s:9.1f} ms{s / total:7.1%}{moved[kind] / 1e9:9.1f} GB{kernels[kind]:8,} kernels"
+        for kind, s in spent.most_common()
+    ]
     share = flops / total / PEAK[torch.bfloat16]
     rows.append(f"{'all':28}{1e3 * total:9.1f} ms, {tokens / total:,.0f} tokens/s, MFU {share:.1%} of {gpu}")
     rows.append("most: " + ", ".join(f"{name} {1e3 * s:.1f}" for name, s in names.most_common(12)))
@@ -330,15 +334,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the estimate of each way of running a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="qwen3-8b", choices=list(SHAPES))
-    parser.add_argument("--gpu", default="h100", choices=list(MEMORY))
     arguments = parser.parse_args(argv)
     shape = SHAPES[arguments.shape]
-    for name, ours, compiled in (("PEFT's LoRA, eager", False, False), ("eager", True, False), ("compiled", True, True)):
+    ways = {"PEFT's LoRA, transformers' norms": (False, False), "ours": (True, False), "compiled": (True, True)}
+    for name, (ours, compiled) in ways.items():
         with tempfile.TemporaryDirectory() as folder:
             model = meta_model(shape, torch.bfloat16, ours=ours)
             found = step_lines(model, shape, Path(folder), compiled=compiled)
         print(f"\n{arguments.shape}, bfloat16, {found[2]:,} tokens: {name} (an estimate)")
-        print(table(*found, arguments.gpu), flush=True)
+        for gpu in MEMORY:
+            print(table(*found, gpu), flush=True)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,8 @@ def _(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float | 
 
 @_packed_backward.register_fake
 def _(grad, query, key, value, out, sums, bounds, scale):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(one.transpose(1, 2), memory_format=torch.contiguous_format) for one in (query, key, value))
+    laid = torch.contiguous_format
+    return tuple(torch.empty_like(one.transpose(1, 2), memory_format=laid) for one in (query, key, value))
 
 
 def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]

@@ -37,7 +37,8 @@ def compile_layers(causal: nn.Module, backend: str = "inductor") -> int:
         raise UserError("this architecture has no layers to compile", where=KEY, found=type(causal).__name__)
     if backend == "inductor":
         _require_compiler(next(layers[0].parameters()).device)
-    # No choice by a clock: the same kernels each time (C4). One function object, so one cache for all layers. The first sizes are no more special than the next.
+    # deterministic: no choice by a clock, the same kernels each time (gate C4). One function object, so one cache for
+    # all layers. dynamic: the first sizes are no more special than the next.
     options = {"deterministic": True} if backend == "inductor" else None
     step = torch.compile(type(layers[0]).forward, backend=backend, dynamic=True, fullgraph=True, options=options)
     for layer in layers:

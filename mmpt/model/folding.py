@@ -7,14 +7,14 @@ forward and backward; folded it is 3 in out, and B A once a step. Where the matr
 folding is cheaper, and it saves the passes over the activations that scale and add: 0.60 s against 0.49 s of
 CPU time for a step of 4,096 tokens of the tiny model (hidden 128, rank 32).
 
-float32, large matrices, and every one with dropout (AddedLora): W x is added to in place by the product with B, and s goes
-to A, which is narrow; PEFT writes, scales and adds a second output instead.
+float32, large matrices, and every one with dropout (AddedLora): W x is added to in place by the product with B, and
+s goes to A, which is narrow; PEFT writes, scales and adds a second output instead.
 
-A base in 16 bits (SlimLora): A and B are fp32, and PEFT casts x to fp32, multiplies there without tensor cores, scales,
-adds and casts back: some 28 bytes a number of x and of W x forward, all kept for the backward. Here A and B are rounded to
-the base's dtype instead, which is what autocast does to them, every product is one of the base's dtype that sums in fp32,
-and the two additions (to W x, and to the gradient of x) happen inside the products. A and B stay fp32; their
-gradients are added up in fp32.
+A base in 16 bits (SlimLora): A and B are fp32, and PEFT casts x to fp32, multiplies there without tensor cores,
+scales, adds and casts back: some 28 bytes a number of x and of W x forward, much of it kept for the backward. Here A
+and B are rounded to the base's dtype instead, which is what autocast does to them, every product is one of the base's
+dtype that sums in fp32, and the two additions (to W x, and to the gradient of x) happen inside the products. A and B
+stay fp32; their gradients are added up in fp32.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 class _Cheaper(LoraLinear):
-    """PEFT's layer with another forward, given to a layer by its class: layers of a kind stay one piece of code, which
-    torch.compile compiles once.
+    """PEFT's layer with another forward, given to a layer by its class: layers of a kind stay one piece of code,
+    which torch.compile compiles once.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -74,8 +74,8 @@ class SlimLora(_Cheaper):
         return torch.ops.mmpt_lora.linear(x, own, base.weight, base.bias, down, up, scale)[0]
 
 
-# One operator forward and one backward, for autograd and the compiler alike: the compiler would take the additions out of
-# the products, which costs 6 % of a step of Qwen3-8B by the ledger (mmpt/bench/train_ledger.py).
+# One operator forward and one backward, for autograd and the compiler alike: the compiler would take the additions
+# out of the products, which costs 6 % of a step of Qwen3-8B by the ledger (mmpt/bench/train_ledger.py).
 
 
 @torch.library.custom_op("mmpt_lora::linear", mutates_args=())
@@ -97,12 +97,13 @@ def _linear_backward(
     grad: Tensor, x: Tensor, low: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, own: bool,
     wants_x: bool, wants_down: bool, wants_up: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, y, down, up; empty where not wanted. own: `low` was made from a y, and that is given as x. Five
-    products; without a y its gradient is added to that of x inside one.
+    """Gradients of x, y, down, up; empty where not wanted. own: `low` was made from a y, and that is given as x.
+
+    Five products; without a y its gradient is added to that of x inside one.
     """
     flat, inputs = grad.flatten(0, -2), x.flatten(0, -2)
     d_low = torch.addmm(low, flat, up, beta=0, alpha=scale)
-    d_up = torch.addmm(up, flat.T, low, beta=0, alpha=scale) if wants_up else grad.new_empty(0)  # no two results may be one tensor
+    d_up = torch.addmm(up, flat.T, low, beta=0, alpha=scale) if wants_up else grad.new_empty(0)  # each a tensor of its own
     d_down = d_low.T @ inputs if wants_down else grad.new_empty(0)
     d_x, d_y = (flat @ weight if wants_x else grad.new_empty(0)), grad.new_empty(0)
     if own and wants_x:

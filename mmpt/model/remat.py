@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from mmpt.model.layers import decoder_layers
 from mmpt.store.errors import UserError
 
-_CHECKPOINT = partial(checkpoint, use_reentrant=False)  # one object: a compiled layer is compiled for the one that it saw
+_CHECKPOINT = partial(checkpoint, use_reentrant=False)  # one object: a layer is compiled for the one that it saw
 
 
 def checkpoint_layers(causal: nn.Module, count: bool | int) -> int:

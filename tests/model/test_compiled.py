@@ -38,7 +38,13 @@ def graphs():
     return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
-@pytest.mark.parametrize("dtype, checkpointed, off", [(torch.float32, False, 0.0), (torch.bfloat16, True, 2e-2)])
+@pytest.mark.parametrize(
+    "dtype, checkpointed, off",
+    [
+        (torch.bfloat16, True, 2e-2),
+        pytest.param(torch.float32, False, 0.0, marks=pytest.mark.slow),  # three seconds for the same path
+    ],
+)
 def test_all_layers_and_lengths_are_one_graph_and_the_numbers_stay(tmp_path, dtype, checkpointed, off):
     """Traced by the compiler and its autograd, run by torch's own kernels, which draw the same dropout."""
     model = fresh(tmp_path / "base", dropout=0.1, tied=False, dtype=dtype).train()

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import Linear as LoraLinear
 from transformers import AutoModelForCausalLM
 
+from mmpt.model.folding import FoldedLora
 from mmpt.model.multimodal import MultimodalLM, packed_mask
 from mmpt.model.vocabulary import initial_rows, quiet_rows
 from mmpt.ops import linear_cross_entropy
@@ -184,18 +186,32 @@ def test_merging_gives_the_base_weights_back_bit_for_bit(tmp_path):
 
 def test_a_folded_lora_layer_computes_what_peft_computes(tmp_path):
     model = small_model(tmp_path / "base", lora={**LORA, "r": 16})
-    folded = [m for m in model.lm.modules() if "forward" in vars(m)]
+    folded = [m for m in model.lm.modules() if isinstance(m, FoldedLora)]
     assert len(folded) == 6  # three targets in two layers, all narrow beside rank 16
     out = model.hidden(IDS)
     grads = torch.autograd.grad(out.square().sum(), list(model.adapter_parameters().values()))
     for module in folded:
-        del module.forward
+        module.__class__ = LoraLinear
     plain = model.hidden(IDS)
     torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
     for a, b in zip(
         grads, torch.autograd.grad(plain.square().sum(), list(model.adapter_parameters().values()))
     ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_over_bf16_what_is_trained_is_what_is_merged(tmp_path):
+    """Training rounds A and B, merging rounds W + s B A once: each is as far from the exact numbers as one rounding of bf16."""
+    model = small_model(tmp_path / "base", dtype=torch.bfloat16)
+    exact = small_model(tmp_path / "exact").double()
+    exact.load_state_dict({key: value.double() for key, value in model.state_dict().items()})
+    with torch.no_grad():
+        trained, wanted = model.hidden(IDS), exact.hidden(IDS)
+        with model.merged():
+            merged = model.hidden(IDS)
+    assert all(parameter.dtype == torch.float32 for parameter in model.adapter_parameters().values())
+    for found in (trained, merged):
+        assert 0 < (found - wanted).norm() <= 2e-2 * wanted.norm()
 
 
 def test_new_rows_have_the_norm_of_base_rows_and_differ_from_each_other():
