@@ -2,8 +2,9 @@
 
 Every measurement is a process of its own, so that its peak memory is its own; peers of one case follow one another, in
 two rounds, so that a machine that slows down slows them all. Prints a table a case, and writes
-results/ops-<what>-<chip>-<date>.json, where cases that today's file has and this run does not stay. The floor is the case's multiplications at the rate of a large square product, or its
-bytes at the rate of reading memory, whichever takes longer; both rates are measured first.
+results/ops-<what>-<chip>-<date>.json, where cases stay that today's file has and this run has not. The floor is the
+case's multiplications at the rate of a large square product, or its bytes at the rate of reading memory, whichever takes
+longer; both rates are measured first.
 """
 
 from __future__ import annotations
