@@ -20,7 +20,7 @@ namespace {
 constexpr int64_t kMostDepth = 1 << 16;    // int32 sums hold 255 * 127 * 66,000
 constexpr int64_t kMembers = 64;           // hidden rows that walk the codes together
 constexpr int64_t kFewest = 256;           // survivors that are never too many
-constexpr double kSmallest = 1e-15, kLargest = 1e15;  // of hidden values and of rows' lengths: no product over- or underflows
+constexpr double kSmallest = 1e-15, kLargest = 1e15;  // hidden values, rows' lengths: no product over- or underflows
 constexpr float kInfinite = std::numeric_limits<float>::infinity();
 constexpr float kNothing = std::numeric_limits<float>::quiet_NaN();
 
@@ -66,7 +66,10 @@ class Contest {
   };
 
   Contest(const Row& row, int64_t limit)
-      : row_(row), ranked_(row.temperature == 0 || row.top_k > 0), rank_(row.temperature == 0 ? 1 : row.top_k), limit_(limit) {}
+      : row_(row),
+        ranked_(row.temperature == 0 || row.top_k > 0),
+        rank_(row.temperature == 0 ? 1 : row.top_k),
+        limit_(limit) {}
 
   bool lost() const { return lost_; }
   const std::vector<Candidate>& candidates() const { return candidates_; }
@@ -126,7 +129,8 @@ class Contest {
 
   void shrink(int64_t allowed) {
     const double bar = least();
-    const auto end = std::remove_if(candidates_.begin(), candidates_.end(), [&](const Candidate& one) { return one.most < bar; });
+    const auto out = [&](const Candidate& one) { return one.most < bar; };
+    const auto end = std::remove_if(candidates_.begin(), candidates_.end(), out);
     candidates_.erase(end, candidates_.end());
     lost_ |= int64_t(candidates_.size()) > allowed;
     if (lost_) candidates_.clear();
@@ -163,7 +167,8 @@ void walk(const Members& of, const ScreenTensors& screen, int64_t lo, int64_t hi
   std::vector<int32_t> sums(padded(terms, 16) * kScreenIds);
   alignas(64) float least[kScreenIds], most[kScreenIds];
   for (int64_t block = from; block < to; ++block) {
-    const int64_t first = block * kScreenIds, start = std::max(lo - first, int64_t(0)), end = std::min(hi - first, int64_t(kScreenIds));
+    const int64_t first = block * kScreenIds, start = std::max(lo - first, int64_t(0)),
+                  end = std::min(hi - first, int64_t(kScreenIds));
     kernels.dots(screen.codes.const_data_ptr<uint8_t>() + first * depth, of.x.data(), terms, depth, sums.data());
     for (size_t i = 0; i < contests.size(); ++i) {
       if (contests[i].lost()) continue;
@@ -275,7 +280,8 @@ at::Tensor sample_screened_cpu(const at::Tensor& hidden, const at::Tensor& weigh
                                const Sampling& how, int64_t max_range) {
   const HeadRows head{weight_base, weight_new};
   const int64_t k = hidden.size(1), depth = padded(k, kScreenDepth), ids = padded(head.size(), kScreenIds);
-  TORCH_CHECK_VALUE(screen.codes.sizes() == at::IntArrayRef({ids, depth}) && screen.scale.numel() == ids && screen.bound.numel() == ids,
+  TORCH_CHECK_VALUE(screen.codes.sizes() == at::IntArrayRef({ids, depth}) && screen.scale.numel() == ids &&
+                        screen.bound.numel() == ids,
                     "the screen is ", screen.codes.sizes(), ", that of this head would be [", ids, ", ", depth, "]");
   if (hidden.scalar_type() == at::kDouble) return sample_range_cpu(hidden, weight_base, weight_new, 0, how, max_range);
   const std::vector<Row> rows = checked_rows(how, hidden.size(0), head.size(), max_range);

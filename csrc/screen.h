@@ -1,9 +1,9 @@
 // A screen: the head in int8, which rules out almost every id of a draw, so that only few are multiplied in full.
 //
-// Row w of the head is kept as scale * q, q in [-127, 127], with one bound: no logit w . h is further than bound * |h|
-// from its product of codes. By Cauchy-Schwarz |w.h - ŵ.ĥ| <= |w - ŵ| |h| + |ŵ| |h - ĥ|; the hidden row is cut into two
-// int8 terms, so |h - ĥ| <= |h| sqrt(H) / 64516, and fp32 adds (H / 16 + 64) 2^-24 |w| |h| at most, the rounding of the
-// full product included. A draw looks at all codes once, keeps the ids whose most reaches the best least so far, and
+// Row w of the head is kept as v = scale * q, q in [-127, 127], with one bound: no logit w.h is further than bound * |h|
+// from its product of codes. By Cauchy-Schwarz |w.h - v.g| <= |w - v| |h| + |v| |h - g|; the hidden row h is cut into
+// two int8 terms, g, so |h - g| <= |h| sqrt(H) / 64516, and fp32 adds (H / 16 + 64) 2^-24 |w| |h| at most, the rounding
+// of the full product included. A draw looks at all codes once, keeps the ids whose most reaches the best least so far, and
 // computes theirs by the same dot products as a draw without a screen: the ids are equal to the bit, and what is wrong
 // about a row (NaN, infinite, tiny, huge) only makes its bound infinite. Where the screen tells too little, a row is
 // drawn in full.

@@ -84,7 +84,7 @@ constexpr int kScreenDepth = 64; // dimensions are padded to a multiple of this
 constexpr int kCodeZero = 128;   // codes are unsigned: what stands for 0
 constexpr int kFine = 254;       // fine steps of a hidden row in a coarse one
 
-// One hidden row in two int8 terms: row = unit * (kFine * coarse + fine). The shifts are kCodeZero times the terms' sums.
+// One hidden row in two int8 terms: unit * (kFine * coarse + fine). The shifts are kCodeZero times the terms' sums.
 struct Screened {
   int32_t coarse_shift, fine_shift;
   float unit;

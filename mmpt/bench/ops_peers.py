@@ -249,7 +249,8 @@ def draw_flashinfer(p: DrawProblem) -> Step:
 
 
 DRAWS: dict[str, Callable[[DrawProblem], Step]] = {
-    "mmpt": draw_ours, "mmpt, no screen": draw_unscreened, "full head + mask + multinomial": draw_full_mask, "sliced + multinomial": draw_sliced,
+    "mmpt": draw_ours, "mmpt, no screen": draw_unscreened, "full head + mask + multinomial": draw_full_mask,
+    "sliced + multinomial": draw_sliced,
     "sliced + Gumbel": draw_sliced_gumbel, "full head + XGrammar + multinomial": draw_xgrammar,
     "full head + transformers prefix": draw_transformers, "sliced + FlashInfer": draw_flashinfer,
 }  # fmt: skip

@@ -3,9 +3,9 @@
 Outputs are decoded in slots (`mmpt.generate.slots`), all one id further a step, each at a position of its
 own. When one is finished, its slot takes the next that waits, so that none idles for the longest of a
 batch. At each position only the head rows the grammar allows are multiplied, so an id that does not belong
-there cannot come out. On a CPU a wide range, which is a caption's, is drawn by a screen of the head (`mmpt.ops.Screen`):
-int8 copies of its rows, made once a generation, a quarter of the memory of an fp32 head; ids are the same without it.
-The host looks who has ended after each step on a CPU, where a look costs nothing,
+there cannot come out. On a CPU a wide range, which is a caption's, is drawn by a screen of the head
+(`mmpt.ops.Screen`): its rows in int8, made once a generation, a quarter of the memory of an fp32 head; ids are
+the same without it. The host looks who has ended after each step on a CPU, where a look costs nothing,
 elsewhere at most every `LOOK_EVERY` steps; where lengths are exact it never waits for the device before an
 output is whole.
 """
@@ -26,9 +26,9 @@ from mmpt.ops import Screen, screen
 from mmpt.tokens.grammar import Grammar
 
 LOOK_EVERY = 8
-# A screen is made where it pays. Of 164,021 rows at H = 256, one thread: 48 ms to make it; then a draw from 151,669 ids
-# takes 1.9 ms in place of 13.4 at batch 1 and 3.4 in place of 34.7 at 16 (AMX; 1.7 and 7.3 with VNNI alone). With AVX2,
-# which has no products of bytes, it would win at batch 1 only: there `screen` gives None.
+# A screen is made where it pays. Of 164,021 fp32 rows at H = 256, one thread: 48 ms to make it; then a greedy draw
+# from 151,669 ids takes 1.8 ms in place of 13.4 at batch 1, 3.1 in place of 34.7 at 16 (AMX; 1.7 and 7.3 with VNNI).
+# Without products of bytes it would win at batch 1 alone (AVX2: 3 ms, but 46 at 16): there `screen` gives None.
 WIDE = 16_384  # ids; narrower rows of the head stay in the cache
 SCREENED_STEPS = 16
 ALIGNED = 16  # columns of a cache row come in multiples of it: attention kernels like their mask so

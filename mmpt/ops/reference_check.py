@@ -208,7 +208,7 @@ def _check_screen(found: Findings, device: str, g: torch.Generator) -> None:
             found.violations[where] = found.violations.get(where, 0) + wrong
             found.draws[where] = found.draws.get(where, 0) + batch
             if wrong:
-                found.notes.append(f"{where}: {wrong} of {batch} draws by a screen are not those without it, {dtype} {how}")
+                found.notes.append(f"{where}: {wrong} of {batch} draws by a screen are other ids, {dtype} {how}")
 
 
 def _support(

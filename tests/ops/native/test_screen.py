@@ -68,6 +68,7 @@ def spoilt(kind, base, hidden):
         "nearly equal rows": lambda: base.copy_(near(base, 1e-3, 1)),
         "hardly different rows": lambda: base.copy_(near(base, 1e-6, 1)),
         "huge rows": lambda: base.index_copy_(0, some[:3], base[some[:3]] * 1e30),
+        "rows whose products overflow": lambda: (base.index_copy_(0, some[:3], base[some[:3]] * 1e38), hidden.mul_(100)),
         "infinite rows": lambda: base.index_fill_(0, some[:2], math.inf),
         "negative infinite rows": lambda: base.index_fill_(0, some[:2], -math.inf),
         "NaN": lambda: base[some[0]].fill_(math.nan),
@@ -80,8 +81,8 @@ def spoilt(kind, base, hidden):
 
 
 KINDS = ["outlying channel", "outlying hidden channel", "zeros", "all zeros", "zero hidden row", "equal rows", "equal rows of the best",
-         "nearly equal rows", "hardly different rows", "huge rows", "infinite rows", "negative infinite rows", "NaN", "NaN hidden row",
-         "tiny", "under the smallest", "huge hidden"]  # fmt: skip
+         "nearly equal rows", "hardly different rows", "huge rows", "rows whose products overflow", "infinite rows",
+         "negative infinite rows", "NaN", "NaN hidden row", "tiny", "under the smallest", "huge hidden"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,4 +157,5 @@ def test_opcheck():
     lo, hi, rest = per_row(5, 1200, 7)
     torch.library.opcheck(torch.ops.mmpt.screen.default, (base, new))
     made = vars(screen(base, new)).values()
-    torch.library.opcheck(torch.ops.mmpt.sample_screened.default, (hidden, base, new, *made, *native._parameters(lo, hi, *rest.values(), None)))
+    numbers = native._parameters(lo, hi, *rest.values(), None)
+    torch.library.opcheck(torch.ops.mmpt.sample_screened.default, (hidden, base, new, *made, *numbers))
