@@ -61,7 +61,8 @@ def cases(device: str) -> list[Case]:
         losses = [Case("loss", n, h, "bfloat16", int(n * share), trains)
                   for h in (1024, 2048, 4096) for n in (4096, 16384) for share in (1, 0.5, 0.25, 0.1, 0.01)
                   for trains in ("new", "all")]  # fmt: skip
-        return losses + [Case("draw", b, 1024, "bfloat16", width=w) for b in (1, 4, 16, 64, 256) for w in (1024, 8192)]
+        draws = [Case("draw", b, 1024, "bfloat16", width=w) for b in (1, 4, 16, 64, 256) for w in (1024, 8192)]
+        return losses + draws + [Case("draw", b, 4096, "bfloat16", width=1024) for b in (1, 64)]
     losses = [Case("loss", 256, 1024, dtype, 60, trains) for dtype in ("float32", "bfloat16") for trains in ("new", "hidden")]
     dtypes = ("float32", "bfloat16")
     draws = [Case("draw", b, 1024, dtype, width=w) for dtype in dtypes for b, w in ((1, 1024), (64, 1024), (1, 8192))]

@@ -14,6 +14,7 @@ from mmpt.store.schema import nearest
 SUBJECTS = {
     "ops": "loss and sampling against torch, cut-cross-entropy, Liger, QuACK, XGrammar and FlashInfer",
     "support": "which softmax learns faster a token: over the whole vocabulary, or over the allowed range",
+    "attention": "a decoding step's attention, by every kernel of torch that takes it",
     "generate": "decoding against transformers.generate, one at a time and in batches",
     "build": "a run with nothing to do, against DVC and Snakemake",
     "scale": "time and memory against the number of records, a thousand to a million",

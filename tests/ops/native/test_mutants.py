@@ -43,6 +43,8 @@ MUTANTS = {
     "cuda: scattered gradients": ("linear_cross_entropy.cu", "d_hidden[int64_t(row) * dimensions + k] =", "d_hidden[int64_t(first + blockIdx.x) * dimensions + k] =", CUDA, "loss_statistics"),
     "cuda: sums of groups": ("linear_cross_entropy.cu", "if (row < 0 || out.group[row] != group) continue;", "if (row < 0) continue;", CUDA, "loss_statistics"),
     "cuda: fields of a running softmax": ("linear_cross_entropy.cu", "F max, sum, logits, target;", "F max, logits, sum, target;", CUDA, "loss_statistics"),
+    "cuda: parts of a cluster": ("linear_cross_entropy.cu", "total = rank ? MergeRunning<F>()(total, other) : other;", "total = other;", CUDA, "cluster"),
+    "cuda: slice of a block": ("linear_cross_entropy.cu", "int64_t(rank) * slice;", "0;", CUDA, "cluster"),
     "cuda: softcap of a draw": ("sampling.cu", "if (head.softcap > 0.f) sum = tanhf", "if (head.softcap < 0.f) sum = tanhf", CUDA, "draws_equal"),
     "cuda: column of a copied logit": ("sampling.cu", "range.id(c) * step", "(range.lo + c) * step", CUDA, "draws_equal"),
     "cuda: a cut that keeps too much": ("sampling.cu", "if (!cut.keeps(key_of(row.value[c]), c)) continue;", "", CUDA, "draws_equal"),
