@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmpt.codecs.audio_quality import log_mel_l1, si_sdr_db
+from mmpt.codecs.border import check_options
 from mmpt.codecs.encodec_weights import locate, open_model, read_config
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.errors import UserError
-from mmpt.store.schema import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -316,15 +316,7 @@ def fit_format(options: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = None) -> Encodec:
     """The codec of a local folder, a .th file or a hub id (`path`), cut to `n_codebooks` (default 4)."""
-    for key in options:
-        if key not in OPTIONS:
-            raise UserError(
-                "unknown codec option",
-                where=f"codecs.audio.{key}",
-                found=key,
-                expected=", ".join(OPTIONS),
-                fix=nearest(key, OPTIONS),
-            )
+    check_options(options, OPTIONS, "codecs.audio")
     model = open_model(locate(options))
     size = options.get("codebook_size", model.config.codebook_size)
     if size != model.config.codebook_size:

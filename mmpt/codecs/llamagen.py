@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmpt.codecs.border import check_options, picture_codes, together
 from mmpt.codecs.image_quality import psnr, ssim
 from mmpt.codecs.weights import Published, load_strictly, place, read_state
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
-from mmpt.store.schema import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -113,10 +113,9 @@ class LlamaGen:
         import torch
 
         codes: list[np.ndarray] = []
-        together = max(1, len(pictures)) if self._device.startswith("cuda") else 1
         with torch.inference_mode():
-            for at in range(0, len(pictures), together):
-                pixels = torch.stack([self._pixels(one) for one in pictures[at : at + together]])
+            for some in together(pictures, self._device):
+                pixels = torch.stack([self._pixels(one) for one in some])
                 found = self.model.encode(pixels.to(self._device)).flatten(1)
                 codes += list(found.cpu().numpy().astype(np.int32))
         return codes
@@ -135,23 +134,10 @@ class LlamaGen:
         import torch
 
         with torch.inference_mode():
-            ids = [torch.from_numpy(self._legal(np.asarray(one))).reshape(1, *self.grid) for one in codes]
+            legal = [picture_codes(one, self.tokens_per_image, self.codebook_size) for one in codes]
+            ids = [torch.from_numpy(one).reshape(1, *self.grid) for one in legal]
             pictures = [self.model.decode(one.to(self._device))[0].movedim(0, 2).cpu().numpy() for one in ids]
         return [np.rint(np.clip(one * 127.5 + 127.5, 0, 255)).astype(np.uint8) for one in pictures]
-
-    def _legal(self, codes: np.ndarray) -> np.ndarray:
-        if codes.shape != (self.tokens_per_image,):
-            raise UserError(
-                "wrong number of image codes", found=codes.shape, expected=(self.tokens_per_image,)
-            )
-        outside = np.flatnonzero((codes < 0) | (codes >= self.codebook_size))
-        if len(outside):
-            raise UserError(
-                f"image code outside its codebook at position {outside[0]}",
-                found=int(codes[outside[0]]),
-                expected=f"0..{self.codebook_size - 1}",
-            )
-        return codes.astype(np.int64)
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
         """psnr (dB, at most 99) and ssim of a round trip, against the part of `reference` that was encoded."""
@@ -182,15 +168,7 @@ class LlamaGen:
 
 def create(options: Mapping[str, Any], fit_data: object = None) -> LlamaGen:
     """The codec of a weight file or a folder with one (`path`), for pictures of `size` pixels (default 256)."""
-    for key in options:
-        if key not in OPTIONS:
-            raise UserError(
-                "unknown codec option",
-                where=f"codecs.image.{key}",
-                found=key,
-                expected=", ".join(OPTIONS),
-                fix=nearest(key, OPTIONS),
-            )
+    check_options(options, OPTIONS, "codecs.image")
     codec = LlamaGen(locate(options), options.get("size", 256))
     size = options.get("codebook_size", codec.codebook_size)
     if size != codec.codebook_size:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmpt.codecs.border import picture_codes
 from mmpt.codecs.image_quality import psnr, resize, ssim
 from mmpt.codecs.kmeans import kmeans, nearest
 from mmpt.store.canonical import canonical_json, read_json, write_json
@@ -105,13 +106,7 @@ class PatchVq:
         return np.clip(np.rint(resize(picture, self.options.size)), 0, 255).astype(np.uint8)
 
     def _paste(self, codes: np.ndarray) -> np.ndarray:
-        if codes.shape != (self.tokens_per_image,):
-            raise UserError("wrong number of image codes", found=codes.shape,
-                            expected=(self.tokens_per_image,))
-        outside = np.flatnonzero((codes < 0) | (codes >= self.codebook_size))
-        if len(outside):
-            raise UserError(f"image code outside its codebook at position {outside[0]}",
-                            found=int(codes[outside[0]]), expected=f"0..{self.codebook_size - 1}")
+        codes = picture_codes(codes, self.tokens_per_image, self.codebook_size)
         side, patch = self.grid[0], self.options.patch
         tiles = self.codebook[codes].reshape(side, side, patch, patch, 3).transpose(0, 2, 1, 3, 4)
         pixels = tiles.reshape(self.options.size, self.options.size, 3)

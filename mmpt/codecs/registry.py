@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from mmpt.codecs.border import check_options
 from mmpt.codecs.protocol import AudioCodec, ImageCodec
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
@@ -259,15 +260,7 @@ def _conforming(codec: Any, modality: str, name: str) -> Any:
 def _typed(kind: type, options: Mapping[str, Any], where: str) -> Any:
     """An options dataclass from a mapping; an unknown key is refused with the nearest known one."""
     known = [f.name for f in fields(kind)]
-    for key in options:
-        if key not in known:
-            raise UserError(
-                "unknown codec option",
-                where=f"{where}.{key}",
-                found=key,
-                expected=", ".join(known),
-                fix=nearest(key, known),
-            )
+    check_options(options, known, where)
     return kind(**options)
 
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmpt.codecs.border import check_options, picture_codes, together
 from mmpt.codecs.image_quality import psnr, ssim
 from mmpt.codecs.weights import Published, load_strictly, place, read_state, require
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
-from mmpt.store.schema import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -191,10 +191,9 @@ class Seed:
         import torch
 
         codes: list[np.ndarray] = []
-        together = max(1, len(pictures)) if self._device.startswith("cuda") else 1
         with torch.inference_mode():
-            for at in range(0, len(pictures), together):
-                pixels = torch.cat([self._pixels(one) for one in pictures[at : at + together]])
+            for some in together(pictures, self._device):
+                pixels = torch.cat([self._pixels(one) for one in some])
                 codes += list(self.encoder(pixels).cpu().numpy().astype(np.int32))
         return codes
 
@@ -213,20 +212,9 @@ class Seed:
         """float32 [1, embedding]: the image embedding that a picture's ids stand for. UserError for illegal ids."""
         import torch
 
-        codes = np.asarray(codes)
-        if codes.shape != (self.tokens_per_image,):
-            raise UserError(
-                "wrong number of image codes", found=codes.shape, expected=(self.tokens_per_image,)
-            )
-        outside = np.flatnonzero((codes < 0) | (codes >= self.codebook_size))
-        if len(outside):
-            raise UserError(
-                f"image code outside its codebook at position {outside[0]}",
-                found=int(codes[outside[0]]),
-                expected=f"0..{self.codebook_size - 1}",
-            )
+        legal = picture_codes(codes, self.tokens_per_image, self.codebook_size)
         with torch.inference_mode():
-            return self.decoder(torch.from_numpy(codes.astype(np.int64))[None].to(self._device))
+            return self.decoder(torch.from_numpy(legal)[None].to(self._device))
 
     def decode(self, codes: Sequence[np.ndarray], seeds: Sequence[int] | None = None) -> list[np.ndarray]:
         """uint8 [decode_size, decode_size, 3] of each, painted from the noise of its own seed (0 where not given)."""
@@ -308,15 +296,7 @@ def create(options: Mapping[str, Any], fit_data: object = None) -> Seed:
     """The codec of a local folder (`path`); guidance_scale and steps of the painting, decode_only without a
     vision tower.
     """
-    for key in options:
-        if key not in OPTIONS:
-            raise UserError(
-                "unknown codec option",
-                where=f"codecs.image.{key}",
-                found=key,
-                expected=", ".join(OPTIONS),
-                fix=nearest(key, OPTIONS),
-            )
+    check_options(options, OPTIONS, "codecs.image")
     settings = {key: options[key] for key in ("guidance_scale", "steps", "decode_only") if key in options}
     if "path" not in options:
         raise UserError(

@@ -125,51 +125,8 @@ def _record(line: Line, folder: Path, where: str, name: str, license: str) -> di
 
     if line.problem is not None:
         return bad("bad_line", *line.problem, fix="correct the line")
-    wrong = [k for k in (*NEEDED, *MEDIA, *OPTIONAL) if k in fields and not isinstance(fields[k], str)]
-    if wrong:
-        return bad(
-            "bad_line",
-            f"{wrong[0]} is not text",
-            short(json.dumps(fields[wrong[0]])),
-            "a string",
-            "quote it",
-        )
-    if misspelt := _misspelt(tuple(fields)):
-        return bad("bad_line", "unknown field", misspelt[0], f"{misspelt[1]}, or another name", "correct it")
-    absent = [k for k in NEEDED if k not in fields] + (
-        [] if any(k in fields for k in MEDIA) else ["image or audio"]
-    )
-    if absent:
-        return bad(
-            "missing_column",
-            f"missing {', '.join(absent)}",
-            ", ".join(fields) or "nothing",
-            "id, caption, and image or audio",
-            "add it",
-        )
-    if not given.strip():
-        return bad("bad_line", "empty id", "''", "an id of its own", "give the record an id")
-    if all(k in fields for k in MEDIA):
-        return bad(
-            "bad_line",
-            "both image and audio",
-            "both",
-            "one medium a record",
-            "write two records with two ids",
-        )
-    if fields.get("split", "train") not in SPLITS:
-        return bad(
-            "bad_line", "unknown split", fields["split"], " or ".join(SPLITS), "correct it or leave it out"
-        )
-    caption = " ".join(fields["caption"].split())
-    if not caption:
-        return bad(
-            "empty_caption",
-            "empty caption",
-            repr(short(fields["caption"])),
-            "at least one word",
-            "write a caption or remove the record",
-        )
+    if wrong := _malformed(fields):
+        return bad(*wrong)
     modality = "audio" if "audio" in fields else "image"
     try:
         path = inside(folder, fields[modality])
@@ -183,10 +140,59 @@ def _record(line: Line, folder: Path, where: str, name: str, license: str) -> di
             f"a file below the folder of {name}",
             "restore it or remove the record",
         )
-    return _plain(fields, modality, name, license, caption)
+    return _plain(fields, modality, name, license)
 
 
-def _plain(fields: Mapping[str, Any], modality: str, name: str, license: str, caption: str) -> dict[str, Any]:
+def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | None:
+    """(kind, what, found, expected, fix) of what is wrong with a line's fields, before its medium is looked for."""
+    wrong = [k for k in (*NEEDED, *MEDIA, *OPTIONAL) if k in fields and not isinstance(fields[k], str)]
+    if wrong:
+        return (
+            "bad_line",
+            f"{wrong[0]} is not text",
+            short(json.dumps(fields[wrong[0]])),
+            "a string",
+            "quote it",
+        )
+    if misspelt := _misspelt(tuple(fields)):
+        return ("bad_line", "unknown field", misspelt[0], f"{misspelt[1]}, or another name", "correct it")
+    absent = [k for k in NEEDED if k not in fields] + (
+        [] if any(k in fields for k in MEDIA) else ["image or audio"]
+    )
+    if absent:
+        return (
+            "missing_column",
+            f"missing {', '.join(absent)}",
+            ", ".join(fields) or "nothing",
+            "id, caption, and image or audio",
+            "add it",
+        )
+    if not fields["id"].strip():
+        return ("bad_line", "empty id", "''", "an id of its own", "give the record an id")
+    if all(k in fields for k in MEDIA):
+        return (
+            "bad_line",
+            "both image and audio",
+            "both",
+            "one medium a record",
+            "write two records with two ids",
+        )
+    if fields.get("split", "train") not in SPLITS:
+        return (
+            "bad_line", "unknown split", fields["split"], " or ".join(SPLITS), "correct it or leave it out"
+        )
+    if not fields["caption"].split():
+        return (
+            "empty_caption",
+            "empty caption",
+            repr(short(fields["caption"])),
+            "at least one word",
+            "write a caption or remove the record",
+        )
+    return None
+
+
+def _plain(fields: Mapping[str, Any], modality: str, name: str, license: str) -> dict[str, Any]:
     """The record. What may not be torn apart by a split is its medium, so that is its origin and group too."""
     path = PurePosixPath(fields[modality].replace("\\", "/")).as_posix()
     origin = fields.get("origin") or f"{name}/{path}"
@@ -194,7 +200,7 @@ def _plain(fields: Mapping[str, Any], modality: str, name: str, license: str, ca
         "id": fields["id"],
         "modality": modality,
         "media": {"root": name, "path": path},
-        "caption": caption,
+        "caption": " ".join(fields["caption"].split()),
         "source": fields.get("source") or name,
         "group": origin,
         "category": fields.get("group"),

@@ -18,7 +18,7 @@ from mmpt.evaluate.sequences import FAULTS, faults
 from mmpt.evaluate.sets import Codecs, decode_audio, decode_image, safe_name
 from mmpt.shards.encode import ENCODE_ERRORS
 from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
-from mmpt.shards.shard_set import MODALITIES, SPLITS, TASK_MODALITY, ShardSet
+from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.text_set import encoded, open_tokenizer
 from mmpt.store.canonical import read_json
 from mmpt.store.digests import sha256_file
@@ -235,9 +235,3 @@ def _decode_one(
         "faults": [fault for fault in found if fault in ("missing", "unreadable", "wrong_form")],
         "sha256": sha256_file(out / path),
     }
-
-
-def tasks_of(space: TokenSpace) -> list[str]:
-    """The tasks that a token space has segments for."""
-    have = {"audio": bool(space.audio_ranges), "image": space.image_range is not None}
-    return [task for task in TASKS if have[TASK_MODALITY[task]]]

@@ -9,7 +9,6 @@ from mmpt.gating.checks import Check, Gate
 from mmpt.store.errors import UserError
 
 AUDIO_IMAGE = ("audio", "image")
-ALL_TASKS = ("a2t", "i2t", "t2a", "t2i")
 EMIT, READ = ("t2a", "t2i"), ("a2t", "i2t")
 RISING = {"min", "ci_low_above"}  # rules where a higher bound is stricter
 

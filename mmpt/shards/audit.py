@@ -6,8 +6,8 @@ and named; it ends no audit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from mmpt.shards.counter_rng import bits, stream
 from mmpt.shards.encode import ENCODE_ERRORS, Encoder, Failed, Record, encode_records
 from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.stored import stored_audio, stored_image
-from mmpt.store.evidence import Metric
+from mmpt.store.canonical import write_json
+from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.numbers import Labels, Numbers
+from mmpt.store.stage import StageContext
 from mmpt.tokens.space import TokenSpace
 
 REENCODED, DECODED = 512, 32
@@ -264,3 +266,27 @@ def metrics_of(found: Findings, modality: str) -> list[Metric]:
             for name, value in sorted(found.quality.items())
         ),
     ]
+
+
+def write_findings(
+    ctx: StageContext,
+    found: Mapping[str, Findings],
+    outside: Sequence[Metric],
+    subject: dict[str, str],
+    notes: Sequence[str] = (),
+) -> None:
+    """audit.json and the evidence of gate S3.
+
+    Args:
+        found: by modality. outside: metrics of train_only.py. subject: digests of what was measured.
+    """
+    report = {modality: asdict(one) for modality, one in found.items()}
+    *fitted, text = outside
+    seen = {
+        "codec_fit_items_outside_train": {one.slice: one.value for one in fitted},
+        "base_text_captions_outside_train": text.value,
+    }
+    write_json(ctx.out / "audit.json", {**report, **seen})
+    metrics = [metric for modality, one in found.items() for metric in metrics_of(one, modality)]
+    samples = [offender for modality in sorted(found) for offender in found[modality].offenders]
+    write_evidence(ctx.out, "S3", [*metrics, *outside], samples=samples, subject=subject, notes=notes)

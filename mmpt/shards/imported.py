@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ from mmpt.codecs import registry
 from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
 from mmpt.corpus.problems import Problem, refuse
 from mmpt.corpus.split import deal, s2_metrics
-from mmpt.shards.audit import audit, metrics_of
+from mmpt.shards.audit import Findings, audit, write_findings
 from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.reference import Item, items_of, read_all
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.text_set import open_tokenizer
 from mmpt.shards.token_space import token_space as make_token_space
 from mmpt.shards.tokenise import save_shard, statistics
-from mmpt.shards.train_only import base_text_outside, codec_fit_outside
+from mmpt.shards.train_only import train_only
 from mmpt.store.canonical import digest_json, write_json
 from mmpt.store.digests import sha256_bytes, sha256_file
 from mmpt.store.errors import UserError
@@ -293,12 +293,13 @@ def shard_audit(ctx: StageContext) -> None:
     space, folder = load(ctx.inputs["token_space"]), ctx.inputs["shards"]
     rows = JsonLines(ctx.inputs["split"] / "split.jsonl")
     sides = Labels((row["id"], row["split"]) for row in rows)
-    report, metrics, contents, records = {}, [], [], []
+    found: dict[str, Findings] = {}
+    contents, records = [], []
     for modality, codec in open_codecs(ctx.inputs["codecs"], ctx.device).items():
         sets = [ShardSet.open(folder, modality, side) for side in SPLITS]
         encoder = _encoder(codec, space, modality)
         expected = Labels((row["id"], row["split"]) for row in rows if row["modality"] == modality)
-        found = audit(
+        found[modality] = one = audit(
             sets,
             encoder,
             space,
@@ -307,31 +308,13 @@ def shard_audit(ctx: StageContext) -> None:
             batch=ctx.profile["shards.batch"],
             media=False,
         )
-        report[modality] = asdict(found)
-        metrics += metrics_of(found, modality)
-        contents += [one.identity for one in sets]
-        records += [one.records for one in sets]
-        ctx.log(
-            f"{modality}: {found.records} records, {found.decode_errors} of {found.decoded} decodes wrong"
-        )
-    fitted = [codec_fit_outside(ctx.inputs["codecs"], modality, sides) for modality in report]
-    text = base_text_outside(ctx.inputs["token_space"], chain.from_iterable(records), sides)
-    write_json(
-        ctx.out / "audit.json",
-        {
-            **report,
-            "codec_fit_items_outside_train": {one.slice: one.value for one in fitted},
-            "base_text_captions_outside_train": text.value,
-        },
-    )
-    write_evidence(
-        ctx.out,
-        "S3",
-        [*metrics, *fitted, text],
-        samples=[offender for modality in sorted(report) for offender in report[modality]["offenders"]],
-        subject={"shards": digest_json(contents), "token_space": space.digest},
-        notes=["imported shards: nothing was encoded again, and no reconstruction measured"],
-    )
+        contents += [shards.identity for shards in sets]
+        records += [shards.records for shards in sets]
+        ctx.log(f"{modality}: {one.records} records, {one.decode_errors} of {one.decoded} decodes wrong")
+    subject = {"shards": digest_json(contents), "token_space": space.digest}
+    notes = ["imported shards: nothing was encoded again, and no reconstruction measured"]
+    outside = train_only(ctx, found, chain.from_iterable(records), sides)
+    write_findings(ctx, found, outside, subject, notes)
 
 
 def open_codecs(folder: Path, device: str) -> dict[str, Any]:

@@ -189,10 +189,6 @@ class Loader:
         """Examples of each kind drawn before ``step``."""
         return {kind: int(self._totals(step)[KINDS.index(kind)]) for kind in self.sources}
 
-    def epochs(self, step: int) -> dict[str, float]:
-        """Passes over each kind's examples made before ``step``."""
-        return {kind: n / len(self.sources[kind]) for kind, n in self.cursors(step).items()}
-
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON: the next step, the draws up to it, and a digest of settings and data."""
         return {

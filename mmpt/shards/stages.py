@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cached_property
 
 import numpy as np
 
 from mmpt.codecs import registry
-from mmpt.shards.audit import audit, metrics_of
+from mmpt.shards.audit import Findings, audit, write_findings
 from mmpt.shards.encode import AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.examples import build_examples
@@ -26,10 +25,9 @@ from mmpt.shards.lines import Lines
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.token_space import token_space  # noqa: F401  (a stage of this package, in a file of its own)
 from mmpt.shards.tokenise import Shard, done, gather, plan, tokenise
-from mmpt.shards.train_only import base_text_outside, codec_fit_outside
+from mmpt.shards.train_only import train_only
 from mmpt.store.canonical import digest_json, read_json, write_json
 from mmpt.store.errors import UserError
-from mmpt.store.evidence import write_evidence
 from mmpt.store.jsonl import JsonLines, iter_jsonl, write_jsonl
 from mmpt.store.numbers import Labels
 from mmpt.store.shares import share
@@ -96,39 +94,22 @@ def shard_audit(ctx: StageContext) -> None:
     space, folder = load(ctx.inputs["token_space"]), ctx.inputs["shards"]
     records = JsonLines(ctx.inputs["manifest"] / "manifest.jsonl")
     sides = Labels((row["id"], row["split"]) for row in iter_jsonl(ctx.inputs["split"] / "split.jsonl"))
-    report, metrics, contents = {}, [], []
+    found: dict[str, Findings] = {}
+    contents = []
     for modality, encoder in _encoders(ctx, space).items():
         sets = [ShardSet.open(folder, modality, split) for split in SPLITS]
         ids = (record["id"] for record in records if record["modality"] == modality)
         expected = Labels((one, side) for one in ids if (side := sides.get(one)))
-        found = audit(
+        found[modality] = one = audit(
             sets, encoder, space, expected=expected, seed=ctx.seed, batch=ctx.profile["shards.batch"]
         )
-        report[modality] = asdict(found)
-        metrics += metrics_of(found, modality)
-        contents += [one.identity for one in sets]
+        contents += [shards.identity for shards in sets]
         ctx.log(
-            f"{modality}: {found.records} records, {found.reencode_mismatches} of {found.reencode_tokens} "
-            f"tokens differ when encoded again, {found.decode_errors} of {found.decoded} decodes wrong"
+            f"{modality}: {one.records} records, {one.reencode_mismatches} of {one.reencode_tokens} "
+            f"tokens differ when encoded again, {one.decode_errors} of {one.decoded} decodes wrong"
         )
-    fitted = [codec_fit_outside(ctx.inputs["codecs"], modality, sides) for modality in report]
-    text = base_text_outside(ctx.inputs["token_space"], records, sides)
-    write_json(
-        ctx.out / "audit.json",
-        {
-            **report,
-            "codec_fit_items_outside_train": {one.slice: one.value for one in fitted},
-            "base_text_captions_outside_train": text.value,
-        },
-    )
-    samples = [offender for modality in sorted(report) for offender in report[modality]["offenders"]]
-    write_evidence(
-        ctx.out,
-        "S3",
-        [*metrics, *fitted, text],
-        samples=samples,
-        subject={"shards": digest_json(contents), "token_space": space.digest},
-    )
+    subject = {"shards": digest_json(contents), "token_space": space.digest}
+    write_findings(ctx, found, train_only(ctx, found, records, sides), subject)
 
 
 def examples(ctx: StageContext) -> None:

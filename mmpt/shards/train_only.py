@@ -11,6 +11,15 @@ from typing import Any
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.numbers import Labels, Numbers
+from mmpt.store.stage import StageContext
+
+
+def train_only(
+    ctx: StageContext, modalities: Iterable[str], records: Iterable[Mapping[str, Any]], splits: Labels
+) -> list[Metric]:
+    """Of each modality's codec and of the base text, what they saw outside train; reads inputs codecs, token_space."""
+    fitted = [codec_fit_outside(ctx.inputs["codecs"], modality, splits) for modality in modalities]
+    return [*fitted, base_text_outside(ctx.inputs["token_space"], records, splits)]
 
 
 def codec_fit_outside(codecs: Path, modality: str, splits: Labels) -> Metric:
