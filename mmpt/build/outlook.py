@@ -32,7 +32,7 @@ class Outlook:
         held_by: gates that it needs, that are not GO, and whose measurement would not be made again.
         behind: stages that it needs and that are blocked themselves.
         asked: it is fresh, and was asked for with -a.
-        left: what an interrupted run of it left: "used", "unused" (of other settings, code or inputs), or nothing.
+        left: what becomes of what an interrupted run left: "used", "unused", or empty where it left nothing.
     """
 
     stage: Stage
@@ -49,7 +49,8 @@ class Outlook:
         lines = [str(reason) for reason in self.reasons] + ["asked for (-a)"] * self.asked
         if self.state == "may run":
             lines.append(f"if {' or '.join(self.waits_for)} comes out different")
-        return [*lines, *self.remains(), *self.holds(), *(f"waits for {name}, which is blocked" for name in self.behind)]
+        lines += [*self.remains(), *self.holds()]
+        return [*lines, *(f"waits for {name}, which is blocked" for name in self.behind)]
 
     def remains(self) -> list[str]:
         """What becomes of an interrupted run's work, in one line or none."""
@@ -131,16 +132,19 @@ def _one(project: Project, own: Planned, before: dict[str, Outlook], forced: boo
     needed = dict.fromkeys([*own.stage.inputs, *(measures[gate] for gate in own.stage.needs)])
     behind = tuple(name for name in needed if name in before and before[name].state == "blocked")
     shown = "blocked" if held or behind else state
-    return Outlook(own.stage, shown, own.reasons, waits, held, behind, asked, _left(project, own.stage, waits))
+    left = _left(project, own.stage, waits)
+    return Outlook(own.stage, shown, own.reasons, waits, held, behind, asked, left)
 
 
 def _left(project: Project, stage: Stage, waits: Collection[str]) -> str:
     """Whether the next run would find work of an interrupted one that is its own."""
-    there = {one.name for one in project.staging.glob(f"work-{stage.name}-*") if any(one.iterdir())}
+    folders = [one for one in project.staging.glob(f"work-{stage.name}-*") if one.is_dir()]
+    there = {one.name for one in folders if any(one.iterdir())}
     there.discard(f"work-{stage.name}-evaluations")  # of a run that ended
-    if not there or waits:  # before its inputs are known, so is nothing that depends on them
+    if not there or waits:  # its fingerprint is not known before its inputs are
         return ""
-    return "used" if work_folder(project, stage, fingerprint(define(project, stage))).name in there else "unused"
+    own = work_folder(project, stage, fingerprint(define(project, stage)))
+    return "used" if own.name in there else "unused"
 
 
 def _holding(project: Project, stage: Stage, before: dict[str, Outlook]) -> tuple[Verdict, ...]:

@@ -402,15 +402,15 @@ def test_why_points_only_at_what_it_has_explained(built):
                 assert any(f"because of {name}: " in one or one.startswith(f"{name}: ") for one in lines[:at])
 
 
-def test_plan_says_what_becomes_of_an_interrupted_run(built):
+def test_plan_says_what_becomes_of_an_interrupted_run(tiny):
     """Its work is used by a run with the same settings, code and inputs, and by no other."""
-    assert "interrupted" not in built.doit("plan").text
-    built.kill_in_the_middle()
+    assert "interrupted" not in tiny.doit("plan").text
+    tiny.kill_in_the_middle()
     for command in (("plan",), ("why", "slow")):
-        assert "goes on from what an interrupted run left" in built.doit(*command).text
-    built.edit("smoke.yaml", "steps: 8", "steps: 9")
+        assert "goes on from what an interrupted run left" in tiny.doit(*command).text
+    tiny.edit("smoke.yaml", "steps: 8", "steps: 9")
     for command in (("plan",), ("why", "slow")):
-        assert "from its beginning: what an interrupted run left" in built.doit(*command).text
+        assert "from its beginning: what an interrupted run left" in tiny.doit(*command).text
 
 
 def test_plan_says_runs_may_run_and_fresh(built):
