@@ -9,7 +9,7 @@ import difflib
 import importlib
 import shutil
 import sys
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,42 +227,39 @@ class Why(StageCommand):
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         name = self.stages(project, words)[0]
         seen = {one.stage.name: one for one in outlook(project, [name])}
-        tree = _causes(seen, name, "", set())
+        told: list[str] = []
+        lines = list(_causes(seen, name, "", told))
         self.result = {
             "stage": name,
             "state": seen[name].state,
-            "stages": [seen[one].to_json() for one in tree],
+            "stages": [seen[one].to_json() for one in told],
         }
-        self.say(*(line for lines in tree.values() for line in lines))
-        if not tree:
+        self.say(*lines)
+        if not told:
             self.say(f"{name} is fresh: its receipt matches the profile, code, inputs and outputs")
         project.save_caches()
         return EXIT_GO
 
 
-def _causes(seen: dict[str, Outlook], name: str, indent: str, told: set[str]) -> dict[str, list[str]]:
-    """Stage -> its lines: a stage's own reasons and, below each input that is not fresh, that input's.
+def _causes(seen: dict[str, Outlook], name: str, indent: str, told: list[str]) -> Iterator[str]:
+    """A stage's lines: its own reasons and, below each input that is not fresh, that input's.
 
     Args:
-        told: the stages that were already explained; each is explained once.
+        told: the stages that were explained above; each is explained once, and added here.
     """
     one = seen[name]
-    told.add(name)
     if one.state == "fresh":
-        return {}
-    head = f"{indent}because of {name}: {one.state}" if indent else f"{name}: {one.state}"
-    own = [
-        str(reason) + ("  (published files were touched)" if reason.tampered else "")
-        for reason in one.reasons
-    ]
-    own += one.holds()
-    found = {name: [head, *(f"{indent}    {line}" for line in own)]}
+        return
+    told.append(name)
+    yield f"{indent}because of {name}: {one.state}" if indent else f"{name}: {one.state}"
+    for reason in one.reasons:
+        yield f"{indent}    {reason}" + ("  (published files were touched)" if reason.tampered else "")
+    yield from (f"{indent}    {line}" for line in [*one.remains(), *one.holds()])
     for source in dict.fromkeys([*one.waits_for, *one.behind]):
         if source in told:
-            found[name].append(f"{indent}    because of {source} (explained already)")
+            yield f"{indent}    because of {source} (explained above)"
         else:
-            found |= _causes(seen, source, indent + "    ", told)
-    return found
+            yield from _causes(seen, source, indent + "    ", told)
 
 
 class Verify(OurCommand):

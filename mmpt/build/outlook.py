@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpt.build.declaration import Stage, measured_by
+from mmpt.build.fingerprint import define, fingerprint
 from mmpt.build.project import Project
+from mmpt.build.runner import work_folder
 from mmpt.build.staleness import Planned, Reason, plan
 from mmpt.build.tasks import policy_of
 from mmpt.gating import Verdict, evaluate_gate
+
+LEFT = {
+    "used": "goes on from what an interrupted run left",
+    "unused": "from its beginning: what an interrupted run left is of other settings, code or inputs",
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Outlook:
         held_by: gates that it needs, that are not GO, and whose measurement would not be made again.
         behind: stages that it needs and that are blocked themselves.
         asked: it is fresh, and was asked for with -a.
+        left: what becomes of what an interrupted run left: "used", "unused", or empty where it left nothing.
     """
 
     stage: Stage
@@ -34,13 +42,19 @@ class Outlook:
     held_by: tuple[Verdict, ...] = ()
     behind: tuple[str, ...] = ()
     asked: bool = False
+    left: str = ""
 
     def lines(self) -> list[str]:
         """Why, one line a cause."""
         lines = [str(reason) for reason in self.reasons] + ["asked for (-a)"] * self.asked
         if self.state == "may run":
             lines.append(f"if {' or '.join(self.waits_for)} comes out different")
-        return [*lines, *self.holds(), *(f"waits for {name}, which is blocked" for name in self.behind)]
+        lines += [*self.remains(), *self.holds()]
+        return [*lines, *(f"waits for {name}, which is blocked" for name in self.behind)]
+
+    def remains(self) -> list[str]:
+        """What becomes of an interrupted run's work, in one line or none."""
+        return [LEFT[self.left]] if self.left else []
 
     def holds(self) -> list[str]:
         """One line a gate that holds it back."""
@@ -55,6 +69,7 @@ class Outlook:
             "state": self.state,
             "reasons": [reason_json(reason) for reason in self.reasons],
             "asked": self.asked,
+            "left": self.left,
             "waits_for": list(self.waits_for),
             "held_by": [
                 {"gate": one.gate, "verdict": one.verdict, "reason": one.reason} for one in self.held_by
@@ -116,8 +131,20 @@ def _one(project: Project, own: Planned, before: dict[str, Outlook], forced: boo
     measures = measured_by(project.stages)
     needed = dict.fromkeys([*own.stage.inputs, *(measures[gate] for gate in own.stage.needs)])
     behind = tuple(name for name in needed if name in before and before[name].state == "blocked")
-    blocked = bool(held or behind)
-    return Outlook(own.stage, "blocked" if blocked else state, own.reasons, waits, held, behind, asked)
+    shown = "blocked" if held or behind else state
+    left = _left(project, own.stage, waits)
+    return Outlook(own.stage, shown, own.reasons, waits, held, behind, asked, left)
+
+
+def _left(project: Project, stage: Stage, waits: Collection[str]) -> str:
+    """Whether the next run would find work of an interrupted one that is its own."""
+    folders = [one for one in project.staging.glob(f"work-{stage.name}-*") if one.is_dir()]
+    there = {one.name for one in folders if any(one.iterdir())}
+    there.discard(f"work-{stage.name}-evaluations")  # of a run that ended
+    if not there or waits:  # its fingerprint is not known before its inputs are
+        return ""
+    own = work_folder(project, stage, fingerprint(define(project, stage)))
+    return "used" if own.name in there else "unused"
 
 
 def _holding(project: Project, stage: Stage, before: dict[str, Outlook]) -> tuple[Verdict, ...]:

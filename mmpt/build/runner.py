@@ -122,8 +122,13 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
     return Built(manifest, manifest != before, time.monotonic() - started, warning=warning)
 
 
+def work_folder(project: Project, stage: Stage, identity: str) -> Path:
+    """Where a stage keeps what a later attempt with the same fingerprint goes on from."""
+    return project.staging / f"work-{stage.name}-{identity[:12]}"
+
+
 def _job(project: Project, stage: Stage, attempt: Path, identity: str) -> Job:
-    work = project.staging / f"work-{stage.name}-{identity[:12]}"
+    work = work_folder(project, stage, identity)
     (attempt / DATA).mkdir(parents=True)
     work.mkdir(parents=True, exist_ok=True)
     return Job(

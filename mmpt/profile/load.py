@@ -64,7 +64,7 @@ def load_profile(name_or_path: str) -> Profile:
             carry, every schema violation, a rule between keys broken.
     """
     path = _locate(name_or_path)
-    data = long_form(_inherit(path, ()))
+    data = _without_nothing(long_form(_inherit(path, ())))
     check_numbers(data, path)
     validate(data, "profile", where=path)
     check_rules(data, path)
@@ -157,6 +157,14 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         renamed = both and "name" in value and value["name"] != merged[key].get("name")
         merged[key] = _merge(merged[key], value) if both and not renamed else value
     return merged
+
+
+def _without_nothing(data: dict[str, Any]) -> dict[str, Any]:
+    """Without a codec that the profile sets to null: it takes away what it inherited, and the run has no such modality."""
+    codecs = data.get("codecs")
+    if not isinstance(codecs, dict):
+        return data
+    return {**data, "codecs": {name: one for name, one in codecs.items() if one is not None}}
 
 
 class _Loader(yaml.SafeLoader):

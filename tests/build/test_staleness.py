@@ -392,6 +392,27 @@ def test_why_follows_the_cascade_to_the_first_cause(built):
     assert "code bodies.scale: " in text and " -> " in text
 
 
+def test_why_points_only_at_what_it_has_explained(built):
+    built.edit("bodies/scale.py", "FACTOR = 1", "FACTOR = 2")
+    for stage in ("render", "side", "slow"):
+        lines = built.doit("why", stage).text.splitlines()
+        for at, line in enumerate(lines):
+            if line.endswith("(explained above)"):
+                name = line.split("because of ")[1].split()[0]
+                assert any(f"because of {name}: " in one or one.startswith(f"{name}: ") for one in lines[:at])
+
+
+def test_plan_says_what_becomes_of_an_interrupted_run(tiny):
+    """Its work is used by a run with the same settings, code and inputs, and by no other."""
+    assert "interrupted" not in tiny.doit("plan").text
+    tiny.kill_in_the_middle()
+    for command in (("plan",), ("why", "slow")):
+        assert "goes on from what an interrupted run left" in tiny.doit(*command).text
+    tiny.edit("smoke.yaml", "steps: 8", "steps: 9")
+    for command in (("plan",), ("why", "slow")):
+        assert "from its beginning: what an interrupted run left" in tiny.doit(*command).text
+
+
 def test_plan_says_runs_may_run_and_fresh(built):
     built.edit("smoke.yaml", "seconds: 0.0", "seconds: 0.001")
     lines = dict(

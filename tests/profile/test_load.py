@@ -84,3 +84,11 @@ def test_weights_that_are_not_there_are_refused_before_anything_is_built(tmp_pat
     path.write_text(f"extends: smoke\nname: x\ncodecs: {{{codec}}}\n")
     with pytest.raises(UserError, match=r"codecs\.(audio|image)\.path: .*gone(\.th)? is not there .*\n.* or edit run.yaml"):
         require_present(load_profile(str(path)))
+
+
+def test_a_codec_set_to_nothing_takes_its_modality_out(tmp_path):
+    """What gate S1 advises a team that has only pictures."""
+    data = load_profile(write(tmp_path, "extends: smoke\nname: x\ncodecs: {audio: null}\n")).data
+    assert set(data["codecs"]) == {"image"} and data["codecs"]["image"]["name"] == "patchvq"
+    with pytest.raises(UserError, match="codecs"):
+        load_profile(write(tmp_path, "extends: smoke\nname: x\ncodecs: {audio: null, image: null}\n"))
