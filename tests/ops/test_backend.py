@@ -77,10 +77,10 @@ def test_without_a_compiler_the_stage_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_cuda_without_nvcc_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(extension, "_cuda_version", lambda: None)
+    monkeypatch.setattr(extension, "lack_of_cuda", lambda: ("no nvcc", "install the toolkit"))
     asked = context(tmp_path, "auto")
     asked.device = "cuda"
-    with pytest.raises(UserError, match="nvcc"):
+    with pytest.raises(UserError, match="no nvcc; install the toolkit"):
         build_extension(asked)
 
 
