@@ -83,7 +83,8 @@ def spoilt(kind, base, hidden):
 
 KINDS = ["outlying channel", "outlying hidden channel", "zeros", "all zeros", "zero hidden row", "equal rows",
          "equal rows of the best", "nearly equal rows", "hardly different rows", "huge rows",
-         "a product that overflows both ways", "infinite rows", "negative infinite rows", "NaN", "NaN hidden row", "tiny", "under the smallest", "huge hidden"]  # fmt: skip
+         "a product that overflows both ways", "infinite rows", "negative infinite rows", "NaN", "NaN hidden row",
+         "tiny", "under the smallest", "huge hidden"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
