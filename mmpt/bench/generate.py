@@ -1,12 +1,12 @@
 """Benchmark of decoding against transformers.generate: `doit bench generate [--device cuda] [--task t2a ..]`.
 
 A Qwen3 of random weights with the whole vocabulary of 164,021 ids decodes sounds (4 codebooks of 1,024, one length),
-pictures (32 ids of 8,192) and captions (151,669 ids and a learned end, more of them than a batch, so that their lengths
-differ). First all peers decode everything once: in fp32 their ids must be equal, in bf16, where transformers rounds its
-logits to 8 bits, it is counted how many outputs are. Then they follow one another in rounds; batch 1 decodes `--singles`
-sequences a round. A time is seconds a sequence. Cases that today's file already has are not run again: a run that was
-cut short goes on, and `--dtype bfloat16` adds its cases to those of fp32. Prints a table a case and
-writes results/generate-<device>-<chip>-<date>.json.
+pictures (32 ids of 8,192) and captions (151,669 ids and a learned end; 64 of them, as in a golden set). First all peers
+decode everything once: in fp32 their ids must be equal, in bf16, where transformers rounds its logits to 8 bits, it is
+counted how many outputs are. Then they follow one another in rounds; batch 1 decodes `--singles` sequences a round. A time
+is seconds a sequence. Cases that today's file already has are not run again: a run that was cut short goes on, and
+`--dtype bfloat16` adds its cases to those of fp32. Prints a table a case and writes
+results/generate-<device>-<chip>-<date>.json.
 """
 
 from __future__ import annotations
@@ -136,12 +136,12 @@ def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--items", type=int, default=16, help="sounds, and pictures")
-    parser.add_argument("--text-items", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--text-items", type=int, default=64, help="captions: as many as a golden set has")
+    parser.add_argument("--batch", type=int, default=64, help="at a time, all peers alike")
     parser.add_argument("--frames", type=int, default=16, help="of a sound: 4 ids each")
     parser.add_argument("--end-scale", type=float, default=3.0, help="factor on the row that ends captions")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--singles", type=int, default=1, help="sequences a round at batch 1")
+    parser.add_argument("--singles", type=int, default=8, help="sequences a round at batch 1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--again", action="store_true", help="run cases that today's file has, too")
     given = parser.parse_args(words)
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ) as models:  # fmt: skip
             for task in todo:
                 items = setting.text_items if task == "a2t" else setting.items
-                items = work(models.space, task, items, setting.frames, setting.batch)
+                items = work(models.space, task, items, setting.frames, min(items, setting.batch))
                 cases.append(measure(models, items, setting, dtype, device))
                 print(table(cases[-1]), flush=True)
                 record.write(what, device, {"threads": setting.threads, **about, "cases": cases})

@@ -189,11 +189,11 @@ def _rules(item: Item, kept: int) -> np.ndarray:
 
 
 def _alike(prompts: Sequence[tuple[int, np.ndarray]]) -> list[list[tuple[int, np.ndarray]]]:
-    """Groups for one forward each: at most PREFILL_TOKENS, none under half as long as its group's longest."""
+    """Groups for one forward each: at most PREFILL_TOKENS, none under four fifths as long as its group's longest."""
     groups: list[list[tuple[int, np.ndarray]]] = []
     for row, prompt in sorted(prompts, key=lambda one: -len(one[1])):
         longest = len(groups[-1][0][1]) if groups else 0
-        fits = groups and (len(groups[-1]) + 1) * longest <= PREFILL_TOKENS and 2 * len(prompt) >= longest
+        fits = groups and (len(groups[-1]) + 1) * longest <= PREFILL_TOKENS and 5 * len(prompt) >= 4 * longest
         if fits:
             groups[-1].append((row, prompt))
         else:

@@ -225,8 +225,8 @@ def test_prompts_of_one_forward_are_alike_and_bounded():
     assert sorted(row for group in groups for row, _ in group) == list(range(len(lengths)))
     for group in groups:
         sizes = [len(p) for _, p in group]
-        assert len(group) == 1 or (len(group) * max(sizes) <= PREFILL_TOKENS and 2 * min(sizes) >= max(sizes))
-    assert len(groups) == 5  # 9000; 5000 4500; 40 39 21 20; 4 3; 1
+        assert len(group) == 1 or (len(group) * max(sizes) <= PREFILL_TOKENS and 5 * min(sizes) >= 4 * max(sizes))
+    assert len(groups) == 7  # 9000; 5000 4500; 40 39; 21 20; 4; 3; 1
 
 
 def test_an_empty_prompt_is_an_error(model, items):
