@@ -296,8 +296,8 @@ void launch_rows_of(T* logits, const Columns& columns, const CompactRows& rows, 
   int device = 0, shared = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  // Whether the code that runs knows clusters, which is not what the card knows: code built for sm_80 runs on sm_90 from
-  // its PTX, and would take each block of a cluster for a whole one.
+  // Whether the code that runs knows clusters, which is not what the card knows: code built for sm_80 runs on sm_90
+  // from its PTX, and would take each block of a cluster for a whole one.
   cudaFuncAttributes code{};
   cudaFuncGetAttributes(&code, row_kernel<T, true>);
   const bool clusters = code.ptxVersion >= 90;

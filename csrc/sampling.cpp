@@ -18,7 +18,7 @@ namespace mmpt {
 namespace {
 
 constexpr int64_t kWorkPerThread = 1 << 17;  // multiplications worth waking a thread for
-constexpr int kBuckets = 1024;            // of top-p, 32 a nat below the largest logit
+constexpr int kBuckets = 1024;               // of top-p, 32 a nat below the largest logit
 constexpr double kMassUnit = double(int64_t(1) << 40);
 
 template <typename T>

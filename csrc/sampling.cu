@@ -1,10 +1,10 @@
 // Sampling from an allowed range on CUDA: two launches, logits of the range, then one block a row that chooses.
 //
-// Logits: a warp owns one id for up to 8 rows of the batch, so a range that rows share is read once for all of them; the
-// lanes' order of summation is the same for any batch. Hidden rows lie in shared memory so that no two lanes wait for one
-// bank. Choosing: greedy and plain sampling are one reduction by (score,
-// lower id); top-k and top-p descend the bits of an order-preserving key, 8 at a time, with counts or integer masses
-// (exp * 2^40) in a histogram, which is exact and needs no sort. Nothing is read back to the host.
+// Logits: a warp owns one id for up to 8 rows of the batch, so a range that rows share is read once for all of them;
+// the lanes' order of summation is the same for any batch. Hidden rows lie in shared memory so that no two lanes wait
+// for one bank. Choosing: greedy and plain sampling are one reduction by (score, lower id); top-k and top-p descend the
+// bits of an order-preserving key, 8 at a time, with counts or integer masses (exp * 2^40) in a histogram, which is
+// exact and needs no sort. Nothing is read back to the host.
 #include "sampling.cuh"
 
 #include <cmath>
@@ -50,9 +50,10 @@ __device__ Range range_of(const DeviceSampling& how, int64_t row) {
 // A row of hidden in shared memory is as long as this.
 __host__ __device__ __forceinline__ int64_t padded(int64_t dimensions) { return (dimensions + 7) / 8 * 8; }
 
-// Where element k of a hidden row lies in shared memory. Fours stay together and are read at once, by a quarter of a warp
-// at a time, whose fours are neighbours (fp32 weights) or every second one (16-bit weights). Neighbouring fours swapped in
-// every second eight of them, both meet 8 different groups of banks; unswapped, 16-bit weights wait twice for each.
+// Where element k of a hidden row lies in shared memory. Fours stay together and are read at once, by a quarter of a
+// warp at a time, whose fours are neighbours (fp32 weights) or every second one (16-bit weights). Neighbouring fours
+// swapped in every second eight of them, both meet 8 different groups of banks; unswapped, 16-bit weights wait twice
+// for each.
 __device__ __forceinline__ int place_of(int k) { return k ^ ((k >> 5 & 1) << 2); }
 
 // Lane-strided partial sums of weight row times each hidden row (fp32, in shared memory), folded by halves.
@@ -90,8 +91,8 @@ __device__ void id_dots(const DeviceHead& head, int64_t id, const float* hidden,
     warp_dots(static_cast<const float*>(matrix) + at, hidden, int(head.dimensions), rows, sums);
 }
 
-// grid (tiles of `tile` rows, tiles of ids): blocks that read the same weights follow one another. Dynamic shared memory:
-// [tile][padded dimensions] fp32 hidden rows.
+// grid (tiles of `tile` rows, tiles of ids): blocks that read the same weights follow one another. Dynamic shared
+// memory: [tile][padded dimensions] fp32 hidden rows.
 template <typename T>
 __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden, int64_t hidden_stride,
                                                                  DeviceHead head, DeviceSampling how, float* values,
@@ -199,8 +200,8 @@ struct Histogram {
   int64_t last;
   int warp_count[32];
 
-  // A 32-bit addition is one instruction in shared memory; one of 64 bits would be a loop of compare-and-swap, which all
-  // that meet in one bin go through one after the other. What it comes to does not depend on the order.
+  // A 32-bit addition is one instruction in shared memory; one of 64 bits would be a loop of compare-and-swap, which
+  // all that meet in one bin go through one after the other. What it comes to does not depend on the order.
   __device__ void add(uint32_t digit, unsigned long long value) {
     const uint32_t part = uint32_t(value), sum = atomicAdd(&low[digit], part) + part;
     const uint32_t above = uint32_t(value >> 32) + (sum < part ? 1u : 0u);

@@ -1,5 +1,5 @@
-// Products of codes by AMX_INT8. The hidden rows are the left operand, so that a tile of the right one is 16 ids as they
-// lie in memory: the codes are read once, in order.
+// Products of codes by AMX_INT8. The hidden rows are the left operand, so that a tile of the right one is 16 ids as
+// they lie in memory: the codes are read once, in order.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi,bmi2,amx-tile,amx-int8")
 #include "amx_scope.h"

@@ -25,7 +25,8 @@ void screen_limits(const int32_t* coarse, const int32_t* fine, const Screened& r
     const ivec low = *reinterpret_cast<const iloose*>(fine + at) - row.fine_shift;
     const fvec sum = __builtin_convertvector(high, fvec) * float(kFine) + __builtin_convertvector(low, fvec);
     const fvec middle = sum * row.unit * S::load(scale + at);
-    const fvec reach = S::load(bound + at) * row.norm + 1e-30f;  // and what falls under the smallest normal number
+    // And what falls under the smallest number: at most 2^-150 in a bound, which a row's length of 1e15 multiplies.
+    const fvec reach = S::load(bound + at) * row.norm + 1e-29f;
     S::store(least + at, middle - reach);
     S::store(most + at, middle + reach);
   }
@@ -49,7 +50,7 @@ QuantisedRow screen_quantise(const float* w, int64_t depth, uint8_t* codes) {
   }
   float top = 0, wrong = 0;
   for (int i = 0; i < S::lanes; ++i) top = tops[i] > top ? tops[i] : top, wrong += odd[i];
-  QuantisedRow row{0, 0, 0, 0};
+  QuantisedRow row{0, 0, 0};
   if (wrong != 0 || top < 1e-30f) {  // 1 / scale would overflow
     std::memset(codes, kCodeZero, depth);
     row.error = row.norm = wrong != 0 ? std::numeric_limits<float>::infinity() : top * std::sqrt(float(depth));
@@ -69,7 +70,6 @@ QuantisedRow screen_quantise(const float* w, int64_t depth, uint8_t* codes) {
   for (int i = 0; i < S::lanes; ++i) row.error += error[i], row.norm += norm[i];
   row.error = row.scale * std::sqrt(row.error);
   row.norm = row.scale * std::sqrt(row.norm);
-  row.top = top;
   return row;
 }
 

@@ -79,10 +79,10 @@ struct SamplingKernels {
 };
 
 // The screen (screen.h): products of codes, and what they say about logits.
-constexpr int kScreenIds = 256;  // ids of one call
-constexpr int kScreenDepth = 64; // dimensions are padded to a multiple of this
-constexpr int kCodeZero = 128;   // codes are unsigned: what stands for 0
-constexpr int kFine = 254;       // fine steps of a hidden row in a coarse one
+constexpr int kScreenIds = 256;   // ids of one call
+constexpr int kScreenDepth = 64;  // dimensions are padded to a multiple of this
+constexpr int kCodeZero = 128;    // codes are unsigned: what stands for 0
+constexpr int kFine = 254;        // fine steps of a hidden row in a coarse one
 
 // One hidden row in two int8 terms: unit * (kFine * coarse + fine). The shifts are kCodeZero times the terms' sums.
 struct Screened {
@@ -92,16 +92,15 @@ struct Screened {
 };
 
 struct QuantisedRow {
-  float scale;  // row = scale * (codes - kCodeZero), up to an error of this length; infinite where the row is not finite
+  float scale;  // row = scale * (codes - kCodeZero), up to an error of this length
   float error;
-  float norm;
-  float top;
+  float norm;   // the row's length; both are infinite where the row is not finite
 };
 
 struct ScreenKernels {
   bool fast;  // dots are the processor's own products of bytes, without which a screen does not pay
-  // out[r*kScreenIds + i] = sum over k of code k of id i times x[r*depth + k]; depth is a multiple of 64, and x has rows
-  // up to a multiple of 16, as out has.
+  // out[r*kScreenIds + i] = sum over k of code k of id i times x[r*depth + k]; depth is a multiple of 64, and x has
+  // rows up to a multiple of 16, as out has.
   void (*dots)(const uint8_t* codes, const int8_t* x, int64_t rows, int64_t depth, int32_t* out);
   // From the products with a row's two terms: no logit is under least or over most. scale, bound: see screen.h.
   void (*limits)(const int32_t* coarse, const int32_t* fine, const Screened& row, const float* scale,

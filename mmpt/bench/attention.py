@@ -1,8 +1,8 @@
 """Benchmark of a decoding step's attention: `doit bench attention [--device cuda]`.
 
-One id a row looks at a cache of `--columns`, as `mmpt.generate` lays it out: keys and values of `--kv` heads, a mask that
-rows share with all heads, `--groups` query heads to one of keys. Every kernel of torch that takes it, with query heads as
-queries of the head they share (ours) and with keys and values repeated for them (what transformers did until 5.23).
+One id a row looks at a cache of `--columns`, as `mmpt.generate` lays it out: keys and values of `--kv` heads, a mask
+that rows share with all heads, `--groups` query heads to one of keys. Every kernel of torch that takes it, with query
+heads as queries of the head they share (ours) and with keys and values repeated for them (transformers before 5.23).
 Beside each time stands the share of the memory's rate: keys and values read once. Prints a line each and writes
 results/attention-<chip>-<date>.json.
 """
@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 found = measure(way, tensors, kernel, given.device)
                 rows.append({"columns": columns, "way": way.__name__, "kernel": name, "floor": floor, **found})
                 print(line(rows[-1]), flush=True)
-    print(record.write("attention", given.device, {**vars(given), "torch": torch.__version__, "bytes_a_second": rate, "rows": rows}))
+    found = {**vars(given), "torch": torch.__version__, "bytes_a_second": rate, "rows": rows}
+    print(record.write("attention", given.device, found))
 
 
 def line(row: dict[str, Any]) -> str:

@@ -206,8 +206,6 @@ class _Fused(Interpreter):
             self.ledger.lines.append(Line("between products", "fused", dtype, 0.0, moved))
 
 
-
-
 def _apart(node: Node) -> bool:
     """A kernel that the compiler does not write."""
     packet = getattr(node.target, "overloadpacket", None)

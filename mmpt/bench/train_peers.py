@@ -59,8 +59,8 @@ class Task:
 
 
 def ours(task: Task, compiled: bool = False) -> None:
-    """mmpt.train as stage 4 calls it, `compiled` with `train.compile`. A first run of one step has the tasks weighed by their
-    tokens, so that its objective is the token mean that everybody else minimises.
+    """mmpt.train as stage 4 calls it, `compiled` with `train.compile`. A first run of one step has the tasks weighed
+    by their tokens, so that its objective is the token mean that everybody else minimises.
     """
     from mmpt.model.multimodal import MultimodalLM
     from mmpt.train.loop import Hooks, train

@@ -193,7 +193,7 @@ def meta_model(shape: Shape, dtype: torch.dtype, *, ours: bool = True) -> Multim
 
 
 def step_flops(shape: Shape) -> Flops:
-    """Floating point operations that training the adapter has to execute, as `Flops` counts them for our own runs; every
-    contender's utilisation is measured by it.
+    """Floating point operations that training the adapter has to execute, as `Flops` counts them for our own runs;
+    every contender's utilisation is measured by it.
     """
     return Flops.of(meta_model(shape, torch.float32), "full")

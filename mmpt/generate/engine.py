@@ -216,7 +216,9 @@ def _shape(items: Sequence[Item], batch_size: int) -> Shape:
 
 def _screened(model, items: Sequence[Item], shape: Shape) -> Screen | None:
     """A screen of the head where enough steps draw from wide ranges, and where this machine has one."""
-    wide = sum(item.grammar.max_len for item in items if item.widest >= WIDE)
+    # A nucleus (top_p) is found among all logits, so a screen saves it nothing.
+    served = (item for item in items if item.temperature == 0 or item.top_p == 1)
+    wide = sum(item.grammar.max_len for item in served if item.widest >= WIDE)
     return screen(*model.head()) if wide >= SCREENED_STEPS * shape.slots else None
 
 

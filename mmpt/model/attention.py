@@ -82,6 +82,20 @@ def can_pack(causal: nn.Module, implementations: Sequence[str] = ("sdpa", NAME))
     )
 
 
+def obstacle_to_compiling(config: Any, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why attention over a packed stream in training is not one operator for torch.compile; None where it is.
+
+    config: the model's. dtype: of its layers' matrices.
+    """
+    if dropout := getattr(config, "attention_dropout", None):
+        return f"attention_dropout {dropout}"
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if device.type == "cuda" and not (_has_kernel(device) and _kernel_takes(dtype, width)):
+        # The operator below calls a CPU's kernels.
+        return f"{dtype} and heads of {width} numbers, which the kernel for packed streams does not take on this device"
+    return None
+
+
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -104,7 +118,7 @@ def attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
-    if packed.offsets is not None and not dropout and _kernel_takes(query):
+    if packed.offsets is not None and not dropout and _kernel_takes(query.dtype, query.shape[-1]):
         return _one_kernel(query, key, value, packed, scaling), None
     if torch.compiler.is_compiling() and not dropout:
         return torch.ops.mmpt_packed.attention(query, key, value, packed.bounds, scaling)[0], None
@@ -157,12 +171,8 @@ def _has_kernel(device: torch.device) -> bool:
     )
 
 
-def _kernel_takes(query: Tensor) -> bool:
-    return (
-        query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] <= FLASH_WIDTH
-        and query.shape[-1] % 8 == 0
-    )
+def _kernel_takes(dtype: torch.dtype, width: int) -> bool:
+    return dtype in (torch.bfloat16, torch.float16) and width <= FLASH_WIDTH and width % 8 == 0
 
 
 def _one_kernel(query: Tensor, key: Tensor, value: Tensor, packed: Packed, scaling: float | None) -> Tensor:

@@ -8,6 +8,7 @@ plain layers.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic_shapes
 
+from mmpt.model import attention
 from mmpt.model.layers import decoder_layers
 from mmpt.store.errors import UserError
 
@@ -30,19 +32,24 @@ def compile_layers(causal: nn.Module, backend: str = "inductor") -> int:
     with it the compiler draws other random numbers, from the same seeds each time.
 
     Raises:
-        UserError: a machine without what the backend needs; an architecture without layers.
+        UserError: a machine without what the backend needs; an architecture without layers; attention that is no
+            single operator.
     """
     layers = decoder_layers(causal)
     if not layers:
         raise UserError("this architecture has no layers to compile", where=KEY, found=type(causal).__name__)
+    device, dtype = (first := next(layers[0].parameters())).device, first.dtype
+    if obstacle := attention.obstacle_to_compiling(causal.config, device, dtype):
+        raise UserError("attention cannot be compiled here", where=KEY, found=obstacle, fix="leave the key out")
     if backend == "inductor":
-        _require_compiler(next(layers[0].parameters()).device)
-    # deterministic: no choice by a clock, the same kernels each time (gate C4). One function object, so one cache for
-    # all layers. dynamic: the first sizes are no more special than the next.
+        _require_compiler(device)
+    # deterministic: no choice by a clock, the same kernels each time (gate C4). One function object a class, so one
+    # cache for all of its layers. dynamic: the first sizes are no more special than the next.
     options = {"deterministic": True} if backend == "inductor" else None
-    step = torch.compile(type(layers[0]).forward, backend=backend, dynamic=True, fullgraph=True, options=options)
+    how = {"backend": backend, "dynamic": True, "fullgraph": True, "options": options}
+    steps = {kind: torch.compile(kind.forward, **how) for kind in dict.fromkeys(map(type, layers))}
     for layer in layers:
-        layer.forward = partial(_forward, layer, type(layer).forward, step)
+        layer.forward = partial(_forward, layer, type(layer).forward, steps[type(layer)])
     return len(layers)
 
 
@@ -67,10 +74,10 @@ def _require_compiler(device: torch.device) -> None:
                 found="no triton",
                 fix="pip install triton, or leave the key out",
             ) from None
-    elif shutil.which("c++") is None and shutil.which("g++") is None:
+    elif shutil.which(compiler := os.environ.get("CXX", "g++")) is None:  # the one that inductor calls, no other
         raise UserError(
             "torch.compile needs a C++ compiler on this device",
             where=KEY,
-            found="no c++ or g++ on the path",
-            fix="install one, or leave the key out",
+            found=f"no {compiler} on the path",
+            fix="install it, set CXX to another, or leave the key out",
         )

@@ -103,7 +103,8 @@ def _linear_backward(
     """
     flat, inputs = grad.flatten(0, -2), x.flatten(0, -2)
     d_low = torch.addmm(low, flat, up, beta=0, alpha=scale)
-    d_up = torch.addmm(up, flat.T, low, beta=0, alpha=scale) if wants_up else grad.new_empty(0)  # each a tensor of its own
+    # What is not wanted is an empty tensor, each its own: an operator returns none twice.
+    d_up = torch.addmm(up, flat.T, low, beta=0, alpha=scale) if wants_up else grad.new_empty(0)
     d_down = d_low.T @ inputs if wants_down else grad.new_empty(0)
     d_x, d_y = (flat @ weight if wants_x else grad.new_empty(0)), grad.new_empty(0)
     if own and wants_x:

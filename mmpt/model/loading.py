@@ -1,15 +1,15 @@
 """A causal LM from its files. Where its weights go elsewhere, they are only mapped, and cast on their way.
 
 safetensors files are mapped into memory: the processes of a machine share the pages, and the system takes them back
-when it needs memory. That ends where another dtype is made of all weights at once: then each process holds a base of its
-own, 16 GB for Qwen3-8B in bfloat16. So a model on its way to a device, or to be split over ranks, is loaded in the dtype
-of its files, and a weight is cast when it moves; the numbers are the same.
+when it needs memory. That ends where another dtype is made of all weights at once: then each process holds a base of
+its own, 16 GB for Qwen3-8B in bfloat16. So a model on its way to a device, or to be split over ranks, is loaded in the
+dtype of its files, and a weight is cast when it moves; the numbers are the same. Files of several dtypes are loaded
+plainly: transformers would bring them to one.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,16 +57,14 @@ def map_causal_lm(base: Path | str, dtype: torch.dtype) -> nn.Module:
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:
-    """Floating dtype of most bytes of a folder's safetensors; None without any."""
-    sizes: Counter[torch.dtype] = Counter()
+    """The one floating dtype of a folder's safetensors; None without any, or where there are several."""
+    found: set[torch.dtype] = set()
     for path in sorted(folder.glob("*.safetensors")):
         with open(path, "rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, told in header.items():
-            if name != "__metadata__" and told["dtype"] in DTYPES:
-                start, end = told["data_offsets"]
-                sizes[DTYPES[told["dtype"]]] += end - start
-    return max(sizes, key=lambda one: sizes[one], default=None)
+        kinds = {told["dtype"] for name, told in header.items() if name != "__metadata__"}
+        found |= {DTYPES[kind] for kind in kinds if kind in DTYPES}
+    return found.pop() if len(found) == 1 else None
 
 
 def place(causal: nn.Module, device: str, dtype: torch.dtype, without: Iterable[nn.Parameter] = ()) -> None:

@@ -2,7 +2,8 @@
 
 transformers computes it in fp32, step by step: eleven passes over the stream forward and some twenty backward, 15 % of
 a step of Qwen3-8B by the ledger (mmpt/bench/train_ledger.py). torch's own kernel reads and writes the stream once; it
-rounds once, after the weight, where transformers rounds before and after it. fp32 bases, and the CPU, keep transformers'.
+rounds once, after the weight, where transformers rounds before and after it. fp32 bases, and the CPU, keep
+transformers'.
 """
 
 from __future__ import annotations

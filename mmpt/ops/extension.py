@@ -2,7 +2,8 @@
 
 The cache key is the digest of the sources, the flags, the versions of torch, Python and the compiler, and the kinds of
 GPU that are here: a changed kernel is another folder, an unchanged one loads in milliseconds. CUDA sources are added
-where torch has CUDA, and a GPU and nvcc are at hand. A build happens in a folder of its own and is moved into place when whole, so a killed build leaves nothing.
+where torch has CUDA, and a GPU and nvcc are at hand. A build happens in a folder of its own and is moved into place
+when whole, so a killed build leaves nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ FLAGS = ("-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi")
 CUDA_FLAGS = ("-O3", "-lineinfo")
 REMEDY = "install g++ 11 or newer and ninja (pip install ninja), or choose `ops.backend: reference` in the profile"
 CUDA_REMEDY = (
-    f"nvcc ({programs.TOOLKIT}, or CUDA_HOME) must be of CUDA {torch.version.cuda}, which this torch was built with, and "
-    "take the g++ that is here; or choose `ops.backend: reference` in the profile"
+    f"nvcc ({programs.TOOLKIT}, or CUDA_HOME) must be of CUDA {torch.version.cuda}, which this torch was built with, "
+    "and take the g++ that is here; or choose `ops.backend: reference` in the profile"
 )
 
 

@@ -59,8 +59,8 @@ class Ranks:
         Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
         Args:
-            device: this rank's own, "cpu" or "cuda:<n>". It becomes the current one and NCCL's, which otherwise is guessed
-                from LOCAL_RANK: wrong where a cluster shows each task its own GPU alone, as number 0.
+            device: this rank's own, "cpu" or "cuda:<n>". It becomes the current one and NCCL's, which otherwise is
+                guessed from LOCAL_RANK: wrong where a cluster shows each task its own GPU alone, as number 0.
 
         Raises:
             UserError: not started by a launcher.

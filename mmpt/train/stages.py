@@ -2,7 +2,7 @@
 
 warmup   warmup (init: random; codec: rows start where the codec's code vectors lie; quiet: where text gives them no
          probability), lora, mixture.weights, train.row_len,
-         train.layer_norm, train.micro_rows, train.activation_checkpointing, train.compile and the keys of `step_options`
+         train.layer_norm, train.micro_rows, train.activation_checkpointing, train.compile, the keys of `step_options`
 train    train, lora, mixture, examples.max_seq_len
 """
 

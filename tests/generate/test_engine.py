@@ -168,6 +168,8 @@ def test_a_screen_is_made_for_wide_ranges_and_enough_steps(model, items, monkeyp
     monkeypatch.setattr(engine, "SCREENED_STEPS", min(one.max_len for one in grammars))
     generate(model, prompts, grammars)
     assert len(asked) == 1
+    generate(model, prompts, grammars, temperature=1.0, top_p=0.9)
+    assert len(asked) == 1
     monkeypatch.setattr(engine, "SCREENED_STEPS", max(one.max_len for one in grammars) + 1)
     generate(model, prompts, grammars)
     assert len(asked) == 1

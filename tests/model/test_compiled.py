@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from mmpt.model import attention, compiled
 from mmpt.model.attention import Packed
@@ -94,10 +95,37 @@ def test_compiled_steps_are_the_plain_ones_to_rounding(tmp_path, dtype, off):
     assert graphs() == (1, 0)
 
 
+class Other(Qwen3DecoderLayer):
+    def forward(self, hidden_states, **rest):
+        return 2 * super().forward(hidden_states, **rest)
+
+
+def test_layers_of_two_kinds_keep_their_own_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **how: function)
+    model = fresh(tmp_path / "base").train()
+    decoder_layers(model.lm.get_base_model())[1].__class__ = Other
+    expected = steps(model)
+    model.compile_layers("aot_eager")
+    assert all(torch.equal(one, again) for (one, _), (again, _) in zip(expected, steps(model), strict=True))
+
+
+def test_attention_that_is_no_one_operator_is_told_in_a_line(tmp_path, monkeypatch):
+    model = fresh(tmp_path / "base").lm.get_base_model()
+    model.config.attention_dropout = 0.1
+    with pytest.raises(UserError, match="attention_dropout 0.1"):
+        compile_layers(model, "aot_eager")
+    model.config.attention_dropout = 0.0
+    cuda = torch.device("cuda")
+    for has, dtype, takes in ((True, torch.float32, False), (True, torch.bfloat16, True), (False, torch.bfloat16, False)):
+        monkeypatch.setattr(attention, "_has_kernel", lambda device, has=has: has)
+        assert (attention.obstacle_to_compiling(model.config, cuda, dtype) is None) == takes
+    assert attention.obstacle_to_compiling(model.config, torch.device("cpu"), torch.float32) is None
+
+
 def test_no_compiler_no_layers_and_no_stream_are_told_in_a_line(tmp_path, monkeypatch):
     model = fresh(tmp_path / "base")
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
-        patch.setattr(compiled.shutil, "which", lambda name: None)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no clang\\+\\+-0 on the path"):
+        patch.setenv("CXX", "clang++-0")
         model.compile_layers()
     assert all("forward" not in vars(layer) for layer in decoder_layers(model.lm.get_base_model()))
     model.packs = False

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mmpt.model.layers import decoder_layers
 from mmpt.model.loading import load_causal_lm, map_causal_lm, place, put_back, stored_dtype
@@ -47,6 +47,18 @@ def test_a_mapped_base_that_is_placed_or_put_back_is_the_loaded_one(tmp_path, st
     assert not aside.aside
     same(aside.state_dict(), whole.state_dict())
     assert torch.equal(aside.hidden(token, token), whole.hidden(token, token))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_files_of_two_dtypes_lose_no_digit(tmp_path, dtype):
+    """Matrices in bfloat16 and norms in float32, say: one dtype for all would round the norms."""
+    save_base(tmp_path)
+    path = tmp_path / "model.safetensors"
+    mixed = {key: one.bfloat16() if one.ndim > 1 else one + 1e-4 for key, one in load_file(path).items()}
+    save_file(mixed, path, {"format": "pt"})
+    mapped = map_causal_lm(tmp_path, dtype)
+    place(mapped, "cpu", dtype)
+    same(mapped.state_dict(), load_causal_lm(tmp_path, dtype).state_dict())
 
 
 def same(ours, theirs):
