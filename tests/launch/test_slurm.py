@@ -201,6 +201,22 @@ def test_a_job_is_ended_before_another_launcher_takes_its_stage(spread, slurm):
     assert slurm.ended(100) == "CANCELLED" and "by 0 of 1" in project.log
 
 
+def test_a_job_that_is_cancelled_because_its_stage_was_found_complete_is_told(spread, slurm):
+    """A build that was killed between the end of its stage and the publishing of it, and one with a job before that."""
+    project = spread("{kind: local}")
+    assert project.doit("shards").code == BUILT
+    staging = project.root / ".staging"
+    (project.root / "shards").rename(staging / "out-shards-1")
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    (slurm.folder / "100.json").write_text(json.dumps({"name": "mmpt-shards-abc", "pid": process.pid}))
+    note = staging / "work-shards-abc" / "launch" / "part" / "slurm.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"job": "100", "name": "mmpt-shards-abc"}))
+    outcome = project.doit("shards")
+    assert "slurm job 100 of an earlier run is not wanted any more: cancelled" in outcome.text, outcome
+    assert slurm.ended(100) == "CANCELLED" and process.wait(10) and not note.exists()
+
+
 def test_where_slurm_is_gone_another_launcher_is_told_which_note_speaks_of_a_job(spread, slurm, monkeypatch):
     project = spread(TWO)
     killed_while_it_works(project, slurm)
