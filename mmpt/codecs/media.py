@@ -72,7 +72,11 @@ def inside(root: Path, relative: str) -> Path:
         within = path.resolve().is_relative_to(root.resolve())
     except ValueError:  # a NUL, or what no file name can be spelled with
         raise MediaError(
-            "missing", "no file can have this name", where=repr(relative), found=repr(relative), expected="a file's name",
+            "missing",
+            "no file can have this name",
+            where=repr(relative),
+            found=repr(relative),
+            expected="a file's name",
             fix="correct it",
         ) from None
     if not within:

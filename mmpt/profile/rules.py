@@ -22,8 +22,8 @@ def check_numbers(data: Any, path: Path) -> None:
         if isinstance(value, float) and not math.isfinite(value):  # a whole number may be too large for isfinite
             raise UserError("not a finite number", where=f"{path}: {key}", found=value, expected="a number")
         if abs(value) > MOST:
-            raise UserError("the number is too large", where=f"{path}: {key}", found=f"{value:.3g}" if isinstance(value, float)
-                            else f"{str(value)[:20]}..", expected="at most 2**53")
+            found = f"{value:.3g}" if isinstance(value, float) else f"{str(value)[:20]}.."
+            raise UserError("the number is too large", where=f"{path}: {key}", found=found, expected="at most 2**53")
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:
@@ -77,7 +77,8 @@ def _check_heads(config: Mapping[str, Any], path: Path) -> None:
     heads = {key: config.get(key, 32) for key in ("num_attention_heads", "num_key_value_heads")}
     for key, n in heads.items():
         if type(n) is not int or n < 1:
-            raise UserError("no number of heads", where=f"{path}: base.config.{key}", found=n, expected="a whole number from 1 up")
+            raise UserError("no number of heads", where=f"{path}: base.config.{key}", found=n,
+                            expected="a whole number from 1 up")
     if heads["num_attention_heads"] % heads["num_key_value_heads"]:
         raise UserError("the query heads do not share the key and value heads evenly", where=f"{path}: base.config",
                         found=", ".join(f"{key} {n}" for key, n in heads.items()))

@@ -126,7 +126,8 @@ def _lines(error: ValidationError, prefix: str) -> Iterable[str]:
         near = f"; did you mean {close[0]!r}?" if close else ""
         yield f"{place}: found {_short(error.instance)}; expected one of {', '.join(known)}{near}"
     elif error.validator == "minProperties" and error.schema.get("properties"):
-        yield f"{place}: found {_short(error.instance)}; expected at least {error.validator_value} of {', '.join(error.schema['properties'])}"
+        known = ", ".join(error.schema["properties"])
+        yield f"{place}: found {_short(error.instance)}; expected at least {error.validator_value} of {known}"
     elif error.validator in ("oneOf", "anyOf") and error.context:
         best = min(error.context, key=lambda one: (len(one.absolute_path) == len(error.absolute_path), -len(one.absolute_path)))
         yield from _lines(best, prefix)

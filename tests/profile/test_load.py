@@ -37,9 +37,12 @@ def test_a_profile_inherits_and_overrides(tmp_path):
     ("extends: smoke\nname: x\ntrain: {row_len: 16}\n", "packed row cannot hold"),
     ("extends: smoke\nname: x\ncodecs: {image: {patch: 5}}\n", "no multiple of the patch"),
     ("extends: smoke\nname: x\nmixture: {weights: {a2t: 0, i2t: 0, t2a: 0, t2i: 0}}\n", "weight 0"),
-    ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: 3}}\n", "num_attention_heads 3, num_key_value_heads 2"),
-    ("extends: smoke\nname: x\nbase: {config: {num_key_value_heads: 0}}\n", "base.config.num_key_value_heads: no number of heads"),
-    ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: four}}\n", "num_attention_heads: no number of heads; found four"),
+    ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: 3}}\n",
+     "num_attention_heads 3, num_key_value_heads 2"),
+    ("extends: smoke\nname: x\nbase: {config: {num_key_value_heads: 0}}\n",
+     "base.config.num_key_value_heads: no number of heads"),
+    ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: four}}\n",
+     "num_attention_heads: no number of heads; found four"),
     ("extends: smoke\nname: x\nbase: {kind: pretrained}\n", "missing key 'path'"),
     ("extends: smoke\ntrain: {steps: 7}\n", "needs a name of its own"),  # else it would build over artifacts/smoke
     ("extends: smoke\nname: x\ntrain: {lr: {lora: .nan}}\n", "train.lr.lora: not a finite number; found nan"),
@@ -50,7 +53,8 @@ def test_a_profile_inherits_and_overrides(tmp_path):
     ("extends: smoke\nname: x\nruntime: {threads: 100000}\n", "runtime.threads: found 100000"),
     (f"extends: smoke\nname: {'x' * 300}\n", "name: found"),
     (f"extends: smoke\nname: x\ntrain: {'[' * 2000}{']' * 2000}\n", "hundreds deep"),
-    ("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captoins, path: .}]}\n", "did you mean 'captions'?"),
+    ("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captoins, path: .}]}\n",
+     "did you mean 'captions'?"),
 ])
 def test_bad_profiles_say_what_is_wrong(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
