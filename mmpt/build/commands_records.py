@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpt.build.commandline import OurCommand, Parser
+from mmpt.build.fingerprint import manifest_digest
 from mmpt.build.project import Project
 from mmpt.build.receipts import RECEIPT, definition_of, read_receipt
 from mmpt.gating.columns import columns
@@ -37,23 +38,32 @@ class Records(OurCommand):
         return EXIT_GO
 
 
-def _built_with(project: Project) -> tuple[int, int | None]:
-    """max_seq_len and max_prompt_tokens of the examples that are there; the profile's where there are none."""
-    path, section = project.root / "examples" / RECEIPT, project.profile.data["examples"]
+def _built_with(project: Project) -> tuple[int, int | None, bool]:
+    """max_seq_len and max_prompt_tokens of the examples that are there, and whether shards or token space are others by
+    now; the profile's where there are no examples.
+    """
+    path, section, stale = project.root / "examples" / RECEIPT, project.profile.data["examples"], False
     if path.is_file():
-        section = definition_of(read_receipt(path))["slice"]["examples"]
-    return section["max_seq_len"], section.get("max_prompt_tokens")
+        definition = definition_of(read_receipt(path))
+        section = definition["slice"]["examples"]
+        inputs = definition["inputs"]
+        stale = any(inputs[name] != manifest_digest(project, name) for name in ("shards", "token_space"))
+    return section["max_seq_len"], section.get("max_prompt_tokens"), stale
 
 
 def overview_lines(found: Mapping[str, Any], most: int | None) -> list[str]:
     """Counts first, then each list."""
     sides = ", ".join(f"{n} {side}" for side, n in found["sides"].items())
     lines = [f"{found['read']} records ({sides}), {len(found['lost'])} left out, {len(found['cut'])} cut"]
+    lines += [f"{n} {kind} records are not used: no codecs.{kind}" for kind, n in found["unused"].items()]
+    if found["stale"]:
+        lines.append("the examples are of other shards or another token space: `doit examples` makes them again")
     rows = [
         [task, str(one["kept"]), str(len(one["dropped"])), str(len(one["shortened"]))]
         for task, one in found["tasks"].items()
     ]
-    lines += columns(rows, head=("task", "kept", "dropped", "prompts shortened"), right={1, 2, 3})
+    if rows:
+        lines += columns(rows, head=("task", "kept", "dropped", "prompts shortened"), right={1, 2, 3})
     lost = [[one["stage"], one["id"] or one["where"], one["why"]] for one in found["lost"]]
     cut = [[one["split"], one["id"], one["why"]] for one in found["cut"]]
     lines += _listed("left out", lost, most) + _listed("cut", cut, most)

@@ -104,9 +104,9 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
             )
     before, definition = manifest_digest(project, stage.name), define(project, stage)
     if adopt(project, stage, definition):
-        sweep(project, (stage.name,))
+        said = "; ".join(sweep(project, (stage.name,)))
         after = manifest_digest(project, stage.name)
-        return Built(after, after != before, time.monotonic() - started, adopted=True)
+        return Built(after, after != before, time.monotonic() - started, adopted=True, warning=said)
     attempt = project.staging / f"out-{stage.name}-{os.getpid()}"
     shutil.rmtree(attempt, ignore_errors=True)
     job = _job(project, stage, attempt, fingerprint(definition))
@@ -118,8 +118,8 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
         manifest = publish(project, stage, attempt, final, details)
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
-    sweep(project, (stage.name,))
-    return Built(manifest, manifest != before, time.monotonic() - started, warning=warning)
+    said = "; ".join(filter(None, (warning, *sweep(project, (stage.name,)))))
+    return Built(manifest, manifest != before, time.monotonic() - started, warning=said)
 
 
 def work_folder(project: Project, stage: Stage, identity: str) -> Path:

@@ -1,1 +1,1 @@
-"""Audio and image codecs behind two small protocols: built in, pretrained, or registered by somebody else; and reading media."""
+"""Reading media, and audio and image codecs behind two small protocols: built in, pretrained, or somebody else's."""

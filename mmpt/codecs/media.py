@@ -68,7 +68,18 @@ def inside(root: Path, relative: str) -> Path:
     if parts.is_absolute() or ".." in parts.parts or not parts.parts:
         raise _outside(relative)
     path = root / parts
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        within = path.resolve().is_relative_to(root.resolve())
+    except ValueError:  # a NUL, or what no file name can be spelled with
+        raise MediaError(
+            "missing",
+            "no file can have this name",
+            where=repr(relative),
+            found=repr(relative),
+            expected="a file's name",
+            fix="correct it",
+        ) from None
+    if not within:
         raise _outside(relative)
     return path
 

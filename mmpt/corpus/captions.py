@@ -74,12 +74,24 @@ def _jsonl(file: Path) -> Iterator[Line]:
             except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
                 yield Line(number, None, ("not JSON", short(str(error)), "one JSON object a line"))
                 continue
-            if isinstance(fields, dict):
+            if b"\\u" in raw and (half := _half(fields)):
+                yield Line(number, None, ("half of a surrogate pair", half, "Unicode text"))
+            elif isinstance(fields, dict):
                 yield Line(number, fields)
             else:
                 yield Line(
                     number, None, ("not a JSON object", type(fields).__name__, "one JSON object a line")
                 )
+
+
+def _half(value: Any) -> str:
+    """Where half a surrogate pair stands, which JSON can spell and no UTF-8 file can hold; "" if there is none."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[max(0, error.start - 20) : error.end].encode(errors="backslashreplace").decode()
+    return ""
 
 
 def _csv(file: Path, where: str) -> Iterator[Line]:

@@ -185,7 +185,7 @@ def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
     """Golden generation of any checkpoint, and the ablation where a task has one; prints a table, returns 0.
 
     `options`: checkpoint (step_<k>, final, or a folder), tasks (comma-separated), out (new folder or None).
-    Raises UserError: an unknown task or checkpoint, an `out` that is not empty.
+    Raises UserError: an unknown task or checkpoint, tasks of a modality without a codec, an `out` that is not empty.
     """
     tasks = _tasks(options.tasks)
     checkpoint = _checkpoint(root, options.checkpoint)
@@ -195,8 +195,16 @@ def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
     workshop = _workshop(root, profile)
     codecs = Codecs.open(_data(root, "codecs"), workshop.device)
     decoder = Decoder(workshop.space, codecs, workshop.tokenizer)
-    golden = _only(tasks, golden_sets(_data(root, "golden")))
+    there = golden_sets(_data(root, "golden"))
+    golden = _only(tasks, there)
     swapped = _only(tasks, ablation_sets(_data(root, "golden")))
+    if not golden:
+        raise UserError(
+            "this run has no golden items of the tasks asked for",
+            where="--tasks",
+            found=", ".join(tasks),
+            expected=", ".join(there),
+        )
     section = profile.data["generate"]
     setting = Setting(
         workshop.seed,

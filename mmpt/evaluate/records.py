@@ -1,7 +1,7 @@
 """Where a run's records went: which were left out, cut or shortened and why, and all that is known of one.
 
-Reads what the stages published, and nothing else: corpus and manifest (errors), split, shards, examples, and the
-golden outputs of generate. A stage that was not built yet has nothing to say.
+Reads what the stages published, and nothing else: corpus and manifest (errors), split, codecs, shards, examples, and
+the golden outputs of generate. A stage that was not built yet has nothing to say.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmpt.codecs import registry
 from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
 from mmpt.shards.examples import select
 from mmpt.shards.shard_set import MODALITIES, SPLITS, TASK_MODALITY, ShardSet
@@ -34,25 +35,30 @@ class Records:
 
     Args:
         max_seq_len, max_prompt: what its examples were built with (the profile may have changed since).
+        stale: the examples are of other shards or another token space than those that are there: nothing of them is
+            told, their rows mean other records.
 
     Raises:
         UserError: nothing of it was built yet.
     """
 
-    def __init__(self, root: Path, max_seq_len: int, max_prompt: int | None):
-        self.root, self.max_seq_len, self.max_prompt = root, max_seq_len, max_prompt
+    def __init__(self, root: Path, max_seq_len: int, max_prompt: int | None, stale: bool = False):
+        self.root, self.max_seq_len, self.max_prompt, self.stale = root, max_seq_len, max_prompt, stale
         if not any((root / name / "data").is_dir() for name in ("corpus", "shards")):
             raise UserError("no records yet", where=root.name, fix="run `doit corpus` first")
 
     def overview(self) -> dict[str, Any]:
-        """{read, sides, lost, cut, tasks}; in `tasks` {kept, dropped, shortened} a task, the last two as lists of
-        {id, split, why}.
+        """{read, sides, unused, lost, cut, stale, tasks}; in `tasks` {kept, dropped, shortened} a task, the last two as
+        lists of {id, split, why}; in `unused` the records of each modality that no codec was built for.
         """
-        manifest, split = self._file("manifest", "manifest.jsonl"), self._file("split", "split.jsonl")
-        sides = Counter(row["split"] for row in (iter_jsonl(split) if split else ()))
+        split = self._file("split", "split.jsonl")
+        manifest = self._file("manifest", "manifest.jsonl") or split  # what was imported has no manifest
+        dealt = Counter((row["modality"], row["split"]) for row in (iter_jsonl(split) if split else ()))
+        kinds = {kind: sum(dealt[kind, side] for side in SPLITS) for kind in self._without_codec()}
         return {
             "read": count_lines(manifest) if manifest else 0,
-            "sides": {side: sides[side] for side in SPLITS},
+            "sides": {side: sum(dealt[kind, side] for kind in MODALITIES) for side in SPLITS},
+            "unused": {kind: n for kind, n in kinds.items() if n},
             "lost": list(self._lost()),
             "cut": [
                 {"id": row["id"], "split": row_split, "why": self._cut(row)}
@@ -61,6 +67,7 @@ class Records:
                 for row in shards.records
                 if row.get("clipped")
             ],
+            "stale": self.stale,
             "tasks": self._tasks(),
         }
 
@@ -75,6 +82,9 @@ class Records:
         record = _first(manifest, name)
         side = _first(split, name)
         stored = next(self._stored(name), None)
+        if record is not None and stored is None and (kind := record["modality"]) in self._without_codec():
+            why = "no codec for its modality"
+            lost.append({"stage": "codecs", "id": name, "where": f"codecs.{kind}", "why": why})
         if not lost and record is None and stored is None:
             fix = "`doit records` lists what was left out"
             raise UserError("no such record", where=self.root.name, found=name, fix=fix)
@@ -93,14 +103,25 @@ class Records:
         return path if path.is_file() else None
 
     def _lost(self) -> Iterator[dict[str, str]]:
-        """{stage, id, where, why} of each record that is in no shard; a manifest's list repeats the corpus'."""
-        stages = ("manifest" if self._file("manifest", "errors.jsonl") else "corpus", "shards")
-        for stage in stages:
+        """{stage, id, where, why} of each record that is in no shard, once: a stage's list repeats those before it."""
+        read = next((one for one in ("manifest", "corpus", "split") if self._file(one, "errors.jsonl")), "corpus")
+        told = set()
+        for stage in (read, "shards"):
             path = self._file(stage, "errors.jsonl")
             for row in iter_jsonl(path) if path else ():
                 said = row.get("what", row["kind"])
                 found = f"; found {row['found']}" if row.get("found") else ""
-                yield {"stage": stage, "id": row["id"] or "", "where": row.get("where", ""), "why": f"{said}{found}"}
+                one = {"id": row["id"] or "", "where": row.get("where", ""), "why": f"{said}{found}"}
+                if (key := tuple(one.values())) not in told:
+                    told.add(key)
+                    yield {"stage": stage, **one}
+
+    def _without_codec(self) -> list[str]:
+        """Modalities that the run leaves out; of what was imported, such a record is among the errors of `shards`."""
+        folder = self.root / "codecs" / "data"
+        if not folder.is_dir() or not self._file("manifest", "manifest.jsonl"):
+            return []
+        return [kind for kind in MODALITIES if not (folder / kind / registry.FILE_NAME).is_file()]
 
     def _shards(self) -> Iterator[tuple[str, str, ShardSet]]:
         for modality in MODALITIES:
@@ -118,7 +139,7 @@ class Records:
     def _sets(self) -> Iterator[tuple[str, str, ExampleSet]]:
         """(task, split, examples) of what was built."""
         folder, shards, space = self.root / "examples" / "data", self.root / "shards" / "data", self._space()
-        for task in TASKS if space is not None else ():
+        for task in TASKS if space is not None and not self.stale else ():
             for split in SPLITS:
                 if (folder / f"{task}-{split}.safetensors").is_file():
                     yield task, split, ExampleSet.open(folder, shards, space, task, split)
@@ -178,7 +199,7 @@ class Records:
                     }
 
     def _fates(self, stored: dict[str, Any]) -> dict[str, str]:
-        if not self._file("examples", "drops.json"):
+        if self.stale or not self._file("examples", "drops.json"):
             return {}
         tokenizer = open_tokenizer(self.root / "token_space" / "data")
         caption, payload = stored["record"]["caption"], len(stored["ids"])

@@ -68,7 +68,8 @@ def unigram_losses(train_ids: np.ndarray, pieces: np.ndarray, vocab: int) -> np.
 def shared_lines(lines: Iterable[str], others: Iterable[str]) -> tuple[int, int]:
     """(lines that are among the others, case and spaces aside; all lines that are not empty)."""
     plain = Counter(text for line in lines if (text := _plain(line)))
-    shared = set(filter(plain.__contains__, map(_plain, others)))  # of the others, which may be very many, no more stays
+    # Of the others, which may be very many, no more than this stays.
+    shared = set(filter(plain.__contains__, map(_plain, others)))
     return sum(plain[text] for text in shared), plain.total()
 
 

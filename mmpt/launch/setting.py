@@ -51,8 +51,8 @@ def process_environment(threads: int) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TOKENIZERS_PARALLELISM": "false",
-        # Whoever asks whether there is a GPU, a library being imported too, asks the driver's library and does not start
-        # CUDA: a process forked from one that has cannot use it.
+        # Whoever asks whether there is a GPU, a library being imported too, asks the driver's library and does not
+        # start CUDA: a process forked from one that has cannot use it.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
 

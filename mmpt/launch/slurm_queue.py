@@ -24,6 +24,10 @@ OVER = frozenset(
 ENDS_WITHIN = 60.0  # seconds for a cancelled job's processes to be gone: slurm asks, waits (30 s), and kills
 
 
+class NoSlurm(UserError):
+    """Slurm's programs are not on this machine."""
+
+
 @dataclass(frozen=True)
 class State:
     """A job in slurm's words.
@@ -115,12 +119,21 @@ def cancel_noted(works: Iterable[Path], keep: Path | None = None) -> list[str]:
         works: work folders of a stage; keep: one whose job goes on.
 
     Raises:
-        UserError: slurm did not end one; its note stays for the next attempt.
+        UserError: slurm did not end one, or is not here; the note stays for the next attempt.
     """
     said = []
     for note in sorted(note for work in works if work != keep for note in work.glob(f"launch/*/{QUEUED}")):
         told = read_json(note)
-        if cancel(told["job"], told["name"]):
+        try:
+            was_there = cancel(told["job"], told["name"])
+        except NoSlurm:  # the profile may not even name slurm any more
+            raise UserError(
+                f"slurm job {told['job']} of an earlier run may still work, and there is no slurm here",
+                where=note,
+                expected="scontrol and scancel on PATH",
+                fix="run doit on a machine of the cluster; or delete this file, once the job has ended",
+            ) from None
+        if was_there:
             said.append(f"slurm job {told['job']} of an earlier run is not wanted any more: cancelled")
         note.unlink()
     return said
@@ -146,12 +159,12 @@ def _ask(*words: str) -> subprocess.CompletedProcess[str]:
     """Run one of slurm's programs.
 
     Raises:
-        UserError: it is not here.
+        NoSlurm: it is not here.
     """
     try:
         return subprocess.run(words, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise UserError(
+        raise NoSlurm(
             "there is no slurm here",
             where="launcher.kind",
             expected=f"{words[0]} on PATH",

@@ -103,7 +103,8 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     beside = path.parent / parent
     below = _inherit(beside.resolve() if beside.is_file() else _locate(parent), (*seen, path))
     if "name" not in data:  # it would inherit the name, and with it build over the other profile's artifacts
-        raise UserError("a profile that extends another needs a name of its own", where=path, found=f"extends: {parent}, no name",
+        raise UserError("a profile that extends another needs a name of its own", where=path,
+                        found=f"extends: {parent}, no name",
                         expected="name: .., the folder of its run below artifacts/")
     return _merge(below, data)
 
@@ -160,7 +161,9 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_nothing(data: dict[str, Any]) -> dict[str, Any]:
-    """Without a codec that the profile sets to null: it takes away what it inherited, and the run has no such modality."""
+    """Without a codec that the profile sets to null: it takes away what it inherited, and the run has no such
+    modality.
+    """
     codecs = data.get("codecs")
     if not isinstance(codecs, dict):
         return data

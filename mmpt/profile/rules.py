@@ -19,10 +19,11 @@ def check_numbers(data: Any, path: Path) -> None:
         UserError: the first one, with its key.
     """
     for key, value in _numbers(data, ""):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):  # a whole number may be too large for isfinite
             raise UserError("not a finite number", where=f"{path}: {key}", found=value, expected="a number")
         if abs(value) > MOST:
-            raise UserError("the number is too large", where=f"{path}: {key}", found=value, expected="at most 2**53")
+            found = f"{value:.3g}" if isinstance(value, float) else f"{str(value)[:20]}.."
+            raise UserError("the number is too large", where=f"{path}: {key}", found=found, expected="at most 2**53")
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:
@@ -63,14 +64,24 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
     if data["train"]["row_len"] < data["examples"]["max_seq_len"]:
         raise UserError("a packed row cannot hold the longest example", where=f"{path}: train.row_len",
                         found=data["train"]["row_len"], expected=f"at least examples.max_seq_len = {data['examples']['max_seq_len']}")
-    heads = data["base"].get("config", {})
-    if data["base"]["kind"] == "tiny" and heads.get("num_attention_heads", 1) % heads.get("num_key_value_heads", 1):
-        raise UserError("the query heads do not share the key and value heads evenly", where=f"{path}: base.config",
-                        found=f"num_attention_heads {heads['num_attention_heads']}, num_key_value_heads {heads['num_key_value_heads']}")
+    if data["base"]["kind"] == "tiny":
+        _check_heads(data["base"].get("config", {}), path)
     if data["base"]["kind"] == "pretrained" and "path" not in data["base"]:
         raise UserError("missing key 'path'", where=f"{path}: base", expected="a local folder or a hub id")
     if "inputs" in data:
         _check_inputs(data, path)
+
+
+def _check_heads(config: Mapping[str, Any], path: Path) -> None:
+    """Heads of a tiny Qwen3; transformers' own default is 32 of either kind."""
+    heads = {key: config.get(key, 32) for key in ("num_attention_heads", "num_key_value_heads")}
+    for key, n in heads.items():
+        if type(n) is not int or n < 1:
+            raise UserError("no number of heads", where=f"{path}: base.config.{key}", found=n,
+                            expected="a whole number from 1 up")
+    if heads["num_attention_heads"] % heads["num_key_value_heads"]:
+        raise UserError("the query heads do not share the key and value heads evenly", where=f"{path}: base.config",
+                        found=", ".join(f"{key} {n}" for key, n in heads.items()))
 
 
 def _check_inputs(data: Mapping[str, Any], path: Path) -> None:

@@ -47,7 +47,8 @@ def base_text_outside(
     for record in records:
         if (number := lines.find(_plain(record["caption"]))) >= 0:
             captions[splits.get(record["id"]) == "train"][number] = True
-    outside = sum(n for n, train, held in zip(times, captions[True], captions[False], strict=True) if held and not train)
+    seen = zip(times, captions[True], captions[False], strict=True)
+    outside = sum(n for n, train, held in seen if held and not train)
     return Metric("base_text_captions_outside_train", outside, sum(times), "lines", "lower")
 
 

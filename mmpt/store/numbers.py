@@ -20,7 +20,8 @@ class Numbers:
 
     def __init__(self) -> None:
         self._keys = bytearray()
-        self._slots = array("i", [-1]) * ROOM  # a text's number stands at its key's place, or after it where that is taken
+        # A text's number stands at its key's place, or after it where that is taken.
+        self._slots = array("i", [-1]) * ROOM
 
     def __len__(self) -> int:
         """How many different texts there are."""

@@ -125,6 +125,9 @@ def _lines(error: ValidationError, prefix: str) -> Iterable[str]:
         close = difflib.get_close_matches(error.instance, known, n=1) if isinstance(error.instance, str) else []
         near = f"; did you mean {close[0]!r}?" if close else ""
         yield f"{place}: found {_short(error.instance)}; expected one of {', '.join(known)}{near}"
+    elif error.validator == "minProperties" and error.schema.get("properties"):
+        known = ", ".join(error.schema["properties"])
+        yield f"{place}: found {_short(error.instance)}; expected at least {error.validator_value} of {known}"
     elif error.validator in ("oneOf", "anyOf") and error.context:
         best = min(error.context, key=lambda one: (len(one.absolute_path) == len(error.absolute_path), -len(one.absolute_path)))
         yield from _lines(best, prefix)

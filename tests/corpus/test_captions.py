@@ -332,3 +332,19 @@ def test_a_data_set_may_have_fields_of_its_own(folder):
     own = {"captions": ["x"], "source_id": "7", "width": 3, "images": []}
     write(folder, [{"id": "a", "image": "p0.png", "caption": "x", **own}])
     assert read(folder)[0]["id"] == "a"
+
+
+@pytest.mark.parametrize("field", ["id", "caption", "source", "image", "own"])
+def test_half_a_surrogate_pair_is_a_bad_line_and_no_crash(tmp_path, folder, field):
+    """JSON can spell it, and no file of ours can hold it."""
+    row = {"id": "a", "image": "p0.png", "caption": "x"}
+    write(folder, [{**row, field: f"{row.get(field, '')}\ud800"}, {**row, "id": "b", "caption": "\u00fc \U0001f600"}])
+    manifest, (left_out,), _ = run(tmp_path / "one", folder, mode="skip")
+    assert (left_out["kind"], left_out["what"]) == ("bad_line", "half of a surrogate pair")
+    assert left_out["found"].endswith("\\ud800") and [one["id"] for one in manifest] == ["b"]
+
+
+def test_a_name_that_no_file_can_have_is_a_bad_line_and_no_crash(folder):
+    write(folder, [{"id": "a", "image": "p\0.png", "caption": "x"}])
+    (problem,) = read(folder)
+    assert (problem.kind, problem.what) == ("missing", "no file can have this name")

@@ -1,5 +1,6 @@
 """`doit sample` and `doit evaluate`: files and text come out, and a wrong argument is one clear error."""
 
+import shutil
 from argparse import Namespace
 
 import numpy as np
@@ -105,6 +106,16 @@ def test_a_sound_longer_than_the_model_hears_is_told(run, tmp_path, capsys):
     write_wav(tmp_path / "short.wav", np.zeros((1, 16000)), 16000)
     sample(run.root, run.profile, asked(task="a2t", audio=str(tmp_path / "short.wav")))
     assert not capsys.readouterr().err
+
+
+def test_evaluate_says_which_tasks_have_golden_items(run, tmp_path):
+    shutil.copytree(run.root, tmp_path / "mini", ignore=shutil.ignore_patterns("work", "elsewhere"))
+    for path in (tmp_path / "mini" / "golden" / "data").glob("*t2a*.jsonl"):
+        path.unlink()  # as of a run without an audio codec
+    options = Namespace(checkpoint="step_2", tasks="t2a", out=str(tmp_path / "looked"))
+    with pytest.raises(UserError, match="no golden items of the tasks asked for; found t2a; expected a2t, i2t, t2i"):
+        evaluate(tmp_path / "mini", run.profile, options)
+    assert not (tmp_path / "looked").exists()
 
 
 def test_evaluate_writes_one_folder_and_prints_a_table(run, tmp_path, capsys):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from mmpt.build import commands_records
 from mmpt.build.commands_records import overview_lines, story_lines
 from mmpt.evaluate.records import Records
 from mmpt.store.canonical import read_json
@@ -78,3 +79,51 @@ def test_of_nothing_there_is_nothing_to_say(run, tmp_path):
         Records(tmp_path, 128, 64)
     with pytest.raises(UserError, match="no such record; found nobody"):
         Records(run.root, *of_profile(run)).story("nobody")
+
+
+def without(run, folder, *names):
+    """A copy of the run in which these files of its stages are not there."""
+    shutil.copytree(run.root, folder, ignore=shutil.ignore_patterns("train", "work", "elsewhere", *names))
+    return folder
+
+
+def test_records_of_a_modality_without_a_codec_are_not_passed_over(run, tmp_path):
+    """`codecs.audio: null` takes 50 of 100 records out of the run, and no stage calls that an error."""
+    root = without(run, tmp_path / "mini", "audio*", "a2t*", "t2a*")
+    found = checked(Records(root, *of_profile(run)).overview())
+    assert (found["read"], found["unused"], set(found["tasks"])) == (100, {"audio": 50}, {"i2t", "t2i"})
+    assert "50 audio records are not used: no codecs.audio" in overview_lines(found, 1)
+    name = next(row["id"] for row in read_jsonl(root / "manifest/data/manifest.jsonl") if row["modality"] == "audio")
+    story = checked(Records(root, *of_profile(run)).story(name))
+    assert [(one["stage"], one["why"]) for one in story["lost"]] == [("codecs", "no codec for its modality")]
+
+
+def test_what_was_imported_has_its_errors_once_and_its_records_counted(run, tmp_path):
+    root = without(run, tmp_path / "mini", "manifest", "corpus")
+    one = {"id": "gone", "kind": "bad_line", "source": "x", "where": "x/0.tar", "what": "duplicate id"}
+    unnamed = {**one, "id": None, "what": "cut off"}
+    for stage, rows in (("split", [one, unnamed]), ("shards", [one, {**one, "id": "late", "what": "empty text"}])):
+        (root / stage / "data" / "errors.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = checked(Records(root, *of_profile(run)).overview())
+    assert found["read"] == sum(found["sides"].values()) == 100
+    lost = [(row["stage"], row["id"]) for row in found["lost"]]
+    assert lost == [("split", "gone"), ("split", ""), ("shards", "late")]
+
+
+def test_examples_of_other_shards_are_not_read_as_these_ones_s(run, tmp_path, monkeypatch):
+    """Their rows are places in shards that are not there any more."""
+    definition = {"slice": {"examples": {"max_seq_len": 99}}, "inputs": {"shards": "old", "token_space": "t"}}
+    monkeypatch.setattr(commands_records, "read_receipt", lambda path: None)
+    monkeypatch.setattr(commands_records, "definition_of", lambda receipt: definition)
+    there = {"token_space": "t", "shards": "new"}
+    monkeypatch.setattr(commands_records, "manifest_digest", lambda project, name: there[name])
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "receipt.json").touch()
+    project = type(run)(tmp_path, run.profile)
+    assert commands_records._built_with(project) == (99, None, True)
+    found = checked(Records(run.root, 99, None, stale=True).overview())
+    assert not found["tasks"] and any("`doit examples`" in line for line in overview_lines(found, 1))
+    (shard,) = run.data("shards").glob("image-train-00000.jsonl")
+    assert not checked(Records(run.root, 99, None, stale=True).story(read_jsonl(shard)[0]["id"]))["tasks"]
+    definition["inputs"]["shards"] = "new"
+    assert commands_records._built_with(project) == (99, None, False)

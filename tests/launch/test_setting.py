@@ -32,7 +32,8 @@ def test_what_stages_are_forked_from_does_not_start_cuda():
 
 @pytest.fixture
 def context(tmp_path):
-    return StageContext("t", SliceView({}, (), "t"), {}, tmp_path, tmp_path, seed=0, threads=1, device="cpu", dtype="float32")
+    slice_ = SliceView({}, (), "t")
+    return StageContext("t", slice_, {}, tmp_path, tmp_path, seed=0, threads=1, device="cpu", dtype="float32")
 
 
 @pytest.fixture(autouse=True)

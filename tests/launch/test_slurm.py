@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,13 @@ def at_work(project):
 def killed_while_it_works(project, slurm) -> None:
     kill(at_work(project))
     assert list(slurm.jobs) == [100] and not slurm.ended(100)
+
+
+def wait_until(so) -> None:
+    end = time.monotonic() + 60
+    while not so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def let_go(project) -> None:
@@ -193,6 +201,38 @@ def test_a_job_is_ended_before_another_launcher_takes_its_stage(spread, slurm):
     assert slurm.ended(100) == "CANCELLED" and "by 0 of 1" in project.log
 
 
+def test_a_job_that_is_cancelled_because_its_stage_was_found_complete_is_told(spread, slurm):
+    """A build that was killed between the end of its stage and the publishing of it, and one with a job before that."""
+    project = spread("{kind: local}")
+    assert project.doit("shards").code == BUILT
+    staging = project.root / ".staging"
+    (project.root / "shards").rename(staging / "out-shards-1")
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    (slurm.folder / "100.json").write_text(json.dumps({"name": "mmpt-shards-abc", "pid": process.pid}))
+    note = staging / "work-shards-abc" / "launch" / "part" / "slurm.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"job": "100", "name": "mmpt-shards-abc"}))
+    outcome = project.doit("shards")
+    assert "slurm job 100 of an earlier run is not wanted any more: cancelled" in outcome.text, outcome
+    assert slurm.ended(100) == "CANCELLED" and process.wait(10) and not note.exists()
+
+
+def test_where_slurm_is_gone_another_launcher_is_told_which_note_speaks_of_a_job(spread, slurm, monkeypatch):
+    project = spread(TWO)
+    killed_while_it_works(project, slurm)
+    project.edit("smoke.yaml", TWO, "{kind: local}")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("PATH", os.environ["PATH"].partition(os.pathsep)[2])
+        outcome = project.doit("shards")
+        assert outcome.code == 2 and "slurm.json: slurm job 100 of an earlier run may still work" in outcome.text
+        assert "launcher.kind" not in outcome.text and not slurm.ended(100)
+        slurm.lose(100)
+        (note,) = project.root.glob(".staging/work-shards-*/launch/part/slurm.json")
+        note.unlink()
+        let_go(project)
+        assert project.doit("shards").code == BUILT and project.squares() == SQUARES
+
+
 def test_a_job_that_someone_cancels_is_not_submitted_again(spread, slurm):
     project = spread(TWO)
     process = at_work(project)
@@ -216,10 +256,11 @@ def test_a_worker_s_failure_before_slurm_queued_its_job_again_is_past(tmp_path, 
     reports.end(End(0, 2, "broke", "the other one is gone", 0, {}))
     waiting = threading.Thread(target=watch.wait, daemon=True)
     waiting.start()
-    waiting.join(0.5)
+    wait_until(lambda: watch.state.word == "COMPLETED")
     (slurm.folder / "100.ended").unlink()
-    waiting.join(0.7)
-    assert waiting.is_alive() and watch.state.word == "RUNNING"
+    wait_until(lambda: watch.state.word == "RUNNING")
+    waiting.join(0.5)  # some looks at the reports
+    assert waiting.is_alive()
     reports.end(End(0, 2, "broke", "again", 1, {}))
     waiting.join(10.0)
     assert not waiting.is_alive()

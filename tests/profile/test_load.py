@@ -37,17 +37,24 @@ def test_a_profile_inherits_and_overrides(tmp_path):
     ("extends: smoke\nname: x\ntrain: {row_len: 16}\n", "packed row cannot hold"),
     ("extends: smoke\nname: x\ncodecs: {image: {patch: 5}}\n", "no multiple of the patch"),
     ("extends: smoke\nname: x\nmixture: {weights: {a2t: 0, i2t: 0, t2a: 0, t2i: 0}}\n", "weight 0"),
-    ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: 3}}\n", "num_attention_heads 3, num_key_value_heads 2"),
+    ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: 3}}\n",
+     "num_attention_heads 3, num_key_value_heads 2"),
+    ("extends: smoke\nname: x\nbase: {config: {num_key_value_heads: 0}}\n",
+     "base.config.num_key_value_heads: no number of heads"),
+    ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: four}}\n",
+     "num_attention_heads: no number of heads; found four"),
     ("extends: smoke\nname: x\nbase: {kind: pretrained}\n", "missing key 'path'"),
     ("extends: smoke\ntrain: {steps: 7}\n", "needs a name of its own"),  # else it would build over artifacts/smoke
     ("extends: smoke\nname: x\ntrain: {lr: {lora: .nan}}\n", "train.lr.lora: not a finite number; found nan"),
     ("extends: smoke\nname: x\ngates: [{gate: B3, check: win_swapped, threshold: -.inf, reason: a reason}]\n",
      "gates[0].threshold: not a finite number"),
     ("extends: smoke\nname: x\nseed: 99999999999999999999\n", "seed: the number is too large"),
+    (f"extends: smoke\nname: x\nseed: {'9' * 400}\n", "seed: the number is too large; found 99999999999999999999.."),
     ("extends: smoke\nname: x\nruntime: {threads: 100000}\n", "runtime.threads: found 100000"),
     (f"extends: smoke\nname: {'x' * 300}\n", "name: found"),
     (f"extends: smoke\nname: x\ntrain: {'[' * 2000}{']' * 2000}\n", "hundreds deep"),
-    ("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captoins, path: .}]}\n", "did you mean 'captions'?"),
+    ("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captoins, path: .}]}\n",
+     "did you mean 'captions'?"),
 ])
 def test_bad_profiles_say_what_is_wrong(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
@@ -90,5 +97,5 @@ def test_a_codec_set_to_nothing_takes_its_modality_out(tmp_path):
     """What gate S1 advises a team that has only pictures."""
     data = load_profile(write(tmp_path, "extends: smoke\nname: x\ncodecs: {audio: null}\n")).data
     assert set(data["codecs"]) == {"image"} and data["codecs"]["image"]["name"] == "patchvq"
-    with pytest.raises(UserError, match="codecs"):
+    with pytest.raises(UserError, match="codecs: found {}; expected at least 1 of audio, image"):
         load_profile(write(tmp_path, "extends: smoke\nname: x\ncodecs: {audio: null, image: null}\n"))
