@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import io
 import json
+import math
 import os
 import shlex
 import sys
@@ -86,6 +87,25 @@ class Parser(argparse.ArgumentParser):
                 )
             profile = value
         return options, positional, profile
+
+
+def whole_number(text: str) -> int:
+    """Type of an option that counts: from 1 up."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number from 1 up")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """Type of an option that measures: finite, above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+    return number
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ class Bench(OurCommand):
                 "unknown benchmark",
                 where="doit bench",
                 found=words[0],
-                expected=", ".join(found),
                 fix=nearest(words[0], tuple(found)),
             )
         if not Path("dodo.py").exists():

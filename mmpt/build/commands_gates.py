@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mmpt.build.commandline import OurCommand, Parser, held, load
+from mmpt.build.commandline import OurCommand, Parser, held, load, whole_number
 from mmpt.build.comparison import compare, find_side
 from mmpt.build.conclusion import conclude, look
 from mmpt.build.outlook import outlook
@@ -332,7 +332,7 @@ class History(OurCommand):
     def parser(self) -> Parser:
         parser = super().parser()
         parser.add_argument("--gate", metavar="ID", help="only this gate")
-        parser.add_argument("--limit", type=_count, metavar="N", help="only the last N")
+        parser.add_argument("--limit", type=whole_number, metavar="N", help="only the last N")
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
@@ -344,13 +344,6 @@ class History(OurCommand):
         if not shown:
             self.say("nothing yet" if gate is None else f"nothing yet about {gate}")
         return EXIT_GO
-
-
-def _count(text: str) -> int:
-    number = int(text) if text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number from 1 up")
-    return number
 
 
 def _history_lines(rows: Iterable[dict[str, Any]]) -> Iterable[str]:

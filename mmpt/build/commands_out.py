@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpt.build.commandline import OurCommand, Parser, held
+from mmpt.build.commandline import OurCommand, Parser, above_zero, held, whole_number
 from mmpt.build.conclusion import Conclusion, look
 from mmpt.build.fit_lines import fit_lines
 from mmpt.build.model_card import card
@@ -94,12 +94,12 @@ class Fit(OurCommand):
     def parser(self) -> Parser:
         parser = super().parser()
         parser.add_argument("--gpu", help="size it for this GPU instead of this machine, e.g. h100")
-        parser.add_argument("--memory-gib", type=float, help="memory of the device")
-        parser.add_argument("--tflops", type=float, help="sustained TFLOP/s of the device")
-        parser.add_argument("--gpus", type=int, help="so many ranks, one a GPU, instead of the launcher's")
+        parser.add_argument("--memory-gib", type=above_zero, help="memory of the device")
+        parser.add_argument("--tflops", type=above_zero, help="sustained TFLOP/s of the device")
+        parser.add_argument("--gpus", type=whole_number, help="so many ranks, one a GPU, instead of the launcher's")
         parser.add_argument(
             "--measure",
-            type=int,
+            type=whole_number,
             default=0,
             metavar="STEPS",
             help="train a few steps on random ids and compare",

@@ -70,7 +70,10 @@ def _jsonl(file: Path) -> Iterator[Line]:
             if not raw.strip():
                 continue
             try:
-                fields = json.loads(raw)
+                fields = json.loads(raw, object_pairs_hook=_once)
+            except _Twice as error:
+                yield Line(number, None, ("field given twice", short(str(error)), "each field once"))
+                continue
             except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
                 yield Line(number, None, ("not JSON", short(str(error)), "one JSON object a line"))
                 continue
@@ -92,6 +95,18 @@ def _half(value: Any) -> str:
     except UnicodeEncodeError as error:
         return text[max(0, error.start - 20) : error.end].encode(errors="backslashreplace").decode()
     return ""
+
+
+class _Twice(ValueError):
+    """A field that a line gives twice: json keeps the last one and says nothing."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(", ".join(json.dumps(name) for name in fields if names.count(name) > 1))
+    return fields
 
 
 def _csv(file: Path, where: str) -> Iterator[Line]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmpt.evaluate.checkpoint import Workshop
 from mmpt.model.adapter import load_adapter
-from mmpt.model.multimodal import MultimodalLM
+from mmpt.model.multimodal import MultimodalLM, is_target
 from mmpt.ops import linear_cross_entropy
 from mmpt.store.evidence import Metric
 from mmpt.store.stage import StageContext
@@ -76,11 +76,11 @@ def row_matrices(model: MultimodalLM) -> dict[str, nn.Parameter]:
 
 def lora_targets(model: MultimodalLM) -> list[str]:
     """Paths of the linear layers, as in the base model, that the LoRA configuration names."""
-    names = set(model.lora["target_modules"])
+    names = model.lora["target_modules"]
     paths = []
     for path, module in model.lm.get_base_model().named_modules():
         inner = getattr(module, "base_layer", module)
-        if path.rsplit(".", 1)[-1] in names and isinstance(inner, nn.Linear):
+        if isinstance(inner, nn.Linear) and any(is_target(path, name) for name in names):
             paths.append(path)
     return paths
 

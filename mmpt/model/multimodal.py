@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mmpt.model.norms import fuse_norms
 from mmpt.model.remat import checkpoint_layers
 from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows, quiet_rows
 from mmpt.store.errors import UserError
+from mmpt.store.schema import nearest
 from mmpt.tokens.space import TokenSpace
 
 PARITY = 1e-3  # a head that is a plain matrix product gives the base's own logits to rounding
@@ -80,6 +81,7 @@ class MultimodalLM(nn.Module):
                 than the token space's text; target modules that the model does not have.
         """
         causal, aside = _loaded(base, space, dtype, device, layers_aside)
+        _check_targets(causal, lora["target_modules"])
         tied = _tied(causal)
         matrix, head = causal.get_input_embeddings().weight, causal.get_output_embeddings().weight
         generator = torch.Generator().manual_seed(seed)
@@ -345,6 +347,24 @@ def lora_config(lora: Mapping[str, Any], norms: list[str] | None) -> LoraConfig:
         modules_to_save=norms,
         task_type="CAUSAL_LM",
     )
+
+
+def is_target(path: str, target: str) -> bool:
+    """Whether PEFT takes a module for one that a list of target modules names."""
+    return path == target or path.endswith(f".{target}")
+
+
+def _check_targets(causal: nn.Module, targets: Iterable[str]) -> None:
+    """PEFT asks that one of the names be found; a misspelt one beside good ones would train less in silence."""
+    paths = [path for path, module in causal.named_modules() if getattr(module, "weight", None) is not None]
+    for target in targets:
+        if not any(is_target(path, target) for path in paths):
+            raise UserError(
+                "the base has no such layer",
+                where="lora.target_modules",
+                found=target,
+                fix=nearest(target, {path.rsplit(".", 1)[-1] for path in paths}),
+            )
 
 
 def _norm_names(causal: nn.Module) -> list[str]:

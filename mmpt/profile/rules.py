@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmpt.store.errors import UserError
+from mmpt.store.schema import nearest
 
+MOST_HEADER = 100 * 2**20  # bytes that safetensors allows its header
 MOST = 2**53  # whole numbers beyond it are not the same in every reader of JSON
 
 
@@ -68,6 +71,7 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
         _check_heads(data["base"].get("config", {}), path)
     if data["base"]["kind"] == "pretrained" and "path" not in data["base"]:
         raise UserError("missing key 'path'", where=f"{path}: base", expected="a local folder or a hub id")
+    _check_targets(data, path)
     if "inputs" in data:
         _check_inputs(data, path)
 
@@ -82,6 +86,35 @@ def _check_heads(config: Mapping[str, Any], path: Path) -> None:
     if heads["num_attention_heads"] % heads["num_key_value_heads"]:
         raise UserError("the query heads do not share the key and value heads evenly", where=f"{path}: base.config",
                         found=", ".join(f"{key} {n}" for key, n in heads.items()))
+
+
+def _check_targets(data: Mapping[str, Any], path: Path) -> None:
+    """A layer that LoRA names must be in the base: a misspelt one would be found hours later, at the warm-up."""
+    layers = _layers(data["base"])
+    for target in data["lora"]["target_modules"] if layers else ():
+        if not any(one == target or one.endswith(f".{target}") for one in layers):
+            raise UserError("the base has no such layer", where=f"{path}: lora.target_modules", found=target,
+                            fix=nearest(target, {one.rsplit(".", 1)[-1] for one in layers}))
+
+
+def _layers(base: Mapping[str, Any]) -> set[str]:
+    """Names of the base's layers with weights; none where they are not in safetensors on this machine.
+
+    Only names of files and headers are read. What is wrong with such a file is told by the stage that loads it.
+    """
+    if base["kind"] == "tiny":
+        return {f"self_attn.{one}_proj" for one in "qkvo"} | {f"mlp.{one}_proj" for one in ("gate", "up", "down")}
+    if "gguf_file" in base or not Path(base["path"]).is_dir():
+        return set()
+    names: set[str] = set()
+    for file in Path(base["path"]).glob("*.safetensors"):
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            try:
+                names.update(json.loads(stream.read(size)) if size < MOST_HEADER else ())
+            except (ValueError, TypeError):
+                return set()
+    return {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
 
 
 def _check_inputs(data: Mapping[str, Any], path: Path) -> None:

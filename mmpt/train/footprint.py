@@ -9,6 +9,7 @@ for another device it is counted in operations.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,9 @@ def build(shape: Shape, layers: int, device: str, vocabulary: int | None = None)
         elif attention.can_pack(causal):
             causal.set_attn_implementation(attention.NAME)
         causal.requires_grad_(False)
-        model = get_peft_model(causal, lora_config(shape.lora, None))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT's, of a name in transformers that is going away
+            model = get_peft_model(causal, lora_config(shape.lora, None))
     fold_small_layers(model)
     return model.train()
 

@@ -150,6 +150,7 @@ def test_a_limit_takes_the_first_lines(folder):
 BAD = [
     ('{"id": "x", ', "bad_line", "not JSON"),
     ("[1]", "bad_line", "not a JSON object"),
+    ('{"id": "x", "image": "p0.png", "caption": "y", "caption": "z"}', "bad_line", "field given twice"),
     ({"id": "x", "image": "p2.png"}, "missing_column", "missing caption"),
     ({"image": "p2.png", "caption": "y"}, "missing_column", "missing id"),
     ({"id": "x", "caption": "y"}, "missing_column", "missing image or audio"),

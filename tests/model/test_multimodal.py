@@ -269,7 +269,9 @@ def test_start_values_depend_on_the_seed_alone(tmp_path):
     "change, words",
     [
         (dict(base="/nowhere/at/all"), "no causal language model there"),
-        (dict(lora={**LORA, "target_modules": ["nonsense"]}), "cannot attach LoRA"),
+        (dict(lora={**LORA, "target_modules": ["nonsense"]}), "no such layer; found nonsense"),
+        (dict(lora={**LORA, "target_modules": ["q_proj", "k_porj"]}), "did you mean 'k_proj'"),  # PEFT asks for one
+        (dict(lora={**LORA, "target_modules": ["norm"]}), "cannot attach LoRA"),
     ],
 )
 def test_what_cannot_be_built_is_named(tmp_path, change, words):

@@ -1,5 +1,7 @@
 """Profiles: inheritance, every violation named, rules between keys."""
 
+import json
+
 import pytest
 
 from mmpt.profile import PACKAGED, load_profile
@@ -44,6 +46,8 @@ def test_a_profile_inherits_and_overrides(tmp_path):
     ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: four}}\n",
      "num_attention_heads: no number of heads; found four"),
     ("extends: smoke\nname: x\nbase: {kind: pretrained}\n", "missing key 'path'"),
+    ("extends: smoke\nname: x\nlora: {target_modules: [q_proj, k_porj]}\n",
+     "lora.target_modules: the base has no such layer; found k_porj; did you mean 'k_proj'?"),
     ("extends: smoke\ntrain: {steps: 7}\n", "needs a name of its own"),  # else it would build over artifacts/smoke
     ("extends: smoke\nname: x\ntrain: {lr: {lora: .nan}}\n", "train.lr.lora: not a finite number; found nan"),
     ("extends: smoke\nname: x\ngates: [{gate: B3, check: win_swapped, threshold: -.inf, reason: a reason}]\n",
@@ -60,6 +64,20 @@ def test_bad_profiles_say_what_is_wrong(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
         load_profile(write(tmp_path, text))
     assert said in str(caught.value)
+
+
+def test_layers_of_lora_are_looked_for_in_the_base_that_is_there(tmp_path):
+    header = json.dumps({"model.layers.0.attn.qkv.weight": {}, "model.layers.0.attn.qkv.bias": {}}).encode()
+    text = "extends: smoke\nname: x\nbase: {{kind: pretrained, path: {}}}\nlora: {{target_modules: [{}]}}\n"
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    for good in ("qkv", "attn.qkv"):
+        load_profile(write(tmp_path, text.format("base", good)))
+    load_profile(write(tmp_path, text.format("someone/elsewhere", "c_attn")))  # a hub id: the stage says it
+    with pytest.raises(UserError, match="no such layer; found kv; did you mean 'qkv'"):
+        load_profile(write(tmp_path, text.format("base", "kv")))
+    (tmp_path / "base" / "a.safetensors").write_bytes(b"\xff" * 40)  # as is what is wrong with the file
+    load_profile(write(tmp_path, text.format("base", "kv")))
 
 
 def test_unknown_name_offers_the_nearest():
