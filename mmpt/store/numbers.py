@@ -15,6 +15,11 @@ SIZE = 16  # bytes of a key
 ROOM = 1024  # slots of an empty table, a power of two
 
 
+def key_of(text: str) -> bytes:
+    """The text's SIZE bytes."""
+    return blake2b(text.encode(), digest_size=SIZE).digest()
+
+
 class Numbers:
     """A number for each different text: 0, 1, .. in the order in which they were added."""
 
@@ -43,7 +48,7 @@ class Numbers:
 
     def _look(self, text: str) -> tuple[bytes, int, int]:
         """(key, number or -1, the slot where it stands or would)."""
-        key, keys, slots = blake2b(text.encode(), digest_size=SIZE).digest(), self._keys, self._slots
+        key, keys, slots = key_of(text), self._keys, self._slots
         last = len(slots) - 1
         slot = int.from_bytes(key[:8], sys.byteorder) & last
         while (number := slots[slot]) >= 0 and not keys.startswith(key, number * SIZE):
