@@ -75,7 +75,7 @@ template <typename T>
 __global__ void gather(const T* hidden, int64_t stride, int64_t dimensions, CompactRows rows, int64_t first, T* out) {
   const int32_t row = rows.row[first + blockIdx.x];
   for (int64_t k = threadIdx.x; k < dimensions; k += blockDim.x)
-    out[blockIdx.x * dimensions + k] = row < 0 ? T(0.f) : hidden[int64_t(row) * stride + k];
+    out[blockIdx.x * dimensions + k] = row < 0 ? from<T>(0.f) : hidden[int64_t(row) * stride + k];
 }
 
 template <typename T, typename F>
