@@ -1,4 +1,4 @@
-"""The benchmark tables of README, drawn from results/*.json: `python -m mmpt.bench.tables` writes them there.
+"""The benchmark tables of the READMEs, drawn from results/*.json: `python -m mmpt.bench.tables` writes them there.
 
 A table stands between `<!-- bench NAME -->` and `<!-- end -->`; whatever is between is replaced.
 """
@@ -15,8 +15,13 @@ from mmpt.bench.record import RESULTS
 from mmpt.store.atomic import atomic_write
 from mmpt.store.canonical import read_json
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PACKAGES = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def readmes() -> list[Path]:
+    """The READMEs of the packages that hold a benchmark table."""
+    return [path for path in sorted(PACKAGES.glob("**/README.md")) if BLOCK.search(path.read_text())]
 
 
 def newest(prefix: str) -> dict[str, Any]:
@@ -213,13 +218,14 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def drawn(text: str) -> str:
-    """README's text with every table drawn again. Raises KeyError on a table nobody draws."""
+    """A README's text with every table drawn again. Raises KeyError for a table that TABLES does not have."""
     return BLOCK.sub(lambda block: f"{block[1]}\n{TABLES[block[2]]()}\n\n{block[3]}", text)
 
 
 def main() -> None:
-    """Writes README.md."""
-    atomic_write(README, drawn(README.read_text()).encode())
+    """Draws the tables of every README again."""
+    for path in readmes():
+        atomic_write(path, drawn(path.read_text()).encode())
 
 
 if __name__ == "__main__":
