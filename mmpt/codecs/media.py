@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageOps
 
-from mmpt.codecs.cut_off import missing_end
+from mmpt.codecs.truncation import missing_end
 from mmpt.store.errors import UserError
 
 RESAMPLER = "scipy.signal.resample_poly"

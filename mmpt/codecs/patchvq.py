@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpt.codecs.border import picture_codes
+from mmpt.codecs.validation import picture_codes
 from mmpt.codecs.image_quality import psnr, resize, ssim
 from mmpt.codecs.kmeans import kmeans, nearest
 from mmpt.store.canonical import canonical_json, read_json, write_json

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpt.codecs.border import check_options
+from mmpt.codecs.validation import check_options
 from mmpt.codecs.protocol import AudioCodec, ImageCodec
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError

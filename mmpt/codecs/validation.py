@@ -1,4 +1,4 @@
-"""What codecs ask of what they are given: options that exist, codes inside their codebook; and pictures in batches."""
+"""Validation of what codecs are given: options that exist, codes inside their codebook; and pictures in batches."""
 
 from __future__ import annotations
 
