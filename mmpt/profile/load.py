@@ -49,7 +49,7 @@ class Profile:
 
     def input_paths(self, key: str) -> dict[str, Path]:
         """Files and folders that `inputs` names at ``key`` or below it, by their own key; those that exist."""
-        found = {f"inputs.{name}": Path(owner[last]) for name, owner, last in _input_owners(self.data)}
+        found = {f"inputs.{name}": Path(owner[last]) for name, owner, last in input_owners(self.data)}
         if key == "inputs.token_space" and key in found:
             # Beside the file; where the folder is named, it is in there and counts already.
             found["inputs.token_space.sha256"] = found[key].with_name("token_space.sha256")
@@ -95,6 +95,8 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     data = _read(path)
     for owner, key in _path_owners(data):
         _absolute(owner, key, path)
+    for _, owner, key in input_owners(data):  # files always, never a hub id
+        owner[key] = str((path.parent / Path(owner[key]).expanduser()).resolve())
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -121,10 +123,9 @@ def _path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     owners += [(data.get("base"), "path"), (data.get("text"), "replay_file"), (data.get("text"), "heldout_file"),
                (data.get("token_space"), "reference")]
     yield from ((one, key) for one, key in owners if isinstance(one, dict) and isinstance(one.get(key), str))
-    yield from ((owner, key) for _, owner, key in _input_owners(data))
 
 
-def _input_owners(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def input_owners(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """(name, owner, key) of every path in section `inputs`: owner[key] is the path. Well-formed ones only."""
     inputs = data.get("inputs")
     if not isinstance(inputs, dict):

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpt.profile.load import PACKAGED, Profile
+from mmpt.profile.load import PACKAGED, Profile, input_owners
 from mmpt.store.errors import UserError
-
 
 WEIGHTS = {
     "encodec": "config.json and model.safetensors of hub facebook/encodec_24khz or encodec_48khz, or an official "
@@ -74,8 +73,9 @@ def way_out(profile: Profile) -> str:
 
 def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """(external key, full key, path, what belongs there). A table of other stages has other sections."""
+    yield from _named_inputs(data)
     for source in data.get("corpus", {}).get("sources", ()):
-        if "path" in source:
+        if "path" in source and "inputs" not in data:  # with inputs, sources are left over from an inherited profile
             kind = (
                 "captions.jsonl or captions.csv"
                 if source["reader"] == "captions"
@@ -103,6 +103,25 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     ):
         if name in data.get(section, {}):
             yield f"{section}.{name}", f"{section}.{name}", data[section][name], what
+
+
+UPSTREAM = {
+    "uti": "uti.yaml of the upstream run",
+    "token_space": "token_space.json of the upstream run, with token_space.sha256 in the same folder",
+    "stage3": "a Stage-3 checkpoint: trainable_rows.pt and token_space.json",
+    "stage4.rows": "a Stage-4 checkpoint: trainable_rows.pt",
+    "stage4.lora": "the LoRA adapter of that checkpoint, in PEFT's format",
+    "shards": "Stage-2 shards: train/shard-*.tar and eval/shard-*.tar",
+    "jsonl": "a JSONL file of Stage-2 records",
+}
+"""Key below `inputs` -> what belongs there."""
+
+
+def _named_inputs(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """The files of an upstream run, as `_named` yields them; their external key is the one that the import stages declare."""
+    for name, owner, last in input_owners(data):
+        kind = name if name in UPSTREAM else name.split(".")[0]
+        yield f"inputs.{kind}", f"inputs.{name}", owner[last], UPSTREAM[kind]
 
 
 def _there(path: str) -> bool:

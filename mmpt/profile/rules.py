@@ -125,10 +125,3 @@ def _check_inputs(data: Mapping[str, Any], path: Path) -> None:
     if data["base"]["kind"] != "pretrained":
         raise UserError("imported tokens belong to a base model that exists", where=f"{path}: base.kind",
                         found=data["base"]["kind"], expected="pretrained, with path")
-    named = {"uti": inputs["uti"], "token_space": inputs["token_space"], "stage3": inputs["stage3"],
-             **{f"stage4.{key}": inputs.get("stage4", {}).get(key) for key in ("rows", "lora")},
-             **{f"shards.{one['name']}": one["path"] for one in inputs.get("shards", ())},
-             **{f"jsonl.{side}": one for side, paths in inputs.get("jsonl", {}).items() for one in paths}}
-    for key, found in named.items():
-        if found is not None and not Path(found).exists():
-            raise UserError("no such file or folder", where=f"{path}: inputs.{key}", found=found)

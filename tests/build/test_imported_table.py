@@ -14,6 +14,7 @@ from mmpt.build.project import Project
 from mmpt.build.stages import STAGES
 from mmpt.gating import load_policy
 from mmpt.profile import Profile, load_profile
+from mmpt.profile.missing import missing
 from mmpt.store.errors import UserError
 from mmpt.store.schema import SCHEMAS
 
@@ -105,9 +106,6 @@ def test_paths_are_taken_from_the_profiles_folder_and_their_content_counts(folde
     [
         (inputs(shards=None), {}, "inputs: no records to import"),
         (inputs(), {"base": {"kind": "tiny"}}, "base.kind: imported tokens belong to a base model"),
-        (inputs(uti="nowhere.yaml"), {}, "inputs.uti: no such file or folder"),
-        (inputs(shards=[{"name": "a", "path": "nowhere"}]), {}, "inputs.shards.a: no such file or folder"),
-        (inputs(stage4={**STAGE4, "lora": "nowhere"}), {}, "inputs.stage4.lora: no such file"),
         (inputs(stage4={"rows": "checkpoint_200"}), {}, "inputs.stage4: missing 'lora'"),
         (inputs(token_spce="x"), {}, "unknown key 'token_spce'; did you mean 'token_space'"),
         (inputs(split="mended"), {}, 'inputs.split: found "mended"; expected one of keep, mend'),
@@ -118,6 +116,20 @@ def test_bad_inputs_are_one_clear_line(folder, section, more, said):
     with pytest.raises(UserError) as error:
         profile(folder, section, **more)
     assert said in str(error.value) and error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        (inputs(uti="nowhere.yaml"), "inputs.uti"),
+        (inputs(shards=[{"name": "a", "path": "nowhere"}]), "inputs.shards.a"),
+        (inputs(stage4={**STAGE4, "lora": "nowhere"}), "inputs.stage4.lora"),
+    ],
+)
+def test_a_file_of_the_upstream_run_that_is_not_there_is_missing(folder, section, key):
+    read = profile(folder, section)
+    keys = {name for stage in table_for(STAGES, read) for name in stage.external}
+    assert [one.key for one in missing(read, keys)] == [key]
 
 
 def test_generated_sources_left_over_from_an_inherited_profile_do_not_count(folder):

@@ -75,3 +75,36 @@ def test_the_trial_is_the_specifications():
     assert data["lora"]["r"] == 8 and len(data["lora"]["target_modules"]) == 7
     promoted = load_profile("promote").data
     assert promoted["train"]["steps"] > 2000 and promoted["lora"] == data["lora"]
+
+
+def test_the_profiles_of_an_upstream_run_train_as_the_trial_does(home):
+    trial = load_profile("trial").data
+    for name in ("from_stage3", "imported"):
+        data = load_profile(name).data
+        same = ("runtime", "warmup", "mixture", "lora", "golden", "evaluate", "text")
+        assert {key: data[key] for key in same} == {key: trial[key] for key in same}, name
+        changed = {"row_len", "tokens_per_step", "activation_checkpointing"}
+        assert {key: value for key, value in data["train"].items() if key not in changed} == {
+            key: value for key, value in trial["train"].items() if key not in changed
+        }
+        # Rows hold a 48 kHz clip of 10 s: 1,515 frames x 4 codebooks, its caption and five specials.
+        assert data["examples"]["max_seq_len"] >= 6060 + data["examples"]["max_prompt_tokens"] + 5
+        assert data["train"]["tokens_per_step"] / trial["train"]["tokens_per_step"] == pytest.approx(6060 / 3000, rel=0.02)
+    assert "stage4" not in load_profile("from_stage3").data["inputs"]
+    assert load_profile("imported").data["inputs"]["stage4"]["step"] == 2000
+
+
+def test_what_an_upstream_run_lacks_is_listed_with_what_belongs_there(home):
+    lost = {one.key: one.what for one in missing(load_profile("imported"))}
+    assert {"inputs.uti", "inputs.token_space", "inputs.stage3", "inputs.stage4.rows", "inputs.stage4.lora"} <= set(lost)
+    assert "token_space.sha256" in lost["inputs.token_space"] and not any("corpus" in key for key in lost)
+
+
+def test_packaged_profiles_state_the_specifications_numbers(home):
+    """Sections 4.4 to 4.6 of the specification: 25 % a task, a ramp, bf16, clipping, golden sets of 64, ablation of 256."""
+    for name in ("trial", "promote", "from_stage3", "imported"):
+        data = load_profile(name).data
+        assert set(data["mixture"]["weights"].values()) == {0.25} and data["mixture"]["ramp"] > 0, name
+        assert data["runtime"]["dtype"] == "bfloat16" and data["train"]["clip"] > 0, name
+        assert data["golden"] == {"per_task": 64, "ablation": 256} and data["generate"]["temperature"] == 0, name
+        assert data["base"]["kind"] == "pretrained" and "replay_file" in data["text"], name
