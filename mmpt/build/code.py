@@ -48,12 +48,15 @@ class CodeIndex:
     Args:
         packages: package name -> its folder.
         csrc: folder of C++ and CUDA sources, counted where ``mmpt.ops`` is in a closure.
+        plugins: the same of other people's packages, whose data files and compiled modules count everywhere; a
+            file where the package is a single module.
         cache_path: file that remembers facts by stat, so that a run parses only what changed.
     """
 
     packages: dict[str, Path]
     csrc: Path | None = None
     cache_path: Path | None = None
+    plugins: dict[str, Path] = field(default_factory=dict)
     _files: dict[str, tuple[Path, Stamp]] = field(default_factory=dict)
     _data: list[tuple[str, Path, Stamp]] = field(default_factory=list)
     _known: dict[str, list] = field(default_factory=dict)
@@ -62,8 +65,11 @@ class CodeIndex:
 
     def __post_init__(self) -> None:
         self._looked = time.time_ns()
-        for name, folder in self.packages.items():
-            self._walk(name, folder)
+        for name, folder in {**self.plugins, **self.packages}.items():
+            if folder.is_dir():
+                self._walk(name, folder)
+            else:
+                self._files[name] = (folder, stamp_of(folder.stat()))
         self._known = read_cache(self.cache_path)
 
     def _walk(self, package: str, folder: Path) -> None:
@@ -77,8 +83,13 @@ class CodeIndex:
                     Path(entry.path),
                     stamp_of(entry.stat()),
                 )
-            elif not entry.name.endswith((".pyc", ".so", ".md")):  # what is written for people changes no result
+            elif self._counts(package, entry.name):
                 self._data.append((package, Path(entry.path), stamp_of(entry.stat())))
+
+    def _counts(self, package: str, name: str) -> bool:
+        """Whether a file that is not Python can change a result. Our own compiled module is a stage's output."""
+        ours = package.partition(".")[0] in self.packages
+        return not name.endswith((".pyc", ".md", ".so") if ours else (".pyc", ".md"))
 
     def closure(self, body: str) -> tuple[dict[str, str], tuple[str, ...]]:
         """Code of a body "module:function": unit -> digest (modules, data files beside them, csrc), and the
@@ -92,7 +103,7 @@ class CodeIndex:
             raise UserError(
                 "no such module",
                 where=f"stage body {body}",
-                expected=f"a module of {', '.join(self.packages)}",
+                expected=f"a module of {', '.join([*self.packages, *self.plugins])}",
             )
         first = self._facts(module, function)
         units, others = {body: first.digest}, set(first.others)
@@ -121,7 +132,8 @@ class CodeIndex:
         packages = {".".join(name.partition(":")[0].split(".")[:2]) for name in units}
         found = {}
         for package, path, stamp in self._data:
-            if ".".join(package.split(".")[:2]) in packages and package.count("."):
+            whole = package.count(".") or package in self.plugins
+            if ".".join(package.split(".")[:2]) in packages and whole:
                 found[f"{package}/{path.name}"] = self._file_digest(path, stamp)
         if "mmpt.ops" in units and self.csrc is not None and self.csrc.is_dir():
             for path in sorted(self.csrc.rglob("*")):
@@ -137,7 +149,7 @@ class CodeIndex:
         known = self._known.get(key)
         if known is not None and tuple(known[0]) == stamp:
             return Facts(known[1], tuple(known[2]), tuple(known[3]))
-        facts = _facts(path, module, function, tuple(self.packages))
+        facts = _facts(path, module, function, (*self.packages, *self.plugins))
         self._remember(key, stamp, facts.digest, list(facts.ours), list(facts.others))
         return facts
 

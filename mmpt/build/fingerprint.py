@@ -9,9 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmpt.build import plugins
 from mmpt.build.code import CodeIndex
 from mmpt.build.declaration import Stage
 from mmpt.build.project import Project
+from mmpt.profile.load import is_path_key
 from mmpt.store import programs
 from mmpt.store.canonical import digest_json
 from mmpt.store.digests import sha256_bytes
@@ -21,8 +23,7 @@ from mmpt.store.stage import SliceView
 DISTRIBUTIONS = {"yaml": "PyYAML", "PIL": "pillow"}
 ABSENT = "absent"
 COVERED = "<by content>"
-PATHS = ("path", "replay_file", "heldout_file", "reference")  # profile keys that name files
-CODEC_GROUP = "mmpt.codecs"
+PATHS = ("replay_file", "heldout_file", "reference")  # profile keys that name files, beside those of is_path_key
 
 Definition = dict[str, Any]
 
@@ -35,7 +36,7 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
         "external": {key: digest}, "code": {unit: digest}, "packages": {name: version}, "runtime": {..},
         "tools": {program: version}}.
     """
-    units, others = (code or project.code).closure(stage.body)
+    units, others, plugged = _code(project, stage, code or project.code)
     if "extension" in stage.inputs:  # the module itself counts, not what it was made of
         units = {unit: digest for unit, digest in units.items() if not unit.startswith("csrc/")}
     return {
@@ -45,7 +46,7 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
         "inputs": {name: manifest_digest(project, name) for name in stage.inputs},
         "external": {name: _content(project, path) for name, path in external(project, stage).items()},
         "code": units,
-        "packages": _packages(others, units),
+        "packages": dict(sorted({**_packages(others), **plugged}.items())),
         "runtime": {
             "seed": project.profile.data["seed"],
             **{key: project.runtime(key) for key in ("dtype", "device", "threads")},
@@ -82,6 +83,9 @@ def external(project: Project, stage: Stage) -> dict[str, Path]:
         if key.startswith("inputs."):
             found |= project.profile.input_paths(key)
             continue
+        if key.startswith("codecs."):
+            found |= {name: path for name, path in project.profile.codec_files(key).items() if path.exists()}
+            continue
         value = SliceView(project.profile.data, (key,), stage.name).get(key)
         if isinstance(value, str) and Path(value).exists():
             found[key] = Path(value)
@@ -105,23 +109,33 @@ def _slice(project: Project, stage: Stage) -> dict[str, Any]:
 def portable(value: Any) -> Any:
     """A profile's data, or part of it, without the places of files that are here: those count by content."""
     if isinstance(value, dict):
-        return {
-            key: COVERED if key in PATHS and isinstance(one, str) and Path(one).exists() else portable(one)
-            for key, one in value.items()
-        }
+        return {key: COVERED if _covered(key, one) else portable(one) for key, one in value.items()}
     return [portable(one) for one in value] if isinstance(value, list) else value
 
 
-def _packages(names: Iterable[str], units: dict[str, str]) -> dict[str, str]:
-    versions = {
-        name: version(name) for name in names if name not in sys.stdlib_module_names and name != "__future__"
-    }
-    if any(name.startswith(CODEC_GROUP + ".registry") for name in units):
-        for point in metadata.entry_points(group=CODEC_GROUP):
-            versions[f"codec {point.name}"] = (
-                f"{point.value} {point.dist.version if point.dist else ''}".strip()
-            )
-    return dict(sorted(versions.items()))
+def _covered(key: str, value: Any) -> bool:
+    return (key in PATHS or is_path_key(key)) and isinstance(value, str) and Path(value).exists()
+
+
+def _code(
+    project: Project, stage: Stage, code: CodeIndex
+) -> tuple[dict[str, str], set[str], dict[str, str]]:
+    """(unit -> digest, names of other packages, "codec <name>" -> version) of a stage's body, and of the codec
+    plug-ins that the profile names where the body opens codecs.
+    """
+    units, others = code.closure(stage.body)
+    if plugins.REGISTRY not in units:
+        return units, set(others), {}
+    named = project.profile.data.get("codecs", {})
+    for body in plugins.bodies(named):
+        if body.partition(":")[0].partition(".")[0] in code.plugins:
+            more, further = code.closure(body)
+            units, others = {**units, **more}, (*others, *further)
+    return dict(sorted(units.items())), set(others), plugins.versions(named)
+
+
+def _packages(names: Iterable[str]) -> dict[str, str]:
+    return {name: version(name) for name in names if name not in sys.stdlib_module_names and name != "__future__"}
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmpt.build.code import CodeIndex
 from mmpt.build.declaration import Stage, by_name
+from mmpt.build.plugins import folders as plugin_folders
 from mmpt.profile import Profile
 from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest
@@ -67,7 +68,8 @@ class Project:
     def read_code(self) -> CodeIndex:
         """The source as it is now."""
         folders = {name: _folder(name) for name in self.packages}
-        return CodeIndex(folders, self.repo / "csrc", self.state / "code.json")
+        plugins = plugin_folders(self.profile.data.get("codecs", {}))
+        return CodeIndex(folders, self.repo / "csrc", self.state / "code.json", plugins)
 
     def stage(self, name: str) -> Stage:
         """The stage called ``name``.

@@ -13,7 +13,7 @@ __all__ = ["BEFORE_RELEASE", "STAGES", "by_name"]
 
 MEDIA = ("corpus.sources",)
 WEIGHTS = ("base.path",)
-CODEC_WEIGHTS = ("codecs.audio.path", "codecs.image.path")
+CODEC_WEIGHTS = ("codecs.audio.path", "codecs.image.path")  # those in `options` too: Profile.codec_files
 JUDGES = ("evaluate.scores.clip.path", "evaluate.scores.clap.path")
 BEFORE_TRAIN = ("W1", "A1", "A2", "A3", "A4", "K1", "S3")
 AFTER_TRAIN = ("B1", "B2", "B3", "B4", "C1", "C2", "C3", "C4", "R1", "Q1", "Q2", "T1")

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmpt.codecs.audio_quality import log_mel_l1, si_sdr_db
-from mmpt.codecs.validation import check_options
 from mmpt.codecs.encodec_weights import locate, open_model, read_config
 from mmpt.codecs.protocol import AudioCodes
+from mmpt.codecs.validation import check_options
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.errors import UserError
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmpt.codecs.validation import check_options, picture_codes, together
 from mmpt.codecs.image_quality import psnr, ssim
+from mmpt.codecs.validation import check_options, picture_codes, together
 from mmpt.codecs.weights import Published, load_strictly, place, read_state
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.digests import sha256_file

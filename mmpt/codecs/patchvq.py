@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpt.codecs.validation import picture_codes
 from mmpt.codecs.image_quality import psnr, resize, ssim
 from mmpt.codecs.kmeans import kmeans, nearest
+from mmpt.codecs.validation import picture_codes
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import load_tensors, save_tensors

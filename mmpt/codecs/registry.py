@@ -18,20 +18,19 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmpt.codecs.validation import check_options
+from mmpt.codecs.names import entry_point, wrong_modality
 from mmpt.codecs.protocol import AudioCodec, ImageCodec
+from mmpt.codecs.validation import check_options
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
-from mmpt.store.schema import nearest
 from mmpt.store.tensors import save_tensors
 
-GROUP = "mmpt.codecs"
 FILE_NAME = "codec.json"
 CODE_VECTORS = "code_vectors.safetensors"
 PROTOCOLS = {"audio": AudioCodec, "image": ImageCodec}
@@ -101,51 +100,18 @@ _BUILT_IN: dict[str, Any] = {
     "seed": "mmpt.codecs.seed",
     "llamagen": "mmpt.codecs.llamagen",
 }
-_MODALITY = {"melrvq": "audio", "encodec": "audio", "patchvq": "image", "seed": "image", "llamagen": "image"}
-
-
-def names(modality: str | None = None) -> list[str]:
-    """Names that a profile may use, sorted; of one modality, those that are known without importing a
-    plug-in.
-    """
-    found = {*_BUILT_IN, *(point.name for point in _entry_points())}
-    return sorted(name for name in found if modality in (None, _MODALITY.get(name, modality)))
 
 
 def plugin(name: str, modality: str) -> Any:
     """The plug-in of that name. Raises UserError for an unknown name or one of the other modality."""
-    where = f"codecs.{modality}.name"
     if name in _BUILT_IN:
         found = _BUILT_IN[name]
         found = importlib.import_module(found) if isinstance(found, str) else found
     else:
-        points = [point for point in _entry_points() if point.name == name]
-        if not points:
-            raise UserError(
-                f"unknown {modality} codec",
-                where=where,
-                found=name,
-                expected=", ".join(names(modality)),
-                fix=f"{nearest(name, names(modality))}; others register under entry-point group {GROUP}",
-            )
-        if len({point.value for point in points}) > 1:
-            raise UserError(
-                f"two packages register a codec under one name in {GROUP}",
-                where=where,
-                found=name,
-                expected="one: " + " or ".join(sorted(point.value for point in points)),
-                fix="uninstall one of them",
-            )
-        found = _resolve(points[0])
+        found = _resolve(entry_point(name, modality))
     if getattr(found, "modality", None) != modality:
-        raise UserError(
-            f"codec {name} is not an {modality} codec",
-            where=where,
-            found=f"modality {found.modality!r}"
-            if hasattr(found, "modality")
-            else "a plug-in without `modality`",
-            expected=f"modality {modality!r}",
-        )
+        has = hasattr(found, "modality")
+        raise wrong_modality(name, modality, f"modality {found.modality!r}" if has else "a plug-in without `modality`")
     return found
 
 
@@ -262,10 +228,6 @@ def _typed(kind: type, options: Mapping[str, Any], where: str) -> Any:
     known = [f.name for f in fields(kind)]
     check_options(options, known, where)
     return kind(**options)
-
-
-def _entry_points() -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=GROUP))
 
 
 def _resolve(point: EntryPoint) -> Any:

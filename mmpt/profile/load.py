@@ -47,6 +47,16 @@ class Profile:
             return {}
         return {source["name"]: Path(source["path"]) for source in self.data["corpus"]["sources"] if "path" in source}
 
+    def codec_files(self, key: str) -> dict[str, Path]:
+        """Files and folders that one codec's section names, by their own key: `path`, and its path options.
+
+        Args:
+            key: "codecs.audio.path" or "codecs.image.path".
+        """
+        modality = key.split(".")[1]
+        section = self.data.get("codecs", {}).get(modality) or {}
+        return {f"codecs.{modality}.{name}": Path(owner[last]) for name, owner, last in _codec_owners(section)}
+
     def input_paths(self, key: str) -> dict[str, Path]:
         """Files and folders that `inputs` names at ``key`` or below it, by their own key; those that exist."""
         found = {f"inputs.{name}": Path(owner[last]) for name, owner, last in input_owners(self.data)}
@@ -116,13 +126,28 @@ def _path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     corpus, codecs = data.get("corpus"), data.get("codecs")
     sources = corpus.get("sources") if isinstance(corpus, dict) else None
     owners = [(one, "path") for one in sources] if isinstance(sources, list) else []
-    owners += [(one, "path") for one in codecs.values()] if isinstance(codecs, dict) else []
+    sections = codecs.values() if isinstance(codecs, dict) else ()
+    owners += [(owner, last) for one in sections for _, owner, last in _codec_owners(one)]
     evaluate = data.get("evaluate")
     judges = evaluate.get("scores") if isinstance(evaluate, dict) else None
     owners += [(one, "path") for one in judges.values()] if isinstance(judges, dict) else []
     owners += [(data.get("base"), "path"), (data.get("text"), "replay_file"), (data.get("text"), "heldout_file"),
                (data.get("token_space"), "reference")]
     yield from ((one, key) for one, key in owners if isinstance(one, dict) and isinstance(one.get(key), str))
+
+
+def is_path_key(key: object) -> bool:
+    """Whether a key of a codec's section or of its `options` names a file or folder: `path`, `teacher_path`, .."""
+    return key == "path" or str(key).endswith("_path")
+
+
+def _codec_owners(section: Any) -> Iterator[tuple[str, Any, str]]:
+    """(name, owner, key) of every path in a codec's section: owner[key] is the path."""
+    options = section.get("options") if isinstance(section, dict) else None
+    for prefix, owner in (("", section), ("options.", options)):
+        for key in owner if isinstance(owner, dict) else ():
+            if is_path_key(key) and isinstance(owner[key], str):
+                yield f"{prefix}{key}", owner, key
 
 
 def input_owners(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -147,7 +172,7 @@ def input_owners(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 def _absolute(owner: dict[str, Any], key: str, file: Path) -> None:
     """Make a path that starts with . or ~, exists, or names a corpus folder or text absolute; a hub id stays as it is."""
     candidate = (file.parent / Path(owner[key]).expanduser()).resolve()
-    if owner[key].startswith((".", "~")) or candidate.exists() or "reader" in owner or key != "path":
+    if owner[key].startswith((".", "~")) or candidate.exists() or "reader" in owner or not is_path_key(key):
         owner[key] = str(candidate)
 
 

@@ -49,7 +49,7 @@ def missing(profile: Profile, keys: Container[str] | None = None) -> list[Missin
     """
     return [
         Missing(key, path, what)
-        for group, key, path, what in _named(profile.data)
+        for group, key, path, what in _named(profile)
         if (keys is None or group in keys) and not _there(path)
     ]
 
@@ -71,8 +71,9 @@ def way_out(profile: Profile) -> str:
     )
 
 
-def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+def _named(profile: Profile) -> Iterator[tuple[str, str, str, str]]:
     """(external key, full key, path, what belongs there). A table of other stages has other sections."""
+    data = profile.data
     yield from _named_inputs(data)
     for source in data.get("corpus", {}).get("sources", ()):
         if "path" in source and "inputs" not in data:  # with inputs, sources are left over from an inherited profile
@@ -84,18 +85,14 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
             key = f"corpus.sources.{source['name']}.path"
             yield "corpus.sources", key, source["path"], f"the folder of {kind}"
     if data.get("base", {}).get("kind") == "pretrained":
-        what = (
-            f"the folder of {data['base']['gguf_file']}"
-            if "gguf_file" in data["base"]
-            else BASE
-        )
+        what = f"the folder of {data['base']['gguf_file']}" if "gguf_file" in data["base"] else BASE
         yield "base.path", "base.path", data["base"]["path"], f"{what}, or a hub id"
-    for modality, section in data.get("codecs", {}).items():
-        if "path" in section:
-            key = f"codecs.{modality}.path"
-            files = WEIGHTS.get(section["name"])
-            named = f"weights of codec {section['name']}"
-            yield key, key, section["path"], f"{named}: {files}" if files else named
+    for modality in data.get("codecs", {}):
+        group = f"codecs.{modality}.path"
+        for key, path in profile.codec_files(group).items():
+            codec = data["codecs"][modality]["name"]
+            files = WEIGHTS.get(codec) if key == group else None
+            yield group, key, str(path), f"weights of codec {codec}" + (f": {files}" if files else "")
     for section, name, what in (
         ("text", "replay_file", "plain text to train on, a line each"),
         ("text", "heldout_file", "plain text to measure on, a line each"),

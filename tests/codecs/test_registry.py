@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mmpt.codecs import registry
+from mmpt.codecs.names import names
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
@@ -74,7 +75,7 @@ def installed(tmp_path, monkeypatch):
 def test_a_plug_in_from_an_entry_point_does_all_that_a_built_in_does(installed, tmp_path):
     installed({"levels": "levels_codec:Plugin"})
     section = {"name": "levels", "clip_seconds": 1.0, "options": {"gain": 0.5}}
-    assert "levels" in registry.names("audio") and registry.fit_format("audio", section) == (100, 1)
+    assert "levels" in names("audio") and registry.fit_format("audio", section) == (100, 1)
     codec = registry.create_audio(section, [np.full((1, 10), 0.5, np.float32)])
     assert codec.gain == 1.0
     registry.save(
@@ -90,7 +91,7 @@ def test_a_plug_in_from_an_entry_point_does_all_that_a_built_in_does(installed, 
 
 
 def test_without_the_package_the_name_is_unknown(tmp_path):
-    with pytest.raises(UserError, match="unknown audio codec.*found levels.*encodec, melrvq.*mmpt.codecs"):
+    with pytest.raises(UserError, match="unknown audio codec.*found levels.*melrvq, encodec.*mmpt.codecs"):
         registry.create_audio({"name": "levels", "clip_seconds": 1.0})
 
 
