@@ -164,7 +164,11 @@ def fold_small_layers(lm: nn.Module) -> int:
 
 
 def _kind(layer: LoraLinear) -> type[_Cheaper] | None:
-    """Folded where that is cheaper by the count above, and exact: without dropout."""
+    """Folded where that is cheaper by the count above, and exact: without dropout. None: PEFT's own forward, also for
+    GPT-2's Conv1D, whose weight is [in, out].
+    """
+    if not isinstance(layer.get_base_layer(), nn.Linear):
+        return None
     weight, rank = layer.get_base_layer().weight, layer.r[ADAPTER]
     if weight.dtype in HALVES:
         return SlimLora

@@ -12,11 +12,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from mmpt.model import attention
 from mmpt.model.adapter import load_adapter, save_adapter
 from mmpt.model.compiled import compile_layers
 from mmpt.model.folding import fold_small_layers
+from mmpt.model.layers import decoder_layers
 from mmpt.model.loading import load_causal_lm, map_causal_lm, place, set_aside
 from mmpt.model.norms import fuse_norms
 from mmpt.model.remat import checkpoint_layers
@@ -81,6 +83,23 @@ class MultimodalLM(nn.Module):
                 than the token space's text; target modules that the model does not have.
         """
         causal, aside = _loaded(base, space, dtype, device, layers_aside)
+        model = cls.around(causal, space, lora, seed=seed, layer_norm=layer_norm)
+        model.aside = aside
+        return model
+
+    @classmethod
+    def around(
+        cls, causal: nn.Module, space: TokenSpace, lora: Mapping[str, Any], *, seed: int, layer_norm: bool = False
+    ) -> MultimodalLM:
+        """Add new rows and LoRA to a causal LM, which is changed: its embedding, its attention, its frozen weights.
+
+        Args:
+            causal: passed `check_base`; on device "meta" the result has no storage either.
+            lora, layer_norm: as of `from_base`.
+
+        Raises:
+            UserError: target modules that the model does not have.
+        """
         _check_targets(causal, lora["target_modules"])
         tied = _tied(causal)
         matrix, head = causal.get_input_embeddings().weight, causal.get_output_embeddings().weight
@@ -107,7 +126,6 @@ class MultimodalLM(nn.Module):
         fold_small_layers(lm)
         fuse_norms(lm)
         model = cls(lm, space, head_rows, {**dict(lora), "layer_norm": layer_norm})
-        model.aside = aside
         model.train_all()
         return model
 
@@ -347,6 +365,21 @@ def lora_config(lora: Mapping[str, Any], norms: list[str] | None) -> LoraConfig:
         modules_to_save=norms,
         task_type="CAUSAL_LM",
     )
+
+
+def probe_lora(causal: nn.Module) -> dict[str, Any]:
+    """A LoRA section that fits any base: rank 1 on the first linear layer of its blocks. Its B is zero: it changes
+    nothing.
+
+    Raises:
+        UserError: a base without linear layers in its blocks.
+    """
+    linear = (nn.Linear, Conv1D)
+    for layer in decoder_layers(causal):
+        for path, module in layer.named_modules():
+            if isinstance(module, linear):
+                return {"r": 1, "alpha": 1, "dropout": 0.0, "target_modules": [path.rsplit(".", 1)[-1]]}
+    raise UserError("no linear layer for LoRA", where="base", found=type(causal).__name__)
 
 
 def is_target(path: str, target: str) -> bool:

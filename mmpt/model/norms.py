@@ -64,4 +64,7 @@ def _is_rms_norm(module: nn.Module) -> bool:
         alike.weight.copy_(torch.randn(weight.shape, generator=generator))
         stream = torch.randn(3, len(weight), generator=generator)
         expected = one_kernel(stream, alike.weight, alike.variance_epsilon)
-        return torch.allclose(alike(stream), expected, rtol=SAME, atol=SAME)
+        try:
+            return torch.allclose(alike(stream), expected, rtol=SAME, atol=SAME)
+        except TypeError:  # a gated norm (Qwen3-Next) has a second input
+            return False

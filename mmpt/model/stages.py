@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 import time
+from typing import Any
 
 import torch
+from torch import nn
 
 from mmpt.model.base import copy_pretrained, make_tiny
 from mmpt.model.loading import load_causal_lm
-from mmpt.model.multimodal import check_base
+from mmpt.model.isolation import require_isolation
+from mmpt.model.multimodal import MultimodalLM, check_base, probe_lora
 from mmpt.model.tiny import Pretraining
 from mmpt.shards.text_set import encode_lines, open_tokenizer
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.stage import StageContext
-from mmpt.tokens.space import load
+from mmpt.tokens.space import TokenSpace, load
 
 
 def base(ctx: StageContext) -> None:
@@ -30,7 +33,7 @@ def base(ctx: StageContext) -> None:
             folder, ctx.profile["base.path"], ctx.profile.get("base.gguf_file"), getattr(torch, ctx.dtype)
         )
     model = load_causal_lm(folder, getattr(torch, ctx.dtype))
-    check_base(model, space, folder.name)
+    check_base(model, space, "base.path" if kind == "pretrained" else "base.config")
     report |= {
         "architecture": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -40,9 +43,21 @@ def base(ctx: StageContext) -> None:
         "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
         "weights": {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
     }
+    report["packing"] = _isolation(model, space, ctx)
     for path in sorted((ctx.inputs["token_space"] / "tokenizer").iterdir()):
         shutil.copyfile(path, folder / path.name)
     write_json(ctx.out / "base.json", report)
+
+
+def _isolation(causal: nn.Module, space: TokenSpace, ctx: StageContext) -> dict[str, Any]:
+    """The packing test on the base with LoRA that changes nothing, as training runs it; it changes `causal`.
+
+    Raises:
+        UserError: packed sequences of this base change each other, or it does not run on them.
+    """
+    where = str(ctx.profile.get("base.path", "base.config"))
+    model = MultimodalLM.around(causal, space, probe_lora(causal), seed=ctx.seed)
+    return require_isolation(model, where, ctx.seed).to_json()
 
 
 def _tiny(ctx: StageContext, folder, space) -> dict:  # type: ignore[no-untyped-def]

@@ -163,3 +163,16 @@ def test_the_operator_is_well_formed(own, asking):
     inputs = (torch.ones_like(out), given[0], low, given[2], given[4], given[5], 0.5, *wants)
     detached = [one.detach() if isinstance(one, torch.Tensor) else one for one in inputs]
     torch.library.opcheck(torch.ops.mmpt_lora.linear_backward, detached, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gpt2s_transposed_layers_keep_pefts_forward(dtype):
+    """Square ones would be computed with the transposed matrix, without an error."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    causal = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=16, n_layer=1, n_head=2)).to(dtype).eval()
+    ids = torch.arange(6)[None]
+    expected = causal(ids).logits
+    lm = get_peft_model(causal, LoraConfig(r=16, target_modules=["c_proj"]))
+    assert fold_small_layers(lm) == 0
+    torch.testing.assert_close(lm.eval()(ids).logits, expected)
