@@ -7,6 +7,7 @@ so that a random state that is not restored shows even where no dropout draws fr
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -46,13 +47,16 @@ def check_resume(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
         shutil.rmtree(leftover, ignore_errors=True)
     ctx.progress(0, 4, f"{before + after} steps at once")
     prepared = run_until(short, once, before + after)
-    ctx.progress(1, 4, f"{before} steps")
-    run_until(short, twice, before)
-    ctx.progress(2, 4, f"a new process, {after} more")
-    _in_new_process(short, twice, before + after)
-    ctx.progress(3, 4, "checkpoints that must be refused")
-    differing = compare(once, twice, before + after)
+    ctx.progress(1, 4, "checkpoints that must be refused")
     refused = refusals(prepared, step_folder(once / "steps", before + after), ctx.work / "forged")
+    del prepared  # the device holds one model at a time, and none while the new process has its own
+    release_memory()
+    ctx.progress(2, 4, f"{before} steps")
+    run_until(short, twice, before)
+    release_memory()
+    ctx.progress(3, 4, f"a new process, {after} more")
+    _in_new_process(short, twice, before + after)
+    differing = compare(once, twice, before + after)
     metrics = [Metric(name, len(found), n, "", "lower") for name, (found, n) in differing.items()]
     metrics += [
         Metric(
@@ -94,6 +98,13 @@ def run_until(ctx: StageContext, folder: Path, until: int) -> Prepared:
     notes = folder / "seen.json"
     write_json(notes, {**(read_json(notes) if notes.is_file() else {}), **seen})
     return prepared
+
+
+def release_memory() -> None:
+    """Free the models that nobody refers to, in cycles too, and give the device's cached blocks back to others."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _short_context(ctx: StageContext, steps: int) -> StageContext:

@@ -1,6 +1,7 @@
 """Gate C4's measure: equal ways differ in nothing, and every kind of difference and of mismatch is seen."""
 
 import shutil
+import weakref
 
 import pytest
 
@@ -16,10 +17,40 @@ STEPS = 3
 
 
 @pytest.fixture(scope="module")
-def checked(run):
+def alive():
+    """Filled by `checked`: models in memory whenever another is made, and when the new process starts."""
+    return {"made": [], "new process": []}
+
+
+@pytest.fixture(scope="module")
+def checked(run, alive):
+    models = []
+    prepare, start = resume.prepare_train, resume._in_new_process
+
+    def living():
+        return sum(one() is not None for one in models)
+
+    def prepared(ctx):
+        alive["made"].append(living())
+        ready = prepare(ctx)
+        models.append(weakref.ref(ready.model))
+        return ready
+
+    def started(*job):
+        alive["new process"].append(living())
+        return start(*job)
+
     context = run.context("resume_check")
-    resume_check(context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume, "prepare_train", prepared)
+        patch.setattr(resume, "_in_new_process", started)
+        resume_check(context)
     return context
+
+
+def test_no_two_models_share_the_device(checked, alive):
+    """Qwen3-8B takes 51 of an H100's 80 GiB while it trains."""
+    assert alive == {"made": [0, 0], "new process": [0]}
 
 
 def test_a_resumed_run_is_the_same_run(checked):
