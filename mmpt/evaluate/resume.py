@@ -1,8 +1,12 @@
 """Gate C4's measure: N + M steps in one go against N steps, a save, a new process, and M more.
 
 Three short runs of the real training loop on the run's own data, with `train.steps` = N + M so that ramp and
-schedule pass by in full. Both ways start from the warm-up, log every step and draw one random number a batch,
-so that a random state that is not restored shows even where no dropout draws from it.
+schedule pass by in full. Both ways start from the warm-up, and draw one random number for each batch, so that a
+random state that is not restored shows even where no dropout draws from it. The checkpoint of step N lies inside a
+log interval and holds a measurement, so that these have something to lose.
+
+What is compared is all that a checkpoint carries, and what it must carry is listed here and not taken from the file:
+a part that nobody saves would be equally absent on both sides.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,9 @@ from mmpt.store.jsonl import read_jsonl
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
 from mmpt.train.loop import METRICS, Hooks, train
-from mmpt.train.schedule import make_optimizer
+from mmpt.train.monitors import Monitors
+from mmpt.train.schedule import optimizer_of
+from mmpt.train.settings import TrainSettings
 from mmpt.train.stages import Prepared, prepare_train
 
 NEVER = 1 << 30
@@ -46,17 +52,18 @@ def check_resume(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
     for leftover in (once, twice):  # of an attempt that was killed: its notes would be of fewer steps
         shutil.rmtree(leftover, ignore_errors=True)
     ctx.progress(0, 4, f"{before + after} steps at once")
-    prepared = run_until(short, once, before + after)
+    prepared = run_until(short, once, before + after, before)
     ctx.progress(1, 4, "checkpoints that must be refused")
+    absent = missing(prepared, step_folder(once / "steps", before + after))
     refused = refusals(prepared, step_folder(once / "steps", before + after), ctx.work / "forged")
     del prepared  # the device holds one model at a time, and none while the new process has its own
     release_memory()
     ctx.progress(2, 4, f"{before} steps")
-    run_until(short, twice, before)
+    run_until(short, twice, before, before)
     release_memory()
     ctx.progress(3, 4, f"a new process, {after} more")
-    _in_new_process(short, twice, before + after)
-    differing = compare(once, twice, before + after)
+    _in_new_process(short, twice, before + after, before)
+    differing = {**compare(once, twice, before + after), "state_missing": absent}
     metrics = [Metric(name, len(found), n, "", "lower") for name, (found, n) in differing.items()]
     metrics += [
         Metric(
@@ -78,8 +85,11 @@ def check_resume(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
     return metrics, details
 
 
-def run_until(ctx: StageContext, folder: Path, until: int) -> Prepared:
-    """Trains up to step `until`, from the warm-up or the newest checkpoint in `folder`; notes its batches."""
+def run_until(ctx: StageContext, folder: Path, until: int, before: int) -> Prepared:
+    """Trains up to step `until`, from the warm-up or the newest checkpoint in `folder`; notes its batches.
+
+    Both ways take a measurement at step `before`, where one of them is interrupted.
+    """
     torch.manual_seed(ctx.seed)
     prepared = prepare_train(ctx)
     seen: dict[str, Any] = {}
@@ -90,9 +100,9 @@ def run_until(ctx: StageContext, folder: Path, until: int) -> Prepared:
     train(
         prepared.model,
         prepared.loader,
-        replace(prepared.settings, log_every=1, save_every=NEVER),
+        replace(prepared.settings, log_every=log_every(before), save_every=NEVER),
         folder,
-        Hooks(on_batch=note),
+        Hooks(on_batch=note, measure=lambda step: {"step": step}, measure_at=(before,)),
         until=until,
     )
     notes = folder / "seen.json"
@@ -105,6 +115,11 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def log_every(before: int) -> int:
+    """Steps of a log interval that is open after `before` steps."""
+    return next(steps for steps in range(2, before + 3) if before % steps)
 
 
 def _short_context(ctx: StageContext, steps: int) -> StageContext:
@@ -129,7 +144,7 @@ def _silent(*_: Any) -> None:
     return None
 
 
-def _in_new_process(ctx: StageContext, folder: Path, until: int) -> None:
+def _in_new_process(ctx: StageContext, folder: Path, until: int, before: int) -> None:
     """`python -m mmpt.evaluate.resume <job>`: nothing of this process but files reaches it."""
     job = ctx.work / "job.json"
     write_json(
@@ -143,6 +158,7 @@ def _in_new_process(ctx: StageContext, folder: Path, until: int) -> None:
             "dtype": ctx.dtype,
             "folder": str(folder),
             "until": until,
+            "before": before,
             "work": str(ctx.work),
         },
     )
@@ -158,7 +174,7 @@ def _in_new_process(ctx: StageContext, folder: Path, until: int) -> None:
 
 
 def compare(once: Path, twice: Path, step: int) -> dict[str, tuple[list[str], int]]:
-    """(names that differ, number compared) of parameters, optimizer, random states, batches, losses."""
+    """(names that differ, number compared) of each part of a checkpoint, and of batches and logged losses."""
     folders = [step_folder(root / "steps", step) for root in (once, twice)]
     found = {
         "parameters_differing": _unequal(*(load_tensors(folder / WEIGHTS, "torch") for folder in folders))
@@ -171,11 +187,76 @@ def compare(once: Path, twice: Path, step: int) -> dict[str, tuple[list[str], in
     seen = [read_json(root / "seen.json") for root in (once, twice)]
     found["batches_differing"] = _unlike(*({k: v["batch"] for k, v in one.items()} for one in seen))
     drawn = _unlike(*({f"draw {k}": v["drawn"] for k, v in one.items()} for one in seen))
+    found |= _counters_differing(*(read_meta(folder / STATE) for folder in folders), *states)
     rng = found["rng_states_differing"]
     found["rng_states_differing"] = (rng[0] + drawn[0], rng[1] + drawn[1])
     rows = [{f"step {row['step']}": row for row in read_jsonl(root / METRICS)} for root in (once, twice)]
     found["losses_differing"] = _unlike(*rows)
     return found
+
+
+# A checkpoint's list of saved steps is left out: one of the two ways saves once more than the other.
+_COUNTERS = ("stopped", "monitors", "interval", "measured")
+
+
+def _counters_differing(
+    one: Mapping[str, Any], two: Mapping[str, Any], *states: Mapping[str, torch.Tensor]
+) -> dict[str, tuple[list[str], int]]:
+    """The same for schedule, sampler, monitors and open log interval: headers and tensors of two checkpoints."""
+    drawn = [{k: v for k, v in state.items() if k.startswith("draws.")} for state in states]
+    names, n = _unequal(*drawn)
+    cursors, n_cursors = _unlike(_flat(one["loader"]), _flat(two["loader"]))
+    counters = [{key: meta["counters"].get(key) for key in _COUNTERS} for meta in (one, two)]
+    monitors = [_flat(both.pop("monitors") or {}) for both in counters]
+    return {
+        "schedule_differing": _unlike(_flat(one["schedule"]), _flat(two["schedule"])),
+        "sampler_differing": (names + cursors, n + n_cursors),
+        "monitors_differing": _unlike(*monitors),
+        "intervals_differing": _unlike(*map(_flat, counters)),
+    }
+
+
+def _flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """{"a.b": value} of {"a": {"b": value}}."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
+def missing(prepared: Prepared, checkpoint: Path) -> tuple[list[str], int]:
+    """(parts that a checkpoint must carry and this one does not, number of parts)."""
+    tensors, meta = load_tensors(checkpoint / STATE, "torch"), read_meta(checkpoint / STATE)
+    present = {*tensors, *load_tensors(checkpoint / WEIGHTS, "torch"), *_keys(meta)}
+    wanted = must_carry(prepared)
+    return sorted(wanted - present), len(wanted)
+
+
+def _keys(nested: Mapping[str, Any], above: str = "") -> set[str]:
+    """Every key of a nested mapping, with those above it: "a", "a.b"."""
+    inner = (_keys(value, f"{above}{key}.") for key, value in nested.items() if isinstance(value, Mapping))
+    return {f"{above}{key}" for key in nested}.union(*inner)
+
+
+def must_carry(prepared: Prepared) -> set[str]:
+    """Names of all that a run needs to go on: tensors, and keys of the header."""
+    model, kinds = prepared.model, prepared.loader.sources
+    trained = {name for name, p in model.adapter_parameters().items() if p.requires_grad}
+    moments = {f"optimizer.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq") for name in trained}
+    settings = {one.name for one in fields(TrainSettings)} - {"log_every", "save_every"}
+    return {
+        *model.adapter_parameters(),
+        *moments,
+        *({"rng.cpu", "rng.cuda"} if model.device.type == "cuda" else {"rng.cpu"}),
+        *(f"draws.{kind}" for kind in kinds),
+        *(f"loader.cursors.{kind}" for kind in kinds),
+        *(f"loader.{key}" for key in ("next_step", "settings")),
+        *(f"schedule.{name}" for name in settings),
+        *(f"counters.monitors.{one.name}" for one in fields(Monitors)),
+        *(f"counters.interval.{key}" for key in ("nll", "count", "objective", "steps", "clipped", "tokens")),
+        *(f"counters.{key}" for key in ("stopped", "saved", "measured")),
+        *("step", "token_space", "lora", "rows", "tied"),
+    }
 
 
 def _unequal(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> tuple[list[str], int]:
@@ -229,8 +310,7 @@ def forge(checkpoint: Path, target: Path, change: Callable[[dict, dict], Any]) -
 
 
 def _said(prepared: Prepared, checkpoint: Path) -> str | None:
-    settings = prepared.settings
-    optimizer = make_optimizer(prepared.model, settings.lr, settings.betas, settings.weight_decay)
+    optimizer = optimizer_of(prepared.model, prepared.settings)
     try:
         load_checkpoint(checkpoint, prepared.model, optimizer)
     except UserError as error:
@@ -256,7 +336,7 @@ def main(job_path: str) -> None:
     )
     if "extension" in ctx.inputs:
         adopt(ctx.inputs["extension"])
-    run_until(ctx, Path(job["folder"]), job["until"])
+    run_until(ctx, Path(job["folder"]), job["until"], job["before"])
 
 
 if __name__ == "__main__":

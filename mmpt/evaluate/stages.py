@@ -26,6 +26,7 @@ from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
+from mmpt.train.draws import DRAWS, draw_metrics
 
 READ = ("a2t", "i2t")
 
@@ -35,6 +36,9 @@ def warmup_check(ctx: StageContext) -> None:
     found = _read_ablations(ctx, Workshop.of(ctx), ctx.inputs["warmup"] / "checkpoint")
     _write_read_gap(ctx, "read_gap.json", {"warmup": found})
     metrics = [metric for one in found for metric in _gaps(ctx, one)]
+    drawn = ctx.inputs["warmup"] / DRAWS
+    if drawn.is_file():  # imported rows come without; the policy knows by the profile whether they may
+        metrics += draw_metrics(drawn, ctx.inputs["split"] / "split.jsonl")
     write_evidence(ctx.out, "W1", metrics, subject={"warmup": digest(ctx.inputs["warmup"] / "checkpoint")})
 
 
@@ -96,7 +100,7 @@ def preflight(ctx: StageContext) -> None:
         )
         return
     workshop = Workshop.of(ctx)
-    metrics, trainable = check_trainable(ctx, workshop, checkpoint)
+    metrics, trainable = check_trainable(ctx)
     write_evidence(ctx.out, "A2", metrics, subject=subject)
     metrics, sequences = pre.sequence_checks(
         workshop.space, inputs["shards"], inputs["examples"], inputs["token_space"], _bar(ctx, "sequences")

@@ -9,29 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmpt.evaluate.checkpoint import Workshop
-from mmpt.model.adapter import load_adapter
 from mmpt.model.multimodal import MultimodalLM, is_target
 from mmpt.ops import linear_cross_entropy
 from mmpt.store.evidence import Metric
 from mmpt.store.stage import StageContext
 from mmpt.tokens import TokenSpace
 from mmpt.tokens.formats import LAYOUTS
-from mmpt.train.schedule import make_optimizer
+from mmpt.train.schedule import optimizer_of
+from mmpt.train.stages import prepare_train
 
 STEPS = 2  # LoRA's B is zero at first: only the second step reaches A
 ROW = 256  # ids of a probe row
 PIECE_ROWS = 4  # that run at once: about 1,000 tokens, fewer than a micro-batch of real training holds
 
 
-def check_trainable(ctx: StageContext, workshop: Workshop, checkpoint) -> tuple[list[Metric], dict[str, Any]]:
-    """Metrics and details of gate A2, on a copy of the warmed-up model that is thrown away."""
-    model = workshop.untrained(dict(ctx.profile["lora"]), bool(ctx.profile.get("train.layer_norm", False)))
-    load_adapter(model, checkpoint)
-    # Weight decay would move a row that gets no gradient, and hide that it is dead.
-    optimizer = make_optimizer(
-        model, ctx.profile["train.lr"], tuple(ctx.profile["train.betas"]), weight_decay=0.0
-    )
+def check_trainable(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
+    """Metrics and details of gate A2, on the model and the optimizer that stage train would start with."""
+    prepared = prepare_train(ctx)
+    model, optimizer = prepared.model, optimizer_of(prepared.model, prepared.settings)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0  # it would move a row that gets no gradient, and hide that it is dead
     found = {**held(model, optimizer), **moved(model, optimizer)}
     metrics = [Metric(name, value, n, "", "lower") for name, (value, n) in found.items()]
     counts = parameter_counts(model)

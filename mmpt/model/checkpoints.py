@@ -1,7 +1,8 @@
 """Checkpoints: an adapter, and beside it everything a run needs to go on as if it had never stopped.
 
     step_<k>/adapter_model.safetensors, adapter_config.json    the model, in PEFT's format
-    step_<k>/trainer_state.safetensors    optimizer, random state; metadata: step, schedule, loader, counters
+    step_<k>/trainer_state.safetensors    optimizer, random state, what was drawn; metadata: step, schedule, loader,
+                                          counters
 
 A checkpoint is one folder, published by a rename: it is whole or it is not there. Only safetensors and JSON
 are read, so loading runs no code of the file.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,23 @@ from mmpt.store.errors import UserError
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
 
 STATE = "trainer_state.safetensors"
-_VERSION = 1
+_VERSION = 2  # 2: with the counts of what was drawn
+_DRAWS = "draws."
 
 
 @dataclass(frozen=True)
 class Saved:
-    """The JSON part of a checkpoint: steps done, schedule, loader state, what the loop counts."""
+    """What the loop keeps in a checkpoint besides model, optimizer and random state.
+
+    step, schedule, loader, counters: JSON: steps done, schedule, loader state, what the loop counts.
+    draws: arrays by name, each beginning with "draws.".
+    """
 
     step: int
     schedule: Mapping[str, Any]
     loader: Mapping[str, Any]
     counters: Mapping[str, Any]
+    draws: Mapping[str, Any] = field(default_factory=dict)
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -61,9 +68,9 @@ def save_checkpoint(
         "counters": dict(saved.counters),
         **identity(model),
     }
-    save_tensors(
-        staging / STATE, {**_optimizer_tensors(model, optimizer), **_random_state(model.device)}, meta
-    )
+    drawn = {name: torch.as_tensor(counts) for name, counts in saved.draws.items()}
+    state = {**_optimizer_tensors(model, optimizer), **_random_state(model.device), **drawn}
+    save_tensors(staging / STATE, state, meta)
     publish_folder(staging, folder)
 
 
@@ -90,7 +97,8 @@ def load_checkpoint(folder: Path, model: MultimodalLM, optimizer: torch.optim.Op
     torch.set_rng_state(tensors["rng.cpu"])
     if model.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], model.device)
-    return Saved(meta["step"], meta["schedule"], meta["loader"], meta["counters"])
+    drawn = {name: value.numpy() for name, value in tensors.items() if name.startswith(_DRAWS)}
+    return Saved(meta["step"], meta["schedule"], meta["loader"], meta["counters"], drawn)
 
 
 def drop_trainer_state(folder: Path) -> None:

@@ -4,7 +4,7 @@
     folder/metrics.jsonl      one row a log interval, never past the newest checkpoint when a run goes on
 
 Everything that a step depends on is either a function of the step (batch, learning rate) or in the checkpoint
-(weights, moments, random state, the open log interval), so a run that was killed and went on writes the same
+(weights, moments, random state, the open log interval, what was drawn), so a run that was killed and went on writes the same
 bytes as one that was not. The loop knows nothing about tasks, codecs or profiles.
 
 No step waits for the device. What a step measured stays there until a log interval, a save or a measurement
@@ -45,11 +45,12 @@ from mmpt.store.canonical import canonical_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
 from mmpt.train.ahead import Ahead
+from mmpt.train.draws import Draws
 from mmpt.train.meters import Interval, row_norms
 from mmpt.train.monitors import Monitors
 from mmpt.train.objective import Laid, Tally, backward, decode_ranges, draws_noise, lay, read_tally
 from mmpt.train.ranks import Ranks, bits
-from mmpt.train.schedule import make_optimizer, rate, set_rates
+from mmpt.train.schedule import optimizer_of, rate, set_rates
 from mmpt.train.settings import TrainSettings
 from mmpt.train.sharding import whole
 from mmpt.train.speed import Pace
@@ -64,7 +65,7 @@ class Outcome:
 
     step: optimizer steps done. stopped: why a monitor ended it early, or None.
     saved: steps with a checkpoint. measured: step -> what `Hooks.measure` returned.
-    monitors: with their worst values. rows: of metrics.jsonl.
+    monitors: with their worst values. rows: of metrics.jsonl. draws: of all steps done.
     """
 
     step: int
@@ -73,6 +74,7 @@ class Outcome:
     measured: dict[str, Any]
     monitors: Monitors
     rows: list[dict[str, Any]]
+    draws: Draws
 
 
 @dataclass(frozen=True)
@@ -100,16 +102,18 @@ class Hooks:
 @dataclass(frozen=True)
 class _Seen:
     """A step that the host has not looked at. numbers: fp64 on the device: its tally's values, the gradient
-    norm before clipping, and whether the watch had stopped the run. tokens: without padding.
+    norm before clipping, and whether the watch had stopped the run. tokens: without padding. draws: as in its batch.
     """
 
     step: int
     numbers: torch.Tensor
     tokens: int
+    draws: tuple[tuple[str, int, bool], ...]
 
     @classmethod
-    def of(cls, step: int, tally: Tally, norm: torch.Tensor, watch: Watch, tokens: int) -> _Seen:
-        return cls(step, torch.cat([tally.values, norm[None], watch.stopped.double()[None]]), tokens)
+    def of(cls, step: int, tally: Tally, norm: torch.Tensor, watch: Watch, batch: Batch) -> _Seen:
+        numbers = torch.cat([tally.values, norm[None], watch.stopped.double()[None]])
+        return cls(step, numbers, batch.n_tokens, batch.draws)
 
 
 @dataclass
@@ -127,6 +131,7 @@ class _Run:
     watch: Watch
     ranks: Ranks
     noise: bool
+    draws: Draws
     unseen: list[_Seen] = field(default_factory=list)
     step: int = 0
     stopped: str | None = None
@@ -186,7 +191,7 @@ def train(
             _measure(run)
             _save(run)
         model.eval()
-    return Outcome(run.step, run.stopped, run.saved, run.measured, run.monitors, run.rows)
+    return Outcome(run.step, run.stopped, run.saved, run.measured, run.monitors, run.rows, run.draws)
 
 
 def _facts(
@@ -207,11 +212,13 @@ def _before(
     model: MultimodalLM, loader: Loader, settings: TrainSettings, folder: Path, hooks: Hooks, ranks: Ranks
 ) -> _Run:
     """A run in which nothing has happened."""
-    optimizer = make_optimizer(model, settings.lr, settings.betas, settings.weight_decay)
+    optimizer = optimizer_of(model, settings)
     monitors = Monitors(settings.monitor_from)
     interval, watch = Interval.empty(model.space), Watch(monitors, model.device)
-    noise = draws_noise(model)
-    return _Run(model, loader, settings, folder, hooks, optimizer, monitors, interval, watch, ranks, noise)
+    noise, draws = draws_noise(model), Draws.none(loader.sources)
+    return _Run(
+        model, loader, settings, folder, hooks, optimizer, monitors, interval, watch, ranks, noise, draws
+    )
 
 
 def _start(run: _Run) -> _Run:
@@ -242,7 +249,7 @@ def _start(run: _Run) -> _Run:
         Monitors.of(saved.counters["monitors"]),
         Interval.of(saved.counters["interval"]),
     )
-    run.watch = Watch(run.monitors, model.device)
+    run.watch, run.draws = Watch(run.monitors, model.device), Draws.of(saved.draws)
     run.saved, run.measured = list(saved.counters["saved"]), dict(saved.counters["measured"])
     if ranks.lead:
         run.rows = [row for row in _stored_rows(folder) if row["step"] <= run.step]
@@ -292,7 +299,7 @@ def _one_step(run: _Run, laid: Laid, ranges: tuple[torch.Tensor, torch.Tensor] |
     clip_grads_with_norm_(parameters, settings.clip, total)
     run.optimizer.found_inf = run.watch.stopped  # fused AdamW leaves everything as it is where this is 1
     run.optimizer.step()
-    run.unseen.append(_Seen.of(run.step, tally, norm, run.watch, laid.batch.n_tokens))
+    run.unseen.append(_Seen.of(run.step, tally, norm, run.watch, laid.batch))
     run.step += 1
     return rates
 
@@ -320,6 +327,7 @@ def _look(run: _Run) -> None:
             run.step = one.step
             break
         run.interval.add(sums, objective, norm, run.settings.clip, one.tokens)
+        run.draws.add(one.draws)
     run.unseen = []
     if run.step == 0:
         run.optimizer.state.clear()  # the skipped first step left zeros where there was nothing
@@ -362,7 +370,7 @@ def _write_checkpoint(run: _Run) -> None:
         "measured": run.measured,
     }
     run.loader.next_step = run.step
-    saved = Saved(run.step, run.settings.schedule(), run.loader.state_dict(), counters)
+    saved = Saved(run.step, run.settings.schedule(), run.loader.state_dict(), counters, run.draws.tensors())
     save_checkpoint(folder, run.model, run.optimizer, saved)
     for older in run.saved[:-1]:
         drop_trainer_state(step_folder(steps, older))

@@ -22,6 +22,11 @@ def rate(step: int, settings: TrainSettings) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+def optimizer_of(model: MultimodalLM, settings: TrainSettings) -> torch.optim.AdamW:
+    """The optimizer that a run of these settings trains the model with."""
+    return make_optimizer(model, settings.lr, settings.betas, settings.weight_decay)
+
+
 def make_optimizer(
     model: MultimodalLM, lr: Mapping[str, float], betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:

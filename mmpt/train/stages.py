@@ -34,6 +34,7 @@ from mmpt.store.tensors import load_tensors
 from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import TokenSpace, load
 from mmpt.train.board import Board
+from mmpt.train.draws import DRAWS, draw_metrics, never_drawn_metrics, write_draws
 from mmpt.train.heldout import item_losses, sample, unigram_losses
 from mmpt.train.judged import loss_metrics, stability_metrics
 from mmpt.train.loop import METRICS, Hooks, Outcome
@@ -138,7 +139,7 @@ def ramp_end(loader: Loader) -> int:
 
 
 def warmup(ctx: StageContext) -> None:
-    """Trains the new rows on reading: checkpoint/ (an adapter), metrics.jsonl."""
+    """Trains the new rows on reading: checkpoint/ (an adapter), metrics.jsonl, draws.jsonl."""
     ready = prepare_warmup(ctx)
     with contextlib.closing(_Report(ctx, ready.settings.steps)) as report:
         hooks = Hooks(on_log=report.on_log, on_pace=report.on_pace, on_resume=report.on_resume)
@@ -151,10 +152,11 @@ def warmup(ctx: StageContext) -> None:
     for name in (WEIGHTS, CONFIG):
         _copy(last / name, ctx.out / "checkpoint" / name)
     _copy(ctx.work / "run" / METRICS, ctx.out / METRICS)
+    write_draws(ctx.out / DRAWS, outcome.draws, ready.loader.sources)
 
 
 def train(ctx: StageContext) -> None:
-    """Stage 4: checkpoints/, checkpoints.json, metrics.jsonl, drops.json, evidence/B1 and B2."""
+    """Stage 4: checkpoints/, checkpoints.json, metrics.jsonl, draws.jsonl, drops.json, evidence/B1 and B2."""
     ctx.spread(train_part)
     ready = prepare_train(ctx)
     exam = _Exam(ctx, ready)
@@ -162,6 +164,7 @@ def train(ctx: StageContext) -> None:
     if outcome.stopped:
         ctx.log(f"stopped: {outcome.stopped}")
     _publish(ctx, outcome)
+    write_draws(ctx.out / DRAWS, outcome.draws, ready.loader.sources)
     _write_evidence(ctx, ready, exam, outcome)
 
 
@@ -391,7 +394,9 @@ def _write_evidence(ctx: StageContext, ready: Prepared, exam: _Exam, outcome: Ou
     ]
     write_evidence(ctx.out, "B1", metrics, subject=subject, notes=notes)
     stability = stability_metrics(outcome.monitors, outcome.step, ready.settings.steps)
-    write_evidence(ctx.out, "B2", stability, subject=subject, notes=notes)
+    drawn = draw_metrics(ctx.out / DRAWS, ctx.inputs["split"] / "split.jsonl")
+    seen = [*drawn, *never_drawn_metrics(outcome.draws)]
+    write_evidence(ctx.out, "B2", [*stability, *seen], subject=subject, notes=notes)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -24,6 +24,8 @@ from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
 from mmpt.tokens.formats import TASKS
+from mmpt.train import stages as train_stages
+from mmpt.train.schedule import make_optimizer
 from tests.evaluate.broken_copies import broken
 from tests.gating.gate_evidence import failing, judged, undecided
 
@@ -124,7 +126,7 @@ class TestTrainable:
 
     def judge(self, model, optimizer=None, lr=1e-3):
         rates = lr if isinstance(lr, dict) else dict.fromkeys(("lora", "embed", "head"), lr)
-        optimizer = optimizer or trainable.make_optimizer(model, rates, (0.9, 0.95), 0.0)
+        optimizer = optimizer or make_optimizer(model, rates, (0.9, 0.95), 0.0)
         found = {**trainable.held(model, optimizer), **trainable.moved(model, optimizer)}
         metrics = [Metric(name, value, n) for name, (value, n) in found.items()]
         metrics += [
@@ -145,27 +147,40 @@ class TestTrainable:
         assert failing(self.judge(model)) == {"lora_present", "lora_changed"}
 
     def test_a_frozen_tensor_that_moves_fails(self, model):
-        optimizer = trainable.make_optimizer(
-            model, dict.fromkeys(("lora", "embed", "head"), 1e-3), (0.9, 0.95), 0.0
-        )
+        optimizer = make_optimizer(model, dict.fromkeys(("lora", "embed", "head"), 1e-3), (0.9, 0.95), 0.0)
         weight = model.embedding.weight.requires_grad_(True)
         optimizer.add_param_group({"params": [weight], "lr": 1e-3})
         assert failing(self.judge(model, optimizer)) == {"frozen_same"}
 
     def test_a_dead_row_is_found_though_weight_decay_would_move_it(self, run, monkeypatch):
-        context, right = run.context("preflight"), trainable.load_adapter
+        context, right = run.context("preflight"), trainable.prepare_train
         data = copy.deepcopy(dict(run.profile.data))
         data["train"]["weight_decay"] = 0.1
         context = replace(context, profile=SliceView(data, tuple(data), "preflight"))
 
-        def load(model, checkpoint):
-            right(model, checkpoint)
+        def prepare(ctx):
+            prepared = right(ctx)
+            model = prepared.model
             dead = torch.tensor([int(trainable.used_rows(model.space)[3]) - model.space.new_start])
             model.embedding.rows.register_hook(lambda grad: grad.index_fill(0, dead, 0.0))
+            return prepared
 
-        monkeypatch.setattr(trainable, "load_adapter", load)
-        metrics, _ = trainable.check_trainable(context, run.workshop(), run.data("warmup") / "checkpoint")
+        monkeypatch.setattr(trainable, "prepare_train", prepare)
+        metrics, _ = trainable.check_trainable(context)
         assert failing(judged("A2", metrics)) == {"rows_changed"}
+
+    def test_a_training_that_leaves_lora_out_is_seen_before_it_begins(self, run, monkeypatch):
+        """Red team: stage 4 trained the rows alone, and the model that A2 built for itself was sound."""
+        right = train_stages._model
+
+        def rows_only(*arguments):
+            model = right(*arguments)
+            model.train_rows_only()
+            return model
+
+        monkeypatch.setattr(train_stages, "_model", rows_only)
+        metrics, _ = trainable.check_trainable(run.context("preflight"))
+        assert failing(judged("A2", metrics)) == {"lora_present", "lora_changed"}
 
 
 class TestSequences:

@@ -68,7 +68,11 @@ def test_both_ways_saw_the_whole_mixture(checked):
     seen = read_json(checked.work / "twice" / "seen.json")
     assert sorted(seen) == ["0", "1", "2"]
     rows = [row for row in (checked.work / "twice" / "metrics.jsonl").read_text().splitlines() if row]
-    assert len(rows) == STEPS and '"loss_t2a":null' not in rows[-1].replace(" ", "")
+    assert len(rows) == 1 and '"loss_t2a":null' not in rows[-1].replace(" ", "")
+
+
+def test_the_interrupted_step_lies_inside_a_log_interval():
+    assert all(before % resume.log_every(before) for before in range(1, 100))
 
 
 def edited(checked, tmp_path, name, change):
@@ -97,10 +101,56 @@ def nudge(prefix):
         ("adapter_model.safetensors", "base_model", "parameters_differing"),
         (STATE, "optimizer.exp_avg.", "optimizer_tensors_differing"),
         (STATE, "rng.", "rng_states_differing"),
+        (STATE, "draws.", "sampler_differing"),
     ],
 )
 def test_a_tensor_that_differs_is_seen(checked, tmp_path, name, prefix, kind):
     assert edited(checked, tmp_path, name, nudge(prefix)) == {kind}
+
+
+def headers(checked, tmp_path, change):
+    """A copy of the interrupted way whose checkpoint header was changed."""
+    other = tmp_path / "edited"
+    shutil.copytree(checked.work / "twice", other)
+    path = other / "steps" / f"step_{STEPS}" / STATE
+    tensors, meta = load_tensors(path, "torch"), read_meta(path)
+    change(meta)
+    save_tensors(path, tensors, meta)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda meta: meta["schedule"]["lr"].update(lora=0.5), "schedule_differing"),
+        (lambda meta: meta["schedule"].update(clip=0.5), "schedule_differing"),
+        (lambda meta: meta["loader"]["cursors"].update(a2t=0), "sampler_differing"),
+        (lambda meta: meta["loader"].update(settings="0"), "sampler_differing"),
+        (lambda meta: meta["counters"]["monitors"].update(norms=[]), "monitors_differing"),
+        (lambda meta: meta["counters"]["monitors"].update(clipped_steps=99), "monitors_differing"),
+        (lambda meta: meta["counters"].pop("monitors"), "monitors_differing"),
+        (lambda meta: meta["counters"]["interval"].update(tokens=1), "intervals_differing"),
+        (lambda meta: meta["counters"].update(measured={}), "intervals_differing"),
+    ],
+)
+def test_a_part_of_the_header_that_differs_is_seen(checked, tmp_path, change, kind):
+    found = resume.compare(checked.work / "once", headers(checked, tmp_path, change), STEPS)
+    assert {name for name, (names, _) in found.items() if names} == {kind}
+
+
+@pytest.mark.parametrize(
+    ("change", "absent"),
+    [
+        (lambda meta: meta["counters"].pop("monitors"), "counters.monitors.norms"),
+        (lambda meta: meta["counters"]["interval"].pop("nll"), "counters.interval.nll"),
+        (lambda meta: meta["schedule"].pop("betas"), "schedule.betas"),
+        (lambda meta: meta["loader"].pop("next_step"), "loader.next_step"),
+    ],
+)
+def test_a_part_that_no_checkpoint_carries_is_missed(checked, tmp_path, change, absent):
+    prepared = resume.prepare_train(resume._short_context(checked, STEPS))
+    names, n = resume.missing(prepared, headers(checked, tmp_path, change) / "steps" / f"step_{STEPS}")
+    assert absent in names and n > 30
 
 
 def test_a_batch_a_draw_and_a_loss_that_differ_are_seen(checked, tmp_path):
@@ -129,4 +179,4 @@ def test_loading_anything_is_seen(checked, monkeypatch, tmp_path):
 def test_a_failing_process_is_an_error(checked, monkeypatch, tmp_path):
     monkeypatch.setattr(resume.sys, "executable", "false")
     with pytest.raises(RuntimeError, match="ended with 1"):
-        resume._in_new_process(resume._short_context(checked, STEPS), tmp_path, STEPS)
+        resume._in_new_process(resume._short_context(checked, STEPS), tmp_path, STEPS, 2)

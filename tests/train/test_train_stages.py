@@ -14,6 +14,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.store.tensors import read_meta
+from mmpt.train import stages as train_stages
 from mmpt.train.stages import train, warmup
 from tests.gating.gate_evidence import failing, judged
 from tests.shards.world import PROFILE, build_world
@@ -161,8 +162,49 @@ def test_train_publishes_checkpoints_metrics_and_evidence(pipeline):
         "row_norm_jump",
         "steps_missing",
         "clipped_share",
+        "drawn_outside_train",
+        "examples_never_drawn",
     }
     assert b2["steps_missing", ""]["value"] == 0 and b2["nonfinite_steps", ""]["n"] == STEPS
+
+
+def drawn(folder):
+    validate_file(folder / "draws.jsonl", "draw")
+    return {row["id"]: row["draws"] for row in map(json.loads, (folder / "draws.jsonl").read_text().splitlines())}
+
+
+def split_of(pipeline):
+    rows = map(json.loads, (pipeline.root / "split" / "split.jsonl").read_text().splitlines())
+    return {row["id"]: row["split"] for row in rows}
+
+
+def test_warm_up_and_training_publish_what_they_drew(pipeline):
+    sides = split_of(pipeline)
+    warm, full = drawn(pipeline.root / "warmup"), drawn(pipeline.root / "train")
+    assert {sides[name] for name in warm} == {sides[name] for name in full} == {"train"}
+    assert {task for draws in warm.values() for task in draws} == {"a2t", "i2t"}
+    state = read_meta(pipeline.root / "train" / "checkpoints" / f"step_{STEPS}" / "trainer_state.safetensors")
+    for task in ("a2t", "i2t", "t2a", "t2i"):
+        assert sum(draws.get(task, 0) for draws in full.values()) == state["loader"]["cursors"][task]
+    b2 = metrics_of(pipeline.root / "train", "B2")
+    assert b2["drawn_outside_train", ""]["value"] == 0 and b2["drawn_outside_train", ""]["n"] == len(full)
+    unseen = b2["examples_never_drawn", "t2i"]
+    assert unseen["value"] == unseen["n"] - sum("t2i" in draws for draws in full.values())
+
+
+@pytest.mark.parametrize("side", ["val", "test"])
+def test_training_on_held_out_records_is_seen(pipeline, monkeypatch, side):
+    """Red team: `_sources(split="test")` was GO, and the best-looking run of all."""
+    right = train_stages._sources
+
+    def mutated(ctx, space, weights, split="train"):
+        return right(ctx, space, weights, side if split == "train" else split)
+
+    monkeypatch.setattr(train_stages, "_sources", mutated)
+    folder = pipeline.run("train", f"on_{side}")
+    found = metrics_of(folder, "B2")["drawn_outside_train", ""]
+    assert found["value"] == found["n"] == len(drawn(folder)) > 0
+    assert {split_of(pipeline)[name] for name in drawn(folder)} == {side}
 
 
 def test_a_stage_killed_in_the_middle_publishes_the_same_bytes(pipeline):
