@@ -1,6 +1,91 @@
-"""B4: a golden item has no proper wav or png, or it is silent, constant or clipped."""
+"""B4, on the evidence of stage generate.
 
-from mmpt.gating.script import main
+What it finds: a golden item has no proper wav or png, or it is silent, constant or clipped.
+"""
+
+GATE = {
+    "id": "B4",
+    "title": "Every golden item is a real file",
+    "stage": "generate",
+    "blocks": "release",
+    "checks": [
+        # form: all outputs, before and after training, greedy and sampled
+        {
+            "id": "missing",
+            "metric": "missing_files",
+            "slices": ["t2a", "t2i"],
+            "rule": "max",
+            "message": "golden items without their wav or png",
+            "remedy": (
+                "golden_summary.json in each folder below {run}/generate/data/qual says what failed "
+                "(failures); then see C1"
+            ),
+        },
+        {
+            "id": "unreadable",
+            "metric": "unreadable_files",
+            "slices": ["t2a", "t2i"],
+            "rule": "max",
+            "message": "files that another library cannot read",
+            "remedy": (
+                "delete {run}/generate and run doit; if it comes back, run `pytest tests/evaluate -k media`"
+            ),
+        },
+        {
+            "id": "form",
+            "metric": "wrong_form_files",
+            "slices": ["t2a", "t2i"],
+            "rule": "max",
+            "message": "files of a wrong rate or size",
+            "remedy": (
+                "the codec decodes to another rate or size than codecs.audio or codecs.image says: run "
+                "`pytest tests/codecs`"
+            ),
+        },
+        # content: greedy outputs after training. RMS under 1 % of the reference's
+        {
+            "id": "silent",
+            "metric": "silent_files",
+            "slices": ["t2a"],
+            "rule": "max",
+            "message": "silent sounds",
+            "remedy": (
+                "hear them beside their references in {run}/report/index.html: raise train.steps; if "
+                "references are as quiet, raise their level in the corpus"
+            ),
+        },
+        # one value throughout
+        {
+            "id": "constant",
+            "metric": "constant_files",
+            "slices": ["t2a", "t2i"],
+            "rule": "max",
+            "message": "constant sounds or pictures",
+            "remedy": (
+                "see them beside their references in {run}/report/index.html: raise train.steps or "
+                "train.lr.lora"
+            ),
+        },
+        # more than 1 % of the samples at full scale
+        {
+            "id": "clipped",
+            "metric": "clipped_files",
+            "slices": ["t2a"],
+            "rule": "max",
+            "message": "clipped sounds",
+            "remedy": (
+                "hear them beside their references in {run}/report/index.html: where references clip as "
+                "well, lower the level of the corpus; otherwise raise train.steps"
+            ),
+        },
+    ],
+}
 
 if __name__ == "__main__":
-    raise SystemExit(main("B4", __doc__))
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from mmpt.build.gate_script import main
+
+    raise SystemExit(main(__file__))

@@ -1,6 +1,66 @@
-"""C1: not every golden output decodes, is in range and has its exact length."""
+"""C1, on the evidence of stage generate.
 
-from mmpt.gating.script import main
+What it finds: not every golden output decodes, is in range and has its exact length.
+"""
+
+GATE = {
+    "id": "C1",
+    "title": "The golden sets decode, all of them",
+    "stage": "generate",
+    "blocks": "release",
+    "checks": [
+        {
+            "id": "decode",
+            "metric": "decode_success_rate",
+            "slices": ["t2a", "t2i"],
+            "rule": "min",
+            "message": "generated ids that do not decode",
+            "remedy": (
+                "golden_summary.json in each folder below {run}/generate/data/qual names item and error "
+                "(failures): where the codec refuses, run `pytest tests/codecs`; where the grammar does, "
+                "`pytest tests/generate`"
+            ),
+        },
+        {
+            "id": "range",
+            "metric": "ids_out_of_range",
+            "slices": ["t2a", "t2i"],
+            "rule": "max",
+            "message": "generated ids outside their range",
+            "remedy": (
+                "the decode grammar was not applied: set ops.backend: reference and run doit to see whether "
+                "a kernel is at fault, and run `pytest tests/generate`"
+            ),
+        },
+        {
+            "id": "length",
+            "metric": "length_mismatches",
+            "slices": ["t2a", "t2i"],
+            "rule": "max",
+            "message": "outputs whose length is not exact",
+            "remedy": (
+                "the decode grammar was not applied: set ops.backend: reference and run doit to see whether "
+                "a kernel is at fault, and run `pytest tests/generate`"
+            ),
+        },
+        # golden items of the set that were not generated
+        {
+            "id": "complete",
+            "metric": "golden_items_missing",
+            "slices": ["t2a", "t2i"],
+            "rule": "max",
+            "on_fail": "cannot_decide",
+            "message": "golden items that were not generated",
+            "remedy": "{run}/logs/generate.log says where it ended: delete {run}/generate and run doit",
+        },
+    ],
+}
 
 if __name__ == "__main__":
-    raise SystemExit(main("C1", __doc__))
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from mmpt.build.gate_script import main
+
+    raise SystemExit(main(__file__))

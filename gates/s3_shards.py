@@ -1,6 +1,239 @@
-"""S3: shards that do not hold what the codecs say, that do not re-encode alike, or that decode badly."""
+"""S3, on the evidence of stage shard_audit.
 
-from mmpt.gating.script import main
+What it finds: shards that do not hold what the codecs say, that do not re-encode alike, or that decode badly.
+"""
+
+GATE = {
+    "id": "S3",
+    "title": "Shards hold what the codecs say, and decode",
+    "stage": "shard_audit",
+    "blocks": "train",
+    "checks": [
+        {
+            "id": "segments",
+            "metric": "ids_out_of_segment",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "ids outside the segment of their position",
+            "remedy": (
+                "{run}/shard_audit/data/audit.json names records and ids; delete {run}/shards and run doit"
+            ),
+        },
+        # audio: ids != frames x codebooks; image: ids != tokens_per_image
+        {
+            "id": "lengths",
+            "metric": "length_mismatches",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "records whose length is not frames x codebooks",
+            "remedy": "{run}/shard_audit/data/audit.json names the records; delete {run}/shards and run doit",
+        },
+        # records (or shard headers) whose token-space digest is not the run's
+        {
+            "id": "digests",
+            "metric": "digest_mismatches",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "records of another token space",
+            "remedy": (
+                "delete {run}/shards and run doit, so that they are made with this run's token_space.json"
+            ),
+        },
+        # records in a shard of another side than the split's
+        {
+            "id": "sides",
+            "metric": "records_in_wrong_split",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "records in the shards of another split",
+            "remedy": "{run}/shard_audit/data/audit.json names the records; delete {run}/shards and run doit",
+        },
+        # share of tokens that differ when min(512, all) items are encoded again from their media
+        {
+            "id": "reencode",
+            "metric": "reencode_mismatch_rate",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "requires": "raw_media",
+            "message": "encoding again gives other tokens",
+            "remedy": (
+                "the media changed, or the codec is not deterministic or not the one that wrote the shards: "
+                "delete {run}/shards and run doit; if it comes back, run `pytest tests/codecs` and set "
+                "runtime.threads: 1"
+            ),
+        },
+        # min(512, all) less the items really compared
+        {
+            "id": "reencode_items",
+            "metric": "reencode_items_missing",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "on_fail": "cannot_decide",
+            "voids": ["reencode"],
+            "requires": "raw_media",
+            "message": "fewer items encoded again than promised",
+            "remedy": (
+                "{run}/shard_audit/data/audit.json says which and why (offenders, check reencode): restore "
+                "the media and run doit"
+            ),
+        },
+        # of min(32, all): decodes with a wrong rate, channel count, length or picture size, or that failed
+        {
+            "id": "decode",
+            "metric": "decode_errors",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "stored codes do not decode to the rate, channels or size of their codec",
+            "remedy": (
+                "{run}/shard_audit/data/audit.json says what came out instead; hold codecs.audio or "
+                "codecs.image against what wrote the shards, then delete {run}/shards and run doit"
+            ),
+        },
+        # sound decodes that could not be held against their medium
+        {
+            "id": "compared_items",
+            "metric": "compare_items_missing",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "on_fail": "cannot_decide",
+            "voids": [
+                "reconstruction",
+                "si_sdr_baseline",
+                "log_mel_baseline",
+                "psnr_baseline",
+                "ssim_baseline",
+            ],
+            "requires": "raw_media",
+            "message": "fewer decodes held against their medium than promised",
+            "remedy": (
+                "{run}/shard_audit/data/audit.json says which and why (offenders, check compare): restore "
+                "the media and run doit"
+            ),
+        },
+        # mean of the codec's own quality metric less its floor (higher is better)
+        {
+            "id": "reconstruction",
+            "metric": "reconstruction_margin",
+            "slices": ["audio", "image"],
+            "rule": "min",
+            "requires": "raw_media",
+            "message": "reconstruction is under the codec's floor",
+            "remedy": (
+                "raise codecs.audio.codebook_size or codecs.audio.n_codebooks, or "
+                "codecs.image.codebook_size, or lower codecs.image.patch; or add training media, or choose "
+                "another codec"
+            ),
+        },
+        # accepted baseline: at most 1 dB SI-SDR, 5 % log-mel L1, 0.5 dB PSNR, 0.02 SSIM worse (means over the
+        # decoded items)
+        {
+            "id": "si_sdr_baseline",
+            "metric": "si_sdr_db",
+            "slices": ["audio"],
+            "rule": "min",
+            "reference": "baseline",
+            "requires": "raw_media",
+            "message": "SI-SDR fell against the accepted baseline",
+            "remedy": (
+                "`doit why codecs` says what changed in the codec: take it back, or take the new level as "
+                "the baseline with `doit accept`"
+            ),
+        },
+        {
+            "id": "log_mel_baseline",
+            "metric": "log_mel_l1",
+            "slices": ["audio"],
+            "rule": "max",
+            "reference": "baseline",
+            "requires": "raw_media",
+            "message": "log-mel L1 rose against the accepted baseline",
+            "remedy": (
+                "`doit why codecs` says what changed in the codec: take it back, or take the new level as "
+                "the baseline with `doit accept`"
+            ),
+        },
+        {
+            "id": "psnr_baseline",
+            "metric": "psnr_db",
+            "slices": ["image"],
+            "rule": "min",
+            "reference": "baseline",
+            "requires": "raw_media",
+            "message": "PSNR fell against the accepted baseline",
+            "remedy": (
+                "`doit why codecs` says what changed in the codec: take it back, or take the new level as "
+                "the baseline with `doit accept`"
+            ),
+        },
+        {
+            "id": "ssim_baseline",
+            "metric": "ssim",
+            "slices": ["image"],
+            "rule": "min",
+            "reference": "baseline",
+            "requires": "raw_media",
+            "message": "SSIM fell against the accepted baseline",
+            "remedy": (
+                "`doit why codecs` says what changed in the codec: take it back, or take the new level as "
+                "the baseline with `doit accept`"
+            ),
+        },
+        # "codecs and base text see train only" (S2's rule, measured here because both are made after the
+        # split); n: items the codec was fitted on (0 for a pretrained one); sentences of text_train (0 for a
+        # pretrained base)
+        {
+            "id": "codec_fit",
+            "metric": "codec_fit_items_outside_train",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "a codec was fitted on val or test items",
+            "remedy": "delete {run}/codecs and run doit: codecs are fitted on the train split alone",
+        },
+        {
+            "id": "base_text",
+            "metric": "base_text_captions_outside_train",
+            "rule": "max",
+            "message": "captions of val or test are in the text that the base learns from",
+            "remedy": (
+                "take the lines out of text.replay_file if you gave one, then delete {run}/token_space and "
+                "run doit"
+            ),
+        },
+        # share of the sounds that were cut to codecs.audio.clip_seconds before they were encoded
+        {
+            "id": "cut",
+            "metric": "cut_share",
+            "slices": ["audio"],
+            "rule": "max",
+            "requires": "raw_media",
+            "message": (
+                "sounds are longer than the clip that the model hears; their captions may speak of the rest"
+            ),
+            "remedy": (
+                "raise codecs.audio.clip_seconds (`doit fit` says what that costs), or cut the recordings "
+                "and their captions yourself"
+            ),
+        },
+        # share of the split's records that are not in the shards
+        {
+            "id": "failures",
+            "metric": "encode_failure_rate",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "records are missing from the shards",
+            "remedy": (
+                "{run}/shards/data/errors.jsonl says what failed for each record: mend those media or "
+                "delete their lines from the source, then run doit"
+            ),
+        },
+    ],
+}
 
 if __name__ == "__main__":
-    raise SystemExit(main("S3", __doc__))
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from mmpt.build.gate_script import main
+
+    raise SystemExit(main(__file__))

@@ -1,6 +1,98 @@
-"""T1 (warns): caption metrics, CLIP and CLAP where available, memorisation, train-test gap."""
+"""T1, on the evidence of stage scores.
 
-from mmpt.gating.script import main
+What it finds: caption metrics, CLIP and CLAP where available, memorisation, train-test gap.
+"""
+
+GATE = {
+    "id": "T1",
+    "title": "Scores and memorisation",
+    "stage": "scores",
+    "blocks": "release",
+    "checks": [
+        # test loss less train loss
+        {
+            "id": "train_test_gap",
+            "metric": "train_test_gap_nats",
+            "slices": ["a2t", "i2t", "t2a", "t2i"],
+            "rule": "max",
+            "message": "test loss is far above train loss",
+            "remedy": "add training records, lower train.steps, or raise lora.dropout",
+        },
+        # share of outputs equal (by codes) to a training item
+        {
+            "id": "memorised",
+            "metric": "nearest_train_match_rate",
+            "slices": ["t2a", "t2i"],
+            "rule": "max",
+            "message": "outputs are copies of training items",
+            "remedy": (
+                "{run}/scores/data/scores.json names the nearest training item of each: add training "
+                "records, or lower train.steps"
+            ),
+        },
+        # token F1 of the caption read back from the reference medium against its caption
+        {
+            "id": "caption_f1",
+            "metric": "caption_f1",
+            "slices": ["a2t", "i2t"],
+            "rule": "min",
+            "message": "captions read back share few words with the reference",
+            "remedy": (
+                "read them beside the references in {run}/report/index.html; raise train.steps, or a2t and "
+                "i2t in mixture.weights"
+            ),
+        },
+        {
+            "id": "clip",
+            "metric": "clip_score",
+            "slices": ["t2i"],
+            "rule": "min",
+            "optional": True,
+            "message": "CLIP similarity of prompt and picture",
+        },
+        {
+            "id": "clap",
+            "metric": "clap_score",
+            "slices": ["t2a"],
+            "rule": "min",
+            "optional": True,
+            "message": "CLAP similarity of prompt and sound",
+        },
+        # mean cosine of an output with its own prompt less that with the others' prompts
+        {
+            "id": "clip_gap",
+            "metric": "clip_gap_to_swapped",
+            "slices": ["t2i"],
+            "rule": "ci_low_above",
+            "optional": True,
+            "message": "by CLIP, pictures fit their own prompt no better than another's",
+            "remedy": (
+                "hold clip_score_reference in {run}/scores/data/evidence/T1.json against clip_score: if "
+                "CLIP tells the references apart, raise train.steps; if not, this score says nothing of "
+                "your corpus"
+            ),
+        },
+        {
+            "id": "clap_gap",
+            "metric": "clap_gap_to_swapped",
+            "slices": ["t2a"],
+            "rule": "ci_low_above",
+            "optional": True,
+            "message": "by CLAP, sounds fit their own prompt no better than another's",
+            "remedy": (
+                "hold clap_score_reference in {run}/scores/data/evidence/T1.json against clap_score: if "
+                "CLAP tells the references apart, raise train.steps; if not, this score says nothing of "
+                "your corpus"
+            ),
+        },
+    ],
+}
 
 if __name__ == "__main__":
-    raise SystemExit(main("T1", __doc__))
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from mmpt.build.gate_script import main
+
+    raise SystemExit(main(__file__))

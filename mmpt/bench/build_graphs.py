@@ -202,7 +202,7 @@ def lay_ours(graph: Graph, folder: Path, python: str, repo: Path) -> Laid:
         "bodies/table.py": "from mmpt.build.declaration import Output, Stage\n\nSTAGES = (\n" + "\n".join(table) + "\n)\n",
         "bodies/work.py": WORK.replace("LOG", repr(str(folder / "ran.log"))),
         "bodies/stages.py": BODIES.format(nodes=sizes),
-        **{f"gates/{one.name}": one.read_text() for one in (repo / "gates").iterdir() if one.suffix in (".yaml", ".json")},
+        **{f"gates/{one.name}": one.read_text() for one in (repo / "gates").iterdir() if one.suffix in (".py", ".yaml", ".json")},
         "pyproject.toml": (repo / "pyproject.toml").read_text(),
     }.items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -172,7 +172,7 @@ def lay_project(folder: Path, n: int, body: str) -> Path:
     glob, schema = ("*.jsonl", "shard_record") if body == "records" else ("*.bin", None)
     profile = {"name": "bench", "seed": 1, "runtime": {"device": "cpu", "dtype": "float32", "threads": 1}}
     root = folder / f"project_{body}"
-    gates = [one for one in (REPO / "gates").iterdir() if one.suffix in (".yaml", ".json")]
+    gates = [one for one in (REPO / "gates").iterdir() if one.suffix in (".py", ".yaml", ".json")]
     for name, text in {
         "dodo.py": DODO,
         "bench.yaml": json.dumps(profile),

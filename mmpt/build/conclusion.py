@@ -15,7 +15,9 @@ from mmpt.build.staleness import plan, told
 from mmpt.build.tasks import policy_of
 from mmpt.gating import Verdict, decide, evaluate_all
 from mmpt.gating.columns import width
-from mmpt.gating.decision import EXIT, with_stale
+from mmpt.gating.decision import EXIT, outcome
+from mmpt.gating.decision import told as headline_of
+from mmpt.gating.softening import Softening
 from mmpt.gating.text import gate_table
 
 
@@ -25,12 +27,16 @@ class Conclusion:
 
     Args:
         word: GO, NO-GO or CANNOT-DECIDE.
+        headline: the same in the line that is shown, with tasks and softenings.
+        softenings: everything that is weaker than the defaults.
         stale: stage that a gate rests on and that is of another profile, code or input -> why.
         report: index.html, below the clone; None where none was asked for.
     """
 
     word: str
+    headline: str
     strict: bool
+    softenings: tuple[Softening, ...]
     verdicts: tuple[Verdict, ...]
     stale: Mapping[str, str]
     report: Path | None = None
@@ -47,7 +53,7 @@ class Conclusion:
             *gate_table([one.to_json() for one in self.verdicts], width()),
             *self.stale_lines(),
             *told,
-            self.word,
+            self.headline,
         ]
 
     def stale_lines(self) -> list[str]:
@@ -58,6 +64,8 @@ class Conclusion:
         """As commands.schema.json describes it."""
         return {
             "decision": self.word,
+            "headline": self.headline,
+            "softenings": [one.to_json() for one in self.softenings],
             "strict": self.strict,
             "stale": dict(self.stale),
             "gates": [one.to_json() for one in self.verdicts],
@@ -67,9 +75,11 @@ class Conclusion:
 
 def look(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> Conclusion:
     """What ``conclude`` would come to; writes nothing."""
-    verdicts = tuple(evaluate_all(project.root, policy_of(project, strict), write=False))
+    policy = policy_of(project, strict)
+    verdicts = tuple(evaluate_all(project.root, policy, write=False))
     stale = stale_measurements(project, fresh)
-    return Conclusion(with_stale(verdicts, stale), strict, verdicts, _worth_telling(project, verdicts, stale))
+    word, shown = outcome(policy, verdicts, stale), _worth_telling(project, verdicts, stale)
+    return Conclusion(word, headline_of(word, policy), strict, policy.softenings, verdicts, shown)
 
 
 def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> Conclusion:
@@ -83,10 +93,12 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
         fresh: stages that this process already found fresh, or built.
     """
     stale = stale_measurements(project, fresh)
-    decision = decide(project.root, policy_of(project, strict), portable(project.profile.data), stale=stale)
+    policy = policy_of(project, strict)
+    decision = decide(project.root, policy, portable(project.profile.data), stale=stale)
     report = write_report(project, stale).relative_to(project.repo)
-    told = _worth_telling(project, decision.verdicts, stale)
-    return Conclusion(decision.decision, strict, decision.verdicts, told, report)
+    shown = _worth_telling(project, decision.verdicts, stale)
+    word, line = decision.decision, decision.body["headline"]
+    return Conclusion(word, line, strict, policy.softenings, decision.verdicts, shown, report)
 
 
 def _worth_telling(project: Project, verdicts: tuple[Verdict, ...], stale: dict[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from mmpt import __version__
 from mmpt.build.project import Project
 from mmpt.build.tasks import policy_of
 from mmpt.gating import Verdict
+from mmpt.gating.decision import told
 from mmpt.gating.text import bound_text, check_name, compared, number, telling
 from mmpt.store.canonical import digest_json
 from mmpt.store.digests import sha256_file
@@ -31,6 +32,7 @@ def card(project: Project, verdicts: Iterable[Verdict], written: Mapping[str, An
         _use(written),
         _gates(verdicts),
         _waivers(verdicts),
+        _softenings(project),
         _overrides(project),
         _corpus(project),
         _digests(project, written),
@@ -49,7 +51,8 @@ def _front(written: Mapping[str, Any]) -> str:
 def _about(project: Project, verdicts: Sequence[Verdict], written: Mapping[str, Any]) -> str:
     base, parity, ranges = written["base"], written["parity"], written["space"]["ranges"]
     waived = sum(one.verdict == "GO_WAIVED" for one in verdicts)
-    decision = "GO" if not waived else f"GO with {waived} gate{'s' * (waived > 1)} waived, see below"
+    decision = told("GO", policy_of(project))
+    decision += f", {waived} gate{'s' * (waived > 1)} waived, see below" if waived else ""
     segments = ", ".join(f"{name} {r['start']}..{r['end']}" for name, r in ranges.items())
     size = f"{base['architecture']}, {base['parameters']:,} parameters"
     return f"""# {project.profile.name}
@@ -133,6 +136,15 @@ def _waivers(verdicts: Sequence[Verdict]) -> str:
         return ""
     head = "## Waivers\n\nThese checks failed, and somebody answers for them on this very artifact:\n\n"
     return head + "\n".join(lines)
+
+
+def _softenings(project: Project) -> str:
+    lines = [
+        f"- {one.what}: {one.value} instead of {one.default}, by {one.where}: {one.reason}"
+        for one in policy_of(project).softenings
+    ]
+    head = "## Softened\n\nThis GO is weaker than the defaults ask; `doit export --strict` would have refused it:\n\n"
+    return head + "\n".join(lines) if lines else ""
 
 
 def _overrides(project: Project) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from mmpt.build.imported import table_for
 from mmpt.build.project import Project
 from mmpt.build.staleness import Freshness, reasons, told
 from mmpt.gating import Policy, evaluate_gate, load_policy
-from mmpt.profile import Profile, load_profile
+from mmpt.profile import PACKAGED, Profile, load_profile
 from mmpt.store.errors import EXIT_BROKE, EXIT_USAGE
 
 DEFAULT_PROFILE = "smoke"
@@ -87,7 +88,14 @@ def open_project(
 @functools.cache
 def policy_of(project: Project, strict: bool = False) -> Policy:
     """The policy as it holds for a project's profile, read once a process."""
-    return load_policy(project.repo / "gates" / "policy.yaml", project.profile.data, strict=strict)
+    path = project.repo / "gates" / "policy.yaml"
+    return load_policy(path, project.profile.data, file=profile_file(project), strict=strict)
+
+
+def profile_file(project: Project) -> str:
+    """The profile's file as a person names it: relative to the clone, a packaged one by its name."""
+    path = project.profile.path
+    return path.name if path.parent == PACKAGED else os.path.relpath(path, project.repo)
 
 
 RUN = Run()  # one process is one run; doit hands nothing from a command to its tasks

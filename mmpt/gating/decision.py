@@ -9,6 +9,7 @@ from typing import Any
 
 from mmpt.gating.lineage import Lineage
 from mmpt.gating.policy import Policy
+from mmpt.gating.softening import headline
 from mmpt.gating.verdicts import Verdict, evaluate_gate
 from mmpt.store.canonical import digest_json, pretty_json, read_sealed, seal, write_sealed
 from mmpt.store.digests import sha256_bytes, sha256_file
@@ -27,7 +28,7 @@ EXIT_OF_VERDICT = {
 
 @dataclass(frozen=True)
 class Decision:
-    """GO | NO-GO | CANNOT-DECIDE with the verdicts it rests on."""
+    """GO | NO-GO | CANNOT-DECIDE with the verdicts it rests on; ``body`` is decision.json."""
 
     decision: str
     profile: str
@@ -77,7 +78,7 @@ def decide(
         write: keep verdicts and decision; False only derives them.
     """
     verdicts = tuple(evaluate_all(root, policy, write=write))
-    name = with_stale(verdicts, stale)
+    name = outcome(policy, verdicts, stale)
     body = _body(name, root, policy, verdicts, profile)
     path = decision_path(root)
     if write and (not path.is_file() or path.read_bytes() != pretty_json(seal(body))):
@@ -115,10 +116,17 @@ def conclude(verdicts: Iterable[Verdict]) -> str:
     return "CANNOT-DECIDE" if "CANNOT_DECIDE" in names or not names else "GO"
 
 
-def with_stale(verdicts: Iterable[Verdict], stale: Collection[str]) -> str:
-    """The decision; GO on stale measurements is CANNOT-DECIDE, until they are made again."""
+def outcome(policy: Policy, verdicts: Iterable[Verdict], stale: Collection[str]) -> str:
+    """The decision: GO on stale measurements is CANNOT-DECIDE, and strict refuses a softened GO."""
     name = conclude(verdicts)
-    return "CANNOT-DECIDE" if name == "GO" and stale else name
+    if name != "GO":
+        return name
+    return "CANNOT-DECIDE" if stale else "NO-GO" if policy.strict and policy.softenings else "GO"
+
+
+def told(word: str, policy: Policy) -> str:
+    """The decision in the one line that every view shows."""
+    return headline(word, [one.to_json() for one in policy.softenings], policy.tasks, strict=policy.strict)
 
 
 def _body(
@@ -129,6 +137,8 @@ def _body(
     return {
         "schema": "decision/1",
         "decision": name,
+        "headline": told(name, policy),
+        "tasks": list(policy.tasks),
         "profile": policy.profile,
         "strict": policy.strict,
         "gates": {one.gate: _entry(one) for one in verdicts},
@@ -138,6 +148,7 @@ def _body(
             "stages": stages,
         },
         "not_applicable": [row for one in verdicts for row in _not_applicable(one)],
+        "softenings": [one.to_json() for one in policy.softenings],
         "overrides": [asdict(one) for one in policy.overrides],
         "waivers": [asdict(one) for one in policy.waivers if one in used],
         "unused_waivers": [asdict(one) for one in policy.waivers if one not in used],

@@ -1,17 +1,20 @@
-"""The policy: gates/policy.yaml with the overrides of a profile on it, checked against the floors."""
+"""The policy: what the gate scripts ask, by the numbers of policy.yaml and of a profile, against defaults and floors."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmpt.gating.baselines import load_baselines
 from mmpt.gating.checks import Check, Gate
-from mmpt.gating.conditions import CONDITIONS, absent_slices, holding
-from mmpt.gating.floors import RISING, check_floors
+from mmpt.gating.conditions import CONDITIONS, absent_slices, holding, trained_tasks
+from mmpt.gating.defaults import default_gates
+from mmpt.gating.floors import check_floors
+from mmpt.gating.scripts import Script, load_scripts
+from mmpt.gating.softening import Softening, lower_bound, softened_checks, softened_profile
 from mmpt.gating.waivers import Waiver, load_waivers
 from mmpt.gating.yaml_file import read_yaml
 from mmpt.store.canonical import digest_json
@@ -19,11 +22,13 @@ from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest, validate
 
 GATES_FOLDER = Path(__file__).resolve().parents[2] / "gates"
+OVERRIDABLE = ("threshold", "warn_threshold", "min_n", "severity")
+RESTORE = "restore it, e.g. `git checkout gates/`"
 
 
 @dataclass(frozen=True)
 class Override:
-    """One number or severity that the profile sets for itself, with its reason."""
+    """One number or severity that the profile sets for itself, with its reason; it may also be stricter."""
 
     gate: str
     check: str
@@ -38,14 +43,16 @@ class Policy:
     """All gates as they hold for one profile.
 
     Args:
-        gates: gate id -> gate, overrides applied, in the order of the file.
+        gates: gate id -> gate, overrides applied, in the order of policy.yaml.
         profile: name of the profile.
         holds: conditions that hold for the profile (``conditions.holding``).
         absent: slice -> why the profile has none of it.
+        tasks: those that the profile trains and is judged on.
         overrides: what the profile changed.
+        softenings: everything that is weaker than the defaults.
         waivers: all waivers on file; empty with strict.
         baselines: gate -> metric -> slice -> accepted value.
-        strict: ignore waivers.
+        strict: ignore waivers, refuse softenings.
         today: the day against which waivers expire.
     """
 
@@ -53,7 +60,9 @@ class Policy:
     profile: str
     holds: frozenset[str]
     absent: Mapping[str, str]
+    tasks: tuple[str, ...] = ()
     overrides: tuple[Override, ...] = ()
+    softenings: tuple[Softening, ...] = ()
     waivers: tuple[Waiver, ...] = ()
     baselines: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     strict: bool = False
@@ -91,32 +100,39 @@ def load_policy(
     path: Path | None = None,
     profile: Mapping[str, Any] | None = None,
     *,
+    file: str = "",
     strict: bool = False,
     today: datetime.date | None = None,
 ) -> Policy:
-    """Read the policy, apply the profile's ``gates:`` overrides, and hold it against the floors.
+    """Read the policy, apply the profile's ``gates:`` overrides, and hold it against floors and defaults.
 
     Args:
-        path: policy.yaml, with waivers.yaml and baselines.json beside it; default: the repository's gates/.
+        path: policy.yaml, with the gate scripts, waivers.yaml and baselines.json beside it; default: the
+            repository's gates/.
         profile: a profile's data; None: no overrides, no condition holds, nothing is absent.
+        file: the profile's file as softenings name it; default: <name>.yaml.
 
     Raises:
-        UserError: schema violations, an unknown gate, check or condition, a floor lowered.
+        UserError: schema violations, a bad gate script, an unknown gate, check or condition, one check stated
+            twice, a floor lowered.
     """
     path = path or GATES_FOLDER / "policy.yaml"
-    raw = read_yaml(path)
-    validate(raw, "policy", where=path)
-    gates = {gate_id: _gate(gate_id, body, path) for gate_id, body in raw["gates"].items()}
     profile = profile or {}
-    gates, overrides = _override(gates, profile)
-    check_floors(gates, f"{path} and profile {profile['name']}" if overrides else path)
     name = profile.get("name", "")
+    scripts = load_scripts(path.parent)
+    stated = _stated(path, scripts)
+    gates, overrides = _override(stated, profile)
+    check_floors(gates, f"{path} and profile {name}" if overrides else path)
+    holds, absent = holding(profile), absent_slices(profile) if profile else {}
+    softenings = _softenings(gates, overrides, scripts, profile, holds, absent, file or f"{name}.yaml")
     return Policy(
         gates=gates,
         profile=name,
-        holds=holding(profile),
-        absent=absent_slices(profile) if profile else {},
+        holds=holds,
+        absent=absent,
+        tasks=trained_tasks(profile),
         overrides=overrides,
+        softenings=tuple(softenings),
         waivers=() if strict else load_waivers(path.with_name("waivers.yaml")),
         baselines=load_baselines(path.with_name("baselines.json")).get(name, {}),
         strict=strict,
@@ -124,42 +140,81 @@ def load_policy(
     )
 
 
-def _gate(gate_id: str, body: Mapping[str, Any], where: Path) -> Gate:
-    checks = tuple(_check(one, f"{where}: gates.{gate_id}") for one in body["checks"])
+def stated_gates(path: Path | None = None) -> dict[str, Gate]:
+    """The gates as scripts and policy.yaml state them, before any profile. Raises as ``load_policy`` does."""
+    path = path or GATES_FOLDER / "policy.yaml"
+    return _stated(path, load_scripts(path.parent))
+
+
+def _stated(path: Path, scripts: Mapping[str, Script]) -> dict[str, Gate]:
+    """Every gate that the code knows or that a script states, in the order of policy.yaml."""
+    raw = read_yaml(path)
+    validate(raw, "policy", where=path)
+    numbers, defaults = raw["gates"], default_gates()
+    known = {*defaults, *scripts}
+    for gate_id in numbers:
+        if gate_id not in known:
+            raise UserError("a gate without a script", where=f"{path}: gates.{gate_id}", fix=nearest(gate_id, known))
+    ids = dict.fromkeys([*numbers, *defaults, *scripts])
+    return {
+        gate_id: _gate(gate_id, scripts.get(gate_id), numbers.get(gate_id, {}), defaults.get(gate_id), path)
+        for gate_id in ids
+    }
+
+
+def _gate(
+    gate_id: str, script: Script | None, numbers: Mapping[str, Any], default: Gate | None, path: Path
+) -> Gate:
+    """One gate of its script and its numbers; what the code knows and one of them lacks is told as missing."""
+    known = {check.id for check in default.checks} if default else set()
+    asked = script.checks if script else {}
+    for name in numbers:
+        if name not in known | set(asked):
+            fix = nearest(name, known | set(asked))
+            raise UserError("no such check", where=f"{path}: gates.{gate_id}.{name}", fix=fix)
+    lacking = path.parent / f"{gate_id.lower()}_*.py" if script is None else script.path
+    missing = {name: f"gates/{lacking.name} does not state it" for name in sorted(known - set(asked))}
+    missing |= {name: "gates/policy.yaml does not state it" for name in [*asked, *missing] if name not in numbers}
+    checks = tuple(
+        _check(gate_id, {**body, **numbers[name]}, script.path, path)
+        for name, body in asked.items()
+        if name in numbers
+    ) if script else ()  # fmt: skip
+    if script is None:
+        assert default is not None  # every id comes from a script or from the defaults
+        return replace(default, checks=(), missing=tuple(missing.items()))
+    body = script.body
+    _known_condition(body.get("requires"), f"{script.path}: requires")
     ids = [check.id for check in checks]
-    if len(set(ids)) != len(ids):
-        raise UserError("two checks share an id", where=f"{where}: gates.{gate_id}", found=sorted(ids))
-    _known_condition(body.get("requires"), f"{where}: gates.{gate_id}.requires")
     for check in checks:
         for name in check.voids:
-            if name not in ids:
-                raise UserError(
-                    "voids a check that does not exist",
-                    where=f"{where}: gates.{gate_id}.{check.id}",
-                    found=name,
-                    fix=nearest(name, ids),
-                )
-    return Gate(gate_id, body["title"], body["stage"], body["blocks"], checks, body.get("requires"))
+            if name not in ids and name not in missing:
+                raise UserError("voids a check that does not exist", where=f"{script.path}: {check.id}", found=name,
+                                fix=nearest(name, ids))  # fmt: skip
+    return Gate(gate_id, body["title"], body["stage"], body["blocks"], checks, body.get("requires"), tuple(missing.items()))
 
 
-def _check(body: Mapping[str, Any], where: str) -> Check:
-    values = dict(body)
-    where = f"{where}.{values['id']}"
+def _check(gate_id: str, stated: Mapping[str, Any], script: Path, path: Path) -> Check:
+    """Args: stated: what the script and the policy file say of the check."""
+    values, where = {"remedy": "", **stated}, f"{path}: gates.{gate_id}.{stated['id']}"
     values["slices"] = tuple(values.get("slices", ("",)))
     values["voids"] = tuple(values.get("voids", ()))
     values["severity_when"] = tuple(sorted(values.get("severity_when", {}).items()))
-    for condition in [values.get("requires"), *(name for name, _ in values["severity_when"])]:
+    _known_condition(values.get("requires"), f"{script}: {values['id']}")
+    for condition, _ in values["severity_when"]:
         _known_condition(condition, where)
     if "threshold" not in values and "reference" not in values:
-        raise UserError("a check without a bound", where=where, expected="threshold, reference or both")
+        raise UserError("a check without a bound", where=where, expected="threshold, or a reference in its script")
     check = Check(**values)
     if check.optional and check.severity == "block":
         raise UserError(
-            "a blocking check cannot be optional", where=where, fix="take `optional` out: not measured is no pass"
-        )
+            "a blocking check cannot be optional", where=f"{script}: {gate_id}.{check.id}",
+            fix="take `optional` out: not measured is no pass",
+        )  # fmt: skip
+    if check.severity != "info" and not check.remedy:
+        raise UserError("a check without a remedy", where=f"{script}: {gate_id}.{check.id}", expected="what to do where it fails")
     if check.warn_threshold is not None and check.threshold is not None:
-        warns_first = _stricter(check.rule, check.warn_threshold, check.threshold)
-        if not warns_first:
+        if not lower_bound(check.rule, check.threshold, check.warn_threshold):
             raise UserError(
                 "a warning that never comes before its block",
                 where=where,
@@ -169,44 +224,56 @@ def _check(body: Mapping[str, Any], where: str) -> Check:
     return check
 
 
-def _stricter(rule: str, one: float, other: float) -> bool:
-    return one > other if rule in RISING else one < other
-
-
 def _known_condition(name: str | None, where: str) -> None:
     if name is not None and name not in CONDITIONS:
         raise UserError("unknown condition", where=where, found=name, fix=nearest(name, CONDITIONS))
 
 
 def _override(
-    gates: dict[str, Gate], profile: Mapping[str, Any]
+    gates: Mapping[str, Gate], profile: Mapping[str, Any]
 ) -> tuple[dict[str, Gate], tuple[Override, ...]]:
-    gates, overrides = dict(gates), []
+    changed, overrides, seen = dict(gates), [], {}
     for number, entry in enumerate(profile.get("gates", ())):
         where = f"profile {profile['name']}: gates[{number}]"
-        gate = gates.get(entry["gate"])
-        if gate is None:
-            raise UserError(
-                "no such gate", where=where, found=entry["gate"], fix=nearest(entry["gate"], gates)
-            )
-        check = gate.check(entry["check"])
-        if check is None:
-            ids = [one.id for one in gate.checks]
-            raise UserError(
-                f"gate {gate.id} has no such check",
-                where=where,
-                found=entry["check"],
-                fix=nearest(entry["check"], ids),
-            )
-        changes = {
-            key: entry[key] for key in ("threshold", "warn_threshold", "min_n", "severity") if key in entry
-        }
-        for key, value in changes.items():
-            if getattr(check, key) != value:
-                overrides.append(
-                    Override(gate.id, check.id, key, getattr(check, key), value, entry["reason"])
-                )
+        gate, check = _named(changed, entry, where)
+        if (gate.id, check.id) in seen:
+            raise UserError("a check is stated twice", where=where, found=f"{gate.id}.{check.id}",
+                            fix=f"it is in gates[{seen[gate.id, check.id]}] already; make one entry of both")  # fmt: skip
+        seen[gate.id, check.id] = number
+        changes = {key: entry[key] for key in OVERRIDABLE if key in entry}
+        overrides += [
+            Override(gate.id, check.id, key, getattr(check, key), value, entry["reason"])
+            for key, value in changes.items()
+            if getattr(check, key) != value
+        ]
         # A severity that the profile states holds as stated: a condition may not soften or harden it again.
-        changed = replace(check, **changes, **({"severity_when": ()} if "severity" in changes else {}))
-        gates[gate.id] = replace(gate, checks=tuple(changed if one is check else one for one in gate.checks))
-    return gates, tuple(overrides)
+        new = replace(check, **changes, **({"severity_when": ()} if "severity" in changes else {}))
+        changed[gate.id] = replace(gate, checks=tuple(new if one is check else one for one in gate.checks))
+    return changed, tuple(overrides)
+
+
+def _named(gates: Mapping[str, Gate], entry: Mapping[str, Any], where: str) -> tuple[Gate, Check]:
+    """The gate and the check that an entry of a profile's ``gates:`` names."""
+    gate = gates.get(entry["gate"])
+    if gate is None:
+        raise UserError("no such gate", where=where, found=entry["gate"], fix=nearest(entry["gate"], gates))
+    check = gate.check(entry["check"])
+    if check is None:
+        fix = nearest(entry["check"], [one.id for one in gate.checks])
+        raise UserError(f"gate {gate.id} has no such check", where=where, found=entry["check"], fix=fix)
+    return gate, check
+
+
+def _softenings(
+    gates: Mapping[str, Gate],
+    overrides: tuple[Override, ...],
+    scripts: Mapping[str, Script],
+    profile: Mapping[str, Any],
+    holds: frozenset[str],
+    absent: Mapping[str, str],
+    file: str,
+) -> Iterator[Softening]:
+    told = {(one.gate, one.check, one.key): one.reason for one in overrides}
+    files = {gate_id: f"gates/{script.path.name}" for gate_id, script in scripts.items()}
+    yield from softened_checks(default_gates(), gates, holds if profile else frozenset(), absent, told, files, file)
+    yield from softened_profile(profile, file) if profile else ()

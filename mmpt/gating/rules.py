@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmpt.gating.checks import Check
+from mmpt.gating.checks import RISING, Check
 from mmpt.gating.conditions import CONDITIONS
-from mmpt.gating.floors import RISING
 from mmpt.gating.policy import Policy
 
 Metrics = Mapping[tuple[str, str], Mapping[str, Any]]  # (name, slice) -> metric

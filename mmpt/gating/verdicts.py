@@ -12,7 +12,8 @@ from mmpt.gating.conditions import CONDITIONS
 from mmpt.gating.floors import FLOORS
 from mmpt.gating.history import append_change, one_writer
 from mmpt.gating.lineage import Lineage
-from mmpt.gating.policy import Policy
+from mmpt.gating.defaults import default_gates
+from mmpt.gating.policy import RESTORE, Policy
 from mmpt.gating.rules import CheckResult, apply_check, index_metrics
 from mmpt.gating.waivers import Waiver
 from mmpt.store.atomic import atomic_write
@@ -104,6 +105,8 @@ def evaluate_gate(
         verdict = _without_evidence(gate, policy, "NOT_APPLICABLE", CONDITIONS[gate.requires])
     else:
         evidence, problem = _trusted_evidence(root, gate, lineage or Lineage(root))
+        if evidence is None and gate.missing:
+            problem = f"{problem}; check {gate.missing[0][0]}: {gate.missing[0][1]}"
         if evidence is None:
             verdict = _without_evidence(gate, policy, "CANNOT_DECIDE", problem)
         else:
@@ -136,8 +139,37 @@ def decide_evidence(gate: Gate, evidence: Mapping[str, Any], policy: Policy, evi
     results = [one for check in gate.checks for one in apply_check(check, metrics, policy, gate.id)]
     results = _void(gate, results)
     results, used = _apply_waivers(gate, results, subject_digest, policy)
+    results += unstated(gate)
     name, reason = _conclude(results)
     return replace(base, verdict=name, reason=reason, checks=tuple(results), waivers=tuple(used))
+
+
+def unstated(gate: Gate) -> list[CheckResult]:
+    """Checks that the code knows and that a file of gates/ lacks: they cannot be decided."""
+    known = {check.id: check for check in default_gates()[gate.id].checks} if gate.missing else {}
+    return [
+        CheckResult(
+            id=name,
+            metric=known[name].metric,
+            slice="",
+            severity="block",
+            rule=known[name].rule,
+            bound=None,
+            warn_bound=None,
+            reference=None,
+            value=None,
+            ci_low=None,
+            ci_high=None,
+            n=None,
+            min_n=known[name].min_n,
+            unit="",
+            status="cannot_decide",
+            message="a check that the code knows is not stated",
+            remedy=RESTORE,
+            note=why,
+        )
+        for name, why in gate.missing
+    ]
 
 
 def read_verdict(root: Path, gate_id: str) -> dict[str, Any]:

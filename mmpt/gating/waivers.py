@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from mmpt.gating.floors import FLOORS, RISING
+from mmpt.gating.checks import RISING
+from mmpt.gating.floors import FLOORS
 from mmpt.gating.yaml_file import read_yaml
 from mmpt.store.atomic import atomic_write
 from mmpt.store.errors import UserError

@@ -13,12 +13,27 @@ _FASTEST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it was
 
 
 class _PlainLoader(_FASTEST):
-    """A safe loader without timestamps: dates stay text, so that a schema can check them."""
+    """A safe loader without timestamps: dates stay text, so that a schema can check them. A key given twice is
+    refused: of two statements of one check the last would win, whatever the first one says.
+    """
 
     yaml_implicit_resolvers = {
         first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+def _mapping(loader: _PlainLoader, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+    seen: set[Any] = set()
+    for key, _ in node.value:
+        name = loader.construct_object(key, deep=deep)
+        if name in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{name!r} is stated twice", key.start_mark)
+        seen.add(name)
+    return loader.construct_mapping(node, deep)
+
+
+_PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def read_yaml(path: Path) -> Any:

@@ -77,6 +77,7 @@ def load_profile(name_or_path: str) -> Profile:
     data = _without_nothing(long_form(_inherit(path, ())))
     check_numbers(data, path)
     validate(data, "profile", where=path)
+    data = _for_tasks(data)
     check_rules(data, path)
     check_launcher(data, path)
     return Profile(data, path)
@@ -98,7 +99,8 @@ def _locate(name_or_path: str) -> Path:
 
 def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The file's own keys over those of the profile it extends; mappings merge, everything else replaces, and so
-    does a mapping whose ``name`` is another.
+    does a mapping whose ``name`` is another. ``gates`` is not inherited: what one run excuses, another one has to
+    excuse for itself.
     """
     if path in seen:
         raise UserError("profiles extend each other in a circle", where=path, found=" -> ".join(map(str, seen)))
@@ -114,6 +116,7 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError("bad value", where=f"{path}: extends", found=repr(parent), expected="a profile name or path")
     beside = path.parent / parent
     below = _inherit(beside.resolve() if beside.is_file() else _locate(parent), (*seen, path))
+    below.pop("gates", None)
     if "name" not in data:  # it would inherit the name, and with it build over the other profile's artifacts
         raise UserError("a profile that extends another needs a name of its own", where=path,
                         found=f"extends: {parent}, no name",
@@ -194,6 +197,15 @@ def _without_nothing(data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(codecs, dict):
         return data
     return {**data, "codecs": {name: one for name, one in codecs.items() if one is not None}}
+
+
+def _for_tasks(data: dict[str, Any]) -> dict[str, Any]:
+    """With ``tasks``, the others have no weight: a profile that wants two tasks inherits four weights."""
+    if "tasks" not in data:
+        return data
+    mixture = data["mixture"]
+    weights = {task: weight if task in data["tasks"] else 0 for task, weight in mixture["weights"].items()}
+    return {**data, "mixture": {**mixture, "weights": weights}}
 
 
 class _Loader(yaml.SafeLoader):

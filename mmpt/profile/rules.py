@@ -54,6 +54,14 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
     if data["split"]["val"] + data["split"]["test"] >= 1:
         raise UserError("val and test leave nothing to train on", where=f"{path}: split",
                         found=f"{data['split']['val']} + {data['split']['test']}", expected="a sum below 1")
+    for task in data.get("tasks", ()):
+        modality = "audio" if "a" in task else "image"
+        if not data["codecs"].get(modality):
+            raise UserError("a task of the run without a codec", where=f"{path}: tasks", found=task,
+                            fix=f"give codecs.{modality}, or leave {task} out of `tasks`")
+        if not data["mixture"]["weights"].get(task):
+            raise UserError("a task of the run without a weight", where=f"{path}: mixture.weights.{task}", found=0,
+                            fix=f"give it a weight, or leave {task} out of `tasks`")
     if not any(data["mixture"]["weights"].values()):
         raise UserError("every task has weight 0", where=f"{path}: mixture.weights", fix="give at least one task a weight")
     image = data["codecs"].get("image", {})

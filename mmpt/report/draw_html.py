@@ -49,6 +49,7 @@ def html(report: Mapping[str, Any], root: Path | None = None) -> str:
         .render(
             report=report,
             decision=report["decision"],
+            short=_short(report["decision"]),
             style=HERE.joinpath("page.css").read_text(encoding="utf-8"),
             outdated=outdated(report),
             todo=remedies(report),
@@ -72,6 +73,12 @@ def html(report: Mapping[str, Any], root: Path | None = None) -> str:
             signs=SIGNS,
         )
     )
+
+
+def _short(decision: Mapping[str, Any]) -> str:
+    """The decision for a headline: its tasks, and whether it is softened; the page has the whole below it."""
+    line, _, more = decision["headline"].partition(" (")
+    return f"{line} (softened)" if more else line
 
 
 @functools.cache

@@ -16,7 +16,8 @@ UNSPOKEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  
 
 def junit(report: Mapping[str, Any]) -> str:
     """Failed blocking checks are failures, undecided ones errors, what does not apply is skipped."""
-    suites = ElementTree.Element("testsuites", name=f"gates of {report['profile']}")
+    name = f"gates of {report['profile']}: {report['decision']['headline']}"
+    suites = ElementTree.Element("testsuites", name=_said(name))
     for verdict in report["verdicts"]:
         suite = ElementTree.SubElement(
             suites, "testsuite", name=_said(f"{verdict['gate']} {verdict['title']}")

@@ -19,7 +19,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """Decision, what failed and what to do, the gate table, departures, ablation, past runs, what changed."""
     decision = report["decision"]
     parts = [
-        f"# {_sign(decision['decision'])} {decision['decision']}: profile {_cell(report['profile'])}",
+        f"# {_sign(decision['decision'])} {_cell(decision['headline'])}: profile {_cell(report['profile'])}",
         _counts(one["verdict"] for one in report["verdicts"]),
         _todo(report),
         _table(
@@ -38,6 +38,7 @@ def markdown(report: Mapping[str, Any]) -> str:
                 ],
             ),
         ),
+        _list("Softened: weaker than the defaults", map(_softening, decision["softenings"])),
         _list("Set by the profile", map(_override, decision["overrides"])),
         _list("Waived", map(_waiver, decision["waivers"])),
         _table(
@@ -138,6 +139,11 @@ def _run_row(run: Mapping[str, Any]) -> tuple[object, ...]:
 def _override(one: Mapping[str, Any]) -> str:
     change = f"{_cell(one['key'])}: {one['default']} to {one['value']}"
     return f"{one['gate']}.{_cell(one['check'])} {change}. {_cell(one['reason'])}"
+
+
+def _softening(one: Mapping[str, Any]) -> str:
+    change = f"{_cell(one['from'])} to {_cell(one['to'])}, by {_cell(one['where'])}"
+    return f"{_cell(one['what'])}: {change}. {_cell(one['reason'])}"
 
 
 def _waiver(one: Mapping[str, Any]) -> str:

@@ -10,9 +10,11 @@ from mmpt.report.remedies import outdated, remedies
 
 
 def terminal(report: Mapping[str, Any]) -> str:
-    """Plain lines; the last one is GO, NO-GO or CANNOT-DECIDE."""
+    """Plain lines; the last one is the decision with its tasks and softenings."""
     decision = report["decision"]
     lines = [gate_line(verdict) for verdict in report["verdicts"]]
+    for one in decision["softenings"]:
+        lines.append(f"softened {one['what']}: {one['from']} -> {one['to']} by {one['where']} ({one['reason']})")
     for one in decision["overrides"]:
         change = f"{one['key']} {one['default']} -> {one['value']}"
         lines.append(f"override {one['gate']}.{one['check']}: {change} ({one['reason']})")
@@ -26,7 +28,7 @@ def terminal(report: Mapping[str, Any]) -> str:
         lines += ["", *_todo(one)]
     if todo or report["stale"]:
         lines += ["", f"then: {report['command']}  (builds only what a change touches, and decides again)"]
-    return "\n".join([*lines, decision["decision"]]) + "\n"
+    return "\n".join([*lines, decision["headline"]]) + "\n"
 
 
 def _todo(entry: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@ their own.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,7 @@ BODIES = '''
 """Bodies of the tiny project."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -94,7 +96,8 @@ def count(ctx):
 def double(ctx):
     numbers = [add(one, one) * FACTOR for one in read_json(ctx.inputs["count"] / "numbers.json")]
     write_json(ctx.out / "numbers.json", numbers)
-    write_evidence(ctx.out, "S1", [Metric("total", sum(numbers), len(numbers))], subject={})
+    others = [Metric(**one) for one in read_json(Path(__file__).parent / "s1.json")["metrics"]]
+    write_evidence(ctx.out, "S1", [Metric("total", sum(numbers), len(numbers)), *others], subject={})
     for path in sorted((Path(__file__).parent / "evidence").glob("*.json")):
         shutil.copyfile(path, ctx.out / "evidence" / path.name)
 
@@ -138,22 +141,14 @@ def render(ctx):
     write_json(ctx.out / "score.json", sum(steps) + ctx.profile["score.bonus"])
 '''
 
-S1 = {
-    "title": "Enough",
-    "stage": "double",
-    "blocks": "train",
-    "checks": [
-        {
+TOTAL = """{
             "id": "total",
             "metric": "total",
             "rule": "min",
-            "threshold": 1,
-            "severity": "block",
             "message": "too little",
             "remedy": "count further",
-        }
-    ],
-}
+        },
+"""
 
 PROFILE = """
 name: smoke
@@ -171,10 +166,22 @@ unread: {by: nobody}
 
 
 def policy() -> str:
-    """The real policy with every gate measured by one tiny stage, and S1 asking for a total."""
+    """The real policy, with a total for S1."""
     body = yaml.safe_load((REPO / "gates" / "policy.yaml").read_text())
-    body["gates"] = {gate: {**one, "stage": "double"} for gate, one in body["gates"].items()} | {"S1": S1}
+    body["gates"]["S1"] = {"total": {"severity": "block", "threshold": 1}} | body["gates"]["S1"]
     return yaml.safe_dump(body, sort_keys=False)
+
+
+def gate_scripts() -> dict[str, str]:
+    """The real gate scripts with every gate measured by one tiny stage, and S1 asking for a total first."""
+    found = {}
+    for path in (REPO / "gates").glob("*.py"):
+        text = re.sub(r'"stage": "\w+"', '"stage": "double"', path.read_text())
+        if path.name == "s1_manifest.py":
+            text = text.replace("Every record has its medium and its caption", "Enough")
+            text = text.replace('"checks": [', '"checks": [\n        ' + TOTAL, 1)
+        found[f"gates/{path.name}"] = text
+    return found
 
 
 class Tiny:
@@ -196,6 +203,7 @@ class Tiny:
             "sidepack.py": "",
             "sidepack-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: sidepack\nVersion: 1.0\n",
             "gates/policy.yaml": policy(),
+            **gate_scripts(),
             "gates/baselines.json": '{"version": 1, "profiles": {}}',
             "smoke.yaml": PROFILE.replace("MEDIA", str(folder / "media")),
             "pyproject.toml": (REPO / "pyproject.toml").read_text(),
@@ -204,8 +212,8 @@ class Tiny:
             (folder / name).write_text(text.lstrip("\n"))
         (folder / "bodies" / "evidence").mkdir()
         for path in FIXTURES.glob("*/good.json"):
-            if path.parent.name != "S1":
-                shutil.copyfile(path, folder / "bodies" / "evidence" / f"{path.parent.name}.json")
+            name = "s1.json" if path.parent.name == "S1" else f"evidence/{path.parent.name}.json"
+            shutil.copyfile(path, folder / "bodies" / name)
 
     @property
     def root(self) -> Path:
@@ -241,7 +249,7 @@ class Tiny:
         """Set the threshold of gate S1."""
         path = self.folder / "gates" / "policy.yaml"
         body = yaml.safe_load(path.read_text())
-        body["gates"]["S1"]["checks"][0]["threshold"] = total
+        body["gates"]["S1"]["total"]["threshold"] = total
         path.write_text(yaml.safe_dump(body, sort_keys=False))
 
     def wait_for(self, there, seconds: float = 120.0) -> None:

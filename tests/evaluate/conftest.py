@@ -38,6 +38,9 @@ train: {steps: 4, tokens_per_step: 512, row_len: 256, save_every: 2, log_every: 
 generate: {batch_size: 64, max_text_tokens: 6}
 evaluate:
   {trend: {golden_per_task: 2, ablation: 4}, bootstrap: 200, text_tokens: 500, resume: {before: 2, after: 1}}
+gates:
+  - {gate: W1, check: gap, severity: warn, reason: a warm-up of two steps}
+  - {gate: W1, check: win_rate, severity: warn, reason: a warm-up of two steps}
 """
 BEFORE = (
     "extension",

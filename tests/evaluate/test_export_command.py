@@ -66,7 +66,7 @@ def exported(project, tmp_path) -> Path:
 
 
 def test_a_go_whose_release_was_not_built_is_no_export(project, tmp_path):
-    found = Conclusion("GO", False, (), {})
+    found = Conclusion("GO", "GO", False, (), (), {})
     with pytest.raises(UserError, match="the release is not built; found .*; run doit first"):
         Export()._write(project, found, tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
@@ -74,7 +74,7 @@ def test_a_go_whose_release_was_not_built_is_no_export(project, tmp_path):
 
 def test_a_go_with_its_release_is_written_and_told(project, tmp_path, monkeypatch, capsys):
     verdicts = tuple(evaluate_all(project.root, policy_of(project), write=False))
-    monkeypatch.setattr(commands_out, "look", lambda *_, **__: Conclusion("GO", False, verdicts, {}))
+    monkeypatch.setattr(commands_out, "look", lambda *_, **__: Conclusion("GO", "GO", False, (), verdicts, {}))
     monkeypatch.setattr(commands_out, "reasons", lambda *_: [])  # its receipt: the miniature run has none
     command = Export()
     assert command.main(project, options(tmp_path / "out"), []) == 0
@@ -99,7 +99,7 @@ def test_the_folder_is_whole_and_its_card_tells_all(exported, project, tmp_path)
     assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "grammar_logits.py"} <= set(
         names
     )
-    assert "GO with 1 gate waived" in text and "drawn by hand (somebody, until 2099-01-01)" in text
+    assert "**GO (softened: W1.gap" in text and ", 1 gate waived, see below**" in text and "drawn by hand (somebody, until 2099-01-01)" in text
     (own,) = [line for line in text.splitlines() if line.startswith("- W1.gap: severity")]
     assert own == f"- W1.gap: severity warn instead of block: {project.profile.data['gates'][0]['reason']}"
     for gate in ("K1", "C1", "B3", "R1"):

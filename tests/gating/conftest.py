@@ -22,11 +22,12 @@ def profile() -> dict:
 
 @pytest.fixture
 def gates_folder(tmp_path: Path) -> Path:
-    """A copy of gates/ whose policy, waivers and baselines a test may edit."""
+    """A copy of gates/ whose scripts, policy, waivers and baselines a test may edit."""
     folder = tmp_path / "gates"
     folder.mkdir()
-    for name in ("policy.yaml", "waivers.yaml", "baselines.json"):
-        shutil.copy(GATES_FOLDER / name, folder / name)
+    for path in GATES_FOLDER.iterdir():
+        if path.suffix in (".py", ".yaml", ".json"):
+            shutil.copy(path, folder / path.name)
     return folder
 
 

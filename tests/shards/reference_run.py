@@ -49,6 +49,10 @@ class ReferenceRun:
             "name": "brought",
             "runtime": {"threads": 1},
             "inputs": inputs,
+            "gates": [
+                {"gate": "W1", "check": check, "severity": "warn", "reason": "rows that were hardly trained"}
+                for check in ("gap", "win_rate")
+            ],
             "codecs": {
                 "audio": {
                     "name": "melrvq",
