@@ -140,6 +140,40 @@ GATE = {
             "rule": "min",
             "message": "records of each licence",
         },
+        # media in which nothing can be what the caption says; up to 1 % of them warn
+        {
+            "id": "silent_sounds",
+            "metric": "silent_sounds",
+            "slices": ["audio"],
+            "rule": "max",
+            "message": "sounds that hold silence under a caption",
+            "remedy": (
+                "listen to them: {run}/manifest/data/manifest.jsonl has `audio.rms` of each; delete their "
+                "lines from the source's captions file, then run doit"
+            ),
+        },
+        {
+            "id": "cancelled_sounds",
+            "metric": "cancelled_sounds",
+            "slices": ["audio"],
+            "rule": "max",
+            "message": "sounds whose channels cancel when they are averaged: a mono codec hears silence",
+            "remedy": (
+                "{run}/manifest/data/manifest.jsonl has `audio.rms` and `audio.mixed_rms` of each: invert "
+                "one channel or keep one, or delete their lines, then run doit"
+            ),
+        },
+        {
+            "id": "one_colour_pictures",
+            "metric": "one_colour_pictures",
+            "slices": ["image"],
+            "rule": "max",
+            "message": "pictures of one colour under a caption",
+            "remedy": (
+                "{run}/manifest/data/manifest.jsonl marks them as `image.one_colour`: fetch them again or "
+                "delete their lines, then run doit"
+            ),
+        },
     ],
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs import registry
-from mmpt.codecs.media import RESAMPLER, clip, load_audio, load_image, media_path
+from mmpt.codecs.media import RESAMPLER, load_clip, load_image, media_path
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import JsonLines, iter_jsonl, write_jsonl
 from mmpt.store.numbers import Labels
@@ -88,8 +88,8 @@ def _media(
         path = media_path(record, roots)
         if modality == "audio":
             rate, channels = form
-            wave = load_audio(path, rate, channels)
-            media.append(clip(wave, rate, section["clip_seconds"], section.get("crop", "first"))[0])
+            crop = section.get("crop", "first")
+            media.append(load_clip(path, rate, channels, section["clip_seconds"], crop)[0])
         else:
             media.append(load_image(path))
         if done % 100 == 0:

@@ -46,7 +46,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
     entries = [
         entry for split, table in tables.items() for entry in _entries(folder, split, table, files, source)
     ]
-    return to_records(entries, name, dict.fromkeys(tables, media.packed()), source.get("limit"))
+    return to_records(entries, name, dict.fromkeys(tables, media.packed()), source.get("limit"), media.to_convert())
 
 
 def _entries(
@@ -65,7 +65,7 @@ def _entry(
         what, found, expected = line.problem or ("", "", "")
         return Entry(where, split, fault=("bad_line", what, found, expected, "correct the line"))
     number, video, start = (line.fields[column].strip() for column in COLUMNS[:3])
-    if not number.isdigit() or not video or not start.replace(".", "", 1).isdigit():
+    if not number.isdecimal() or not video or not start.replace(".", "", 1).isdecimal():
         shown = f"audiocap_id {number!r}, youtube_id {video!r}, start_time {start!r}"
         fault = ("bad_line", "not a clip", shown, "a number, an id and a time in seconds", "correct the line")
         return Entry(where, split, fault=fault)

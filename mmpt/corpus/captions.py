@@ -6,16 +6,18 @@ One record a line: `id`, `caption` and either `image` or `audio` (a path below t
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
-from mmpt.codecs.media import MediaError, inside
+from mmpt.codecs.media import MediaError, inside, is_file
+from mmpt.corpus.caption_text import has_word, one_line, unencodable
 from mmpt.corpus.problems import Problem
-from mmpt.corpus.tables import Line, csv_header, csv_lines, short
+from mmpt.corpus.tables import LONGEST_LINE, Line, csv_header, csv_lines, separator_hint, short, text_file
 from mmpt.store.errors import UserError
 
 FILES = ("captions.jsonl", "captions.csv")
@@ -65,36 +67,38 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _jsonl(file: Path) -> Iterator[Line]:
+    text_file(file, file.name).close()  # refuses a file that is compressed or in UTF-16
     with file.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
+        for number, raw in enumerate(_raw_lines(stream), 1):
+            raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             if not raw.strip():
                 continue
-            try:
-                fields = json.loads(raw, object_pairs_hook=_once)
-            except _Twice as error:
-                yield Line(number, None, ("field given twice", short(str(error)), "each field once"))
-                continue
-            except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-                yield Line(number, None, ("not JSON", short(str(error)), "one JSON object a line"))
-                continue
-            if b"\\u" in raw and (half := _half(fields)):
-                yield Line(number, None, ("half of a surrogate pair", half, "Unicode text"))
-            elif isinstance(fields, dict):
-                yield Line(number, fields)
-            else:
-                yield Line(
-                    number, None, ("not a JSON object", type(fields).__name__, "one JSON object a line")
-                )
+            fields, problem = _parsed(raw)
+            yield Line(number, None if problem else fields, problem)
 
 
-def _half(value: Any) -> str:
-    """Where half a surrogate pair stands, which JSON can spell and no UTF-8 file can hold; "" if there is none."""
-    text = json.dumps(value, ensure_ascii=False)
+def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines, ended by line feeds. What is longer than any record is one line, of which a beginning is kept."""
+    while line := stream.readline(LONGEST_LINE):
+        rest = line
+        while len(rest) == LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = stream.readline(LONGEST_LINE)
+        yield line
+
+
+def _parsed(raw: bytes) -> tuple[Any, tuple[str, str, str] | None]:
+    """(the line's object, None) or (anything, what is wrong with it)."""
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return text[max(0, error.start - 20) : error.end].encode(errors="backslashreplace").decode()
-    return ""
+        fields = json.loads(raw, object_pairs_hook=_once)
+    except _Twice as error:
+        return None, ("field given twice", short(str(error)), "each field once")
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        return None, ("not JSON", short(str(error)), "one JSON object a line")
+    if not isinstance(fields, dict):
+        return None, ("not a JSON object", type(fields).__name__, "one JSON object a line")
+    if b"\\u" in raw and (half := unencodable(json.dumps(fields, ensure_ascii=False))):
+        return None, ("half of a surrogate pair", half, "Unicode text")
+    return fields, None
 
 
 class _Twice(ValueError):
@@ -118,9 +122,9 @@ def _csv(file: Path, where: str) -> Iterator[Line]:
         raise UserError(
             f"missing column: {', '.join(missing)}",
             where=f"{where}:1",
-            found=", ".join(header) or "nothing",
+            found=short(", ".join(header)) or "nothing",
             expected="a header with id, caption, and image or audio",
-            fix="add the column",
+            fix=separator_hint(header),
         )
     yield from csv_lines(file, where, keep=NEEDED)
 
@@ -159,11 +163,11 @@ def _record(line: Line, folder: Path, where: str, name: str, license: str) -> di
         path = inside(folder, fields[modality])
     except MediaError as error:
         return bad(error.kind, error.what, str(error.found), str(error.expected), error.fix)
-    if not path.is_file():
+    if not is_file(path):
         return bad(
             "missing",
             f"{modality} file does not exist",
-            fields[modality],
+            short(fields[modality]),
             f"a file below the folder of {name}",
             "restore it or remove the record",
         )
@@ -182,7 +186,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
             "quote it",
         )
     if misspelt := _misspelt(tuple(fields)):
-        return ("bad_line", "unknown field", misspelt[0], f"{misspelt[1]}, or another name", "correct it")
+        return ("bad_line", "unknown field", short(misspelt[0]), f"{misspelt[1]}, or another name", "correct it")
     absent = [k for k in NEEDED if k not in fields] + (
         [] if any(k in fields for k in MEDIA) else ["image or audio"]
     )
@@ -190,7 +194,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
         return (
             "missing_column",
             f"missing {', '.join(absent)}",
-            ", ".join(fields) or "nothing",
+            short(", ".join(fields)) or "nothing",
             "id, caption, and image or audio",
             "add it",
         )
@@ -206,14 +210,14 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
         )
     if fields.get("split", "train") not in SPLITS:
         return (
-            "bad_line", "unknown split", fields["split"], " or ".join(SPLITS), "correct it or leave it out"
+            "bad_line", "unknown split", short(fields["split"]), " or ".join(SPLITS), "correct it or leave it out"
         )
-    if not fields["caption"].split():
+    if not has_word(fields["caption"]):
         return (
             "empty_caption",
             "empty caption",
             repr(short(fields["caption"])),
-            "at least one word",
+            "at least one word that is seen",
             "write a caption or remove the record",
         )
     return None
@@ -227,7 +231,7 @@ def _plain(fields: Mapping[str, Any], modality: str, name: str, license: str) ->
         "id": fields["id"],
         "modality": modality,
         "media": {"root": name, "path": path},
-        "caption": " ".join(fields["caption"].split()),
+        "caption": one_line(fields["caption"]),
         "source": fields.get("source") or name,
         "group": origin,
         "category": fields.get("group"),

@@ -53,7 +53,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
         for entry in _entries(part, table, _sounds(folder, part, below, name), media, source)
     ]
     packed = {part: _archives(media, part) for part in tables}
-    return to_records(entries, name, packed, source.get("limit"))
+    return to_records(entries, name, packed, source.get("limit"), media.to_convert())
 
 
 def _entries(

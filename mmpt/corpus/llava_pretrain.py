@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmpt.codecs.media import MediaError, inside
+from mmpt.codecs.media import MediaError, inside, is_file
 from mmpt.corpus.media_folder import ARCHIVES
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.published import Entry, find_file, read_json_file, to_records
+from mmpt.corpus.tables import short
 from mmpt.store.errors import UserError
 
 FILE = "blip_laion_cc_sbu_558k.json"
@@ -62,7 +63,7 @@ def _entry(item: Any, where: str, folder: Path, below: Any, source: Mapping[str,
         paths = [
             one
             for one in (f"{sub}/{picture}".removeprefix("./") for sub in below)
-            if inside(folder, one).is_file()
+            if is_file(inside(folder, one))
         ]
     except MediaError as error:
         fault = (error.kind, error.what, str(error.found), str(error.expected), error.fix)
@@ -107,4 +108,5 @@ def _caption(turns: Any) -> tuple[str, tuple[str, str, str, str, str] | None]:
 
 def _packed(folder: Path) -> str:
     """Archives beside the JSON file; the pictures themselves are too many to walk for a message."""
-    return ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix.lower() in ARCHIVES)[:3])
+    names = (path.name for path in folder.iterdir() if path.suffix.lower() in ARCHIVES)
+    return ", ".join(sorted(map(short, names))[:3])

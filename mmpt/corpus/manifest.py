@@ -10,12 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmpt.codecs.media import MediaError, load_image, media_path, read_audio
+from mmpt.codecs.media import MediaError, load_image, media_path, summarise_audio
 from mmpt.corpus.problems import Problem
 from mmpt.store.digests import sha256_file
 from mmpt.store.evidence import Metric
 
 BATCH = 32  # records a thread takes at once
+SILENT = 1e-4  # root mean square, full scale 1: -80 dB, where 16 bits have three steps left
+CANCELLED = 0.1  # of its level that a sound keeps when its channels are averaged: 20 dB are lost
 AHEAD = 4  # batches a thread that are read before they are asked for
 
 # Problem kind -> the metric that S1 counts it under.
@@ -43,12 +45,19 @@ def measure(record: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
     try:
         path = media_path(record, roots)
         if record["modality"] == "audio":
-            wave, rate = read_audio(path)
-            about = {"channels": wave.shape[0], "rate": rate, "samples": wave.shape[1]}
-            content = _content(f"audio {rate} {wave.shape}", wave)
+            sound = summarise_audio(path)
+            about = {
+                "channels": sound.channels,
+                "rate": sound.rate,
+                "samples": sound.samples,
+                "rms": _level(sound.rms),
+                "mixed_rms": _level(sound.mixed_rms),
+            }
+            content = sound.content_sha256
         else:
             pixels = load_image(path)
-            about = {"height": pixels.shape[0], "width": pixels.shape[1]}
+            one_colour = bool((pixels == pixels[:1, :1]).all())
+            about = {"height": pixels.shape[0], "width": pixels.shape[1], "one_colour": one_colour}
             content = _content(f"image {pixels.shape}", pixels)
     except MediaError as error:
         medium = record["media"]
@@ -114,13 +123,16 @@ def s1_metrics(
     sources: Sequence[Mapping[str, Any]],
 ) -> list[Metric]:
     """What gate S1 asks: problems by kind over all that was read, the share of each source that was left out,
-    good records by modality, source and licence, and which of the profile's sources gave none. Both are gone
-    over once.
+    good records by modality, source and licence, media without content, and which of the profile's sources gave
+    none. Both are gone over once.
+
+    A record counts for the source that it was read from, whatever its own field `source` says.
     """
     kinds, lost = Counter(), Counter()
     for problem in problems:
         kinds[METRICS[problem["kind"]]] += 1
         lost[problem["source"]] += 1
+    empty: Counter = Counter()
     by = {name: Counter() for name in ("records", "records_by_source", "records_by_licence")}
     places, good = Counter(), 0
     for record in records:
@@ -128,14 +140,17 @@ def s1_metrics(
         by["records"][record["modality"]] += 1
         by["records_by_source"][record["source"]] += 1
         by["records_by_licence"][record["license"]] += 1
-        places[record["media"]["root"], record["source"]] += 1
+        places[record["media"]["root"]] += 1
+        empty.update(_without_content(record))
     by["records"] = Counter({modality: by["records"][modality] for modality in modalities})
     read = good + sum(kinds.values())
     metrics = [
         Metric(name, kinds[name], read, "records", "lower") for name in dict.fromkeys(METRICS.values())
     ]
-    kept = {one["name"]: sum(n for at, n in places.items() if _is_from(*at, one)) for one in sources}
-    metrics += _losses(lost, kept)
+    roots = {one["name"]: "corpus" if one["reader"] == "generated" else one["name"] for one in sources}
+    kept = {name: places[root] for name, root in roots.items()}
+    metrics += _losses({name: lost[name] + lost[root] * (root != name) for name, root in roots.items()}, kept)
+    metrics += _shares(empty, by["records"])
     silent = sum(not n for n in kept.values())
     metrics.append(Metric("sources_without_records", silent, len(sources), "sources", "lower"))
     for name, counter in by.items():
@@ -156,12 +171,29 @@ def _losses(lost: Mapping[str, int], kept: Mapping[str, int]) -> list[Metric]:
     ]
 
 
-def _is_from(root: str, named: str, source: Mapping[str, Any]) -> bool:
-    """A record's own `source` may be any text; its media lie in its source's folder, or were made by a reader."""
-    return source["name"] in (root, named) or (source["reader"] == "generated" and root == "corpus")
+def _without_content(record: Mapping[str, Any]) -> list[str]:
+    """Names of the metrics that count this medium: nothing in it can be what its caption says."""
+    sound, picture = record["audio"] or {}, record["image"] or {}
+    if sound.get("rms", 1.0) < SILENT:
+        return ["silent_sounds"]
+    if sound and sound.get("mixed_rms", 1.0) < CANCELLED * sound.get("rms", 1.0):
+        return ["cancelled_sounds"]
+    return ["one_colour_pictures"] if picture.get("one_colour") else []
+
+
+def _shares(empty: Mapping[str, int], records: Mapping[str, int]) -> list[Metric]:
+    """The share of the sounds or pictures that each metric counts, for the modalities of `records`."""
+    of = {"silent_sounds": "audio", "cancelled_sounds": "audio", "one_colour_pictures": "image"}
+    counts = [(name, empty[name], records[modality], modality) for name, modality in of.items() if modality in records]
+    return [Metric(name, k / n if n else 0.0, n, "share", "lower", slice=part) for name, k, n, part in counts]
 
 
 def _content(shape: str, array: Any) -> str:
     digest = hashlib.sha256(shape.encode())
-    digest.update(array.tobytes())
+    digest.update(array.data)
     return digest.hexdigest()
+
+
+def _level(rms: float) -> float:
+    """A level with four digits: what is stored must not depend on the order of summation."""
+    return float(f"{rms:.4g}")

@@ -13,7 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-AUDIO = (".wav", ".flac", ".ogg", ".mp3")
+from mmpt.corpus.caption_text import unencodable
+from mmpt.corpus.tables import short
+
+AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".w64", ".rf64", ".caf", ".au")
+# Sounds that libsndfile does not read.
+UNREAD = (".m4a", ".mp4", ".aac", ".webm", ".mkv", ".mka", ".wma", ".amr", ".ac3")
 ARCHIVES = (".7z", ".zip", ".tar", ".tgz", ".gz", ".rar")
 SHOWN = 3
 
@@ -25,29 +30,39 @@ class MediaFolder:
     Args:
         files: paths of media relative to the corpus source's folder, with "/", sorted.
         archives: paths of archives: what was downloaded and perhaps not unpacked.
+        unread: paths of sounds that must be converted first.
+
+    A name that is not UTF-8 (foreign zip files bring them) is left out: no table can name it.
     """
 
     files: tuple[str, ...]
     archives: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, root: Path, below: str = ".", suffixes: Iterable[str] = AUDIO) -> MediaFolder:
         """Walk `root`/`below`; hidden folders are left out."""
-        files, archives = [], []
+        files: list[str] = []
+        archives: list[str] = []
+        unread: list[str] = []
         for folder, inner, names in os.walk(root / below):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             for name in names:
                 path = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+                if unencodable(path):
+                    continue
                 suffix = os.path.splitext(name)[1].lower()
                 if suffix in suffixes:
                     files.append(path)
                 elif suffix in ARCHIVES or _volume(suffix):
                     archives.append(path)
-        return cls(tuple(sorted(files)), tuple(sorted(archives)))
+                elif suffix in UNREAD:
+                    unread.append(path)
+        return cls(*(tuple(sorted(paths)) for paths in (files, archives, unread)))
 
     def where(self, keep: Callable[[PurePosixPath], bool]) -> MediaFolder:
         """Those media that `keep` says yes to."""
-        return MediaFolder(tuple(f for f in self.files if keep(PurePosixPath(f))), self.archives)
+        return MediaFolder(tuple(f for f in self.files if keep(PurePosixPath(f))), self.archives, self.unread)
 
     def by_name(self) -> dict[str, list[str]]:
         """File name -> paths."""
@@ -65,8 +80,16 @@ class MediaFolder:
 
     def packed(self) -> str:
         """How the archives may be named in a message, or ""."""
-        more = f" and {len(self.archives) - SHOWN} more" if len(self.archives) > SHOWN else ""
-        return ", ".join(self.archives[:SHOWN]) + more
+        return _listed(self.archives)
+
+    def to_convert(self) -> str:
+        """How the sounds in formats that are not read may be named in a message, or ""."""
+        return _listed(self.unread)
+
+
+def _listed(paths: tuple[str, ...]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(map(short, paths[:SHOWN])) + more
 
 
 def plain(name: str) -> str:

@@ -38,7 +38,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
     files = ClipFiles.of(media)
     lines = csv_lines(table, where, keep=COLUMNS)
     entries = [_entry(line, f"{where}:{line.number}", folder, files, source) for line in lines]
-    return to_records(entries, name, {"table": media.packed()}, source.get("limit"))
+    return to_records(entries, name, {"table": media.packed()}, source.get("limit"), media.to_convert())
 
 
 def _entry(line: Line, where: str, folder: Path, files: ClipFiles, source: Mapping[str, Any]) -> Entry:
@@ -68,4 +68,4 @@ def _entry(line: Line, where: str, folder: Path, files: ClipFiles, source: Mappi
 
 
 def _is_time(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
+    return text.replace(".", "", 1).isdecimal()

@@ -7,6 +7,7 @@ stops with that.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections import defaultdict
@@ -15,8 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpt.codecs.media import is_file
+from mmpt.corpus.caption_text import has_word, one_line, unencodable
 from mmpt.corpus.problems import Problem
+from mmpt.corpus.tables import short
 from mmpt.store.errors import UserError
+
+UNPACK = "unpack them there: 7z x FILE.7z, or unzip (join volumes by zip -FF FILE.zip --out ALL.zip)"
+CONVERT = "soundfile does not read that format; convert it: ffmpeg -i FILE.m4a FILE.flac"
 
 Fault = tuple[str, str, str, str, str]  # kind, what, found, expected, fix
 
@@ -51,7 +58,11 @@ class Entry:
 
 
 def to_records(
-    entries: Iterable[Entry], name: str, packed: Mapping[str, str], limit: int | None = None
+    entries: Iterable[Entry],
+    name: str,
+    packed: Mapping[str, str],
+    limit: int | None = None,
+    unread: str = "",
 ) -> Iterator[tuple[str, dict | Problem]]:
     """(where, record or problem) of each entry, in order.
 
@@ -59,14 +70,25 @@ def to_records(
         packed: part -> archives that may hold its media, for the message.
         limit: how many entries to draw, by the hash of their id: the same ones in every run, every part in
             its share.
+        unread: media in a format that soundfile does not decode, for the message.
 
     Raises:
         UserError: a part of which no medium is there.
     """
-    drawn = draw(list(entries), limit)
-    _refuse_packed(drawn, name, packed)
+    drawn = draw([_spelled(entry) for entry in entries], limit)
+    _refuse_packed(drawn, name, packed, unread)
     for entry in drawn:
         yield entry.where, _record(entry, name)
+
+
+def _spelled(entry: Entry) -> Entry:
+    """The entry, as a fault where it holds half a surrogate pair: no file that the build writes could hold it."""
+    texts = [one for one in (entry.id, entry.medium, entry.caption, entry.origin) if isinstance(one, str)]
+    half = next(filter(None, map(unencodable, texts)), "")
+    if not half:
+        return entry
+    fault = ("bad_line", "half of a surrogate pair", half, "Unicode text", "correct or remove it")
+    return Entry(entry.where, entry.part, fault=fault)
 
 
 def draw(entries: Sequence[Entry], limit: int | None) -> list[Entry]:
@@ -80,7 +102,7 @@ def draw(entries: Sequence[Entry], limit: int | None) -> list[Entry]:
     return [entry for at, entry in enumerate(entries) if at in kept or not entry.id]
 
 
-def _refuse_packed(entries: Sequence[Entry], name: str, packed: Mapping[str, str]) -> None:
+def _refuse_packed(entries: Sequence[Entry], name: str, packed: Mapping[str, str], unread: str) -> None:
     parts: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         if not entry.fault:
@@ -95,11 +117,9 @@ def _refuse_packed(entries: Sequence[Entry], name: str, packed: Mapping[str, str
             where=f"corpus source {name}",
             found=f"archives {archives}"
             if archives
-            else f"none of {len(inside)}, e.g. no {inside[0].medium}",
+            else f"none of {len(inside)}, e.g. no {short(inside[0].medium)}" + (f"; {unread}" if unread else ""),
             expected="the unpacked media below path",
-            fix="unpack them there: 7z x FILE.7z, or unzip (join volumes by zip -FF FILE.zip --out ALL.zip)"
-            if archives
-            else "put them there, or leave that part out",
+            fix=UNPACK if archives else CONVERT if unread else "put them there, or leave that part out",
         )
 
 
@@ -112,14 +132,15 @@ def _record(entry: Entry, name: str) -> dict | Problem:
     if not isinstance(entry.caption, str):
         shown = json.dumps(entry.caption)[:80]
         return bad("bad_line", "caption is not text", shown, "a string", "correct or remove it")
-    caption = " ".join(entry.caption.split())
-    if not caption:
-        return bad("empty_caption", "empty caption", "''", "at least one word", "remove the record")
+    caption = one_line(entry.caption)
+    if not has_word(caption):
+        expected = "at least one word that is seen"
+        return bad("empty_caption", "empty caption", repr(short(caption)), expected, "remove the record")
     if not entry.found:
         return bad(
             "missing",
             f"{entry.modality} file does not exist",
-            entry.medium,
+            short(entry.medium),
             f"a file below the folder of {name}",
             "restore it or remove the record",
         )
@@ -153,7 +174,8 @@ def find_file(folder: Path, file: str, below: str, name: str, needed: bool = Tru
     Raises:
         UserError: none, or several.
     """
-    found = sorted((folder / below).rglob(file)) if (folder / below).is_dir() else []
+    there = (folder / below).rglob(glob.escape(file)) if (folder / below).is_dir() else ()
+    found = sorted(path for path in there if is_file(path))
     if len(found) > 1:
         raise UserError(
             f"two files are called {file}",
@@ -181,7 +203,7 @@ def read_json_file(file: Path, where: str) -> Any:
     """
     try:
         return json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(
             "not JSON",
             where=where,

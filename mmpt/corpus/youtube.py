@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import soundfile
 
+from mmpt.codecs.media import is_file
 from mmpt.corpus.media_folder import MediaFolder
 from mmpt.corpus.published import Fault
 
@@ -67,11 +68,11 @@ def _same_start(named: float, start: float) -> bool:
 
 def uncut(folder: Path, found: Sequence[str], seconds: float) -> Fault | None:
     """The fault of a file longer than its clip: it is the whole video, whose beginning is something else."""
-    if len(found) != 1:
+    if len(found) != 1 or not is_file(folder / found[0]):
         return None
     try:
         length = soundfile.info(folder / found[0]).duration
-    except (soundfile.SoundFileError, OSError, TypeError):
+    except Exception:  # a decoder may raise anything
         return None  # the manifest opens the file and says what is wrong with it
     if length <= seconds + SLACK:
         return None

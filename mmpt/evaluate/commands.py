@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmpt.codecs.media import clip, load_audio, load_image
+from mmpt.codecs.media import load_clip, load_image, summarise_audio
 from mmpt.evaluate import ablation as abl
 from mmpt.evaluate.checkpoint import Trained, Workshop, step_of
 from mmpt.evaluate.emission import write_step
@@ -146,18 +146,18 @@ def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Names
         return prompt(space, options.task, ids)
     if options.task == "a2t":
         codec = _present(codecs.audio, "audio")
-        whole = load_audio(Path(options.audio), codec.sample_rate, codec.channels)
-        seconds = profile.data["codecs"]["audio"]["clip_seconds"]
-        wave, _ = clip(whole, codec.sample_rate, seconds)
-        if wave.shape[1] < whole.shape[1]:
+        path, seconds = Path(options.audio).expanduser(), profile.data["codecs"]["audio"]["clip_seconds"]
+        about = summarise_audio(path)  # reads all of it: a damaged end is told, too
+        wave, cut = load_clip(path, codec.sample_rate, codec.channels, seconds)
+        if cut:
             print(
                 f"{options.audio}: the model hears the first {seconds:g} s of "
-                f"{whole.shape[1] / codec.sample_rate:.1f} s (codecs.audio.clip_seconds)",
+                f"{about.samples / about.rate:.1f} s (codecs.audio.clip_seconds)",
                 file=sys.stderr,
             )
         return prompt(space, "a2t", space.audio_to_global(codec.encode([wave])[0].codes))
     codec = _present(codecs.image, "image")
-    return prompt(space, "i2t", space.image_to_global(codec.encode([load_image(Path(options.image))])[0]))
+    return prompt(space, "i2t", space.image_to_global(codec.encode([load_image(Path(options.image).expanduser())])[0]))
 
 
 def _grammar(space: TokenSpace, codecs: Codecs, profile: Profile, task: str) -> Grammar:

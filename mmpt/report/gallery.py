@@ -19,6 +19,7 @@ from mmpt.store.jsonl import read_jsonl
 
 SHOWN = 16  # items a task: what a person looks at
 LONGEST_SIDE = 320  # pixels of a shown original
+LONGEST_SOUND = 30.0  # seconds of an original sound in the gallery
 BARS = 56  # bars of a drawn sound
 MODALITY = {"t2a": "audio", "t2i": "image", "a2t": "audio", "i2t": "image"}
 
@@ -120,8 +121,8 @@ def _reference(
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
             picture.save(target)
         else:
-            wave, rate = read_audio(original)
-            soundfile.write(target, _cut(wave, rate, record).T, rate, subtype="PCM_16")
+            wave, rate = read_audio(original, _seconds(record))
+            soundfile.write(target, wave.T, rate, subtype="PCM_16")
     except MediaError:
         return None  # gates S1 and S3 tell of it; the report goes on without the picture
     return target
@@ -138,12 +139,12 @@ def _stored_reference(record: Row, modality: str, generate: Path | None, suffix:
     return hits[0] if hits else None
 
 
-def _cut(wave: np.ndarray, rate: int, record: Row) -> np.ndarray:
-    """The first seconds, as many as were tokenised."""
+def _seconds(record: Row) -> float:
+    """How many were tokenised; else the most that a page plays."""
     meta = record.get("meta") or {}
     if meta.get("samples") and meta.get("sample_rate"):
-        return wave[:, : max(1, round(rate * meta["samples"] / meta["sample_rate"]))]
-    return wave
+        return meta["samples"] / meta["sample_rate"]
+    return LONGEST_SOUND
 
 
 def _view(what: str, path: Path, modality: str, out: Path, record: Row) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mmpt.codecs.media import clip, load_audio, load_image, media_path
+from mmpt.codecs.media import load_clip, load_image, media_path
 from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
@@ -68,9 +68,8 @@ class AudioEncoder:
 
     def load(self, record: Record) -> tuple[np.ndarray, bool]:
         """(float32 [channels, T] at the codec's rate, was it cut)."""
-        wave = load_audio(media_path(record, self.roots), self.codec.sample_rate, self.codec.channels)
-        cut, _ = clip(wave, self.codec.sample_rate, self.clip_seconds, self.crop)
-        return cut, cut.shape[1] < wave.shape[1]
+        path = media_path(record, self.roots)
+        return load_clip(path, self.codec.sample_rate, self.codec.channels, self.clip_seconds, self.crop)
 
     def encode(self, media: Sequence[tuple[np.ndarray, bool]]) -> list[Encoded]:
         """Ids and fields of loaded sounds."""

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmpt.codecs import media
+from mmpt.codecs import picture_files
 from mmpt.codecs.media import MediaError, clip, convert, inside, load_audio, load_image, media_path
 from mmpt.store.errors import UserError
 
@@ -55,7 +55,7 @@ def test_exif_turns_the_picture_upright(tmp_path):
 
 
 def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(media, "MAX_PIXELS", 11)
+    monkeypatch.setattr(picture_files, "MAX_PIXELS", 11)
     path = save(tmp_path, Image.new("L", (4, 3)))
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(MediaError, match="too large; found 4 x 3; expected at most 11") as error:

@@ -214,8 +214,10 @@ def test_a_good_folder_is_measured_and_counted(tmp_path, folder):
     write(folder, rows())
     manifest, problems, metrics = run(tmp_path, folder)
     assert not problems and [row["id"] for row in manifest] == ["a", "b", "c"]
-    assert manifest[0]["image"] == {"height": 6, "width": 6} and manifest[0]["audio"] is None
-    assert manifest[1]["audio"] == {"channels": 1, "rate": 8000, "samples": 800}
+    assert manifest[0]["image"] == {"height": 6, "width": 6, "one_colour": False} and manifest[0]["audio"] is None
+    sound = manifest[1]["audio"]
+    assert (sound["channels"], sound["rate"], sound["samples"]) == (1, 8000, 800)
+    assert sound["rms"] == sound["mixed_rms"] == pytest.approx(0.1, rel=0.2)
     assert metrics["records", "audio"] == 1 and metrics["records", "image"] == 2
     assert metrics["records_by_source", "emoji"] == 1 and metrics["records_by_licence", "CC0-1.0"] == 1
     assert sum(value for (name, _), value in metrics.items() if not name.startswith("records")) == 0
@@ -348,4 +350,4 @@ def test_half_a_surrogate_pair_is_a_bad_line_and_no_crash(tmp_path, folder, fiel
 def test_a_name_that_no_file_can_have_is_a_bad_line_and_no_crash(folder):
     write(folder, [{"id": "a", "image": "p\0.png", "caption": "x"}])
     (problem,) = read(folder)
-    assert (problem.kind, problem.what) == ("missing", "no file can have this name")
+    assert (problem.kind, problem.what) == ("missing", "no file can be read under this name")

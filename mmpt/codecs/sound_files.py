@@ -1,0 +1,261 @@
+"""Sound files through soundfile: float32 [C, T], read in blocks, so that memory follows what is used of a sound.
+
+`summarise_audio` goes over a whole file once and holds one block; `load_clip` reads the part that is tokenised and
+resamples that. Formats whose end cannot be checked (see `truncation.py`) and rates that no sound has are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from mmpt.codecs.media_files import MediaError, existing, said
+from mmpt.codecs.truncation import FORMATS, missing_end, missing_structure
+from mmpt.store.errors import UserError
+
+RESAMPLER = "scipy.signal.resample_poly"
+CROPS = ("first", "center")
+OVER, LOUD = 1.12, 0.01  # 1 dB over full scale; from this share of samples on, to cut them makes another sound
+BLOCK = 1 << 18  # numbers read at once: 1 MB of float32
+RATES = (1_000, 768_000)  # Hz: a header outside is wrong; 1 Hz is in WavCaps (Freesound 592228), 200 hours long
+COUNTED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "NIST", "SVX")  # whose frame count is exact
+HALF_FILTER = 10  # scipy's default filter reaches so many times max(up, down) samples to either side
+
+
+@dataclass(frozen=True)
+class SoundSummary:
+    """What one pass over a sound file finds.
+
+    Args:
+        rate: Hz. channels, samples: of each channel.
+        content_sha256: of the decoded float32 samples, rate and channels: equal for a wav and its flac.
+        rms: root mean square over all channels, full scale 1.
+        mixed_rms: that of the channels' mean, which a mono codec hears; inverted channels cancel in it.
+    """
+
+    rate: int
+    channels: int
+    samples: int
+    content_sha256: str
+    rms: float
+    mixed_rms: float
+
+
+def summarise_audio(path: Path) -> SoundSummary:
+    """Read a whole file in blocks. Raises MediaError (missing, unreadable, empty)."""
+    digest, power, mixed, samples = hashlib.sha256(), 0.0, 0.0, 0
+    with _opened(path) as file:
+        rate, channels = file.samplerate, file.channels
+        for block in _checked(_blocks(file), path):
+            digest.update(block.astype("<f4", copy=False).tobytes())
+            power += float(np.square(block, dtype=np.float64).sum())
+            mixed += float(np.square(block.mean(axis=1, dtype=np.float64)).sum())
+            samples += len(block)
+        _require_end(path, file, samples)
+    digest.update(f"audio {rate} {channels}".encode())
+    levels = [(total / count) ** 0.5 for total, count in ((power, samples * channels), (mixed, samples))]
+    return SoundSummary(rate, channels, samples, digest.hexdigest(), *levels)
+
+
+def read_audio(path: Path, seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """(float32 [C, T], rate) as the file has it, or its first seconds. Raises MediaError (missing, unreadable, empty)."""
+    with _opened(path) as file:
+        most = None if seconds is None else max(1, round(seconds * file.samplerate))
+        samples = np.concatenate(list(_checked(_blocks(file, most), path)))
+        if most is None or len(samples) < most:
+            _require_end(path, file, len(samples))
+        return np.ascontiguousarray(samples.T), file.samplerate
+
+
+def load_audio(path: Path, rate: int, channels: int) -> np.ndarray:
+    """float32 [channels, T] at `rate` Hz, clipped to -1..1; T = ceil(samples * rate / file's rate)."""
+    return load_clip(path, rate, channels, None)[0]
+
+
+def load_clip(
+    path: Path, rate: int, channels: int, seconds: float | None, crop: str = "first"
+) -> tuple[np.ndarray, bool]:
+    """(float32 [channels, T] at `rate` Hz of at most `seconds`, whether the sound is longer).
+
+    The same samples as `clip` of the whole sound, from the part of the file that they come from. Memory is that of
+    the clip in the file's rate and the codec's channels.
+    """
+    with _opened(path) as file:
+        up, down = _ratio(file.samplerate, rate, path)
+        total = _frames(path, file)
+        if not total:
+            next(_checked(_blocks(file), path))  # which says that it is empty
+        length = -(-total * up // down)
+        start, end = _span(length, rate, seconds, crop)
+        # A part begins at a multiple of `down`, where input and output samples fall together.
+        reach = HALF_FILTER * max(up, down) // up + 2
+        first = max(0, start * down // up - reach) // down * down
+        last = min(total, -(-end * down // up) + reach)
+        wave = _part(path, file, first, last, channels)
+        wave = _resampled(wave, up, down)
+    begin = start - first * up // down
+    return _full_scale(wave[:, begin : begin + end - start]), end - start < length
+
+
+def convert(wave: np.ndarray, original: int, rate: int, channels: int) -> np.ndarray:
+    """float32 [C, T] at `original` Hz -> float32 [channels, T'] at `rate` Hz, by RESAMPLER."""
+    common = gcd(original, rate)
+    return _full_scale(_resampled(_mixed(wave.T, channels).T, rate // common, original // common))
+
+
+def clip(wave: np.ndarray, rate: int, seconds: float, crop: str = "first") -> tuple[np.ndarray, int]:
+    """(wave cut to at most `seconds`, start sample). Shorter waves stay as they are: nothing is padded.
+
+    `crop` is "first" or "center". The cut is made here, on the waveform: cutting codes would tear codec
+    chunks.
+    """
+    start, end = _span(wave.shape[1], rate, seconds, crop)
+    return wave[:, start:end], start
+
+
+def _span(length: int, rate: int, seconds: float | None, crop: str) -> tuple[int, int]:
+    """(start, end) of the clip in a sound of `length` samples."""
+    if crop not in CROPS:
+        raise UserError("unknown crop", found=repr(crop), expected=" or ".join(CROPS))
+    keep = length if seconds is None else max(1, round(seconds * rate))
+    start = max(0, length - keep) // 2 if crop == "center" else 0
+    return start, min(start + keep, length)
+
+
+def _ratio(original: int, rate: int, path: Path) -> tuple[int, int]:
+    """(up, down) of a resampling whose filter fits: 200,000 is any rate up to 200 kHz, and higher ones in use."""
+    common = gcd(original, rate)
+    up, down = rate // common, original // common
+    if max(up, down) > 200_000:
+        raise _unreadable("sample rate", path, f"{original} Hz", "a rate in use, as 192000", "resample the file")
+    return up, down
+
+
+def _resampled(wave: np.ndarray, up: int, down: int) -> np.ndarray:
+    if up == down:
+        return wave
+    from scipy.signal import resample_poly  # takes half a second to load: only where something is resampled
+
+    return resample_poly(wave.astype(np.float64), up, down, axis=1)
+
+
+def _full_scale(wave: np.ndarray) -> np.ndarray:
+    return np.clip(wave, -1.0, 1.0).astype(np.float32)
+
+
+def _mixed(block: np.ndarray, channels: int) -> np.ndarray:
+    """[T, C] -> [T, channels]: as it is, or the channels' mean in each."""
+    if block.shape[1] == channels:
+        return block
+    return np.repeat(block.mean(axis=1, keepdims=True, dtype=np.float64), channels, axis=1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """The open file; whatever a decoder raises inside the block is an unreadable sound."""
+    existing(path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.format not in FORMATS:
+                raise _unreadable(
+                    "a format whose end cannot be checked", path, file.format, " ".join(FORMATS), "convert it to flac"
+                )
+            if not RATES[0] <= file.samplerate <= RATES[1]:
+                expected = f"{RATES[0]} to {RATES[1]} Hz"
+                raise _unreadable("sample rate", path, f"{file.samplerate} Hz", expected, "correct the file's header")
+            if lost := missing_structure(path):
+                raise _cut_off(path, lost)
+            yield file
+    except UserError:
+        raise
+    except Exception as error:  # soundfile asks for the format of a file named .raw by TypeError
+        raise _unreadable(
+            "not a readable sound",
+            path,
+            said(error, path),
+            f"a file that soundfile decodes ({', '.join(FORMATS)})",
+            "re-encode or remove it",
+        ) from error
+
+
+def _blocks(file: soundfile.SoundFile, most: int | None = None) -> Iterator[np.ndarray]:
+    """float32 [n, C], one after another, of at most `most` samples together."""
+    size, left = max(1, BLOCK // file.channels), most
+    while left is None or left > 0:
+        block = file.read(size if left is None else min(size, left), dtype="float32", always_2d=True)
+        if not len(block):
+            return
+        left = None if left is None else left - len(block)
+        yield block
+
+
+def _checked(blocks: Iterator[np.ndarray], path: Path) -> Iterator[np.ndarray]:
+    """The blocks, if they are a sound: not empty, finite, and not far beyond full scale."""
+    loud, numbers, peak = 0, 0, 0.0
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise _unreadable(
+                "sound with NaN or infinite samples", path, "non-finite samples", "finite numbers", "re-encode or remove it"
+            )
+        size = np.abs(block)
+        loud, numbers, peak = loud + np.count_nonzero(size > OVER), numbers + block.size, max(peak, float(size.max()))
+        yield block
+    if not numbers:
+        raise MediaError(
+            "empty",
+            "sound without samples",
+            where=path.name,
+            found="0 samples",
+            expected="at least one sample",
+            fix="remove the record",
+        )
+    if loud / numbers > LOUD:
+        found = f"{loud / numbers:.0%} of them, up to {peak:.3g}"
+        expected = f"at most {LOUD:.0%} beyond {OVER} of it"
+        raise _unreadable("samples beyond full scale", path, found, expected, "scale it down")
+
+
+def _frames(path: Path, file: soundfile.SoundFile) -> int:
+    """How many samples a channel has. MP3 and Ogg are decoded for it: their headers may be wrong."""
+    if file.format in COUNTED:
+        return file.frames
+    with soundfile.SoundFile(path) as again:
+        samples = sum(len(block) for block in _blocks(again))
+        _require_end(path, again, samples)
+    return samples
+
+
+def _part(path: Path, file: soundfile.SoundFile, first: int, last: int, channels: int) -> np.ndarray:
+    """[channels, last - first] of the open file, from its beginning on where its seeking is not exact."""
+    if file.format in COUNTED and first:
+        file.seek(first)
+        first, last = 0, last - first
+    parts, at = [], 0
+    for block in _checked(_blocks(file, last), path):
+        if at + len(block) > first:
+            parts.append(_mixed(block[max(0, first - at) :], channels))
+        at += len(block)
+    if at < last:
+        raise _cut_off(path, f"{last - at} samples less than its header says")
+    return np.concatenate(parts).T
+
+
+def _require_end(path: Path, file: soundfile.SoundFile, samples: int) -> None:
+    if lost := missing_end(path, samples, file.samplerate, file.frames):
+        raise _cut_off(path, lost)
+
+
+def _cut_off(path: Path, lost: str) -> MediaError:
+    fix = "fetch it again, or re-encode what is there"
+    return _unreadable("the sound is cut off", path, lost, "the whole file", fix)
+
+
+def _unreadable(what: str, path: Path, found: str, expected: str, fix: str) -> MediaError:
+    return MediaError("unreadable", what, where=path.name, found=found, expected=expected, fix=fix)

@@ -1,0 +1,27 @@
+"""What a caption must be to be trained on: Unicode text with at least one letter, number or symbol that is seen."""
+
+from __future__ import annotations
+
+import unicodedata
+
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and empty Braille, drawn as nothing
+
+
+def one_line(caption: str) -> str:
+    """The caption with every run of white space, line ends among them, as one space."""
+    return " ".join(caption.split())
+
+
+def has_word(caption: str) -> bool:
+    """Whether a reader sees something that says something: letters, numbers, pictographs. Not: ".", U+200B, a BOM."""
+    kinds = (unicodedata.category(one) for one in caption if one not in BLANK)
+    return any(kind[0] in "LN" or kind == "So" for kind in kinds)
+
+
+def unencodable(text: str) -> str:
+    """Where half a surrogate pair stands, which JSON can spell and no UTF-8 file can hold; "" if there is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[max(0, error.start - 20) : error.end].encode(errors="backslashreplace").decode()
+    return ""
