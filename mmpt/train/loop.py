@@ -46,7 +46,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
 from mmpt.train.ahead import Ahead
 from mmpt.train.draws import Draws
-from mmpt.train.meters import Interval, row_norms
+from mmpt.train.meters import Interval, modality_norms, row_norms
 from mmpt.train.monitors import Monitors
 from mmpt.train.objective import Laid, Tally, backward, decode_ranges, draws_noise, lay, read_tally
 from mmpt.train.ranks import Ranks, bits
@@ -336,7 +336,7 @@ def _look(run: _Run) -> None:
 def _log(run: _Run, rates: dict[str, float]) -> None:
     norms = row_norms(run.model)
     run.stopped = run.monitors.at_log(run.step, norms)
-    row = run.interval.row(run.model.space, run.step, rates, norms)
+    row = run.interval.row(run.model.space, run.step, rates, norms, modality_norms(run.model))
     run.rows.append(row)
     run.interval = Interval.empty(run.model.space)
     if run.ranks.lead:

@@ -55,13 +55,20 @@ class Interval:
         return cls(sums, **plain)
 
     def row(
-        self, space: TokenSpace, step: int, rates: dict[str, float], norms: dict[str, float]
+        self, space: TokenSpace, step: int, rates: dict[str, float], norms: dict[str, float], spread: dict[str, float]
     ) -> dict[str, Any]:
-        """The row of metrics.jsonl after `step` steps; a loss without tokens is null."""
+        """The row of metrics.jsonl after `step` steps; a loss without tokens is null.
+
+        Args:
+            rates: learning rate by group.
+            norms: `row_norms` of the model.
+            spread: `modality_norms` of the model.
+        """
         nll, count = self.sums.nll, self.sums.count
         row: dict[str, Any] = {
             "step": step,
-            "loss": _mean(nll.sum(), count.sum()),
+            # The specification's overall loss: token-weighted over the four tasks; replayed text has its own.
+            "loss": _mean(nll[: len(TASKS)].sum(), count[: len(TASKS)].sum()),
             "objective": self.objective / self.steps,
             **{f"loss_{kind}": _mean(nll[i].sum(), count[i].sum()) for i, kind in enumerate(KINDS)},
         }
@@ -79,6 +86,7 @@ class Interval:
             "clipped": self.clipped / self.steps,
             **{f"lr_{name}": value for name, value in rates.items()},
             **{f"norm_{name}": value for name, value in norms.items()},
+            **spread,
         }
         return row
 
@@ -90,16 +98,33 @@ def _mean(total: float, count: int) -> float | None:
 @torch.no_grad()
 def row_norms(model: MultimodalLM) -> dict[str, float]:
     """Mean L2 norm of the new rows, by matrix and segment: embed_image, embed_audio_cb0, head_special, .."""
-    _, head = model.head()
-    matrices = (
-        {"embed": model.embedding.rows} if model.tied else {"embed": model.embedding.rows, "head": head}
-    )
     start = model.space.new_start
     out = {}
-    for which, rows in matrices.items():
+    for which, rows in _matrices(model).items():
         norms = rows.float().norm(dim=1)
         for segment in model.space.ranges.values():
             if segment.start >= start:
                 part = norms[segment.start - start : segment.stop - start]
                 out[f"{which}_{segment.name.lower()}"] = part.mean()
     return dict(zip(out, torch.stack(list(out.values())).tolist(), strict=True))
+
+
+@torch.no_grad()
+def modality_norms(model: MultimodalLM) -> dict[str, float]:
+    """Mean and standard deviation of the L2 norms of all image and audio rows, under the specification's names: emb_norm_mean,
+    emb_norm_std and, where the head is not tied, head_norm_mean, head_norm_std.
+    """
+    start = model.space.new_start
+    segments = [one for one in model.space.ranges.values() if one.name.startswith(("IMAGE", "AUDIO"))]
+    out = {}
+    for which, rows in _matrices(model).items():
+        norms = torch.cat([rows[one.start - start : one.stop - start].float().norm(dim=1) for one in segments])
+        name = {"embed": "emb", "head": "head"}[which]
+        out[f"{name}_norm_mean"], out[f"{name}_norm_std"] = norms.mean().item(), norms.std(correction=0).item()
+    return out
+
+
+def _matrices(model: MultimodalLM) -> dict[str, torch.Tensor]:
+    """The new rows of the embedding and, where it is not tied, of the head: [new ids, H] each."""
+    _, head = model.head()
+    return {"embed": model.embedding.rows} if model.tied else {"embed": model.embedding.rows, "head": head}

@@ -141,7 +141,8 @@ def ramp_end(loader: Loader) -> int:
 def warmup(ctx: StageContext) -> None:
     """Trains the new rows on reading: checkpoint/ (an adapter), metrics.jsonl, draws.jsonl."""
     ready = prepare_warmup(ctx)
-    with contextlib.closing(_Report(ctx, ready.settings.steps)) as report:
+    with contextlib.closing(_Report(ctx, ready)) as report:
+        report.announce()
         hooks = Hooks(on_log=report.on_log, on_pace=report.on_pace, on_resume=report.on_resume)
         outcome = run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks)
     if outcome.stopped:
@@ -195,7 +196,9 @@ def _mind(ctx: StageContext, world: int) -> None:
 
 
 def _run(ctx: StageContext, ready: Prepared, exam: _Exam, ranks: Ranks) -> Outcome:
-    with contextlib.closing(_Report(ctx, ready.settings.steps)) as report:
+    with contextlib.closing(_Report(ctx, ready)) as report:
+        if ranks.lead:
+            report.announce()
         hooks = Hooks(
             on_log=report.on_log,
             on_pace=report.on_pace,
@@ -261,9 +264,15 @@ def _sources(
 class _Report:
     """What a run tells while it trains: the bar, lines in the log, speed for the receipt and for TensorBoard."""
 
-    def __init__(self, ctx: StageContext, steps: int):
-        self.ctx, self.steps, self.pace = ctx, steps, {}
+    def __init__(self, ctx: StageContext, ready: Prepared):
+        self.ctx, self.steps, self.pace = ctx, ready.settings.steps, {}
+        self.trains = trained_parameters(ready.model)
         self.board: Board | None = None
+
+    def announce(self) -> None:
+        """Print what trains, before the first step."""
+        self.ctx.progress(0, self.steps, self.trains)
+        self.ctx.log(self.trains)
 
     def on_resume(self, step: int) -> None:
         self._open(step)
@@ -299,6 +308,17 @@ class _Report:
         """Of a run that ended, however it did."""
         if self.board is not None:
             self.board.close()
+
+
+def trained_parameters(model: MultimodalLM) -> str:
+    """The number of trainable parameters, in all and by learning-rate group: "trains 2,113,536 parameters: 1,998,848 lora, ..."."""
+    counts: dict[str, int] = {}
+    for name, parameter in model.adapter_parameters().items():
+        if parameter.requires_grad:
+            group = model.group_of(name)
+            counts[group] = counts.get(group, 0) + parameter.numel()
+    parts = ", ".join(f"{count:,} {group}" for group, count in counts.items())
+    return f"trains {sum(counts.values()):,} parameters: {parts}"
 
 
 def _speed(pace: dict[str, Any]) -> str:
