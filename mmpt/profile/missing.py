@@ -1,4 +1,4 @@
-"""What a profile points at that is not on this machine: data sets, weights, texts."""
+"""What a profile needs that is not on this machine: data sets, weights, texts, optional packages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.profile.load import PACKAGED, Profile, input_owners
+from mmpt.profile.packages import missing_packages
 from mmpt.store.errors import UserError
 
 WEIGHTS = {
@@ -39,19 +40,28 @@ class Missing:
         return f"{self.key}: {self.path} is not there ({self.what})"
 
 
+@dataclass(frozen=True)
+class MissingPackage(Missing):
+    """path: the package's name. what: why it is needed and how to install it."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: package {self.path} is not installed ({self.what})"
+
+
 def missing(profile: Profile, keys: Container[str] | None = None) -> list[Missing]:
-    """Every file and folder that the profile names and this machine does not have.
+    """Every file, folder and optional package that the profile needs and this machine does not have.
 
     A hub id counts as there: whoever loads it says whether it can be had.
 
     Args:
         keys: of the profile, as stages declare them in `external` ("corpus.sources", "base.path"); None: all.
     """
-    return [
-        Missing(key, path, what)
-        for group, key, path, what in _named(profile)
-        if (keys is None or group in keys) and not _there(path)
-    ]
+    def asked(group: str) -> bool:
+        return keys is None or group in keys or group == "launcher"
+
+    files = [Missing(key, path, what) for group, key, path, what in _named(profile) if asked(group) and not _there(path)]
+    packages = [MissingPackage(key, name, why) for group, key, name, why in missing_packages(profile.data) if asked(group)]
+    return [*files, *packages]
 
 
 def require_present(profile: Profile, keys: Container[str] | None = None) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mmpt.codecs import encodec_weights, llamagen, seed
-from mmpt.profile import load_profile
+from mmpt.profile import load_profile, packages
 from mmpt.profile.missing import WEIGHTS, missing, require_present
 from mmpt.store.errors import UserError
 
@@ -108,3 +108,26 @@ def test_packaged_profiles_state_the_specifications_numbers(home):
         assert data["runtime"]["dtype"] == "bfloat16" and data["train"]["clip"] > 0, name
         assert data["golden"] == {"per_task": 64, "ablation": 256} and data["generate"]["temperature"] == 0, name
         assert data["base"]["kind"] == "pretrained" and "replay_file" in data["text"], name
+
+
+@pytest.mark.parametrize(
+    ("more", "package", "key"),
+    [
+        ("codecs: {image: {name: seed, path: ./w}}", "diffusers", "codecs.image.name"),
+        ("codecs: {audio: {name: encodec, path: ./e.th, clip_seconds: 1}}", "encodec", "codecs.audio.path"),
+        ("base: {kind: pretrained, path: ., gguf_file: x.gguf}", "gguf", "base.gguf_file"),
+        ("launcher: {kind: local, stages: {shards: {kind: ray, processes: 2}}}", "ray", "launcher.stages.shards.kind"),
+        ("launcher: {kind: slurm, slurm: {time: 60}}", "submitit", "launcher.kind"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_missing_before_anything_runs(tmp_path, monkeypatch, more, package, key):
+    (tmp_path / "run.yaml").write_text(f"extends: smoke\nname: x\n{more}\n")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "e.th").touch()
+    installed = {"diffusers", "encodec", "gguf", "ray", "submitit"}
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: object() if name in installed else None)
+    profile = load_profile(str(tmp_path / "run.yaml"))
+    assert missing(profile) == []
+    installed.remove(package)
+    (lost,) = missing(profile)
+    assert str(lost).startswith(f"{key}: package {package} is not installed") and "pip install" in str(lost)

@@ -1,0 +1,42 @@
+"""Optional packages that a profile needs, so that `doit plan` reports them before the first stage and not after hours."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+INSTALL = {
+    "diffusers": 'pip install "mmpt[diffusers]"',
+    "encodec": "pip install --no-deps encodec && pip install einops",
+    "gguf": 'pip install "mmpt[gguf]"',
+    "ray": 'pip install "mmpt[ray]"',
+    "submitit": 'pip install "mmpt[slurm]"',
+}
+"""Package -> how to install it. encodec without its dependencies: torchaudio's wheel cannot load beside a CPU build of torch."""
+
+
+def missing_packages(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """(external key, profile key, package, why it is needed) of each package that is needed and not installed.
+
+    The external key is the one of the stages that use the package, as they declare it in `external`; "launcher" for all.
+    """
+    for group, key, package, why in _needed(data):
+        if importlib.util.find_spec(package) is None:
+            yield group, key, package, f"{why}: {INSTALL[package]}"
+
+
+def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    audio, image = (data.get("codecs", {}).get(name) or {} for name in ("audio", "image"))
+    if image.get("name") == "seed":
+        yield "codecs.image.path", "codecs.image.name", "diffusers", "codec seed paints its pictures with it"
+    if audio.get("name") == "encodec" and Path(audio.get("path", "")).suffix == ".th":
+        yield "codecs.audio.path", "codecs.audio.path", "encodec", "official .th files are read with it"
+    if "gguf_file" in data.get("base", {}):
+        yield "base.path", "base.gguf_file", "gguf", "the base is a GGUF file"
+    launcher = data.get("launcher", {})
+    for place, level in (("launcher", launcher), *((f"launcher.stages.{k}", v) for k, v in launcher.get("stages", {}).items())):
+        package = {"ray": "ray", "slurm": "submitit"}.get(level.get("kind", ""))
+        if package:
+            yield "launcher", f"{place}.kind", package, f"the launcher {level['kind']} runs on it"
