@@ -221,7 +221,8 @@ def test_a_stage_killed_in_the_middle_publishes_the_same_bytes(pipeline):
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     lines = []
     assert tree(pipeline.run("train", "again", on_log=lines.append)) == tree(pipeline.root / "train")
-    assert lines[0] == "resumed from the checkpoint of step 8" and lines[1].startswith("step 9/")
+    assert lines[0].startswith("trains 1,536 parameters: 256 lora")
+    assert lines[1] == "resumed from the checkpoint of step 8" and lines[2].startswith("step 9/")
 
 
 def test_a_diverging_run_stops_and_still_leaves_its_evidence(pipeline):
