@@ -12,6 +12,7 @@ import mmpt
 from mmpt.build.commandline import OurCommand, Parser
 from mmpt.build.completion import SHELLS, script
 from mmpt.build.declaration import Stage
+from mmpt.build.help_pages import gate_lines, key_lines
 from mmpt.build.project import Project
 from mmpt.build.tasks import policy_of
 from mmpt.gating.baselines import baseline_checks
@@ -61,9 +62,9 @@ def _parser_of(command: type[OurCommand]) -> Parser:
 
 class Help(OurCommand):
     name = "help"
-    doc_purpose = "this page; a command's options; what a stage reads, needs and measures"
-    words_doc = "[COMMAND | STAGE]"
-    takes = (0, 1)
+    doc_purpose = "this page; a command's options; a stage; a gate and its checks; the keys of a profile"
+    words_doc = "[COMMAND | STAGE | GATE | profile [KEY]]"
+    takes = (0, 2)
 
     def __init__(self, cmds: Any = None, **kwargs: Any):
         super().__init__(cmds=cmds, **kwargs)
@@ -71,15 +72,23 @@ class Help(OurCommand):
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         commands = self._plugins.to_dict()
+        gates = policy_of(project).gates
         if not words:
             lines = overview(commands)
+        elif words[0] == "profile":
+            lines = key_lines(words[1] if len(words) > 1 else None, project.stages)
+        elif len(words) > 1:
+            raise UserError("too many words", where="doit help", found=" ".join(words), expected="one, or profile KEY")
+        elif words[0].upper() in gates:
+            lines = gate_lines(policy_of(project), words[0].upper())
         elif words[0] in commands:
             lines = _parser_of(commands[words[0]]).format_help().rstrip().splitlines()
         elif words[0] in project.names:
             lines = _stage_lines(project.names[words[0]])
         else:
-            fix = nearest(words[0], [*commands, *project.names])
-            raise UserError("no such command or stage", found=words[0], fix=fix)
+            ours = [name for name, one in commands.items() if not issubclass(one, Refused)]
+            fix = nearest(words[0], [*ours, *project.names, *gates])
+            raise UserError("no such command, stage or gate", found=words[0], fix=fix)
         self.say(*lines)
         self.result = {"text": "\n".join(lines)}
         return EXIT_GO

@@ -228,7 +228,7 @@ def test_help_names_every_command_and_each_explains_itself(_built):
     [
         (["gtes"], "no such command or stage; found gtes; did you mean 'gates'?"),
         (["slow", "plan"], "a command where a stage belongs; found plan; try `doit plan`"),
-        (["help", "slwo"], "no such command or stage; found slwo; did you mean 'slow'?"),
+        (["help", "slwo"], "no such command, stage or gate; found slwo; did you mean 'slow'?"),
         (["accept", "S3"], "arguments are required: --reason"),
         (["accept", "S3", "--reason", "short"], "not a reason; found 'short'"),
         (["accept", "S9", *ANSWERS], "no such gate; found S9"),
