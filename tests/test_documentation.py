@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parents[1]
-PAGES = sorted(path for path in [*TOP.glob("*.md"), *TOP.glob("mmpt/**/*.md"), *TOP.glob("gates/*.md")] if path.name != "CHANGELOG.md")
+PAGES = sorted(
+    path
+    for path in [*TOP.glob("*.md"), *TOP.glob("mmpt/**/*.md"), *TOP.glob("gates/*.md")]
+    if path.name != "CHANGELOG.md"
+)
 DOIT = set(tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["doit"]["plugins"]["command"])
 REFUSED = {"clean", "dumpdb", "forget", "ignore", "info", "reset-dep", "strace", "tabcompletion"}
 
@@ -46,7 +50,9 @@ def test_the_readme_is_short():
     assert (TOP / "README.md").stat().st_size <= 10 * 1024
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name == "README.md"], ids=lambda page: str(page.relative_to(TOP)))
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name == "README.md"], ids=lambda page: str(page.relative_to(TOP))
+)
 def test_a_page_of_a_package_is_at_most_12_kb(page):
     assert page.stat().st_size <= 12 * 1024
 
@@ -74,7 +80,7 @@ def test_named_files_exist(page):
 @every_page
 def test_named_commands_exist(page):
     named = set(re.findall(r"`doit ([a-z][a-z-]+)(?![\w=/.-])", page.read_text()))
-    from mmpt.build.stages import STAGES  # noqa: PLC0415 - the table of stages, without torch
+    from mmpt.build.stages import STAGES
 
     assert sorted(named - DOIT - {stage.name for stage in STAGES}) == []
 

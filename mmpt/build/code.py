@@ -22,7 +22,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.scan import Stamp, stamp_of
 from mmpt.store.stat_cache import RACY_NS, read_cache, write_cache
 
-NOT_CODE = ("mmpt/profile/packaged",)  # profiles reach a stage through its slice
+NOT_CODE = ("mmpt/profile/packaged", "mmpt/_shared")  # profiles reach a stage through its slice; links to files beside the package
 C_COMMENT = re.compile(r'("(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
 

@@ -230,7 +230,7 @@ def load(profile: str) -> Project:
         UserError: no dodo.py here, or a bad profile.
     """
     if not os.path.exists("dodo.py"):
-        raise UserError("no dodo.py in this folder", found=os.getcwd(), fix="run doit in the clone")
+        raise UserError("no dodo.py in this folder", found=os.getcwd(), fix="run doit in the clone, or start a project here with `mmpt init`")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module("dodo").project(profile)

@@ -37,8 +37,16 @@ def gate_lines(policy: Policy, gate_id: str) -> list[str]:
         remedy = check.remedy
         for name, value in (("run", f"artifacts/{policy.profile}"), ("stage", gate.stage), ("gate", gate.id)):
             remedy = remedy.replace("{" + name + "}", value)
-        head += ["", f"  {check.id} ({', '.join([check.severity, *notes])}): {check.message}", *_check_lines(check, remedy)]
-    return [*head, "", f"doit gates: the present verdict; waive: doit waive {gate_id} --check ID --reason .. --owner .. --expires .."]
+        head += [
+            "",
+            f"  {check.id} ({', '.join([check.severity, *notes])}): {check.message}",
+            *_check_lines(check, remedy),
+        ]
+    return [
+        *head,
+        "",
+        f"doit gates: the present verdict; waive: doit waive {gate_id} --check ID --reason .. --owner .. --expires ..",
+    ]
 
 
 def _check_lines(check: Check, remedy: str) -> list[str]:

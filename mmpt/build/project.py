@@ -15,6 +15,7 @@ from mmpt.build.declaration import Stage, by_name
 from mmpt.build.plugins import folders as plugin_folders
 from mmpt.profile import Profile
 from mmpt.store.errors import UserError
+from mmpt.store.resources import shared
 from mmpt.store.schema import nearest
 from mmpt.store.stat_cache import StatCache
 
@@ -26,7 +27,7 @@ class Project:
     Args:
         stages: the table, inputs before users.
         profile: what to build.
-        repo: the clone: dodo.py, gates/ and csrc/ lie there.
+        repo: the project folder: dodo.py, gates/ and artifacts/ lie there; the clone is one.
         packages: names of the packages whose source counts as code.
     """
 
@@ -69,7 +70,7 @@ class Project:
         """The source as it is now."""
         folders = {name: _folder(name) for name in self.packages}
         plugins = plugin_folders(self.profile.data.get("codecs", {}))
-        return CodeIndex(folders, self.repo / "csrc", self.state / "code.json", plugins)
+        return CodeIndex(folders, shared("csrc"), self.state / "code.json", plugins)
 
     def stage(self, name: str) -> Stage:
         """The stage called ``name``.

@@ -19,9 +19,10 @@ from mmpt.gating.waivers import Waiver, load_waivers
 from mmpt.gating.yaml_file import read_yaml
 from mmpt.store.canonical import digest_json
 from mmpt.store.errors import UserError
+from mmpt.store.resources import shared
 from mmpt.store.schema import nearest, validate
 
-GATES_FOLDER = Path(__file__).resolve().parents[2] / "gates"
+GATES_FOLDER = shared("gates")
 OVERRIDABLE = ("threshold", "warn_threshold", "min_n", "severity")
 RESTORE = "restore it, e.g. `git checkout gates/`"
 

@@ -27,9 +27,10 @@ import torch
 
 from mmpt.store import programs
 from mmpt.store.errors import UserError
+from mmpt.store.resources import shared
 
 MODULE = "mmpt_kernels"
-SOURCES = Path(__file__).resolve().parents[2] / "csrc"
+SOURCES = shared("csrc")
 FLAGS = ("-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi")
 CUDA_FLAGS = ("-O3", "-lineinfo")
 REMEDY = "install g++ 11 or newer and ninja (pip install ninja), or choose `ops.backend: reference` in the profile"

@@ -72,7 +72,14 @@ def _schema() -> Mapping[str, Any]:
     return json.loads((SCHEMAS / "profile.schema.json").read_text(encoding="utf-8"))
 
 
-WHOLE = {"mixture.weights", "train.loss.task_weights", "launcher.slurm", "launcher.stages", "inputs.jsonl", "inputs.stage4"}
+WHOLE = {
+    "mixture.weights",
+    "train.loss.task_weights",
+    "launcher.slurm",
+    "launcher.stages",
+    "inputs.jsonl",
+    "inputs.stage4",
+}
 """Sections that keys.yaml describes in one entry."""
 
 
@@ -102,14 +109,22 @@ def _in_words(node: Mapping[str, Any]) -> str:
     if "enum" in node:
         return "one of " + ", ".join(map(str, node["enum"]))
     kinds = node.get("type", "any")
-    words = " or ".join(kinds) if isinstance(kinds, list) else {"object": "section", "array": "list", "string": "text"}.get(kinds, kinds)
+    words = (
+        " or ".join(kinds)
+        if isinstance(kinds, list)
+        else {"object": "section", "array": "list", "string": "text"}.get(kinds, kinds)
+    )
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
     return " ".join([words, *(f"{sign} {node[limit]}" for limit, sign in signs.items() if limit in node)])
 
 
 def page() -> str:
     """KEYS.md: one table row for each key."""
-    lines = ["# Keys of a profile", "", "Drawn by `python -m mmpt.profile.keys`; `doit help profile KEY` prints one of them with the stages"]
+    lines = [
+        "# Keys of a profile",
+        "",
+        "Drawn by `python -m mmpt.profile.keys`; `doit help profile KEY` prints one of them with the stages",
+    ]
     lines += ["that read it. A value in the packaged profiles is shown by `doit profile`.", ""]
     lines += ["| key | type | unit | default | meaning |", "|---|---|---|---|---|"]
     cells = ((f"`{key.name}`", key.type, key.unit, key.default, key.means) for key in keys().values())

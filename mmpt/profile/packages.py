@@ -1,4 +1,4 @@
-"""Optional packages that a profile needs, so that `doit plan` reports them before the first stage and not after hours."""
+"""Optional packages that a profile needs, so that `doit plan` reports them before the first stage."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ INSTALL = {
     "ray": 'pip install "mmpt[ray]"',
     "submitit": 'pip install "mmpt[slurm]"',
 }
-"""Package -> how to install it. encodec without its dependencies: torchaudio's wheel cannot load beside a CPU build of torch."""
+"""Package -> how to install it. encodec comes without torchaudio, which cannot load beside a CPU build of torch."""
 
 
 def missing_packages(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """(external key, profile key, package, why it is needed) of each package that is needed and not installed.
 
-    The external key is the one of the stages that use the package, as they declare it in `external`; "launcher" for all.
+    The external key is the one that the stages using the package declare in `external`; "launcher" for all.
     """
     for group, key, package, why in _needed(data):
         if importlib.util.find_spec(package) is None:
@@ -36,7 +36,10 @@ def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     if "gguf_file" in data.get("base", {}):
         yield "base.path", "base.gguf_file", "gguf", "the base is a GGUF file"
     launcher = data.get("launcher", {})
-    for place, level in (("launcher", launcher), *((f"launcher.stages.{k}", v) for k, v in launcher.get("stages", {}).items())):
+    for place, level in (
+        ("launcher", launcher),
+        *((f"launcher.stages.{k}", v) for k, v in launcher.get("stages", {}).items()),
+    ):
         package = {"ray": "ray", "slurm": "submitit"}.get(level.get("kind", ""))
         if package:
             yield "launcher", f"{place}.kind", package, f"the launcher {level['kind']} runs on it"

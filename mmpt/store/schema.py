@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
+from mmpt.store.resources import shared
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
     from jsonschema_rs import Draft202012Validator as Compiled
 
-SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
+SCHEMAS = shared("schemas")
 SHOWN = 20  # errors printed of one failure; the rest is counted
 MOST = 1000  # errors looked for in a .jsonl file: wording those of a million bad lines would take minutes
 

@@ -111,8 +111,8 @@ def row_norms(model: MultimodalLM) -> dict[str, float]:
 
 @torch.no_grad()
 def modality_norms(model: MultimodalLM) -> dict[str, float]:
-    """Mean and standard deviation of the L2 norms of all image and audio rows, under the specification's names: emb_norm_mean,
-    emb_norm_std and, where the head is not tied, head_norm_mean, head_norm_std.
+    """Mean and standard deviation of the L2 norms of all image and audio rows, under the specification's names:
+    emb_norm_mean, emb_norm_std and, where the head is not tied, head_norm_mean, head_norm_std.
     """
     start = model.space.new_start
     segments = [one for one in model.space.ranges.values() if one.name.startswith(("IMAGE", "AUDIO"))]

@@ -42,6 +42,10 @@ def test_each_value_names_the_file_that_states_it(tmp_path):
     (tmp_path / "mine.yaml").write_text("extends: parent.yaml\nname: mine\ntrain: {clip: 0.5}\n")
     profile = load_profile(str(tmp_path / "mine.yaml"))
     found = origins(profile.path, profile.data)
-    assert (found["train.clip"], found["train.steps"], found["train.row_len"]) == ("mine.yaml", "parent.yaml", "smoke.yaml")
+    assert (found["train.clip"], found["train.steps"], found["train.row_len"]) == (
+        "mine.yaml",
+        "parent.yaml",
+        "smoke.yaml",
+    )
     lines = profile_lines(profile, load_policy(profile=profile.data))
     assert any(line.startswith("  clip: 0.5 ") and line.endswith("# mine.yaml") for line in lines)
