@@ -21,13 +21,14 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Any, NoReturn
 
 from doit.cmd_base import Command
 
 from mmpt.build.project import Project
 from mmpt.build.tasks import DEFAULT_PROFILE
-from mmpt.launch.setting import disk_full
+from mmpt.launch.setting import disk_full, process_environment
 from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, MAY_NOT_WRITE, UserError
 from mmpt.store.lock import exclusive
 from mmpt.store.schema import nearest
@@ -234,6 +235,15 @@ def load(profile: str) -> Project:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module("dodo").project(profile)
+
+
+def computing(project: Project, module: str) -> ModuleType:
+    """Import a module that computes, with the environment of the profile's stages: the same codes and outputs.
+
+    Numerical libraries read their thread counts when they are imported, and no command imports them before.
+    """
+    os.environ.update(process_environment(project.runtime("threads")))
+    return importlib.import_module(module)
 
 
 def guarded(action: Callable[[], int]) -> tuple[int, Problem | None]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib
 import shutil
 import sys
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from doit.cmd_run import Run as DoitRun
 
-from mmpt.build.commandline import OurCommand, Parser, held
+from mmpt.build.commandline import OurCommand, Parser, computing, held
 from mmpt.build.conclusion import conclude, stale_measurements
 from mmpt.build.declaration import Stage
 from mmpt.build.display import NAME_WIDTH
@@ -325,7 +324,7 @@ class Sample(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        run = importlib.import_module("mmpt.evaluate.commands").sample
+        run = computing(project, "mmpt.evaluate.commands").sample
         code, printed = self.told(lambda: run(project.root, project.profile, options))
         self.result = {"task": options.task, "output": printed.strip()}
         return code
@@ -345,7 +344,7 @@ class Evaluate(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        run = importlib.import_module("mmpt.evaluate.commands").evaluate
+        run = computing(project, "mmpt.evaluate.commands").evaluate
         code, printed = self.told(lambda: run(project.root, project.profile, options))
         *table, out = printed.rstrip().splitlines()
         self.result = {"out": out, "table": table, "ablation": read_json(Path(out) / "prompt_ablation.json")}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpt.build.commandline import OurCommand, Parser, above_zero, held, whole_number
+from mmpt.build.commandline import OurCommand, Parser, above_zero, computing, held, whole_number
 from mmpt.build.conclusion import Conclusion, look
 from mmpt.build.fit_lines import fit_lines
 from mmpt.build.model_card import card
@@ -76,7 +75,7 @@ def write_export(
     staging = target.absolute().with_name(f".{target.absolute().name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        written = importlib.import_module("mmpt.evaluate.exporting").export(
+        written = computing(project, "mmpt.evaluate.exporting").export(
             project.root, project.profile, staging, dtype
         )
         atomic_write(staging / "README.md", card(project, verdicts, written).encode())
@@ -107,7 +106,7 @@ class Fit(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        fit = importlib.import_module("mmpt.train.fit")
+        fit = computing(project, "mmpt.train.fit")
         device = fit.device_of(project.profile, options.gpu, options.memory_gib, options.tflops, options.gpus)
         self.result = fit.fit(project.root, project.profile, device, options.measure)
         self.say(*fit_lines(self.result))

@@ -33,7 +33,10 @@ STEP = (
     "train.loss",
     "train.log_every",
 )
-WARMUP = ("warmup", "lora", "mixture.weights", "mixture.prompt_dropout", "examples.max_seq_len", *STEP)
+WARMUP = (
+    *("warmup", "lora", "mixture.weights", "mixture.text_replay", "mixture.prompt_dropout", "examples.max_seq_len"),
+    *STEP,
+)
 TRAIN = ("train", "lora", "mixture", "examples.max_seq_len")
 DATA = ("corpus", "manifest", "split", "codecs", "token_space", "shards")
 MEASURED = ("trend", "generate", "ablation", "text_regression", "read_regression", "resume_check", "scores")
@@ -167,7 +170,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "warmup",
-        "new rows only, read tasks only",
+        "new rows, on the read tasks",
         "mmpt.train.stages:warmup",
         inputs=("extension", "base", "examples", "shards", "token_space", "codecs"),
         slice=WARMUP,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mmpt.codecs.media import load_clip, load_image, summarise_audio
 from mmpt.evaluate import ablation as abl
@@ -21,6 +20,7 @@ from mmpt.evaluate.golden import EMIT, Decoder, Setting, generate_golden
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.sets import Codecs, ablation_sets, decode_audio, decode_image, golden_sets
 from mmpt.generate import generate
+from mmpt.launch.setting import set_up_torch
 from mmpt.model.adapter import WEIGHTS
 from mmpt.ops import adopt
 from mmpt.profile import Profile
@@ -267,7 +267,7 @@ def _table(rows: dict, report: dict[str, dict[str, Any]]) -> list[str]:
 
 def _workshop(root: Path, profile: Profile) -> Workshop:
     runtime = profile.data["runtime"]
-    torch.set_num_threads(runtime["threads"])
+    set_up_torch(runtime["threads"], profile.data["seed"])
     adopt(_data(root, "extension"))
     return Workshop.at(
         _data(root, "base"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mmpt.evaluate.sets import Codecs, golden_sets
+from mmpt.launch.setting import set_up_torch
 from mmpt.model.export import Lengths, export_model, probes_of
 from mmpt.profile import Profile
 from mmpt.store.canonical import read_json
@@ -26,7 +27,7 @@ def export(root: Path, profile: Profile, folder: Path, dtype: str | None) -> dic
         {"dtype", "base": base.json, "parity": {..}, "lengths": {..}, "token_space": digest, "step"} for the
         card.
     """
-    torch.set_num_threads(profile.data["runtime"]["threads"])
+    set_up_torch(profile.data["runtime"]["threads"], profile.data["seed"])
     dtype = dtype or profile.data["runtime"]["dtype"]
     space, codecs = load(_data(root, "token_space")), Codecs.open(_data(root, "codecs"))
     lengths = Lengths(

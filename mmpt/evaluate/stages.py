@@ -18,6 +18,7 @@ from mmpt.evaluate.golden import EMIT, Decoder
 from mmpt.evaluate.resume import check_resume
 from mmpt.evaluate.sets import Codecs, ablation_sets
 from mmpt.evaluate.trainable import check_trainable
+from mmpt.model.adapter import WEIGHTS
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.text_set import encode_lines
 from mmpt.store.canonical import write_json
@@ -26,6 +27,7 @@ from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
+from mmpt.store.tensors import load_tensors
 from mmpt.train.draws import DRAWS, draw_metrics
 
 READ = ("a2t", "i2t")
@@ -39,7 +41,11 @@ def warmup_check(ctx: StageContext) -> None:
     drawn = ctx.inputs["warmup"] / DRAWS
     if drawn.is_file():  # imported rows come without; the policy knows by the profile whether they may
         metrics += draw_metrics(drawn, ctx.inputs["split"] / "split.jsonl")
-    write_evidence(ctx.out, "W1", metrics, subject={"warmup": digest(ctx.inputs["warmup"] / "checkpoint")})
+    checkpoint = ctx.inputs["warmup"] / "checkpoint"
+    stored = load_tensors(checkpoint / WEIGHTS, "torch")
+    trained = any(bool(value.any()) for key, value in stored.items() if ".lora_B." in key)  # it starts at zero
+    notes = ["the warm-up trained LoRA with the new rows (warmup.lora)"] if trained else []
+    write_evidence(ctx.out, "W1", metrics, subject={"warmup": digest(checkpoint)}, notes=notes)
 
 
 def read_regression(ctx: StageContext) -> None:

@@ -1,7 +1,8 @@
 """Stages warmup and train. Profile keys they read:
 
 warmup   warmup (init: random; codec: rows start where the codec's code vectors lie; quiet: where text gives them no
-         probability), lora, mixture.weights, train.row_len,
+         probability. lora: peak rate at which LoRA is trained with the rows; without it, rows alone), lora,
+         mixture.weights, mixture.text_replay, train.row_len,
          train.layer_norm, train.micro_rows, train.activation_checkpointing, train.compile, the keys of `step_options`
 train    train, lora, mixture, examples.max_seq_len
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from mmpt.model.adapter import CONFIG, WEIGHTS
 from mmpt.model.checkpoints import STATE, step_folder
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.shards.example_set import ExampleSet
-from mmpt.shards.loader import Loader, make_loader
+from mmpt.shards.loader import Loader, Source, make_loader
 from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
 from mmpt.shards.text_set import TextSet
 from mmpt.store.canonical import write_json
@@ -60,21 +62,25 @@ class Prepared:
 
 
 def prepare_warmup(ctx: StageContext) -> Prepared:
-    """Base with fresh rows, only the rows trainable, read tasks only."""
+    """Base with fresh rows, read tasks only. Only the rows are trainable, unless `warmup.lora` gives LoRA a rate: then
+    the mixture's share of plain text keeps the text model in place.
+    """
     space, profile = load(ctx.inputs["token_space"]), ctx.profile
-    steps, lr = profile["warmup.steps"], profile["warmup.lr"]
+    steps, lr, lora = profile["warmup.steps"], profile["warmup.lr"], profile.get("warmup.lora")
     model = _model(ctx, space)
     init = profile.get("warmup.init", "random")
     if init == "codec":
         model.start_rows_from_codes(_code_vectors(ctx.inputs["codecs"], space), seed=ctx.seed)
     elif init == "quiet":
         model.start_rows_quietly(seed=ctx.seed)
-    model.train_rows_only()
+    if lora is None:
+        model.train_rows_only()
     weights = {task: profile["mixture.weights"].get(task, 0) for task in ("a2t", "i2t")}
+    replay = profile["mixture.text_replay"] if lora is not None else 0.0
     loader = make_loader(
-        _sources(ctx, space, weights),
+        _with_text(ctx, space, _sources(ctx, space, weights), replay),
         weights=_present(space, weights),
-        text_replay=0.0,
+        text_replay=replay,
         ramp=0.0,
         steps=max(steps, 1),
         tokens_per_step=profile["warmup.tokens_per_step"],
@@ -85,7 +91,7 @@ def prepare_warmup(ctx: StageContext) -> Prepared:
     )
     settings = TrainSettings(
         steps,
-        {"lora": lr, "embed": lr, "head": lr},
+        {"lora": lora or lr, "embed": lr, "head": lr},
         warmup_steps=min(profile["train.warmup_steps"], steps // 5),
         save_every=WARMUP_SAVE_EVERY,
         micro_rows=profile.get("train.micro_rows", 0),
@@ -101,15 +107,9 @@ def prepare_train(ctx: StageContext, *, layers_aside: bool = False) -> Prepared:
     model = _model(ctx, space, layers_aside)
     model.load_adapter(ctx.inputs["warmup"] / "checkpoint")
     weights, replay = dict(profile["mixture.weights"]), profile["mixture.text_replay"]
-    sources: dict[str, Any] = _sources(ctx, space, weights)
-    if replay > 0:
-        length = min(REPLAY_TOKENS, profile["train.row_len"])
-        sources["text"] = TextSet.open(
-            ctx.inputs["token_space"] / "text_train.txt", ctx.inputs["token_space"], space, length
-        )
     steps, ramp = profile["train.steps"], profile["mixture.ramp"]
     loader = make_loader(
-        sources,
+        _with_text(ctx, space, _sources(ctx, space, weights), replay),
         weights=_present(space, weights),
         text_replay=replay,
         ramp=ramp,
@@ -139,7 +139,9 @@ def ramp_end(loader: Loader) -> int:
 
 
 def warmup(ctx: StageContext) -> None:
-    """Trains the new rows on reading: checkpoint/ (an adapter), metrics.jsonl, draws.jsonl."""
+    """Trains the new rows on reading, and LoRA where `warmup.lora` says so: checkpoint/ (an adapter), metrics.jsonl,
+    draws.jsonl.
+    """
     ready = prepare_warmup(ctx)
     with contextlib.closing(_Report(ctx, ready)) as report:
         report.announce()
@@ -259,6 +261,17 @@ def _sources(
         task: ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], space, task, split)
         for task in wanted
     }
+
+
+def _with_text(
+    ctx: StageContext, space: TokenSpace, sources: Mapping[str, ExampleSet], replay: float
+) -> dict[str, Source]:
+    """The sources, with plain text beside them where it has a share."""
+    if replay <= 0:
+        return dict(sources)
+    length = min(REPLAY_TOKENS, ctx.profile["train.row_len"])
+    folder = ctx.inputs["token_space"]
+    return {**sources, "text": TextSet.open(folder / "text_train.txt", folder, space, length)}
 
 
 class _Report:

@@ -11,6 +11,7 @@ import pytest
 from tests.build.forked_doit import forked_doit
 
 from mmpt.store.canonical import read_json
+from mmpt.launch.setting import process_environment
 from mmpt.store.schema import violations
 
 ANSWERS = ["--owner", "ada", "--reason", "good enough to be held against"]
@@ -116,6 +117,8 @@ def test_a_command_that_prints_its_own_answer_is_heard(tiny, monkeypatch, capsys
 
     module = ModuleType("mmpt.evaluate.commands")
     module.sample = lambda root, profile, options: print("a red circle") or 0
+    for name in process_environment(1):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "mmpt.evaluate.commands", module)
     monkeypatch.setattr("mmpt.build.commandline.load", lambda name: Loaded)
     monkeypatch.setattr(sys, "argv", ["doit", "sample", "--task", "i2t", "--image", "x.png", "--json"])
@@ -123,12 +126,14 @@ def test_a_command_that_prints_its_own_answer_is_heard(tiny, monkeypatch, capsys
     body = json.loads(capsys.readouterr().out)
     assert list(violations(body, "commands")) == []
     assert body["result"] == {"task": "i2t", "output": "a red circle"}
+    assert process_environment(1).items() <= os.environ.items()  # it computes as a stage does
 
 
 class Loaded:
     """As much of a project as that command asks for."""
 
     root = Path("artifacts/smoke")
+    runtime = staticmethod({"threads": 1}.__getitem__)
 
     class profile:
         name = "smoke"

@@ -37,6 +37,20 @@ def test_held_out_pictures_keep_their_attributes_and_look_alike(codec, pictures)
     assert np.quantile(quality, 0.05) > codec.quality_floor + 6
 
 
+def test_the_nearest_centre_does_not_depend_on_how_the_product_is_rounded():
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(0, 255, (40, 432)).astype(np.float32)
+    twins = centres + rng.choice([0, 1 / 64], centres.shape).astype(np.float32)  # nearer than float32 sums can tell
+    both = np.concatenate([centres, twins])
+    points = both[rng.integers(len(both), size=300)]
+    exact = np.array([((both.astype(np.float64) - point) ** 2).sum(axis=1).argmin() for point in points])
+    for rows in (1, 3, 300):  # BLAS adds in another order for another shape, as for another number of threads
+        found = np.concatenate([nearest(points[i : i + rows], both) for i in range(0, 300, rows)])
+        assert (found == exact).all()
+    plain = np.argmin(0.5 * (both**2).sum(axis=1) - points @ both.T, axis=1)
+    assert (plain != exact).any()
+
+
 def test_codes_do_not_depend_on_the_batch(codec, pictures):
     media = [item.medium for item in pictures["held_out"][:6]]
     together, alone = codec.encode(media), [codec.encode([one])[0] for one in media]

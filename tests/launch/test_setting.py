@@ -30,6 +30,10 @@ def test_what_stages_are_forked_from_does_not_start_cuda():
     assert done.returncode == 0, done.stderr[-500:]
 
 
+def test_a_thread_that_waits_for_another_sleeps():
+    assert process_environment(2)["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 @pytest.fixture
 def context(tmp_path):
     slice_ = SliceView({}, (), "t")

@@ -13,7 +13,7 @@ from mmpt.model.stages import base
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
-from mmpt.store.tensors import read_meta
+from mmpt.store.tensors import load_tensors, read_meta
 from mmpt.train import stages as train_stages
 from mmpt.train.stages import train, warmup
 from tests.gating.gate_evidence import failing, judged
@@ -125,6 +125,21 @@ def test_warm_up_leaves_an_adapter_of_this_token_space(pipeline):
     validate_file(folder / "metrics.jsonl", "metric_row")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 3 and rows[-1]["supervised_t2a"] == 0 and rows[-1]["supervised_a2t"] > 0
+
+
+def lora_of(folder):
+    return [value for key, value in load_tensors(folder / "checkpoint" / WEIGHTS).items() if ".lora_B." in key]
+
+
+def test_warm_up_trains_lora_and_replays_text_where_the_profile_gives_it_a_rate(pipeline):
+    rows_only, said = lora_of(pipeline.root / "warmup"), []
+    assert rows_only and not any(value.any() for value in rows_only)
+    more = {"warmup": {**LEARNING["warmup"], "lora": 1e-2}}
+    folder = pipeline.run("warmup", "warmup_lora", more, on_log=said.append)
+    assert all(value.any() for value in lora_of(folder))
+    assert " lora" in said[0]
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["supervised_text"] > 0 and last["supervised_t2i"] == 0
 
 
 def test_train_publishes_checkpoints_metrics_and_evidence(pipeline):
