@@ -90,6 +90,14 @@ class Parser(argparse.ArgumentParser):
         return options, positional, profile
 
 
+def user_path(text: str) -> str:
+    """A path as typed, with ~ as the home folder: in --to=~/out no shell puts it in. For add_argument(type=..)."""
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise argparse.ArgumentTypeError(f"{text}: no such home folder; to mean a folder of this name, type ./{text}")
+    return path
+
+
 def whole_number(text: str) -> int:
     """Type of an option that counts: from 1 up."""
     number = int(text) if text.isdecimal() else 0

@@ -14,7 +14,7 @@ from typing import Any
 
 from doit.cmd_run import Run as DoitRun
 
-from mmpt.build.commandline import OurCommand, Parser, computing, held
+from mmpt.build.commandline import OurCommand, Parser, computing, held, user_path
 from mmpt.build.conclusion import conclude, stale_measurements
 from mmpt.build.declaration import Stage
 from mmpt.build.display import NAME_WIDTH
@@ -312,10 +312,10 @@ class Sample(OurCommand):
         parser = super().parser()
         parser.add_argument("--task", required=True, choices=("t2a", "t2i", "a2t", "i2t"))
         parser.add_argument("--prompt", help="text to make a sound or a picture of")
-        parser.add_argument("--audio", help="sound to describe")
-        parser.add_argument("--image", help="picture to describe")
-        parser.add_argument("--out", help="file to write: .wav or .png")
-        parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a checkpoint's folder")
+        parser.add_argument("--audio", type=user_path, help="sound to describe")
+        parser.add_argument("--image", type=user_path, help="picture to describe")
+        parser.add_argument("--out", type=user_path, help="file to write: .wav or .png")
+        parser.add_argument("--checkpoint", type=user_path, default="final", help="step_<k>, final, or a checkpoint's folder")
         parser.add_argument("--temperature", type=float, help="default: the profile's")
         parser.add_argument("--top-k", type=int, help="default: the profile's")
         parser.add_argument("--top-p", type=float, help="default: the profile's")
@@ -336,10 +336,10 @@ class Evaluate(OurCommand):
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument("--checkpoint", default="final", help="step_<k>, final, or a checkpoint's folder")
+        parser.add_argument("--checkpoint", type=user_path, default="final", help="step_<k>, final, or a checkpoint's folder")
         parser.add_argument("--tasks", default="t2a,t2i", help="comma-separated; default %(default)s")
         parser.add_argument(
-            "--out", help="folder for the outputs; default artifacts/<profile>/evaluate/<checkpoint>"
+            "--out", type=user_path, help="folder for the outputs; default artifacts/<profile>/evaluate/<checkpoint>"
         )
         return parser
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpt.build.commandline import OurCommand, Parser, above_zero, computing, held, whole_number
+from mmpt.build.commandline import OurCommand, Parser, above_zero, computing, held, user_path, whole_number
 from mmpt.build.conclusion import Conclusion, look
 from mmpt.build.fit_lines import fit_lines
 from mmpt.build.model_card import card
@@ -26,7 +26,7 @@ class Export(OurCommand):
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument("--to", required=True, metavar="DIR", help="new or empty folder")
+        parser.add_argument("--to", type=user_path, required=True, metavar="DIR", help="new or empty folder")
         parser.add_argument(
             "--dtype", choices=("float32", "bfloat16"), help="of the merged weights; default: the run's"
         )

@@ -12,10 +12,12 @@ import datetime
 import itertools
 import json
 import multiprocessing
+import multiprocessing.util
 import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -39,6 +41,8 @@ from mmpt.profile import launcher_of
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 
+LONGEST_TMPDIR = 70  # bytes: the rest of a socket's path is for names that multiprocessing makes
+SHORT_TMPDIRS = ("/tmp", "/var/tmp", "/dev/shm")
 PRELOADED = ["torch", "transformers", "transformers.models.qwen3.modeling_qwen3", "peft"]
 LAST_LINES = 12  # of the log, shown when a stage breaks
 KEPT_LOGS = 4  # of earlier attempts at a stage, beside the log of the last one
@@ -361,9 +365,34 @@ def _kill_group(pid: int, signum: int = signal.SIGKILL) -> bool:
     return True
 
 
+def _short_socket_folder() -> None:
+    """Have multiprocessing put its sockets where their names fit: a Unix socket's path has 107 bytes at most.
+
+    TMPDIR on a cluster's scratch disk may be longer than that; stages keep it for everything else.
+    """
+    asked = tempfile.gettempdir()
+    if len(os.fsencode(asked)) <= LONGEST_TMPDIR:
+        return
+    short = next((one for one in SHORT_TMPDIRS if os.access(one, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise UserError(
+            "the folder for temporary files has too long a name for a socket",
+            where="TMPDIR",
+            found=asked,
+            expected=f"at most {LONGEST_TMPDIR} bytes",
+            fix="set TMPDIR to a shorter folder",
+        )
+    tempfile.tempdir = short
+    try:
+        multiprocessing.util.get_temp_dir()  # made once, and kept by multiprocessing
+    finally:
+        tempfile.tempdir = asked
+
+
 def warm_up(threads: int) -> None:
     """Let the process that torch stages are forked from import torch while stages without torch still run."""
     os.environ.update(process_environment(threads))
+    _short_socket_folder()
     multiprocessing.set_forkserver_preload(PRELOADED)
     with _no_main():
         forkserver.ensure_running()

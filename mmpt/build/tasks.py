@@ -28,7 +28,7 @@ from mmpt.build.project import Project
 from mmpt.build.staleness import Freshness, reasons, told
 from mmpt.gating import Policy, evaluate_gate, load_policy
 from mmpt.profile import PACKAGED, Profile, load_profile
-from mmpt.store.errors import EXIT_BROKE, EXIT_USAGE
+from mmpt.store.errors import EXIT_BROKE, EXIT_USAGE, UserError
 
 DEFAULT_PROFILE = "smoke"
 
@@ -82,7 +82,22 @@ def open_project(
     profile = read(name)
     table = table_for(stages, profile)
     check_table(table)
-    return Project(table, profile, repo, packages)
+    project = Project(table, profile, repo, packages)
+    _refuse_own_source(project)
+    return project
+
+
+def _refuse_own_source(project: Project) -> None:
+    """A source whose folder holds the artifacts would change while it is read, with every run again."""
+    for name, folder in project.profile.media_roots().items():
+        if project.root.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                "the source's folder holds the artifacts of this run",
+                where=f"{profile_file(project)}: corpus.sources.{name}.path",
+                found=folder,
+                expected="a folder that nothing but you writes to",
+                fix=f"move its captions and media into a folder of their own, as {folder / 'data'}",
+            )
 
 
 @functools.cache

@@ -22,6 +22,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 import torch
 
@@ -127,8 +128,7 @@ def import_module(path: Path) -> ModuleType:
 
 def compile_into(path: Path, build: Plan) -> None:
     """Builds a plan's module at `path`; one process builds, others wait for it and find it done."""
-    path.parent.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent.with_suffix(".lock"), "w") as lock:
+    with _lock_file(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return
@@ -139,6 +139,20 @@ def compile_into(path: Path, build: Plan) -> None:
             os.replace(built, path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_file(path: Path) -> TextIO:
+    """The open lock beside a module's folder, which is made. UserError: the cache may not be written."""
+    try:
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        return open(path.parent.with_suffix(".lock"), "w")
+    except OSError as error:
+        raise UserError(
+            "the folder of compiled modules cannot be written",
+            where=error.filename or path.parent.parent,
+            found=error.strerror,
+            fix="set MMPT_CACHE to a folder that can",
+        ) from None
 
 
 def _compile(folder: Path, build: Plan) -> Path:

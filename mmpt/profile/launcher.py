@@ -8,6 +8,7 @@ A stage below `stages` has the keys above for those that it leaves out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mmpt.store.launcher import Launcher
 
 SPREAD = ("shards", "train", "generate")  # the stages that can be spread
 BY_RAY = ("shards",)
+_TIME = re.compile(r"(?=\d+-|\d+:\d+:)(?:(?P<d>\d+)-)?(?P<h>\d+)(?::(?P<m>[0-5]?\d)(?::(?P<s>[0-5]?\d))?)?")
 ON_A_CPU = 2  # workers, where the profile names no number
 
 
@@ -31,7 +33,24 @@ def long_form(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _long(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"kind": value}
+    slurm = value.get("slurm") if isinstance(value, dict) else None
+    if isinstance(slurm, dict) and isinstance(slurm.get("time"), str):
+        return {**value, "slurm": {**slurm, "time": _minutes(slurm["time"])}}
+    return value
+
+
+def _minutes(time: str) -> int | str:
+    """sbatch's own forms with hours, 12:00:00 and 1-12 and 1-12:30:00, as minutes; another text is left to the schema.
+
+    sbatch reads 1:30 as a minute and a half, and people mean an hour and a half: it is not taken.
+    """
+    match = _TIME.fullmatch(time)
+    if match is None:
+        return time
+    days, hours, minutes, seconds = (int(part or 0) for part in match.group("d", "h", "m", "s"))
+    return (days * 24 + hours) * 60 + minutes + (seconds > 0)
 
 
 def check_launcher(data: Mapping[str, Any], path: Path) -> None:
@@ -63,8 +82,8 @@ def check_launcher(data: Mapping[str, Any], path: Path) -> None:
 
 def _check_slurm(keys: Mapping[str, Any], place: str, device: str) -> None:
     if "slurm" not in keys:
-        raise UserError("missing key 'slurm'", where=place, expected="at least its time, in minutes",
-                        fix="slurm: {time: 60, partition: ..}")
+        raise UserError("missing key 'slurm'", where=place, expected="at least its time",
+                        fix="slurm: {time: 12:00:00, partition: ..}")
     workers, nodes = processes(keys, device), keys["slurm"].get("nodes", 1)
     if workers == 0:
         raise UserError("how many workers", where=place,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmpt.profile.launcher import check_launcher, long_form
 from mmpt.profile.rules import check_numbers, check_rules
+from mmpt.profile.yaml_file import read_yaml
 from mmpt.store.canonical import digest_json
 from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest, validate
@@ -208,37 +206,8 @@ def _for_tasks(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "mixture": {**mixture, "weights": weights}}
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 2e-3 as a number (YAML 1.1 calls it a string) and refuses a key given twice."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9_]+(?:[eE][-+]?[0-9]+)?)$"),
-    list("-+0123456789."))
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
-    keys = [loader.construct_object(key, deep=deep) for key, _ in node.value]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if twice:
-        raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} given twice", node.start_mark)
-    return loader.construct_mapping(node, deep)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader: builds plain data only
-    except RecursionError:
-        raise UserError("not a profile", where=path, found="lists or mappings in one another, hundreds deep") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
-        said = str(getattr(error, "problem", None) or error)
-        raise UserError("not YAML", where=place, found=said.removeprefix("but ").removeprefix("found ")) from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise UserError("not a profile", where=path, found=type(data).__name__, expected="a mapping of keys")
     return data

@@ -1,4 +1,9 @@
-"""Writing that is whole or absent: temporary file, fsync, rename, fsync of the folder."""
+"""Writing that is whole or absent: temporary file, fsync, rename, fsync of the folder.
+
+File systems differ. CIFS and some FUSE systems cannot fsync a folder, NFS, CIFS and overlayfs cannot exchange two
+names, and overlayfs cannot rename a folder of a lower layer (an image that has artifacts in it). Each call says what it
+does then.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +17,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 MANY_FILES = 64
+UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY)
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux' renameat2
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames and new names inside ``folder`` durable."""
+    """Make renames and new names inside ``folder`` durable, where its file system can do that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync(descriptor: int) -> None:
+    """Wait until a file or folder is on the disk; a file system that has no such call is left to its own order."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 @contextlib.contextmanager
@@ -44,7 +59,7 @@ def atomic_stream(path: Path | str, *, durable: bool = True) -> Iterator[BinaryI
             yield stream
             stream.flush()
             if durable:
-                os.fsync(stream.fileno())
+                fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -68,16 +83,17 @@ def fsync_tree(folder: Path) -> None:
     if sum(len(files) for _, _, files in walked) > MANY_FILES and (sync := getattr(_libc(), "syncfs", None)):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            if sync(descriptor) != 0:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+            if sync(descriptor) == 0:
+                return
+            if (code := ctypes.get_errno()) not in UNSUPPORTED:
+                raise OSError(code, os.strerror(code), str(folder))
         finally:
             os.close(descriptor)
-        return
     for root, _, files in walked:
         for name in files:
             descriptor = os.open(os.path.join(root, name), os.O_RDONLY)
             try:
-                os.fsync(descriptor)
+                fsync(descriptor)
             finally:
                 os.close(descriptor)
         fsync_folder(Path(root))
@@ -87,7 +103,9 @@ def publish_folder(staging: Path, final: Path) -> None:
     """Move a finished ``staging`` folder to ``final`` (same file system), durable; what was at ``final`` goes away.
 
     On Linux the two change places in one step, so that there is always one or the other. Where the system cannot do
-    that, a crash between two renames leaves ``final`` absent, never half, and both folders in staging.
+    that, a crash between two renames leaves ``final`` absent, never half, and both folders in staging. Where even the
+    old folder cannot be renamed (overlayfs: EXDEV), it is deleted first, and a crash leaves the new one in staging,
+    complete: the next run adopts it.
     """
     fsync_tree(staging)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -100,10 +118,19 @@ def publish_folder(staging: Path, final: Path) -> None:
     if exchange(staging, final):
         doomed = staging
     else:
-        os.rename(final, doomed)
+        _put_away(final, doomed)
         os.rename(staging, final)
     fsync_folder(final.parent)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _put_away(final: Path, doomed: Path) -> None:
+    try:
+        os.rename(final, doomed)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.rmtree(final)
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -118,7 +145,8 @@ def exchange(one: Path, other: Path) -> bool:
     if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
         return True
     code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+    # EPERM: a container's seccomp filter that does not know the call. A plain rename fails where this one should.
+    if code in (*UNSUPPORTED, errno.EXDEV, errno.EPERM):
         return False
     raise OSError(code, os.strerror(code), str(one), None, str(other))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from mmpt.store.errors import MAY_NOT_WRITE, UserError
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 PATIENCE = 60.0  # seconds that ``in_turn`` waits at most
 
 
@@ -28,7 +30,7 @@ def exclusive(path: Path, holder: str) -> Iterator[None]:
     descriptor = _open(path)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         except BlockingIOError:
             raise UserError("another run holds this profile", where=path, found=_holder(path),
                             fix="wait for it, or stop that process") from None
@@ -57,7 +59,7 @@ def _hold(path: Path, seconds: float, how: int) -> int:
     descriptor, end = _open(path), time.monotonic() + seconds
     while True:
         try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            _flock(descriptor, how | fcntl.LOCK_NB, path)
             return descriptor
         except BlockingIOError:
             if time.monotonic() > end:
@@ -75,6 +77,17 @@ def in_turn(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _flock(descriptor: int, how: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise UserError("the file system has no file locks", where=path, found=error.strerror,
+                        expected="flock, which tells a second run of the first",
+                        fix="mount it with locks (Lustre: -o flock; NFS: lockd), or work in a clone on a local disk") from None
 
 
 def _open(path: Path) -> int:

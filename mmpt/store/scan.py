@@ -1,13 +1,20 @@
-"""Which files lie below a folder, and their stat: one pass of scandir."""
+"""Which files lie below a folder, and their stat: one pass of scandir.
+
+A source's folder is somebody's disk. What no record can use is left out: pipes, sockets and devices (to open one may
+hang), folders that may not be read, links in a circle, and names that are not UTF-8, which no table can spell.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from mmpt.store.errors import UserError
 
+MOST_LINKS = 40  # that Linux follows in one path
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG)
 Stamp = tuple[int, int, int, int]  # size, mtime in ns, ctime in ns, inode
 
 
@@ -20,10 +27,10 @@ def stamp_of(found: os.stat_result) -> Stamp:
 
 
 def scan(folder: Path | str) -> dict[str, Stamp]:
-    """Relative POSIX path -> stamp of every file below ``folder``. Links are followed, those to nothing left out.
+    """Relative POSIX path -> stamp of every regular file below ``folder``. Links are followed, those to nothing left out.
 
     Raises:
-        UserError: a link to a folder that it lies in.  FileNotFoundError: no such folder.
+        UserError: a link to a folder that it lies in.  FileNotFoundError, PermissionError: ``folder`` itself.
     """
     found: dict[str, Stamp] = {}
     folders = [(os.fspath(folder), "")]
@@ -32,19 +39,41 @@ def scan(folder: Path | str) -> dict[str, Stamp]:
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if entry.is_dir():
+                    if not (entry.name.isascii() or _is_utf8(entry.name)):
+                        continue
+                    if _is_folder(entry, prefix.count("/")):
                         folders.append((entry.path, f"{prefix}{entry.name}/"))
                     elif (stamp := _stamp(entry)) is not None:
                         found[prefix + entry.name] = stamp
         except OSError as error:
-            if error.errno != errno.ELOOP:
+            if error.errno == errno.ELOOP:
+                where = prefix[:80]
+                raise UserError("a link leads into the folder that holds it", where=folder, found=where) from None
+            if not prefix or error.errno not in UNREADABLE:
                 raise
-            raise UserError("a link leads into the folder that holds it", where=folder, found=prefix[:80]) from None
     return found
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_folder(entry: os.DirEntry[str], depth: int) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        if depth >= MOST_LINKS:
+            raise
+        return False  # a link to itself
 
 
 def _stamp(entry: os.DirEntry[str]) -> Stamp | None:
     try:
-        return stamp_of(entry.stat())
-    except FileNotFoundError:  # a link to nothing, or a file that went away just now
+        found = entry.stat()
+    except OSError:  # a link to nothing or to itself, or a file that went away just now
         return None
+    return stamp_of(found) if stat.S_ISREG(found.st_mode) else None

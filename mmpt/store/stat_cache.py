@@ -28,6 +28,7 @@ from mmpt.store.scan import Stamp, scan, stamp_of
 
 # A file whose ctime is not this far in the past when it is read is not remembered: an edit within the same tick of the
 # clock, or when a clock that was set back comes round to it again, would go unseen.
+UNREADABLE = sha256_bytes(b"may not be read")
 RACY_NS = 20_000_000
 
 
@@ -81,7 +82,7 @@ class StatCache:
         key, stamps = self._key(folder), scan(folder)
         known = self._listing(key)
         values = {
-            name: known[name][4] if _remembers(known.get(name), stamp) else sha256_file(os.path.join(folder, name))
+            name: known[name][4] if _remembers(known.get(name), stamp) else _content(os.path.join(folder, name))
             for name, stamp in stamps.items()
         }
         now = time.time_ns()
@@ -155,6 +156,14 @@ def write_cache(path: Path, known: dict[str, Any]) -> None:
 
 def _remembers(known: list | None, stamp: Stamp) -> bool:
     return known is not None and known[0] == stamp[0] and tuple(known[:4]) == stamp
+
+
+def _content(path: str) -> str:
+    """Digest of a file; of one that may not be read, that of no content: the medium's reader says what is wrong."""
+    try:
+        return sha256_file(path)
+    except PermissionError:
+        return UNREADABLE
 
 
 def _digest_stamps(stamps: dict[str, Stamp]) -> str:
