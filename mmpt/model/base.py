@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from mmpt.model.tiny import Pretraining, build_tiny, pretrain
 from mmpt.ops import linear_cross_entropy
 from mmpt.store.errors import UserError
+from mmpt.store.model_files import check_model_folder
 from mmpt.tokens.space import TokenSpace
 
 HELD_OUT_ROWS = 128  # rows of held-out text that base.json's own loss rests on
@@ -80,6 +80,7 @@ def copy_pretrained(folder: Path, source: str, gguf_file: str | None, dtype: tor
             expected="config.json and *.safetensors",
             fix=f"set base.gguf_file: {gguf[0]}" if gguf else "",
         )
+    check_model_folder(origin, "base.path")
     folder.mkdir(parents=True, exist_ok=True)
     for path in (
         origin / "config.json",
@@ -104,7 +105,7 @@ def unpack_gguf(folder: Path, origin: Path, name: str, dtype: torch.dtype) -> No
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(origin, gguf_file=name, dtype=dtype)
-    except (ImportError, ValueError, OSError, struct.error) as error:
+    except Exception as error:  # whatever gguf and transformers raise on a damaged file
         raise UserError(
             "cannot read this GGUF file",
             where=f"base.gguf_file: {name}",

@@ -1,7 +1,7 @@
 """The way out: a folder that plain transformers, PEFT and vLLM read without us.
 
     config.json, generation_config.json, model*.safetensors    base, new rows and LoRA in one
-    tokenizer.json, ...          the base's tokenizer, which also knows our ids by name
+    tokenizer.json, ...          the base's tokenizer, which also knows our ids by name; in a text they are text
     adapter/                     the same as a PEFT adapter, for whoever has the base
     token_space.json, .sha256    which id means what
     grammar.json, grammar_logits.py    a logits processor that keeps generation to the grammar
@@ -23,8 +23,8 @@ from torch import nn
 
 from mmpt.model.adapter import CONFIG, WEIGHTS, load_adapter
 from mmpt.model.multimodal import MultimodalLM
-from mmpt.store.canonical import write_json
-from mmpt.store.errors import UserError
+from mmpt.shards.tokenizer_file import add_names, open_tokenizer_file
+from mmpt.store.canonical import read_json, write_json
 from mmpt.store.tensors import read_meta
 from mmpt.tokens.formats import prompt
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace
@@ -162,40 +162,26 @@ def _compare(
     return Parity(worst, same / max(1, count), count)
 
 
-def token_names(space: TokenSpace) -> list[str]:
-    """A name for every new id, in order: <|text_start|>.. <|unused_12|>.. <|image_0|>.. <|audio_cb0_0|>.."""
-    named = {token: name for name, token in space.special_tokens.items()}
-    special = space.ranges["SPECIAL"]
-    names = [named.get(i, f"<|unused_{i - special.start}|>") for i in range(special.start, special.stop)]
-    for segment in space.ranges.values():
-        if segment.name not in ("TEXT", "SPECIAL"):
-            names += [f"<|{segment.name.lower()}_{code}|>" for code in range(segment.size)]
-    return names
-
-
 def save_tokenizer(source: Path, folder: Path, space: TokenSpace) -> None:
-    """The tokenizer of `source` with our names added, so that `<|gen_img|>` in a text becomes our id.
+    """The tokenizer of `source` with our names added: `convert_tokens_to_ids("<|gen_img|>")` gives our id.
+
+    In a text such a name, or a control token of the base, is spelled with ordinary tokens, as in the run:
+    tokenizer_config.json sets `split_special_tokens`. A chat template's text is encoded with
+    `split_special_tokens=False`.
 
     Raises:
         UserError: it would give one of them another id than the token space does.
     """
-    from tokenizers import AddedToken, Tokenizer
-
     for path in sorted(source.iterdir()):
         shutil.copyfile(path, folder / path.name)
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    names = token_names(space)
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
-    for place, name in enumerate(names, space.new_start):
-        if tokenizer.token_to_id(name) != place:
-            raise UserError(
-                "the base's tokenizer has no room for our ids",
-                where="tokenizer.json",
-                found=f"{name} is {tokenizer.token_to_id(name)}",
-                expected=place,
-                fix="its ids below text_vocab_size must be without gaps, and none may bear this name",
-            )
+    tokenizer = open_tokenizer_file(source / "tokenizer.json")
+    add_names(tokenizer, space)
     tokenizer.save(str(folder / "tokenizer.json"))
+    config = folder / "tokenizer_config.json"
+    settings = read_json(config) if config.is_file() else {"tokenizer_class": "PreTrainedTokenizerFast"}
+    # What it lists of the base's tokens would replace what tokenizer.json says of them.
+    settings.pop("added_tokens_decoder", None)
+    write_json(config, {**settings, "split_special_tokens": True})
 
 
 def probes_of(

@@ -9,15 +9,16 @@ plainly: transformers would bring them to one.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmpt.model.layers import decoder_layers
 from mmpt.store.errors import UserError
+from mmpt.store.model_files import check_model_folder, read_header
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -26,22 +27,44 @@ def load_causal_lm(base: Path | str, dtype: torch.dtype) -> nn.Module:
     """A causal LM from a folder or hub id, without loading messages.
 
     Raises:
-        UserError: neither a folder with a model nor a hub id that can be reached.
+        UserError: neither a folder with a model nor a hub id that can be reached; a damaged or quantised one; files
+            that lack tensors of the model, or hold others, where transformers would go on with random weights.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the build and the commands have their own
+    if Path(base).is_dir():
+        check_model_folder(Path(base), "base.path")
     try:
-        return AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype).eval()
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        model, info = AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype, output_loading_info=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers and safetensors raise errors of every class on what they cannot load
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             "no causal language model there",
             where="base.path",
             found=f"{base} ({first})",
             expected="a folder with config.json and safetensors, or a hub id that this machine can reach",
         ) from None
+    _refuse_other_tensors(base, info)
+    return model.eval()
+
+
+def _refuse_other_tensors(base: Path | str, info: Mapping[str, Any]) -> None:
+    """Every tensor of the model must come from the files, and every tensor of the files must be one of the model's."""
+    wrong = {kind: sorted(map(str, info.get(f"{kind}_keys") or ())) for kind in ("missing", "unexpected", "mismatched")}
+    if not any(wrong.values()):
+        return
+    shown = [f"{len(names)} {kind}, as {', '.join(names[:3])}" for kind, names in wrong.items() if names]
+    raise UserError(
+        "the base's files do not hold the tensors of its model",
+        where="base.path",
+        found=f"{base}: {'; '.join(shown)}",
+        expected="every tensor of the model that config.json describes, and no other",
+        fix="fetch the model again, or save it with save_pretrained of its own class",
+    )
 
 
 def map_causal_lm(base: Path | str, dtype: torch.dtype) -> nn.Module:
@@ -60,9 +83,7 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     """The one floating dtype of a folder's safetensors; None without any, or where there are several."""
     found: set[torch.dtype] = set()
     for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        kinds = {told["dtype"] for name, told in header.items() if name != "__metadata__"}
+        kinds = {told["dtype"] for told in read_header(path, "base.path").values()}
         found |= {DTYPES[kind] for kind in kinds if kind in DTYPES}
     return found.pop() if len(found) == 1 else None
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from mmpt.model.base import copy_pretrained, make_tiny
-from mmpt.model.loading import load_causal_lm
 from mmpt.model.isolation import require_isolation
+from mmpt.model.loading import load_causal_lm
 from mmpt.model.multimodal import MultimodalLM, check_base, probe_lora
 from mmpt.model.tiny import Pretraining
 from mmpt.shards.text_set import encode_lines, open_tokenizer

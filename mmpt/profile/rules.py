@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmpt.store.errors import UserError
+from mmpt.store.model_files import check_model_folder
 from mmpt.store.schema import nearest
 
-MOST_HEADER = 100 * 2**20  # bytes that safetensors allows its header
 MOST = 2**53  # whole numbers beyond it are not the same in every reader of JSON
 
 
@@ -103,25 +102,24 @@ def _check_targets(data: Mapping[str, Any], path: Path) -> None:
         if not any(one == target or one.endswith(f".{target}") for one in layers):
             raise UserError("the base has no such layer", where=f"{path}: lora.target_modules", found=target,
                             fix=nearest(target, {one.rsplit(".", 1)[-1] for one in layers}))
+        meant = [one for one in layers if one == target or one.endswith(f".{target}")]
+        if all(".experts." in one for one in meant):
+            raise UserError("the layers of that name are experts, which transformers keeps in one tensor",
+                            where=f"{path}: lora.target_modules", found=target,
+                            expected="layers outside of the experts", fix="leave it out, as in [q_proj, k_proj, v_proj, o_proj]")
 
 
 def _layers(base: Mapping[str, Any]) -> set[str]:
     """Names of the base's layers with weights; none where they are not in safetensors on this machine.
 
-    Only names of files and headers are read. What is wrong with such a file is told by the stage that loads it.
+    Raises:
+        UserError: a file that is damaged, a pointer, or quantised.
     """
     if base["kind"] == "tiny":
         return {f"self_attn.{one}_proj" for one in "qkvo"} | {f"mlp.{one}_proj" for one in ("gate", "up", "down")}
     if "gguf_file" in base or not Path(base["path"]).is_dir():
         return set()
-    names: set[str] = set()
-    for file in Path(base["path"]).glob("*.safetensors"):
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            try:
-                names.update(json.loads(stream.read(size)) if size < MOST_HEADER else ())
-            except (ValueError, TypeError):
-                return set()
+    names = check_model_folder(Path(base["path"]), "base.path")
     return {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
 
 

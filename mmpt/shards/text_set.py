@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import io
 from array import array
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -12,10 +14,21 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from mmpt.shards.tokenizer_file import open_tokenizer_file
 from mmpt.store.errors import UserError
 from mmpt.tokens.formats import Example, build_text
 from mmpt.tokens.space import TokenSpace
 
+PACKED = ("gzip", "zip", "zstd", "xz", "bzip2")
+MARKS = {
+    b"\x1f\x8b": "gzip",
+    b"PK\3\4": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ": "xz",
+    b"BZh": "bzip2",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 _ENCODED = 1024  # texts tokenised at once
 
 
@@ -25,10 +38,7 @@ def open_tokenizer(token_space: Path) -> Tokenizer:
     Raises:
         UserError: the folder has no tokenizer/tokenizer.json.
     """
-    path = Path(token_space) / "tokenizer" / "tokenizer.json"
-    if not path.is_file():
-        raise UserError("no such file", where=path, expected="a fast tokenizer's tokenizer.json")
-    return Tokenizer.from_file(str(path))
+    return open_tokenizer_file(Path(token_space) / "tokenizer" / "tokenizer.json", where="token_space")
 
 
 def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
@@ -38,6 +48,28 @@ def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
         yield from (one.ids for one in tokenizer.encode_batch(chunk, add_special_tokens=False))
 
 
+def read_lines(path: Path, where: object = "") -> list[str]:
+    """Non-empty lines of a UTF-8 text file, stripped; a byte order mark at its start is no part of the first.
+
+    Lines end at a line feed or carriage return alone: U+2028 and 0x85 are characters of a text.
+
+    Raises:
+        UserError: bytes that are not UTF-8, or a compressed file.  FileNotFoundError: no such file.
+    """
+    data = Path(path).read_bytes()
+    for mark, kind in MARKS.items():
+        if data.startswith(mark):
+            raise UserError("not UTF-8 text", where=where or path, found=kind, expected="plain text, a line each",
+                            fix="unpack it" if kind in PACKED else "save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{data[error.start]:02x} in line {data.count(bytes([10]), 0, error.start) + 1}"
+        raise UserError("not UTF-8 text", where=where or path, found=found, expected="UTF-8",
+                        fix="save it as UTF-8: iconv -f latin1 -t utf-8 FILE") from None
+    return [line.strip() for line in io.StringIO(text, newline=None) if line.strip()]
+
+
 def encode_lines(path: Path, tokenizer: Tokenizer, space: TokenSpace) -> np.ndarray:
     """int32: a UTF-8 text file as one stream of text ids, every non-empty line ended by a newline's token.
 
@@ -45,8 +77,8 @@ def encode_lines(path: Path, tokenizer: Tokenizer, space: TokenSpace) -> np.ndar
         UserError: missing file, or a tokenizer whose ids leave the TEXT segment.
     """
     try:
-        lines = [line + "\n" for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (FileNotFoundError, UnicodeDecodeError) as error:
+        lines = [line + "\n" for line in read_lines(path)]
+    except FileNotFoundError as error:
         raise UserError("cannot read this text", where=path, found=error) from None
     ids = array("i")
     for one in encoded(tokenizer, lines):

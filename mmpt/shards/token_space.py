@@ -6,13 +6,14 @@ Reads profile keys token_space, text, base, codecs.
 from __future__ import annotations
 
 import shutil
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmpt.shards.text_set import read_lines
+from mmpt.shards.tokenizer_file import check_tokenizer, open_tokenizer_file
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
@@ -61,6 +62,7 @@ def token_space(ctx: StageContext, reference: str | None = None) -> None:
     )
     if reference:
         space = _agreeing(load(Path(reference)), space, reference)
+    check_tokenizer(folder / "tokenizer.json", space)
     space.save(ctx.out)
     ctx.log(f"{space.vocab_size_total} ids, {space.n_new} of them new; digest {space.digest}")
 
@@ -126,7 +128,7 @@ def _unpack_tokenizer(source: Path, gguf_file: str, folder: Path) -> None:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
-    except (ImportError, ValueError, OSError, struct.error) as error:
+    except Exception as error:  # whatever gguf and transformers raise on a damaged file
         raise UserError(
             "cannot read the tokenizer of this GGUF file",
             where=f"base.gguf_file: {gguf_file}",
@@ -138,12 +140,7 @@ def _unpack_tokenizer(source: Path, gguf_file: str, folder: Path) -> None:
 
 def vocabulary_size(folder: Path) -> int:
     """Ids 0..n-1 that the tokenizer can give, added tokens included."""
-    from tokenizers import Tokenizer
-
-    return (
-        max(Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True).values())
-        + 1
-    )
+    return max(open_tokenizer_file(folder / "tokenizer.json").get_vocab(with_added_tokens=True).values()) + 1
 
 
 def _texts(ctx: StageContext, captions: bool) -> tuple[list[str], list[str]]:
@@ -183,7 +180,7 @@ def _file(ctx: StageContext, key: str) -> list[str] | None:
         return None
     if not Path(path).is_file():
         raise UserError("no such text file", where=key, found=path, expected="a UTF-8 text file")
-    return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_lines(Path(path), where=f"{key}: {Path(path).name}")
 
 
 def _sentences(seed: int, n: int) -> list[str]:

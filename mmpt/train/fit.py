@@ -220,11 +220,12 @@ def _plan(root: Path, data: Mapping[str, Any], spread: footprint.Spread = footpr
 
 
 def _tokenizer(root: Path, base: Mapping[str, Any]):  # type: ignore[no-untyped-def]
-    from tokenizers import Tokenizer
+
+    from mmpt.shards.tokenizer_file import open_tokenizer_file
 
     places = [root / "token_space" / "data" / "tokenizer", Path(base.get("path", ""))]
     found = next((place / "tokenizer.json" for place in places if (place / "tokenizer.json").is_file()), None)
-    return Tokenizer.from_file(str(found)) if found else None
+    return open_tokenizer_file(Path(found)) if found else None
 
 
 def _encoded(tokenizer, texts: list[str]) -> list[int]:  # type: ignore[no-untyped-def]

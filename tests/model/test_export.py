@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmpt.generate import generate
 from mmpt.model import export
-from mmpt.model.export import Lengths, export_model, token_names
+from mmpt.model.export import Lengths, export_model
 from mmpt.shards.token_space import train_tokenizer
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import load_tensors
 from mmpt.tokens import build, build_token_space, grammar, prompt
+from mmpt.tokens.exported_names import token_names
 from tests.model.tiny_model import CODEBOOKS, CODES, IMAGE, SPECIAL, small_model, small_space
 
 TEXT = 257  # a byte-level tokenizer's ids
