@@ -13,6 +13,7 @@ from mmpt.build.project import Project
 from mmpt.build.receipts import RECEIPT, definition_of, read_receipt
 from mmpt.gating.columns import columns
 from mmpt.store.errors import EXIT_GO
+from mmpt.store.plain_text import plain_line
 
 SHOWN = 20  # records of a list without --all
 
@@ -31,10 +32,10 @@ class Records(OurCommand):
         records = importlib.import_module("mmpt.evaluate.records").Records(project.root, *_built_with(project))
         if options.id is not None:
             self.result = records.story(options.id)
-            self.say(*story_lines(self.result))
+            self.say(*map(plain_line, story_lines(self.result)))
         else:
             self.result = records.overview()
-            self.say(*overview_lines(self.result, None if options.all else SHOWN))
+            self.say(*map(plain_line, overview_lines(self.result, None if options.all else SHOWN)))
         return EXIT_GO
 
 

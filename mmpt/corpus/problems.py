@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmpt.store.errors import UserError
+from mmpt.store.plain_text import plain_line
 
 SHOWN = 20
 
@@ -42,7 +43,8 @@ class Problem:
 
     def __str__(self) -> str:
         named = f"record {self.id}: " if self.id else ""
-        return f"{self.where}: {named}{self.what}; found {self.found}; expected {self.expected}; {self.fix}"
+        text = f"{self.where}: {named}{self.what}; found {self.found}; expected {self.expected}; {self.fix}"
+        return plain_line(text)
 
 
 def refuse(

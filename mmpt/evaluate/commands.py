@@ -27,6 +27,7 @@ from mmpt.profile import Profile
 from mmpt.store.atomic import publish_folder
 from mmpt.store.canonical import write_json
 from mmpt.store.errors import UserError
+from mmpt.store.plain_text import plain_line
 from mmpt.store.schema import nearest
 from mmpt.tokens import TASKS, Grammar, TokenSpace, grammar, prompt
 
@@ -73,7 +74,7 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
         )[0]
     if options.task in EMIT:
         _write(options, codecs, workshop.space, output.ids)
-    print(options.out if options.task in EMIT else workshop.tokenizer.decode(output.ids.tolist()).strip())
+    print(options.out if options.task in EMIT else plain_line(workshop.tokenizer.decode(output.ids.tolist()).strip()))
     return 0
 
 

@@ -67,7 +67,8 @@ def test_bad_profiles_say_what_is_wrong(tmp_path, text, said):
 
 
 def test_layers_of_lora_are_looked_for_in_the_base_that_is_there(tmp_path):
-    header = json.dumps({"model.layers.0.attn.qkv.weight": {}, "model.layers.0.attn.qkv.bias": {}}).encode()
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"model.layers.0.attn.qkv.{part}": entry for part in ("weight", "bias")}).encode()
     text = "extends: smoke\nname: x\nbase: {{kind: pretrained, path: {}}}\nlora: {{target_modules: [{}]}}\n"
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
@@ -76,8 +77,9 @@ def test_layers_of_lora_are_looked_for_in_the_base_that_is_there(tmp_path):
     load_profile(write(tmp_path, text.format("someone/elsewhere", "c_attn")))  # a hub id: the stage says it
     with pytest.raises(UserError, match="no such layer; found kv; did you mean 'qkv'"):
         load_profile(write(tmp_path, text.format("base", "kv")))
-    (tmp_path / "base" / "a.safetensors").write_bytes(b"\xff" * 40)  # as is what is wrong with the file
-    load_profile(write(tmp_path, text.format("base", "kv")))
+    (tmp_path / "base" / "a.safetensors").write_bytes(b"\xff" * 40)
+    with pytest.raises(UserError, match="a.safetensors: the file is damaged, or half a download"):
+        load_profile(write(tmp_path, text.format("base", "kv")))
 
 
 def test_unknown_name_offers_the_nearest():
