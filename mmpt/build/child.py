@@ -55,6 +55,7 @@ class Job:
     dtype: str
     launcher: Launcher
     setting: Setting
+    granted: dict[str, Any]
 
 
 def run_job(job: Job, pipe: Connection) -> None:
@@ -148,6 +149,7 @@ def _context(job: Job, pipe: Connection) -> StageContext:
         on_log=lambda line: print(line, flush=True),
         launcher=job.launcher,
         run_info={"launcher": {"kind": "local"}},
+        granted=job.granted,
     )
     if job.launcher.spreads:
         context.on_spread = lambda part, each: launch(context, part, each, job.setting)

@@ -19,13 +19,14 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any, NoReturn
 
 from doit.cmd_base import Command
 
+from mmpt.build.ownership import check_owner, claim
 from mmpt.build.project import Project
 from mmpt.build.tasks import DEFAULT_PROFILE
 from mmpt.launch.setting import disk_full, process_environment
@@ -227,9 +228,13 @@ def typed_words(name: str) -> list[str]:
     return words
 
 
-def held(project: Project) -> contextlib.AbstractContextManager[None]:
-    """The lock of a project's artifacts, for the commands that write there."""
-    return exclusive(project.state / "lock", shlex.join(["doit", *sys.argv[1:]]))
+@contextlib.contextmanager
+def held(project: Project) -> Iterator[None]:
+    """The lock of a project's artifacts, for the commands that write there; its profile is put on record as theirs."""
+    with exclusive(project.state / "lock", shlex.join(["doit", *sys.argv[1:]])):
+        check_owner(project)  # another file of this name may have come since the project was opened
+        claim(project)
+        yield
 
 
 def load(profile: str) -> Project:

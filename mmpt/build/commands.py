@@ -22,12 +22,13 @@ from mmpt.build.drawn import write_report
 from mmpt.build.fingerprint import portable
 from mmpt.build.outlook import Outlook, outlook
 from mmpt.build.plugins import require_codecs
+from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.published import report_files
 from mmpt.build.receipts import RECEIPT, sweep
 from mmpt.build.runner import forward_signals
 from mmpt.build.staleness import plan
-from mmpt.build.tasks import RUN, Reporter, policy_of
+from mmpt.build.tasks import RUN, Reporter
 from mmpt.build.verification import verify
 from mmpt.gating import decide
 from mmpt.profile.missing import missing, require_present, way_out
@@ -166,9 +167,9 @@ def _summary(stages: Container[str]) -> None:
 
 def _ran(stages: Iterable[str]) -> list[dict[str, Any]]:
     """What became of each stage that the run came to."""
-    states = {name: "fresh" for name in RUN.fresh} | {name: "built" for name in RUN.built}
-    states |= {name: "built from edited code" for name in RUN.stale}
-    states |= {name: "failed" for name in RUN.failed} | {name: "not run" for name in RUN.waiting}
+    states = dict.fromkeys(RUN.fresh, "fresh") | dict.fromkeys(RUN.built, "built")
+    states |= dict.fromkeys(RUN.stale, "built from edited code")
+    states |= dict.fromkeys(RUN.failed, "failed") | dict.fromkeys(RUN.waiting, "not run")
     return [
         {
             "stage": name,

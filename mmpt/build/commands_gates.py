@@ -13,20 +13,20 @@ from mmpt.build.commandline import OurCommand, Parser, held, load, whole_number
 from mmpt.build.comparison import compare, find_side
 from mmpt.build.conclusion import conclude, look
 from mmpt.build.outlook import outlook
+from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.side_by_side import diff_lines
-from mmpt.build.tasks import policy_of
 from mmpt.gating import Accepted, Verdict, accept, evaluate_gate, read_accepted, read_history, waive
 from mmpt.gating.baselines import baseline_checks, baseline_values
 from mmpt.gating.columns import columns, width, wrapped
 from mmpt.gating.history import append_change, one_writer
 from mmpt.gating.text import number
 from mmpt.gating.verdicts import evidence_path
+from mmpt.gating.waivers import check_reason
 from mmpt.store.canonical import digest_json
 from mmpt.store.errors import EXIT_BROKE, EXIT_GO, UserError
 from mmpt.store.evidence import read_evidence
 
-LEAST_REASON = 8  # characters, as in the schemas of waivers and baselines
 NEXT = "`doit decide` decides with it"
 
 
@@ -106,6 +106,7 @@ class Waive(OurCommand):
                 reason=options.reason,
                 owner=options.owner,
                 expires=options.expires,
+                today=policy.today,
             )
             for one in added:
                 check = f"{one.check} [{one.slice}]" if one.slice else one.check
@@ -123,9 +124,7 @@ class Waive(OurCommand):
 
 def _check_person(project: Project, reason: str) -> None:
     """Refuse to answer for a profile that was never built, or without a reason."""
-    if len(reason.strip()) < LEAST_REASON:
-        expected = f"a sentence of at least {LEAST_REASON} characters that others can judge"
-        raise UserError("not a reason", where="--reason", found=repr(reason), expected=expected)
+    check_reason(reason, "--reason")
     if not project.root.is_dir():
         raise UserError("nothing is built yet", where=project.profile.name, fix="run `doit` first")
 

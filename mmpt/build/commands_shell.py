@@ -13,8 +13,8 @@ from mmpt.build.commandline import OurCommand, Parser
 from mmpt.build.completion import SHELLS, script
 from mmpt.build.declaration import Stage
 from mmpt.build.help_pages import gate_lines, key_lines
+from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
-from mmpt.build.tasks import policy_of
 from mmpt.gating.baselines import baseline_checks
 from mmpt.gating.columns import columns, width, wrapped
 from mmpt.profile.load import PACKAGED

@@ -10,10 +10,11 @@ from typing import Any
 from mmpt.build.declaration import measured_by
 from mmpt.build.drawn import write_report
 from mmpt.build.fingerprint import portable
+from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.staleness import plan, told
-from mmpt.build.tasks import policy_of
-from mmpt.gating import Verdict, decide, evaluate_all
+from mmpt.build.withdrawal import RELEASE, withdraw_release
+from mmpt.gating import Policy, Verdict, decide, evaluate_all
 from mmpt.gating.columns import width
 from mmpt.gating.decision import EXIT, outcome
 from mmpt.gating.decision import told as headline_of
@@ -86,7 +87,7 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
     """Decide, write decision.json and the report.
 
     GO on measurements of an older profile or older code is no GO: it is CANNOT-DECIDE until they are made
-    again.
+    again. Without a GO a release of an earlier one is taken away.
 
     Args:
         strict: ignore waivers.
@@ -94,11 +95,17 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
     """
     stale = stale_measurements(project, fresh)
     policy = policy_of(project, strict)
+    if (project.root / RELEASE).exists() and _word(project, policy, stale) != "GO":
+        withdraw_release(project)  # before the decision, which names what is there by digest
     decision = decide(project.root, policy, portable(project.profile.data), stale=stale)
     report = write_report(project, stale).relative_to(project.repo)
     shown = _worth_telling(project, decision.verdicts, stale)
     word, line = decision.decision, decision.body["headline"]
     return Conclusion(word, line, strict, policy.softenings, decision.verdicts, shown, report)
+
+
+def _word(project: Project, policy: Policy, stale: Collection[str]) -> str:
+    return outcome(policy, evaluate_all(project.root, policy, write=False), stale)
 
 
 def _worth_telling(project: Project, verdicts: tuple[Verdict, ...], stale: dict[str, str]) -> dict[str, str]:

@@ -54,6 +54,7 @@ class Stage:
         torch: run it forked from the process that has torch loaded.
         tools: programs of the machine whose version counts: "c++", "nvcc".
         on_save: what to call after each checkpoint; never part of the fingerprint.
+        granted: its output carries the policy, the softenings and the waivers of its GO: it is stale where they change.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Stage:
     torch: bool = False
     tools: tuple[str, ...] = ()
     on_save: Hook | None = None
+    granted: bool = False
 
 
 def by_name(stages: tuple[Stage, ...]) -> dict[str, Stage]:

@@ -12,6 +12,7 @@ from typing import Any
 from mmpt.build import plugins
 from mmpt.build.code import CodeIndex
 from mmpt.build.declaration import Stage
+from mmpt.build.policy import granted
 from mmpt.build.project import Project
 from mmpt.profile.load import is_path_key
 from mmpt.store import programs
@@ -34,7 +35,7 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
     Returns:
         {"stage", "body", "slice": {key: value}, "inputs": {stage: manifest digest, "absent" where not built},
         "external": {key: digest}, "code": {unit: digest}, "packages": {name: version}, "runtime": {..},
-        "tools": {program: version}}.
+        "tools": {program: version}}, and "granted": {name: digest} of a stage that carries its GO's policy.
     """
     units, others, plugged = _code(project, stage, code or project.code)
     if "extension" in stage.inputs:  # the module itself counts, not what it was made of
@@ -53,7 +54,15 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         },
         "tools": {tool: programs.version(tool) for tool in stage.tools},
+        **({"granted": granted_digests(project)} if stage.granted else {}),
     }
+
+
+def granted_digests(project: Project) -> dict[str, str]:
+    """What a release says of its decision, by digest: profile, policy, softenings, waivers."""
+    known = granted(project)
+    digests = {key: known[f"{key}_sha256"] for key in ("policy", "softenings", "waivers")}
+    return {"profile": digest_json(portable(dict(project.profile.data))), **digests}
 
 
 def fingerprint(definition: Definition) -> str:

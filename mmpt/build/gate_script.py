@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmpt.build.conclusion import stale_measurements
+from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
-from mmpt.build.tasks import policy_of
 from mmpt.gating import Verdict, evaluate_gate
 from mmpt.gating.decision import EXIT_OF_VERDICT
 from mmpt.gating.scripts import load_script
 from mmpt.gating.text import verdict_lines
-from mmpt.profile import load_profile
 from mmpt.store.errors import EXIT_CANNOT_DECIDE, EXIT_GO, EXIT_NO_GO, UserError
 
 
@@ -46,7 +45,9 @@ def main(file: str, argv: Sequence[str] | None = None) -> int:
 def _parser(title: str) -> argparse.ArgumentParser:
     codes = f"exit code: {EXIT_GO} GO, {EXIT_NO_GO} NO_GO, {EXIT_CANNOT_DECIDE} CANNOT_DECIDE, 2 a wrong call"
     parser = argparse.ArgumentParser(description=title, epilog=codes, allow_abbrev=False)
-    parser.add_argument("profile", nargs="?", default="profile=smoke", metavar="profile=NAME", help="packaged name or path")
+    parser.add_argument(
+        "profile", nargs="?", default="profile=smoke", metavar="profile=NAME", help="packaged name or path"
+    )
     parser.add_argument("--strict", action="store_true", help="ignore waivers, refuse softenings of this gate")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     return parser
@@ -57,14 +58,14 @@ def _project(clone: Path, word: str) -> Project:
     key, _, name = word.partition("=")
     if key != "profile" or not name:
         raise UserError("unknown argument", found=word, expected="profile=NAME")
-    chosen = load_profile(name)  # a path counts from the present folder
+    chosen = str(Path(name).resolve()) if Path(name).is_file() else name  # a path counts from the present folder
     with _in(clone):
         spec = importlib.util.spec_from_file_location("dodo", clone / "dodo.py")
         if spec is None or spec.loader is None or not (clone / "dodo.py").is_file():
             raise UserError("no dodo.py beside gates/", where=clone)
         dodo = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(dodo)
-        return dodo.project(str(chosen.path))
+        return dodo.project(chosen)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmpt import __version__
+from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
-from mmpt.build.tasks import policy_of
 from mmpt.gating import Verdict
 from mmpt.gating.decision import told
 from mmpt.gating.text import bound_text, check_name, compared, number, telling

@@ -8,10 +8,10 @@ from typing import Any
 
 from mmpt.build.declaration import Stage, measured_by
 from mmpt.build.fingerprint import define, fingerprint
+from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.runner import work_folder
 from mmpt.build.staleness import Planned, Reason, plan
-from mmpt.build.tasks import policy_of
 from mmpt.gating import Verdict, evaluate_gate
 
 LEFT = {

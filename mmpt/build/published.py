@@ -1,9 +1,10 @@
 """Which files of artifacts/<profile> count as published, what vouches for each, and the index of them all.
 
     <stage>/MANIFEST.sha256    by the receipt; it vouches for <stage>/data
-    <stage>/receipt.json       by a digest of itself, as are the next three
+    <stage>/receipt.json       by a digest of itself, as are the next four
     gates/<ID>/verdict.json
     decision.json
+    profile.json               which says whose run it is
     report/drawn.json          which vouches for the other files of report/
     gates/history.jsonl        by a chain of digests, one a line
     INDEX.sha256               by its last line; it names all of them, so that one that is gone is missed
@@ -24,7 +25,8 @@ from mmpt.store.digests import Manifest
 from mmpt.store.index import INDEX, write_index
 from mmpt.store.stat_cache import StatCache
 
-REPORT, DRAWN, GATES, HISTORY, DECISION = "report", "drawn.json", "gates", "history.jsonl", "decision.json"
+REPORT, DRAWN, RUNS, GATES, HISTORY = "report", "drawn.json", "runs.jsonl", "gates", "history.jsonl"
+DECISION, OWNER = "decision.json", "profile.json"
 VERDICT = "verdict.json"
 NOT_PUBLISHED = (".state", ".staging", "logs", "evaluate")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as atomic_write names them
@@ -36,7 +38,7 @@ def published(project: Project) -> Iterator[Path]:
     for stage in project.stages:
         yield from (path for name in (MANIFEST, RECEIPT) if (path := root / stage.name / name).is_file())
     yield from sorted(root.glob(f"{GATES}/*/{VERDICT}"))
-    yield from (path for path in (root / GATES / HISTORY, root / DECISION) if path.is_file())
+    yield from (path for path in (root / GATES / HISTORY, root / DECISION, root / OWNER) if path.is_file())
     yield from sorted(path for path in (root / REPORT).rglob("*") if path.is_file())
 
 

@@ -40,6 +40,7 @@ DEPENDENCIES = {
     "code": "code",
     "packages": "package",
     "tools": "tool",
+    "granted": "decision",
 }
 
 
@@ -48,7 +49,7 @@ def make_receipt(definition: Definition, manifest: Manifest, run: Mapping[str, A
     dependencies = [
         _descriptor(f"{prefix}:{name}", value)
         for key, prefix in DEPENDENCIES.items()
-        for name, value in sorted(definition[key].items())
+        for name, value in sorted(definition.get(key, {}).items())
     ]
     statement = {
         "_type": STATEMENT,
@@ -72,11 +73,11 @@ def definition_of(receipt: Mapping[str, Any]) -> Definition:
     """The definition that ``make_receipt`` was given: ``definition_of(make_receipt(d, m, r)) == d``."""
     build = receipt["predicate"]["buildDefinition"]
     definition = {**build["externalParameters"], "runtime": build["internalParameters"]}
-    definition |= {key: {} for key in DEPENDENCIES}
+    definition |= {key: {} for key in DEPENDENCIES if key != "granted"}
     keys = {prefix: key for key, prefix in DEPENDENCIES.items()}
     for one in build["resolvedDependencies"]:
         prefix, _, name = one["name"].partition(":")
-        definition[keys[prefix]][name] = (
+        definition.setdefault(keys[prefix], {})[name] = (
             one["digest"]["sha256"] if "digest" in one else one["annotations"]["value"]
         )
     return definition

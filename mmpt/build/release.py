@@ -33,6 +33,7 @@ def release(ctx: StageContext) -> None:
             "profile": ctx.profile["name"],
             "step": final.name,
             "token_space_sha256": (ctx.out / "token_space.sha256").read_text().split()[0],
+            "decision": ctx.granted,
             "base_manifest_sha256": Manifest.of(ctx.inputs["base"] / "model").digest,
             "files": dict(Manifest.of(ctx.out).entries),
         },

@@ -32,7 +32,8 @@ from typing import Any, NoReturn
 import mmpt
 from mmpt.build.child import Job, run_job
 from mmpt.build.declaration import Stage
-from mmpt.build.fingerprint import Definition, define, external, fingerprint, manifest_digest
+from mmpt.build.fingerprint import Definition, define, external, fingerprint, granted_digests, manifest_digest
+from mmpt.build.policy import granted
 from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, adopt, machine, publish, sweep
 from mmpt.build.staleness import EDITED_WHILE_RUNNING
@@ -154,7 +155,13 @@ def _job(project: Project, stage: Stage, attempt: Path, identity: str) -> Job:
         dtype=project.runtime("dtype"),
         launcher=launcher_of(project.profile.data, stage.name),
         setting=Setting(stage.torch, _hook(project, stage)),
+        granted=granted_by(project) if stage.granted else {},
     )
+
+
+def granted_by(project: Project) -> dict[str, Any]:
+    """The decision that a release rests on, as RELEASE.json has it."""
+    return {**granted(project), "profile_sha256": granted_digests(project)["profile"]}
 
 
 def _hook(project: Project, stage: Stage) -> StageHook | None:

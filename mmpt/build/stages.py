@@ -315,6 +315,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("train", "token_space", "base"),
         needs=BEFORE_RELEASE,
         slice=("name",),
+        granted=True,
         outputs=(
             Output("adapter/adapter_config.json"),
             Output("adapter/*.safetensors"),

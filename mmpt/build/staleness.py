@@ -28,6 +28,7 @@ Kind = Literal[
     "tool",
     "runtime",
     "body",
+    "decision",
 ]
 # definition key -> kind of reason, in the order in which they are told
 PARTS: dict[str, Kind] = {
@@ -38,6 +39,7 @@ PARTS: dict[str, Kind] = {
     "packages": "package",
     "tools": "tool",
     "runtime": "runtime",
+    "granted": "decision",
 }
 EDITED_WHILE_RUNNING = "edited while the stage ran"
 
@@ -74,6 +76,7 @@ class Reason:
             "input": "input",
             "external": "media or weights",
             "body": "body",
+            "decision": "what the decision rests on:",
         }.get(self.kind, self.kind)
         old, new = _shown(self.old, self.new)
         return f"{label} {self.name}: {old or '(none)'} -> {new or '(none)'}"
@@ -138,9 +141,10 @@ def differences(old: Definition, new: Definition) -> list[Reason]:
     """What changed between two definitions of one stage, as reasons."""
     found = [Reason("body", "", old["body"], new["body"])] if old["body"] != new["body"] else []
     for part, kind in PARTS.items():
-        for name in sorted(set(old[part]) | set(new[part])):
-            before, after = old[part].get(name), new[part].get(name)
-            if before != after or (name in old[part]) != (name in new[part]):
+        had, has = old.get(part, {}), new.get(part, {})
+        for name in sorted(set(had) | set(has)):
+            before, after = had.get(name), has.get(name)
+            if before != after or (name in had) != (name in has):
                 found += [Reason(kind, *change) for change in _keys(name, before, after)]
     return found
 

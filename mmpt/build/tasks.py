@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +23,13 @@ from mmpt.build import runner
 from mmpt.build.declaration import Stage, check_table, measured_by
 from mmpt.build.display import Display
 from mmpt.build.imported import table_for
+from mmpt.build.ownership import check_owner
+from mmpt.build.policy import policy_of, profile_file
 from mmpt.build.project import Project
 from mmpt.build.staleness import Freshness, reasons, told
-from mmpt.gating import Policy, evaluate_gate, load_policy
-from mmpt.profile import PACKAGED, Profile, load_profile
+from mmpt.build.withdrawal import withdraw_decision
+from mmpt.gating import evaluate_gate
+from mmpt.profile import Profile, load_profile
 from mmpt.store.errors import EXIT_BROKE, EXIT_USAGE, UserError
 
 DEFAULT_PROFILE = "smoke"
@@ -77,13 +79,14 @@ def open_project(
     """The project of a profile, made once a process.
 
     Raises:
-        UserError: no such profile or a bad one, a table that cannot be built.
+        UserError: no such profile or a bad one, one whose name is another file's, a table that cannot be built.
     """
     profile = read(name)
     table = table_for(stages, profile)
     check_table(table)
     project = Project(table, profile, repo, packages)
     _refuse_own_source(project)
+    check_owner(project)
     return project
 
 
@@ -98,19 +101,6 @@ def _refuse_own_source(project: Project) -> None:
                 expected="a folder that nothing but you writes to",
                 fix=f"move its captions and media into a folder of their own, as {folder / 'data'}",
             )
-
-
-@functools.cache
-def policy_of(project: Project, strict: bool = False) -> Policy:
-    """The policy as it holds for a project's profile, read once a process."""
-    path = project.repo / "gates" / "policy.yaml"
-    return load_policy(path, project.profile.data, file=profile_file(project), strict=strict)
-
-
-def profile_file(project: Project) -> str:
-    """The profile's file as a person names it: relative to the clone, a packaged one by its name."""
-    path = project.profile.path
-    return path.name if path.parent == PACKAGED else os.path.relpath(path, project.repo)
 
 
 RUN = Run()  # one process is one run; doit hands nothing from a command to its tasks
@@ -153,6 +143,7 @@ def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
     if not run.warm and any(one.torch and reasons(project, one) for one in project.stages):
         runner.warm_up(project.runtime("threads"))
     run.warm = True
+    withdraw_decision(project)  # what it says is about to be no longer so, also where this run is killed
     run.display.start(stage.name)
     try:
         built = runner.build(project, stage, run.display.progress)

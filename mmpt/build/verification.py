@@ -16,8 +16,21 @@ from mmpt.build.conclusion import stale_measurements
 from mmpt.build.declaration import Stage
 from mmpt.build.drawn import draw
 from mmpt.build.fingerprint import define, portable
+from mmpt.build.ownership import wrong_owner
+from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
-from mmpt.build.published import DECISION, DRAWN, GATES, HISTORY, REPORT, VERDICT, report_files, strays
+from mmpt.build.published import (
+    DECISION,
+    DRAWN,
+    GATES,
+    HISTORY,
+    OWNER,
+    REPORT,
+    RUNS,
+    VERDICT,
+    report_files,
+    strays,
+)
 from mmpt.build.receipts import (
     DATA,
     MANIFEST,
@@ -28,7 +41,7 @@ from mmpt.build.receipts import (
     subject_digest,
 )
 from mmpt.build.staleness import differences
-from mmpt.build.tasks import policy_of
+from mmpt.build.withdrawal import RELEASE
 from mmpt.gating import decide, evaluate_gate, read_decision, read_verdict
 from mmpt.gating.history import check_history
 from mmpt.store.canonical import read_sealed
@@ -54,11 +67,17 @@ def verify(project: Project, *, deep: bool = False) -> Findings:
     for name, found in itertools.chain(_stages(project, deep), _gates(project, deep)):
         sound = sound and not found
         yield name, found
-    if (project.root / REPORT).exists():
+    if _has_report(project):
         found = _report(project, deep)
         # A report of what is itself in doubt would only repeat the doubt.
         yield "report", found or (_drawn_again(project) if deep and sound else [])
     yield "index", _index(project)
+
+
+def _has_report(project: Project) -> bool:
+    """Whether there is more than the record of past runs: a run takes its pages away before it changes anything."""
+    folder = project.root / REPORT
+    return folder.is_dir() and any(path.name != RUNS for path in folder.iterdir())
 
 
 def _stages(project: Project, deep: bool) -> Findings:
@@ -74,8 +93,12 @@ def _gates(project: Project, deep: bool) -> Findings:
         if (folder / VERDICT).exists():
             yield f"gate {folder.name}", _verdict(project, folder.name, strict)
     yield "history", [f"{GATES}/{HISTORY}: {one}" for one in check_history(project.root)]
+    if (project.root / OWNER).exists():
+        yield "owner", wrong_owner(project)
     if (project.root / DECISION).exists():
         yield "decision", _decision(project, deep)
+    if (project.root / RELEASE).exists():
+        yield "grant", _grant(project)
 
 
 def _stage(project: Project, stage: Stage, deep: bool) -> list[str]:
@@ -144,6 +167,15 @@ def _decision(project: Project, deep: bool) -> list[str]:
     return _same(DECISION, known, dict(now.body))
 
 
+def _grant(project: Project) -> list[str]:
+    """A release stands on a GO alone."""
+    try:
+        said = read_decision(project.root)["decision"]
+    except UserError:
+        said = "nothing"
+    return [] if said == "GO" else [f"{RELEASE}: it is there, and the decision says {said}: run doit"]
+
+
 def _same(name: str, known: dict[str, Any], now: dict[str, Any]) -> list[str]:
     other = sorted(key for key in {*known, *now} if known.get(key) != now.get(key))
     return [f"{name}: not what evidence and policy give: {', '.join(other)}"] if other else []
@@ -161,7 +193,7 @@ def _report(project: Project, deep: bool) -> list[str]:
     from mmpt.report.runs import wrong_runs  # what draws comes with it: not for commands that only list
 
     # A report drawn again vouches for the record of runs as it is; the record's own digests tell of older edits.
-    runs = [f"{REPORT}/runs.jsonl: {one}" for one in wrong_runs(project.root)]
+    runs = [f"{REPORT}/{RUNS}: {one}" for one in wrong_runs(project.root)]
     return runs + [
         f"{REPORT}/{name}: "
         + ("missing" if name not in found else "edited" if name in files else "not published")

@@ -62,8 +62,8 @@ class Gate:
     """A gate: which stage measures it, what it blocks, and its checks in order.
 
     Args:
-        missing: check that the code knows and that no file states -> which file lacks it. The gate cannot be
-            decided while there is one.
+        missing: (check, why) of those that the code knows and a file does not state, or states as something else.
+            The gate cannot be decided while there is one.
     """
 
     id: str

@@ -206,7 +206,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
 }
 
 # Gate -> what a NO_GO of it blocks, where that is not "train".
-BLOCKS = {gate: "release" for gate in ("B3", "C1", "C4", "R1", "Q1")}
+BLOCKS = dict.fromkeys(("B3", "C1", "C4", "R1", "Q1"), "release")
 REQUIRES = {"Q1": "generated_corpus"}  # gates that apply under a condition; it may be dropped, not added
 
 

@@ -1,4 +1,4 @@
-"""The policy: what the gate scripts ask, by the numbers of policy.yaml and of a profile, against defaults and floors."""
+"""The policy: what the gate scripts ask, with the numbers of policy.yaml and a profile, against defaults and floors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmpt.gating.defaults import default_gates
 from mmpt.gating.floors import check_floors
 from mmpt.gating.scripts import Script, load_scripts
 from mmpt.gating.softening import Softening, lower_bound, softened_checks, softened_profile
-from mmpt.gating.waivers import Waiver, load_waivers
+from mmpt.gating.waivers import Waiver, check_reason, load_waivers
 from mmpt.gating.yaml_file import read_yaml
 from mmpt.store.canonical import digest_json
 from mmpt.store.errors import UserError
@@ -23,6 +23,7 @@ from mmpt.store.resources import shared
 from mmpt.store.schema import nearest, validate
 
 GATES_FOLDER = shared("gates")
+STRICTER = {"min": "ci_low_above", "max": "ci_high_max"}  # the end of an interval instead of its middle
 OVERRIDABLE = ("threshold", "warn_threshold", "min_n", "severity")
 RESTORE = "restore it, e.g. `git checkout gates/`"
 
@@ -118,7 +119,7 @@ def load_policy(
             twice, a floor lowered.
     """
     path = path or GATES_FOLDER / "policy.yaml"
-    profile = profile or {}
+    profile, today = profile or {}, today or datetime.date.today()
     name = profile.get("name", "")
     scripts = load_scripts(path.parent)
     stated = _stated(path, scripts)
@@ -134,10 +135,10 @@ def load_policy(
         tasks=trained_tasks(profile),
         overrides=overrides,
         softenings=tuple(softenings),
-        waivers=() if strict else load_waivers(path.with_name("waivers.yaml")),
+        waivers=() if strict else load_waivers(path.with_name("waivers.yaml"), today),
         baselines=load_baselines(path.with_name("baselines.json")).get(name, {}),
         strict=strict,
-        today=today or datetime.date.today(),
+        today=today,
     )
 
 
@@ -170,7 +171,7 @@ def _gate(
     known = {check.id for check in default.checks} if default else set()
     asked = script.checks if script else {}
     for name in numbers:
-        if name not in known | set(asked):
+        if script is not None and name not in known | set(asked):
             fix = nearest(name, known | set(asked))
             raise UserError("no such check", where=f"{path}: gates.{gate_id}.{name}", fix=fix)
     lacking = path.parent / f"{gate_id.lower()}_*.py" if script is None else script.path
@@ -188,11 +189,23 @@ def _gate(
     _known_condition(body.get("requires"), f"{script.path}: requires")
     ids = [check.id for check in checks]
     for check in checks:
+        if default is not None and (other := _other(check, default.check(check.id))):
+            missing[check.id] = f"gates/{script.path.name} asks something else by that name: {other}"
         for name in check.voids:
             if name not in ids and name not in missing:
                 raise UserError("voids a check that does not exist", where=f"{script.path}: {check.id}", found=name,
                                 fix=nearest(name, ids))  # fmt: skip
-    return Gate(gate_id, body["title"], body["stage"], body["blocks"], checks, body.get("requires"), tuple(missing.items()))
+    head = (gate_id, body["title"], body["stage"], body["blocks"])
+    return Gate(*head, checks, body.get("requires"), tuple(missing.items()))
+
+
+def _other(check: Check, default: Check | None) -> str:
+    """In what a check asks something else than the code's of that id; empty where it does not."""
+    for key in ("metric", "rule", "reference", "each"):
+        mine, known = getattr(check, key), getattr(default, key, None)
+        if default is not None and mine != known and not (key == "rule" and mine == STRICTER.get(known)):
+            return f"{key} {mine}, not {known}"
+    return ""
 
 
 def _check(gate_id: str, stated: Mapping[str, Any], script: Path, path: Path) -> Check:
@@ -213,7 +226,8 @@ def _check(gate_id: str, stated: Mapping[str, Any], script: Path, path: Path) ->
             fix="take `optional` out: not measured is no pass",
         )  # fmt: skip
     if check.severity != "info" and not check.remedy:
-        raise UserError("a check without a remedy", where=f"{script}: {gate_id}.{check.id}", expected="what to do where it fails")
+        where, expected = f"{script}: {gate_id}.{check.id}", "what to do where it fails"
+        raise UserError("a check without a remedy", where=where, expected=expected)
     if check.warn_threshold is not None and check.threshold is not None:
         if not lower_bound(check.rule, check.threshold, check.warn_threshold):
             raise UserError(
@@ -238,9 +252,10 @@ def _override(
         where = f"profile {profile['name']}: gates[{number}]"
         gate, check = _named(changed, entry, where)
         if (gate.id, check.id) in seen:
-            raise UserError("a check is stated twice", where=where, found=f"{gate.id}.{check.id}",
-                            fix=f"it is in gates[{seen[gate.id, check.id]}] already; make one entry of both")  # fmt: skip
+            fix = f"it is in gates[{seen[gate.id, check.id]}] already; make one entry of both"
+            raise UserError("a check is stated twice", where=where, found=f"{gate.id}.{check.id}", fix=fix)
         seen[gate.id, check.id] = number
+        check_reason(entry["reason"], f"{where}.reason")
         changes = {key: entry[key] for key in OVERRIDABLE if key in entry}
         overrides += [
             Override(gate.id, check.id, key, getattr(check, key), value, entry["reason"])

@@ -47,7 +47,8 @@ def load_scripts(folder: Path) -> dict[str, Script]:
         script = load_script(path)
         gate_id = script.body["id"]
         if gate_id in scripts:
-            raise UserError("two scripts state one gate", where=folder, found=f"{scripts[gate_id].path.name}, {path.name}")
+            found = f"{scripts[gate_id].path.name}, {path.name}"
+            raise UserError("two scripts state one gate", where=folder, found=found)
         scripts[gate_id] = script
     return scripts
 

@@ -63,7 +63,8 @@ def softened_checks(
         gate = gates[gate_id]
         script = files.get(gate_id, "gates/")
         if gate.requires not in (None, default.requires):
-            yield Softening(f"{gate_id}.requires", script, _text(default.requires), _text(gate.requires), _edited(script))
+            old, new = _text(default.requires), _text(gate.requires)
+            yield Softening(f"{gate_id}.requires", script, old, new, _edited(script))
         for check in default.checks:
             mine = gate.check(check.id)
             for key in () if mine is None else weaker_fields(mine, check):
@@ -83,14 +84,11 @@ def _without_dropout(gate_id: str, check: Check, profile: str) -> Iterator[Softe
 
 
 def weaker_fields(mine: Check, least: Check) -> Iterator[str]:
-    """Fields in which ``mine`` asks less than ``least``, or something else; words do not count."""
+    """Fields in which ``mine`` asks less than ``least``; one that asks something else is no such check at all."""
     if RANK[mine.severity] < RANK[least.severity]:
         yield "severity"
     elif mine.severity != "info" and _milder(mine, least):
         yield "severity_when"
-    for key in ("metric", "rule", "each", "reference"):
-        if getattr(mine, key) != getattr(least, key):
-            yield key
     if mine.on_fail != least.on_fail and mine.on_fail == "cannot_decide":
         yield "on_fail"
     if mine.requires not in (None, least.requires):

@@ -9,10 +9,10 @@ from typing import Any
 
 from mmpt.gating.checks import Gate
 from mmpt.gating.conditions import CONDITIONS
+from mmpt.gating.defaults import default_gates
 from mmpt.gating.floors import FLOORS
 from mmpt.gating.history import append_change, one_writer
 from mmpt.gating.lineage import Lineage
-from mmpt.gating.defaults import default_gates
 from mmpt.gating.policy import RESTORE, Policy
 from mmpt.gating.rules import CheckResult, apply_check, index_metrics
 from mmpt.gating.waivers import Waiver

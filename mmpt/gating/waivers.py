@@ -21,9 +21,12 @@ from mmpt.store.atomic import atomic_write
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate
 
+MOST_DAYS = 90  # from the day it is given; a longer excuse is a change of the policy, which is reviewed
+LEAST_REASON, LEAST_LETTERS = 8, 5  # characters; the first as in the schemas of waivers and baselines
 HEADER = """\
 # Failed checks that somebody answers for. Written by `doit waive`; bound to one subject digest, void after
-# `expires` and on a worse value. Gates with a floor (K1 S2 S3 A1 A2 A4 B3 C1 C4 R1) cannot be waived.
+# `expires` (at most 90 days ahead) and on a worse value. Gates with a floor (mmpt/gating/floors.py) cannot be
+# waived.
 # `--strict` ignores this file.
 """
 
@@ -51,11 +54,12 @@ class Waiver:
         return not worse and today <= datetime.date.fromisoformat(self.expires)
 
 
-def load_waivers(path: Path) -> tuple[Waiver, ...]:
+def load_waivers(path: Path, today: datetime.date) -> tuple[Waiver, ...]:
     """Read the waivers; a missing file has none.
 
     Raises:
-        UserError: schema violations, a date that is none, or a waiver for a gate with a floor.
+        UserError: schema violations, a date that is none or too far, a reason without words, or a waiver for a gate
+            with a floor.
     """
     if not path.exists():
         return ()
@@ -63,7 +67,7 @@ def load_waivers(path: Path) -> tuple[Waiver, ...]:
     validate(body, "waivers", where=path)
     waivers = tuple(Waiver(**entry) for entry in body["waivers"])
     for number, waiver in enumerate(waivers):
-        _check_waiver(waiver, f"{path}: waivers[{number}]")
+        _check_waiver(waiver, f"{path}: waivers[{number}]", today)
     return waivers
 
 
@@ -76,6 +80,7 @@ def waive(
     reason: str,
     owner: str,
     expires: str,
+    today: datetime.date,
 ) -> list[Waiver]:
     """Append one waiver for each failed check and return them.
 
@@ -83,10 +88,10 @@ def waive(
         path: waivers.yaml.
         failed: failed checks of the verdict: {"id", "slice", "value"}.
         gate, subject: of the verdict.
-        expires: last day on which it holds, YYYY-MM-DD.
+        expires: last day on which it holds, YYYY-MM-DD; at most ``MOST_DAYS`` after ``today``.
 
     Raises:
-        UserError: nothing failed, no such day, a gate with a floor.
+        UserError: nothing failed, no such day or one too far, a reason without words, a gate with a floor.
     """
     if not failed:
         raise UserError("nothing to waive", where=gate, found="no failed check", fix="see `doit gates`")
@@ -94,20 +99,36 @@ def waive(
         Waiver(gate, one["id"], one["slice"], subject, one["value"], reason, owner, expires) for one in failed
     ]
     for waiver in added:
-        _check_waiver(waiver, f"waiver for {gate}")
-    body = {"version": 1, "waivers": [asdict(one) for one in (*load_waivers(path), *added)]}
+        _check_waiver(waiver, f"waiver for {gate}", today)
+    body = {"version": 1, "waivers": [asdict(one) for one in (*load_waivers(path, today), *added)]}
     validate(body, "waivers", where=path)
     text = HEADER + yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120)
     atomic_write(path, text.encode())
     return added
 
 
-def _check_waiver(waiver: Waiver, where: str) -> None:
+def check_reason(reason: str, where: str) -> None:
+    """Refuse a reason that says nothing.
+
+    Raises:
+        UserError: fewer than ``LEAST_LETTERS`` letters.
+    """
+    if len(reason.strip()) < LEAST_REASON or sum(map(str.isalpha, reason)) < LEAST_LETTERS:
+        expected = f"a sentence of at least {LEAST_REASON} characters that others can judge, in words"
+        raise UserError("not a reason", where=where, found=repr(reason), expected=expected)
+
+
+def _check_waiver(waiver: Waiver, where: str, today: datetime.date) -> None:
     if waiver.gate in FLOORS:
         raise UserError("a gate with a floor cannot be waived", where=where, found=waiver.gate)
     try:
-        datetime.date.fromisoformat(waiver.expires)
+        last = datetime.date.fromisoformat(waiver.expires)
     except ValueError:
         raise UserError(
             "no such day", where=f"{where}.expires", found=waiver.expires, expected="YYYY-MM-DD"
         ) from None
+    most = today + datetime.timedelta(days=MOST_DAYS)
+    if last > most:
+        raise UserError("a waiver that does not end soon", where=f"{where}.expires", found=waiver.expires,
+                        expected=f"{most} or earlier, {MOST_DAYS} days from now")  # fmt: skip
+    check_reason(waiver.reason, f"{where}.reason")

@@ -81,6 +81,15 @@ def load_profile(name_or_path: str) -> Profile:
     return Profile(data, path)
 
 
+def stated_name(path: Path) -> str:
+    """The ``name`` that a profile file states; empty where it states none.
+
+    Raises:
+        UserError: it cannot be read as YAML.
+    """
+    return str(_read(path).get("name", ""))
+
+
 def _locate(name_or_path: str) -> Path:
     packaged = PACKAGED / f"{name_or_path}.yaml"
     if packaged.is_file():

@@ -81,6 +81,7 @@ class StageContext:
         on_save: for train: called with (step, checkpoint folder) after each save; never part of the fingerprint.
         launcher: who runs the part of the stage that can be spread; never part of the fingerprint.
         on_spread: starts the launcher's workers, set by the runner; None in a worker and where there are none.
+        granted: for release: the decision that it rests on; its digests are in the fingerprint.
         run_info: numbers that differ from run to run (seconds, tokens/s); they go to the receipt's run part.
     """
 
@@ -101,6 +102,7 @@ class StageContext:
     launcher: Launcher = Launcher()
     on_spread: Callable[[Part, type | None], None] | None = None
     run_info: dict[str, Any] = field(default_factory=dict)
+    granted: dict[str, Any] = field(default_factory=dict)
 
     def spread(self, part: Part, each: type | None = None) -> None:
         """Let the launcher's workers fill ``work``; without a launcher this does nothing.

@@ -28,11 +28,14 @@ from doit import get_var
 from bodies.table import STAGES
 from mmpt.build.tasks import gate_tasks, open_project, stage_tasks
 from mmpt.profile import Profile
+from mmpt.store.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 
 
 def read(name):
+    if not (HERE / f"{name}.yaml").is_file():
+        raise UserError("no such profile", found=name)
     data = yaml.safe_load((HERE / f"{name}.yaml").read_text())
     return Profile(data, HERE / f"{name}.yaml")
 

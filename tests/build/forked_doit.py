@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import mmpt.build.commands  # noqa: F401  to have them before the fork
+import mmpt.build.commands
 import mmpt.build.commands_gates
 import mmpt.build.commands_shell
 import mmpt.report  # noqa: F401
 
 REPO = Path(__file__).resolve().parents[2]
+SOON = (datetime.date.today() + datetime.timedelta(days=30)).isoformat()  # a day on which a waiver may end
 
 
 def forked_doit(

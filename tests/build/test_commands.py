@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.build.forked_doit import forked_doit
 
-from mmpt.store.canonical import read_json
 from mmpt.launch.setting import process_environment
+from mmpt.store.canonical import read_json
 from mmpt.store.schema import violations
+from tests.build.forked_doit import SOON, forked_doit
 
 ANSWERS = ["--owner", "ada", "--reason", "good enough to be held against"]
 
@@ -379,11 +379,11 @@ def test_a_baseline_that_is_missing_or_damaged_stops_every_decision(built, damag
 def test_a_waiver_is_told_by_the_history(built):
     built.ask_for(99)
     run(built, "decide")
-    waived = answer(built, "waive", "S1", *ANSWERS, "--expires", "2999-01-01")["result"]["waived"]
+    waived = answer(built, "waive", "S1", *ANSWERS, "--expires", SOON)["result"]["waived"]
     assert [(one["check"], one["value"]) for one in waived] == [("total", 12)]
     assert run(built, "decide").returncode == 0
     text = run(built, "history", "--gate", "S1", "--limit", "2", COLUMNS="200").stdout
-    assert "S1  waiver added: total at 12, until 2999-01-01; ada: good enough to be held against" in text
+    assert f"S1  waiver added: total at 12, until {SOON}; ada: good enough to be held against" in text
     assert "S1  NO_GO -> GO_WAIVED" in text and "S3" not in text
 
 

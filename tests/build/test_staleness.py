@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from mmpt.store.canonical import read_json, read_sealed, write_sealed
+from tests.build.forked_doit import SOON
 from tests.build.test_tampering import named, open_tiny
 
 ALL = ["count", "double", "slow", "side", "render"]
@@ -193,14 +194,14 @@ def stages_deleted(built):
 
 
 def policy_wording(built):
-    built.edit("gates/policy.yaml", "too little", "not enough")
+    built.edit("gates/s1_manifest.py", "too little", "not enough")
 
 
 def threshold(built):
     built.ask_for(99)
 
 
-def waiver(built, expires="2999-01-01"):
+def waiver(built, expires=SOON):
     built.ask_for(99)
     words = ("--reason", "n=4 is a known gap", "--owner", "me", "--expires", expires)
     assert built.doit("waive", "S1", *words).code == 0
@@ -208,7 +209,7 @@ def waiver(built, expires="2999-01-01"):
 
 def waiver_expired(built):
     waiver(built)
-    built.edit("gates/waivers.yaml", "2999-01-01", "2026-01-01")
+    built.edit("gates/waivers.yaml", SOON, "2026-01-01")
 
 
 def verdict_edited(built):

@@ -15,7 +15,7 @@ from mmpt.build.commands_out import Export
 from mmpt.build.conclusion import Conclusion
 from mmpt.build.project import Project
 from mmpt.build.stages import STAGES
-from mmpt.build.tasks import policy_of
+from mmpt.build.policy import policy_of
 from mmpt.evaluate.commands import sample
 from mmpt.gating import Waiver, evaluate_all
 from mmpt.store.digests import Manifest

@@ -7,12 +7,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.gating.gate_evidence import FIXTURES, fixture
 
 from mmpt.gating import GATES_FOLDER, load_policy
 from mmpt.gating.rules import index_metrics
 from mmpt.gating.verdicts import decide_evidence
 from mmpt.profile import load_profile
+from tests.gating.gate_evidence import FIXTURES, fixture
 
 PROFILE = {key: value for key, value in load_profile("smoke").data.items() if key != "gates"}
 BASELINES = {
@@ -227,10 +227,10 @@ def test_what_was_not_measured_cannot_be_decided(spoil):
     undecided = 0
     for gate_id, check, part in (one.values for one in every_check()):
         if (
-            spoil is no_interval
-            and not check.rule.startswith("ci_")
-            or spoil is nothing_measured
-            and check.min_n == 0
+            (spoil is no_interval
+            and not check.rule.startswith("ci_"))
+            or (spoil is nothing_measured
+            and check.min_n == 0)
         ):
             continue
         if spoil is remove and check.each:

@@ -8,11 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.gating.gate_evidence import fixture, publish, publish_all
 
+from mmpt.build.declaration import measured_by
 from mmpt.build.stages import STAGES
-from mmpt.gating import decide, evaluate_gate, load_policy
-from mmpt.gating import rules
+from mmpt.gating import decide, evaluate_gate, load_policy, rules
 from mmpt.gating.checks import OF_SCRIPT
 from mmpt.gating.floors import FLOORS
 from mmpt.gating.verdicts import decide_evidence
@@ -20,6 +19,7 @@ from mmpt.gating.yaml_file import read_yaml
 from mmpt.profile import load_profile
 from mmpt.store.errors import UserError
 from mmpt.store.schema import SchemaError
+from tests.gating.gate_evidence import fixture, publish, publish_all
 
 FLOOR_CHECKS = [(gate_id, floor.id) for gate_id, floors in FLOORS.items() for floor in floors]
 
@@ -44,7 +44,7 @@ def test_packaged_profiles_load():
 
 
 def test_all_gates_of_the_design(policy):
-    assert set(policy.gates) == set("K1 S1 S2 S3 W1 A1 A2 A3 A4 B1 B2 B3 B4 C1 C2 C3 C4 R1 Q1 Q2 T1".split())
+    assert set(policy.gates) == set(measured_by(STAGES))
 
 
 def test_every_check_that_can_stop_a_run_says_what_to_do(policy):
@@ -100,7 +100,7 @@ def test_a_remedy_names_something_to_do_that_exists(gate, remedy):
 
 def test_a_remedy_in_a_verdict_names_the_run(policy, root):
     publish(root, "manifest", "S1", fixture("S1", "bad"))
-    (failed,) = evaluate_gate("S1", root, policy).failing()
+    failed, *_ = evaluate_gate("S1", root, policy).failing()
     assert failed.remedy.startswith("artifacts/smoke/manifest/data/errors.jsonl names them")
     evidence = fixture("S1", "good")
     evidence["metrics"] = [one for one in evidence["metrics"] if one["name"] != "bad_lines"]
