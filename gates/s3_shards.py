@@ -97,6 +97,9 @@ GATE = {
             "rule": "max",
             "on_fail": "cannot_decide",
             "voids": [
+                "trivial_items",
+                "trivial_mean",
+                "gain",
                 "reconstruction",
                 "si_sdr_baseline",
                 "log_mel_baseline",
@@ -108,6 +111,62 @@ GATE = {
             "remedy": (
                 "{run}/shard_audit/data/audit.json says which and why (offenders, check compare): restore "
                 "the media and run doit"
+            ),
+        },
+        # rules of mmpt/codecs/contract.py that did not hold in stage codecs: codes that depend on the other media of
+        # the call or on earlier calls, another process that gives other codes, silence that cannot be encoded, ..
+        {
+            "id": "contract",
+            "metric": "contract_rules_broken",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "the codec breaks its contract",
+            "remedy": (
+                "{run}/codecs/data/*/contract.json says which rule and what was found; mend the codec and try it with "
+                "`python -m mmpt.codecs.check`: the likeliest cause is state that one call leaves to the next"
+            ),
+        },
+        # share of the items whose decode is better after it was mirrored, turned, rolled by a token or had its channels
+        # swapped, by 0.3 of what that change does to the medium; items that no such change alters are left out. One
+        # item of 32 may be: a small codebook gives a rare colour as another one. Codecs that twist have 0.5 to 1
+        {
+            "id": "trivial_items",
+            "metric": "trivial_items_better",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "requires": "raw_media",
+            "message": "decodes are better after a mirroring, a rolling or a swap of channels",
+            "remedy": (
+                "{run}/shard_audit/data/audit.json names the change under trivial.worst_change: look for it in the "
+                "codec's encode and decode (axis order, RGB against BGR, an offset of one token)"
+            ),
+        },
+        # the mean of the same margin over the items, of the change where it is least
+        {
+            "id": "trivial_mean",
+            "metric": "trivial_margin_mean",
+            "slices": ["audio", "image"],
+            "rule": "min",
+            "requires": "raw_media",
+            "message": "decodes are no better than mirrored, rolled or channel-swapped versions of themselves",
+            "remedy": (
+                "{run}/shard_audit/data/audit.json names the change under trivial.mean_change: look for it in the "
+                "codec's encode and decode (axis order, RGB against BGR, an offset of one token)"
+            ),
+        },
+        # median over the items that are not flat or steady: how much nearer the decode is than its constant version,
+        # in sizes of the item's own variation. A floor of ours beside the codec's own `quality_floor`. The same honest
+        # codecs have 0.32 to 0.60, codecs that give a constant -0.06 to 0.0
+        {
+            "id": "gain",
+            "metric": "gain_over_constant",
+            "slices": ["audio", "image"],
+            "rule": "min",
+            "requires": "raw_media",
+            "message": "decodes are hardly nearer to their media than a constant picture or a steady sound",
+            "remedy": (
+                "raise codecs.audio.codebook_size or codecs.audio.n_codebooks, or codecs.image.codebook_size, or "
+                "lower codecs.image.patch; weights that were not loaded look like this too"
             ),
         },
         # mean of the codec's own quality metric less its floor (higher is better)

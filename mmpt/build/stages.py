@@ -97,7 +97,7 @@ STAGES: tuple[Stage, ...] = (
         slice=("codecs",),
         external=MEDIA + CODEC_WEIGHTS,
         needs=("S2",),
-        outputs=(Output("*/codec.json", "codec"),),
+        outputs=(Output("*/codec.json", "codec"), Output("*/contract.json", "codec_contract")),
     ),
     Stage(
         "token_space",

@@ -6,7 +6,7 @@ import numpy as np
 
 from mmpt.codecs.melrvq import MelRvqOptions, log_mel
 
-FRAMES_A_SECOND = 80
+FRAMES_PER_SECOND = 80
 """Of the log-mel comparison at any sample rate: the built-in codec's 12.5 ms."""
 
 
@@ -21,8 +21,16 @@ def si_sdr_db(reference: np.ndarray, output: np.ndarray) -> float:
 
 def log_mel_l1(reference: np.ndarray, output: np.ndarray, rate: int) -> float:
     """Mean absolute difference of log (natural) mel amplitudes of two float32 [channels, T] waves at `rate` Hz."""
-    hop = max(1, rate // FRAMES_A_SECOND)
-    options = MelRvqOptions(sample_rate=rate, hop=hop, window=4 * hop)
     length = min(reference.shape[1], output.shape[1])
-    told, heard = (log_mel(wave[:, :length], options).astype(np.float64) for wave in (reference, output))
-    return float(np.mean(abs(told - heard)))
+    medium, decode = (log_mels(wave[:, :length].mean(axis=0, keepdims=True), rate) for wave in (reference, output))
+    return float(np.mean(abs(medium - decode)))
+
+
+def log_mels(wave: np.ndarray, rate: int) -> np.ndarray:
+    """float64 [channels, frames, 64] of a float32 [channels, T] wave at `rate` Hz: natural log mel amplitudes, about
+    FRAMES_PER_SECOND of them; silence is at the log of 70 dB under full scale.
+    """
+    hop = max(1, rate // FRAMES_PER_SECOND)
+    options = MelRvqOptions(sample_rate=rate, hop=hop, window=4 * hop)
+    mels = (log_mel(channel[None], options).reshape(-1, options.n_mels) for channel in wave)
+    return np.stack(list(mels)).astype(np.float64)

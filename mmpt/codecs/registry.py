@@ -34,11 +34,25 @@ from mmpt.store.tensors import save_tensors
 FILE_NAME = "codec.json"
 CODE_VECTORS = "code_vectors.safetensors"
 PROTOCOLS = {"audio": AudioCodec, "image": ImageCodec}
+COUNT = "a whole number from 1 up"
 SIZES = {
-    "audio": ("sample_rate", "channels", "frame_rate", "n_codebooks", "codebook_size"),
-    "image": ("codebook_size", "tokens_per_image", "grid", "proc_size", "decode_size"),
+    "audio": {
+        "sample_rate": COUNT,
+        "channels": COUNT,
+        "frame_rate": "a number above 0",
+        "n_codebooks": COUNT,
+        "codebook_size": COUNT,
+    },
+    "image": {
+        "codebook_size": COUNT,
+        "tokens_per_image": COUNT,
+        "grid": "two whole numbers",
+        "proc_size": COUNT,
+        "decode_size": COUNT,
+    },
 }
-_QUALITY = ("quality_metric", "quality_floor")
+"""Modality -> attribute of its codecs -> what it holds."""
+ABOUT = {"name": "text", "quality_metric": "text", "quality_floor": "a number"}
 
 
 class _MelRvq:
@@ -115,6 +129,19 @@ def plugin(name: str, modality: str) -> Any:
     return found
 
 
+def modality_of(name: str, point: EntryPoint) -> str:
+    """The modality of a plug-in, which is imported for it. Raises UserError where it says none."""
+    found = getattr(_resolve(point), "modality", None)
+    if found not in PROTOCOLS:
+        raise UserError(
+            f"codec {name} does not say its modality",
+            where=f"entry point {point.value}",
+            found=repr(found),
+            expected="modality = 'audio' or 'image'",
+        )
+    return found
+
+
 def fit_format(modality: str, options: Mapping[str, Any]) -> Any:
     """What data the codec of a profile section wants to be made with; None for none. See this file's first
     lines.
@@ -165,7 +192,8 @@ def describe(codec: AudioCodec | ImageCodec, modality: str) -> dict[str, Any]:
         "kind": modality,
         "identity": codec.identity(),
         **sizes,
-        **{key: getattr(codec, key) for key in _QUALITY},
+        "quality_metric": codec.quality_metric,
+        "quality_floor": codec.quality_floor,
     }
 
 

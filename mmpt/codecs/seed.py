@@ -56,6 +56,7 @@ class Seed:
 
     name = "seed"
     kind = "image"
+    reconstructs = False  # StableUnCLIP paints another picture of what the codes say
     quality_metric = "embedding_cosine"
     quality_floor = 0.0
     """A picture that has nothing to do with its reference. No higher floor was measured: no weights where this was

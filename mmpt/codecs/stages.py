@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs import registry
+from mmpt.codecs.contract import CONTRACT, ITEMS, REFUSED, RULES, Examination, examine
 from mmpt.codecs.media import RESAMPLER, load_clip, load_image, media_path
+from mmpt.store.canonical import write_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import JsonLines, iter_jsonl, write_jsonl
 from mmpt.store.numbers import Labels
@@ -51,6 +53,9 @@ def codecs(ctx: StageContext) -> None:
             )
         data = None if form is None else _media(ctx, chosen, roots, modality, form, section)
         codec = create(section, data)
+        mine = (record for record in manifest if record["modality"] == modality)
+        few = fit_choice((record for record in mine if sides.get(record["id"]) == "train"), ITEMS)
+        _examine(ctx, codec, modality, section, few, roots)
         registry.save(codec, ctx.out / modality, section["name"], modality, **_clipping(modality, section))
         write_jsonl(ctx.out / modality / "fitted_on.jsonl", [{"id": record["id"]} for record in chosen])
         ctx.log(
@@ -67,10 +72,10 @@ def codecs(ctx: StageContext) -> None:
         )
 
 
-def fit_choice(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """At most FIT_ITEMS of the records, in their order; which ones doesn't depend on the order."""
+def fit_choice(records: Iterable[Mapping[str, Any]], most: int | None = None) -> list[Mapping[str, Any]]:
+    """At most `most` (default: FIT_ITEMS) of the records, in their order; which ones doesn't depend on the order."""
     hashed = ((hashlib.sha256(one["id"].encode()).digest(), place, one) for place, one in enumerate(records))
-    chosen = heapq.nsmallest(FIT_ITEMS, hashed)
+    chosen = heapq.nsmallest(most or FIT_ITEMS, hashed)
     return [record for _, _, record in sorted(chosen, key=lambda one: one[1])]
 
 
@@ -95,6 +100,53 @@ def _media(
         if done % 100 == 0:
             ctx.progress(done, len(records), modality)
     return media
+
+
+def _examine(
+    ctx: StageContext,
+    codec: Any,
+    modality: str,
+    section: Mapping[str, Any],
+    chosen: Sequence[Mapping[str, Any]],
+    roots: Mapping[str, Path],
+) -> None:
+    """Tries the codec's contract on a few media of the train split."""
+    form = (codec.sample_rate, codec.channels) if modality == "audio" else True
+    media = _media(ctx, chosen, roots, modality, form, section)
+    on_device = ctx.device != "cpu" and hasattr(codec, "to")
+    if on_device:
+        codec.to(ctx.device)
+    found = examine(
+        codec,
+        modality,
+        media,
+        section["name"],
+        seconds=section.get("clip_seconds", 1.0),
+        device=ctx.device if on_device else "cpu",
+    )
+    if on_device:
+        codec.to("cpu")
+    keep_contract(ctx, found, modality, section["name"])
+
+
+def keep_contract(ctx: StageContext, found: Examination, modality: str, name: str) -> None:
+    """Writes contract.json for gate S3.
+
+    Raises:
+        UserError: a rule is broken without which no stage could use the codec.
+    """
+    for rule, what in found.broken.items():
+        ctx.log(f"{modality}: {name} breaks its contract, rule {rule}: {what}")
+    if refused := [rule for rule in REFUSED if rule in found.broken]:
+        raise UserError(
+            f"codec {name} breaks its contract, rule {refused[0]}",
+            where=f"codecs.{modality}.name",
+            found=found.broken[refused[0]],
+            expected=RULES[refused[0]],
+            fix=f"mend the codec; `python -m mmpt.codecs.check {name}` tries all rules",
+        )
+    (ctx.out / modality).mkdir(parents=True, exist_ok=True)
+    write_json(ctx.out / modality / CONTRACT, found.to_json())
 
 
 def _clipping(modality: str, section: Mapping[str, Any]) -> dict[str, Any]:

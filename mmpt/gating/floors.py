@@ -106,6 +106,10 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             requires="raw_media",
             on_fail="cannot_decide",
         ),
+        _zero("contract", "contract_rules_broken", AUDIO_IMAGE),
+        Floor("trivial_items", "trivial_items_better", "max", 0.05, AUDIO_IMAGE, requires="raw_media"),
+        Floor("trivial_mean", "trivial_margin_mean", "min", 0.05, AUDIO_IMAGE, requires="raw_media"),
+        Floor("gain", "gain_over_constant", "min", 0.2, AUDIO_IMAGE, requires="raw_media"),
         Floor("reconstruction", "reconstruction_margin", "min", 0.0, AUDIO_IMAGE, requires="raw_media"),
         Floor(
             "si_sdr_baseline",

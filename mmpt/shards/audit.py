@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
+from mmpt.codecs.trivial_decodes import Summary, compare, summarise
 from mmpt.shards.counter_rng import bits, stream
 from mmpt.shards.encode import ENCODE_ERRORS, Encoder, Failed, Record, encode_records
 from mmpt.shards.shard_set import ShardSet
@@ -52,12 +54,21 @@ class Findings:
     quality_metric: str = ""
     quality_floor: float = 0.0
     quality: dict[str, float | None] = field(default_factory=dict)
+    trivial: Summary | None = None
+    contract_tried: int = 0
+    contract_broken: dict[str, str] = field(default_factory=dict)
     offenders: list[dict[str, str]] = field(default_factory=list)
 
     def blame(self, record_id: str, check: str, found: object) -> None:
         """Name an offender, up to the limit."""
         if len(self.offenders) < _NAMED:
             self.offenders.append({"id": record_id, "check": check, "found": str(found)})
+
+    def take_contract(self, contract: Mapping[str, Any]) -> None:
+        """Take over what stage codecs found when it tried the codec's contract (schema codec_contract)."""
+        self.contract_tried, self.contract_broken = len(contract["tried"]), dict(contract["broken"])
+        for rule, what in self.contract_broken.items():
+            self.blame("codec", f"contract: {rule}", what)
 
 
 def audit(
@@ -181,6 +192,7 @@ def _decode(
     media: bool,
 ) -> None:
     measured: list[dict[str, float]] = []
+    media_seen, outputs = [], []
     for shards, index in chosen:
         record, output = shards.record(index), None
         try:
@@ -195,12 +207,17 @@ def _decode(
         if not media:
             continue
         try:
-            measured.append(encoder.codec.quality(_reference(encoder, record), output))
+            medium = _ground_truth(encoder, record)
+            measured.append(encoder.codec.quality(medium, output))
+            media_seen.append(medium)
+            outputs.append(output)
         except ENCODE_ERRORS as error:
             found.blame(record["id"], "compare", f"{type(error).__name__}: {error}")
     found.compared = len(measured)
     for name in sorted({name for one in measured for name in one}):
         found.quality[name] = float(np.mean([one[name] for one in measured if name in one]))
+    if media:
+        found.trivial = summarise(compare(encoder.codec, encoder.modality, media_seen, outputs))
 
 
 def _decode_one(
@@ -228,7 +245,7 @@ def _wrong_sound(wave: np.ndarray, record: Record, encoder: Encoder) -> str:
     return "" if np.isfinite(wave).all() else "samples that are not finite"
 
 
-def _reference(encoder: Encoder, record: Record) -> np.ndarray:
+def _ground_truth(encoder: Encoder, record: Record) -> np.ndarray:
     loaded = encoder.load(record)
     return loaded[0] if encoder.modality == "audio" else loaded
 
@@ -258,6 +275,7 @@ def metrics_of(found: Findings, modality: str) -> list[Metric]:
         metric("decode_errors", found.decode_errors, found.decoded, "items"),
         metric("compare_items_missing", sound - found.compared, found.decoded, "items"),
         metric("reconstruction_margin", margin, found.compared, found.quality_metric, "higher"),
+        *_contract_metrics(found, modality),
         # A clip's end that was left out is in no token: neither heard nor learned.
         *([metric("cut_share", found.cut / max(1, found.records), found.records, "share")] * (modality == "audio")),
         metric("encode_failure_rate", found.missing / max(1, found.expected), found.expected, "share"),
@@ -265,6 +283,22 @@ def metrics_of(found: Findings, modality: str) -> list[Metric]:
             metric(_METRIC_NAMES.get(name, name), value, found.compared, "", "none")
             for name, value in sorted(found.quality.items())
         ),
+    ]
+
+
+def _contract_metrics(found: Findings, modality: str) -> list[Metric]:
+    """Broken rules of the codec's contract, and its decodes against trivial versions of themselves."""
+    broken = Metric(
+        "contract_rules_broken", len(found.contract_broken), found.contract_tried, "rules", "lower", slice=modality
+    )
+    one = found.trivial
+    if one is None:
+        return [broken]
+    return [
+        broken,
+        Metric("trivial_items_better", one.better, one.items, "share", "lower", slice=modality),
+        Metric("trivial_margin_mean", one.mean, one.items, "share", "higher", slice=modality),
+        Metric("gain_over_constant", one.gain, one.varied, "share", "higher", slice=modality),
     ]
 
 

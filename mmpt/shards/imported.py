@@ -23,6 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mmpt.codecs import registry
+from mmpt.codecs.contract import read_contract
 from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
 from mmpt.corpus.problems import Problem, refuse
 from mmpt.corpus.split import deal, s2_metrics
@@ -308,6 +309,7 @@ def shard_audit(ctx: StageContext) -> None:
             batch=ctx.profile["shards.batch"],
             media=False,
         )
+        one.take_contract(read_contract(ctx.inputs["codecs"] / modality))
         contents += [shards.identity for shards in sets]
         records += [shards.records for shards in sets]
         ctx.log(f"{modality}: {one.records} records, {one.decode_errors} of {one.decoded} decodes wrong")

@@ -14,7 +14,9 @@ import numpy as np
 import yaml
 
 from mmpt.codecs import registry
+from mmpt.codecs.contract import examine
 from mmpt.codecs.media import RESAMPLER
+from mmpt.codecs.stages import keep_contract
 from mmpt.shards.reference import Item, read_tars
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
@@ -66,6 +68,8 @@ def codecs(ctx: StageContext) -> None:
                 "crop": "first",
                 "resampler": RESAMPLER,
             }
+        seconds = float(clipping.get("clip_seconds", 1.0))
+        keep_contract(ctx, examine(codec, modality, [], section["name"], seconds=seconds), modality, section["name"])
         registry.save(codec, ctx.out / modality, section["name"], modality, **clipping)
         write_jsonl(ctx.out / modality / "fitted_on.jsonl", [])
         ctx.log(f"{modality}: {section['name']}, identity {codec.identity()[:12]}")

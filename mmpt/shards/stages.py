@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from mmpt.codecs import registry
+from mmpt.codecs.contract import read_contract
 from mmpt.shards.audit import Findings, audit, write_findings
 from mmpt.shards.encode import AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.example_set import ExampleSet
@@ -104,6 +105,7 @@ def shard_audit(ctx: StageContext) -> None:
             sets, encoder, space, expected=expected, seed=ctx.seed, batch=ctx.profile["shards.batch"]
         )
         contents += [shards.identity for shards in sets]
+        one.take_contract(read_contract(ctx.inputs["codecs"] / modality))
         ctx.log(
             f"{modality}: {one.records} records, {one.reencode_mismatches} of {one.reencode_tokens} "
             f"tokens differ when encoded again, {one.decode_errors} of {one.decoded} decodes wrong"

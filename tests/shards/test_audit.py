@@ -24,6 +24,7 @@ BAD = (
     "records_in_wrong_split",
     "decode_errors",
     "compare_items_missing",
+    "contract_rules_broken",
     "codec_fit_items_outside_train",
     "encode_failure_rate",
 )
@@ -199,7 +200,7 @@ def test_media_that_are_not_what_the_codes_say_are_badly_reconstructed(hurt):
             Image.fromarray(noise).save(hurt.path("corpus") / record["media"]["path"])
     values = found(hurt)
     assert values["image", "reconstruction_margin"] < 0 and values["image", "compare_items_missing"] == 0
-    assert failing(verdict(hurt)) == {"reencode [image]", "reconstruction [image]"}
+    assert failing(verdict(hurt)) >= {"reencode [image]", "reconstruction [image]", "gain [image]"}
 
 
 def test_a_decode_without_its_medium_is_no_comparison(hurt):
