@@ -98,6 +98,8 @@ def existing(path: Path) -> Path:
 
 def said(error: BaseException, path: Path) -> str:
     """The first line of a library's message, at most 120 characters, without this machine's folders."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = str(error).replace(str(path.parent) + "/", "").strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     return shown(text) if text != repr(text)[1:-1] else text[:120]

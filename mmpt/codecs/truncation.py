@@ -226,13 +226,15 @@ def _mp3_start(stream: BinaryIO, start: int) -> tuple[int, bytes] | None:
     """(place of the first frame, the bytes from there on); None where none begins within 64 kB."""
     stream.seek(start)
     head = stream.read(1 << 16)
-    at = next((at for at in range(len(head) - 3) if _two_frames(head, at)), None)
-    return None if at is None else (start + at, head[at:])
+    at = head.find(b"\xff")
+    while at >= 0 and not _two_frames(head, at):
+        at = head.find(b"\xff", at + 1)
+    return None if at < 0 else (start + at, head[at:])
 
 
 def _two_frames(data: bytes, at: int) -> bool:
     """Whether a frame begins there, and another one behind it: two bytes alone look like a frame now and then."""
-    if data[at] != 0xFF or (found := _frame(data[at : at + 4])) is None:
+    if (found := _frame(data[at : at + 4])) is None:
         return False
     following = data[at + found[0] : at + found[0] + 4]
     return len(following) < 4 or _frame(following) is not None

@@ -1,0 +1,96 @@
+"""A bounded, seeded fuzz over every reader of what people bring: it ends in a record, a bad record or one clear line.
+
+`python -m tests.inputs.fuzz` goes on with more files, in processes of their own.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmpt.corpus import captions
+from mmpt.corpus.problems import Problem
+from mmpt.profile.yaml_file import read_yaml
+from mmpt.shards.token_space import train_tokenizer
+from mmpt.shards.tokenizer_file import open_tokenizer_file
+from mmpt.store.errors import UserError
+from mmpt.store.model_files import read_header
+from mmpt.store.tensors import load_tensors, read_meta, save_tensors
+from tests.inputs import fuzz
+
+
+@pytest.mark.parametrize(("kind", "files"), [("pictures", 200), ("sounds", 150)])
+def test_damaged_media(tmp_path, kind, files):
+    good, whole = fuzz.good_files(kind)
+    came = [fuzz.outcome(kind, good, whole, number, tmp_path / "f.bin") for number in range(files)]
+    assert not [one for one in came if one[2][0].isupper()]
+    assert {one[2] for one in came} >= {"unreadable", "changed"}
+    plain = ("BMP", "DDS", "IM", "MSP", "PCX", "PPM", "SGI", "TGA", "TIFF", "WAV", "RF64", "W64", "AIFF", "AU", "CAF", "NIST",
+             "SVX", "XBM")  # uncompressed: zeros are black or silent
+    taken = [one for one in came if one[2] == "different" and not (one[1] == "zeros" and one[0].startswith(plain))]
+    assert len(taken) <= files // 50  # a few bytes at the very end
+
+
+def is_fine(read, number):
+    """What was read; None where one clear line refused it."""
+    try:
+        return read()
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000, number
+        return None
+
+
+def table(form):
+    rows = [{"id": f"r{i}", "image": "p.png", "caption": f'a "big" cat, no. {i}\u00e9\u2028x', "split": "test"} for i in range(12)]
+    if form == "jsonl":
+        return "".join(json.dumps(row, ensure_ascii=bool(i % 2)) + "\n" for i, row in enumerate(rows)).encode()
+    quoted = [[f'"{cell}"'.replace('"big"', '""big""') for cell in row.values()] for row in rows]
+    return ("id,image,caption,split\r\n" + "".join(",".join(row) + "\r\n" for row in quoted)).encode()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_damaged_tables(tmp_path, form):
+    Image.new("RGB", (2, 2)).save(tmp_path / "p.png")
+    data, whole = table(form), 0
+    for number in range(400):
+        (tmp_path / f"captions.{form}").write_bytes(fuzz.changed(data, np.random.default_rng([number, 5]))[1])
+        found = is_fine(lambda: [item for _, item in captions.read(tmp_path, "real")], number)
+        for item in found or ():
+            assert isinstance(item, Problem | dict)
+            json.dumps(item.to_json() if isinstance(item, Problem) else item, ensure_ascii=False).encode()
+            assert "\n" not in str(item)
+        whole += bool(found)
+    assert whole > 100
+
+
+def test_damaged_profiles(tmp_path):
+    text = b"name: x\nseed: 3\na: {b: [1, 2e-3, yes, 12:00:00], c: &k {d: ~}}\ne: {<<: *k, f: 'g'}\nlong: >\n  text\n  more\n"
+    read = 0
+    for number in range(600):
+        (tmp_path / "p.yaml").write_bytes(fuzz.changed(text, np.random.default_rng([number, 6]))[1])
+        read += is_fine(lambda: read_yaml(tmp_path / "p.yaml"), number) is not None
+    assert read > 40
+
+
+def test_damaged_tokenizers(tmp_path):
+    train_tokenizer(["a red circle and a cat"] * 3, 270, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    data, read = path.read_bytes(), 0
+    for number in range(150):
+        path.write_bytes(fuzz.changed(data, np.random.default_rng([number, 7]))[1])
+        tokenizer = is_fine(lambda: open_tokenizer_file(path), number)
+        read += tokenizer is not None and tokenizer.encode("a <|endoftext|> cat") is not None
+    assert read > 5
+
+
+def test_damaged_safetensors(tmp_path):
+    path, read = tmp_path / "t.safetensors", 0
+    save_tensors(path, {"a": np.arange(40.0, dtype=np.float32).reshape(5, 8), "b": np.zeros(3, np.int32)}, {"kind": "x"})
+    data = path.read_bytes()
+    for number in range(400):
+        path.write_bytes(fuzz.changed(data, np.random.default_rng([number, 8]))[1])
+        read += is_fine(lambda: load_tensors(path), number) is not None
+        is_fine(lambda: read_header(path, "base.path"), number)
+        is_fine(lambda: read_meta(path), number)
+    assert read > 20
