@@ -15,7 +15,7 @@ from typing import Any
 from doit.cmd_run import Run as DoitRun
 
 from mmpt.build.commandline import OurCommand, Parser, computing, held, user_path
-from mmpt.build.conclusion import conclude, stale_measurements
+from mmpt.build.conclusion import Conclusion, conclude, stale_measurements
 from mmpt.build.declaration import Stage
 from mmpt.build.display import NAME_WIDTH
 from mmpt.build.drawn import write_report
@@ -33,7 +33,7 @@ from mmpt.build.verification import verify
 from mmpt.gating import decide
 from mmpt.profile.missing import missing, require_present, way_out
 from mmpt.store.canonical import read_json
-from mmpt.store.errors import EXIT_BROKE, EXIT_GO, UserError
+from mmpt.store.errors import EXIT_BROKE, EXIT_CANNOT_DECIDE, EXIT_GO, EXIT_NO_GO, UserError
 
 
 class StageCommand(OurCommand):
@@ -135,13 +135,30 @@ class Run(StageCommand, DoitRun):
         self.result = {"stages": _ran(project.names), **conclusion.to_json()}
         # What stopped a run on bad input should stand out.
         self.say(*conclusion.lines()[-2 if "refused" in RUN.failed.values() else 0 :])
-        return RUN.exit_code or conclusion.exit_code
+        return RUN.exit_code or (_stages_code(project, names, conclusion) if words else conclusion.exit_code)
 
     def _build(self, options: argparse.Namespace, names: list[str]) -> None:
         RUN.always = tuple(names) if options.always else ()
         params, _ = self.cmdparser.parse([])
         params.update({"reporter": Reporter(RUN), "continue": True, "single": options.single, "verbosity": 2})
         DoitRun.execute(self, params, names)
+
+
+def _stages_code(project: Project, names: Sequence[str], conclusion: Conclusion) -> int:
+    """Exit code of a run of named stages: 0 if they are built, and their own gates and all that they need pass.
+
+    The decision of the whole run is not asked: `doit split && ..` goes on where the split and its gates are fine.
+    """
+    wanted = list(names)
+    for name in wanted:
+        wanted += [one for one in project.names[name].inputs if one not in wanted]
+    needed = {gate for name in wanted for gate in project.names[name].needs}
+    needed |= {gate for name in names for gate in project.names[name].measures}
+    verdicts = {one.verdict for one in conclusion.verdicts if one.gate in needed and not one.good}
+    if "NO_GO" in verdicts:
+        return EXIT_NO_GO
+    done = {*RUN.fresh, *RUN.built}
+    return EXIT_GO if not verdicts and done.issuperset(names) else EXIT_CANNOT_DECIDE
 
 
 def _clear_staging(project: Project) -> None:

@@ -112,3 +112,9 @@ def test_a_body_called_where_its_result_belongs(blocked):
     assert (blocked.root / "slow/data/steps.json").exists(), "it can be made, but not published"
     outcome = blocked.real_doit("render")
     assert outcome.code == 10 and "render" not in outcome.ran and closed(blocked), outcome
+
+
+def test_the_exit_code_of_named_stages_is_that_of_their_own_gates(blocked):
+    assert blocked.doit("slow").code == 10 and blocked.doit("double").code == 10, "double measures the gate that fails"
+    assert blocked.doit("count").code == 0, "count needs no gate, whatever the decision of the whole run"
+    assert blocked.doit().code == 10
