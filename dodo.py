@@ -13,8 +13,8 @@ measured, is GO. What reaches b through others is not drawn again.
     warmup -> warmup_check -W1-> train
     warmup -> preflight -A1 A2 A3 A4-> train
     warmup -> resume_check
-    train -> trend, generate, ablation, text_regression, read_regression
-    generate -> scores
+    train -> trend, generate, text_regression
+    generate -> ablation, read_regression, scores
     trend, ablation, text_regression, read_regression, resume_check, scores -> render
 
     train -B1 B2-> release

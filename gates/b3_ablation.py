@@ -138,6 +138,54 @@ GATE = {
             "message": "swapped prompts differ much in length",
             "remedy": "add test items, so that each finds a partner of its length (raise split.test)",
         },
+        # of generated ids, by the independent scorer: likelihood after their own prompt against another item's
+        {
+            "id": "output_win",
+            "metric": "output_win_rate",
+            "slices": ["t2a", "t2i"],
+            "rule": "min",
+            "message": "too few outputs are likelier after their own prompt than after another",
+            "remedy": (
+                "{run}/generate/data/qual has scored_outputs.jsonl, output by output: outputs were made for other "
+                "prompts (see C1.greedy), or prompts hardly matter: raise train.steps"
+            ),
+        },
+        {
+            "id": "output_gap",
+            "metric": "output_gap_nats",
+            "slices": ["t2a", "t2i"],
+            "rule": "ci_low_above",
+            "message": "outputs are no likelier after their own prompt than after another",
+            "remedy": (
+                "{run}/generate/data/qual has scored_outputs.jsonl, output by output: outputs were made for other "
+                "prompts (see C1.greedy), or prompts hardly matter: raise train.steps"
+            ),
+        },
+        # the model reads its outputs: loss of a prompt as the caption of its own output against another's. The
+        # ground truth, read likewise, is the reference: no output need be told apart better than it is
+        {
+            "id": "read_back",
+            "metric": "read_back_win_rate",
+            "slices": ["t2a.a2t", "t2i.i2t"],
+            "rule": "min",
+            "reference": "truth_read_win_rate",
+            "message": "outputs are valid, but do not show their prompts: read back, they fit another's as well",
+            "remedy": (
+                "hear and see them beside their prompts in {run}/report/index.html; raise train.steps, or t2a and "
+                "t2i in train.loss.task_weights"
+            ),
+        },
+        {
+            "id": "read_back_gap",
+            "metric": "read_back_gap_nats",
+            "slices": ["t2a.a2t", "t2i.i2t"],
+            "rule": "ci_low_above",
+            "message": "read back, outputs fit their own prompts no better than another's",
+            "remedy": (
+                "hear and see them beside their prompts in {run}/report/index.html; raise train.steps, or t2a and "
+                "t2i in train.loss.task_weights"
+            ),
+        },
     ],
 }
 

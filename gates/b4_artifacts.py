@@ -78,6 +78,32 @@ GATE = {
                 "well, lower the level of the corpus; otherwise raise train.steps"
             ),
         },
+        # the written reconstructions (stored codes of the golden items, decoded as outputs are), read from their files
+        # and held against their media: what they keep of the codec's own advantage over the medium of another group
+        {
+            "id": "ground_truth",
+            "metric": "reconstruction_share",
+            "slices": ["t2a", "t2i"],
+            "rule": "min",
+            "requires": "raw_media",
+            "message": "written reconstructions are not as good as the codec",
+            "remedy": (
+                "compare {run}/generate/data/qual/step_*/reference with the media: decoding or writing turns them; "
+                "run `pytest tests/evaluate -k ground_truth`"
+            ),
+        },
+        {
+            "id": "ground_truth_win",
+            "metric": "reconstruction_win_rate",
+            "slices": ["t2a", "t2i"],
+            "rule": "min",
+            "requires": "raw_media",
+            "message": "written reconstructions fit another medium as well as their own",
+            "remedy": (
+                "compare {run}/generate/data/qual/step_*/reference with the media: items are mixed up, or the codec "
+                "cannot tell them apart (see S3.reconstruction)"
+            ),
+        },
     ],
 }
 

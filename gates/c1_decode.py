@@ -53,6 +53,19 @@ GATE = {
             "message": "golden items that were not generated",
             "remedy": "{run}/logs/generate.log says where it ended: delete {run}/generate and run doit",
         },
+        # share of positions of the final checkpoint's greedy outputs at which a plain teacher-forced forward (no cache,
+        # its own prompt from the caption) prefers another allowed id by more than rounding; n: outputs
+        {
+            "id": "greedy",
+            "metric": "not_greedy_rate",
+            "slices": ["a2t", "i2t", "t2a", "t2i"],
+            "rule": "max",
+            "message": "greedy outputs are not what the model prefers",
+            "remedy": (
+                "decoding and forward disagree (cache, positions, adapter, prompts): set ops.backend: reference and "
+                "run doit to see whether it is a kernel; run `pytest tests/generate tests/evaluate/test_outputs.py`"
+            ),
+        },
     ],
 }
 

@@ -1,11 +1,12 @@
 """Q1, on the evidence of stage scores.
 
-What it finds: attributes read back from the decoded files are not those of the prompts.
+What it finds: attributes read back from the decoded files are not those of the prompts; attributes that free-running
+captions state are not those of their media.
 """
 
 GATE = {
     "id": "Q1",
-    "title": "Decoded files show what the prompts say",
+    "title": "Decoded files and captions show what was asked for",
     "stage": "scores",
     "blocks": "release",
     "requires": "generated_corpus",
@@ -60,6 +61,127 @@ GATE = {
             "remedy": (
                 "use a finer codec: raise codecs.image.codebook_size or lower codecs.image.patch; raise "
                 "codecs.audio.codebook_size or codecs.audio.n_codebooks"
+            ),
+        },
+        # free-running captions of golden media, read by a parser: of those that state the attribute, the share that
+        # is right. An output that is no caption (empty, cut off, other text) counts as wrong. caption_chance: the same
+        # outputs as captions of media of other groups, never under a guess. caption_stated: share of all outputs that
+        # state it; captions of the corpus name an attribute with probability 0.9
+        {
+            "id": "captions",
+            "metric": "caption_accuracy",
+            "slices": [
+                "i2t.shape",
+                "i2t.colour",
+                "i2t.size",
+                "i2t.place",
+                "i2t.background",
+                "a2t.kind",
+                "a2t.pitch",
+                "a2t.contour",
+                "a2t.count",
+                "a2t.loudness",
+            ],
+            "each": True,
+            "rule": "min",
+            "reference": "caption_chance",
+            "message": "captions state an attribute wrongly too often",
+            "remedy": (
+                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
+                "train.loss.task_weights"
+            ),
+        },
+        {
+            "id": "captions_mean",
+            "metric": "caption_mean_accuracy",
+            "slices": ["a2t", "i2t"],
+            "rule": "min",
+            "message": "captions state attributes wrongly too often",
+            "remedy": (
+                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
+                "train.loss.task_weights"
+            ),
+        },
+        {
+            "id": "stated",
+            "metric": "caption_stated",
+            "slices": [
+                "i2t.shape",
+                "i2t.colour",
+                "i2t.size",
+                "i2t.place",
+                "i2t.background",
+                "a2t.kind",
+                "a2t.pitch",
+                "a2t.contour",
+                "a2t.count",
+                "a2t.loudness",
+            ],
+            "each": True,
+            "rule": "min",
+            "message": "captions leave an attribute out",
+            "remedy": (
+                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
+                "train.loss.task_weights"
+            ),
+        },
+        # the same at temperature 1
+        {
+            "id": "sampled_captions",
+            "metric": "sampled_caption_accuracy",
+            "slices": [
+                "i2t.shape",
+                "i2t.colour",
+                "i2t.size",
+                "i2t.place",
+                "i2t.background",
+                "a2t.kind",
+                "a2t.pitch",
+                "a2t.contour",
+                "a2t.count",
+                "a2t.loudness",
+            ],
+            "each": True,
+            "rule": "min",
+            "reference": "sampled_caption_chance",
+            "message": "captions at temperature 1 state an attribute wrongly too often",
+            "remedy": (
+                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
+                "train.loss.task_weights"
+            ),
+        },
+        {
+            "id": "sampled_captions_mean",
+            "metric": "sampled_caption_mean_accuracy",
+            "slices": ["a2t", "i2t"],
+            "rule": "min",
+            "message": "captions at temperature 1 state attributes wrongly too often",
+            "remedy": (
+                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
+                "train.loss.task_weights"
+            ),
+        },
+        {
+            "id": "sampled_stated",
+            "metric": "sampled_caption_stated",
+            "slices": [
+                "i2t.shape",
+                "i2t.colour",
+                "i2t.size",
+                "i2t.place",
+                "i2t.background",
+                "a2t.kind",
+                "a2t.pitch",
+                "a2t.contour",
+                "a2t.count",
+                "a2t.loudness",
+            ],
+            "each": True,
+            "rule": "min",
+            "message": "captions at temperature 1 leave an attribute out",
+            "remedy": (
+                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
+                "train.loss.task_weights"
             ),
         },
     ],

@@ -119,6 +119,56 @@ GATE = {
             "optional": True,
             "message": "valid without the grammar before training",
         },
+        # The extremes block; what lies between is quality.
+        {
+            "id": "one_output",
+            "metric": "duplicate_rate",
+            "slices": ["t2a.greedy", "t2i.greedy"],
+            "rule": "max",
+            "message": "nearly all prompts give the same output",
+            "remedy": "the prompt does not reach the output: see B3; then raise train.steps",
+        },
+        # share of outputs that are one frame throughout, where their reference is not
+        {
+            "id": "one_frame",
+            "metric": "constant_rate",
+            "slices": ["t2a.greedy", "t2i.greedy"],
+            "rule": "max",
+            "message": "outputs are one code throughout",
+            "remedy": "raise train.steps or train.lr.lora, or make the codes easier (smaller codebooks)",
+        },
+        {
+            "id": "all_looped",
+            "metric": "looped_rate",
+            "slices": ["t2a.greedy"],
+            "rule": "max",
+            "message": "nearly all sounds repeat a frame",
+            "remedy": "raise train.steps",
+        },
+        {
+            "id": "never_valid",
+            "metric": "unconstrained_validity_rate",
+            "slices": ["a2t.greedy", "i2t.greedy", "t2a.greedy", "t2i.greedy"],
+            "rule": "min",
+            "message": "without the grammar almost no output is valid",
+            "remedy": "train.loss must reach all positions and the end token; raise train.steps",
+        },
+        {
+            "id": "never_ends",
+            "metric": "end_token_rate",
+            "slices": ["a2t.greedy", "i2t.greedy", "t2a.greedy", "t2i.greedy"],
+            "rule": "min",
+            "message": "without the grammar almost no output ends",
+            "remedy": "train.loss must reach the end token; raise train.steps",
+        },
+        {
+            "id": "outside",
+            "metric": "legal_mass",
+            "slices": ["a2t.greedy", "i2t.greedy", "t2a.greedy", "t2i.greedy"],
+            "rule": "min",
+            "message": "the model puts almost no probability inside the allowed range",
+            "remedy": "raise train.steps; train.loss.support: full teaches the model which range is allowed",
+        },
     ],
 }
 

@@ -56,6 +56,17 @@ def looped_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codeboo
     return float(np.mean([run >= LOOP and run > usual for run in runs]))
 
 
+def constant_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codebooks: int) -> float:
+    """Share of outputs that are one frame throughout, where their reference is not."""
+    return float(
+        np.mean([
+            longest_run(row["ids"], n_codebooks) * n_codebooks == len(row["ids"])
+            and longest_run(reference, n_codebooks) * n_codebooks < len(reference)
+            for row, reference in zip(rows, references, strict=True)
+        ])
+    )
+
+
 def codebook_usage(rows: Sequence[Row], references: Sequence[np.ndarray], space: TokenSpace) -> float:
     """Distinct ids in the outputs over those in the references, mean over the segments in use."""
     used = np.unique(np.concatenate([np.asarray(row["ids"], np.int64) for row in rows]))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.corpus import oracle
+from mmpt.evaluate import caption_reading as reading
 from mmpt.evaluate import quality
 from mmpt.evaluate.checkpoint import Trained, Workshop
 from mmpt.evaluate.emission import FOLDER, reference_path
@@ -103,6 +104,30 @@ def oracle_metrics(look: Look) -> tuple[list[Metric], list[dict[str, Any]], dict
     return metrics, controls, details
 
 
+def caption_metrics(look: Look) -> tuple[list[Metric], list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
+    """Q1 on free-running captions: metrics, controls (step 0), details, samples of wrong ones."""
+    metrics: list[Metric] = []
+    controls: list[dict[str, Any]] = []
+    details: dict[str, Any] = {}
+    samples: list[dict[str, Any]] = []
+    for task in (task for task in reading.READ if task in look.golden):
+        for step in (look.initial, look.final):
+            for decoding, prefix in (("greedy", ""), ("sampled", "sampled_")):
+                rows = reading.described(look.rows(step, task, decoding))
+                if not rows:
+                    continue
+                found, shown = reading.attribute_metrics(rows, prefix)
+                details[f"{task} step_{step} {decoding}"] = shown
+                if step == look.final:
+                    metrics += found
+                    samples += reading.wrong_samples(rows) if decoding == "greedy" else []
+                else:
+                    mean = next(one for one in found if one.name == f"{prefix}caption_mean_accuracy")
+                    control = {"name": f"step {step} {decoding} {task} mean accuracy", "n": mean.n}
+                    controls.append({**control, "value": mean.value})
+    return metrics, controls, details, samples
+
+
 def _accuracies(look: Look, step: int, task: str, decoding: str) -> dict[str, tuple[float, int]]:
     rows = [row for row in look.rows(step, task, decoding) if row["attributes"] and row["mentioned"]]
     hits = quality.oracle_hits(rows, look.folder(step, decoding))
@@ -165,6 +190,9 @@ def _emit_metrics(look: Look, task: str, decoding: str, at: str) -> list[Metric]
             slice=at,
         ),
     ]
+    width = look.space.n_codebooks if task == "t2a" else 1
+    constant = quality.constant_rate(rows, references, width)
+    metrics.append(Metric("constant_rate", constant, len(rows), "share", "lower", slice=at))
     if task == "t2a":
         looped = quality.looped_rate(rows, references, look.space.n_codebooks)
         metrics.append(Metric("looped_rate", looped, len(rows), "share", "lower", slice=at))

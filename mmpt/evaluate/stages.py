@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmpt.evaluate import ablation as abl
-from mmpt.evaluate import emission
+from mmpt.evaluate import caption_reading as reading
+from mmpt.evaluate import emission, outputs
 from mmpt.evaluate import preflight as pre
 from mmpt.evaluate import published_scores as pub
 from mmpt.evaluate import scores as sco
@@ -15,22 +18,25 @@ from mmpt.evaluate import trend as tre
 from mmpt.evaluate.checkpoint import Trained, Workshop, digest
 from mmpt.evaluate.generating import RANDOM, Generating
 from mmpt.evaluate.golden import EMIT, Decoder
+from mmpt.evaluate.ground_truth import ground_truth_metrics
 from mmpt.evaluate.resume import check_resume
 from mmpt.evaluate.sets import Codecs, ablation_sets
 from mmpt.evaluate.trainable import check_trainable
 from mmpt.model.adapter import WEIGHTS
-from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
+from mmpt.model.plain import PlainLM
+from mmpt.shards.shard_set import MODALITIES, SPLITS, TASK_MODALITY, ShardSet
 from mmpt.shards.text_set import encode_lines
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import Manifest, sha256_file
 from mmpt.store.evidence import Metric, write_evidence
-from mmpt.store.jsonl import write_jsonl
+from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
 from mmpt.store.tensors import load_tensors
 from mmpt.train.draws import DRAWS, draw_metrics
 
 READ = ("a2t", "i2t")
+SCORED = "scored_outputs.jsonl"
 
 
 def warmup_check(ctx: StageContext) -> None:
@@ -58,7 +64,23 @@ def read_regression(ctx: StageContext) -> None:
     for one in before:
         interval = abl.gap_interval(one, one.swapped, ctx.profile["evaluate.bootstrap"], ctx.seed)
         metrics.append(interval.metric("gap_after_warmup_nats", direction="none", slice=one.task))
+    metrics += _free_running_captions(ctx, trained)
     write_evidence(ctx.out, "R1", metrics, subject={"checkpoint": digest(trained.path(trained.final))})
+
+
+def _free_running_captions(ctx: StageContext, trained: Trained) -> list[Metric]:
+    """Greedy captions: own medium against a swapped one by likelihood and by words, and against a blind caption."""
+    resamples, folder = ctx.profile["evaluate.bootstrap"], ctx.inputs["generate"]
+    metrics = []
+    for task, rows in scored_outputs(folder, trained.final).items():
+        if task in READ:
+            below = folder / "qual" / f"step_{trained.final}"
+            made = read_jsonl(below / f"step_{trained.final}_golden_{task}.jsonl")
+            train = ShardSet.open(ctx.inputs["shards"], TASK_MODALITY[task], "train")
+            blind = reading.blind_caption([record["caption"] for record in train.records])
+            gains = reading.word_gains(made, blind, resamples, ctx.seed)
+            metrics += [*outputs.own_prompt_metrics(rows, resamples, ctx.seed), *reading.gain_metrics(gains, task)]
+    return metrics
 
 
 def _read_ablations(ctx: StageContext, workshop: Workshop, checkpoint: Path) -> list[abl.Ablation]:
@@ -148,7 +170,9 @@ def generate(ctx: StageContext) -> None:
         summaries += emission.summaries_of(folder)
     control = emission.random_control(work.outputs(RANDOM), decoder, sets, setting)
     write_json(ctx.out / "qual" / "random_weights.json", {"summaries": control})
-    _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control)
+    scored = _score_outputs(ctx, work, written[-1])
+    write_jsonl(written[-1].folder / SCORED, [row for rows in scored.values() for row in rows])
+    _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, scored)
 
 
 def generate_part(ctx: StageContext, rank: int, world: int) -> None:
@@ -157,7 +181,35 @@ def generate_part(ctx: StageContext, rank: int, world: int) -> None:
     work.write([work.pieces[place] for place in share(work.sizes(), rank, world)])
 
 
-def _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control) -> None:
+def _score_outputs(
+    ctx: StageContext, work: Generating, last: emission.Written
+) -> dict[str, list[dict[str, Any]]]:
+    """By task, what the independent scorer says of the last checkpoint's greedy outputs."""
+    dtype, workshop, setting = getattr(torch, ctx.dtype), work.workshop, work.setting
+    checkpoint = work.trained.path(last.step)
+    model = PlainLM.open(ctx.inputs["base"] / "model", checkpoint, workshop.space, device=ctx.device, dtype=dtype)
+    scored = {}
+    for task, records in work.sets.items():
+        ctx.progress(len(scored), len(work.sets), f"scoring {task}")
+        asked = outputs.Asked.of(records, ctx.inputs["shards"], workshop.tokenizer, workshop.space)
+        guidance = setting.guidance if task in EMIT else 1.0
+        scored[task] = outputs.scored_rows(
+            model, workshop.space, asked, last.rows[task, "greedy"], dtype, guidance
+        )
+    return scored
+
+
+def scored_outputs(generate: Path, step: int) -> dict[str, list[dict[str, Any]]]:
+    """Rows of scored_outputs.jsonl of stage generate by task."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in read_jsonl(generate / "qual" / f"step_{step}" / SCORED):
+        rows.setdefault(row["task"], []).append(row)
+    return rows
+
+
+def _write_emission_evidence(
+    ctx, decoder, sets, trained, written, references, summaries, control, scored
+) -> None:
     subject = {"initial": digest(trained.path(trained.initial)), "final": digest(trained.path(trained.final))}
     samples = [
         {
@@ -176,7 +228,10 @@ def _write_emission_evidence(ctx, decoder, sets, trained, written, references, s
     write_evidence(
         ctx.out,
         "B4",
-        emission.artifact_metrics(decoder, written, references),
+        [
+            *emission.artifact_metrics(decoder, written, references),
+            *ground_truth_metrics(ctx, decoder.codecs, decoder.space, sets, written[-1].folder),
+        ],
         subject=subject,
         samples=samples,
     )
@@ -194,7 +249,7 @@ def _write_emission_evidence(ctx, decoder, sets, trained, written, references, s
     write_evidence(
         ctx.out,
         "C1",
-        emission.decode_metrics(sets, [*summaries, *control], expected),
+        [*emission.decode_metrics(sets, [*summaries, *control], expected), *outputs.argmax_metrics(scored)],
         subject=subject,
         controls=controls,
     )
@@ -232,6 +287,10 @@ def ablation(ctx: StageContext) -> None:
     metrics = [
         metric for task in sets for metric in (*_gaps(ctx, last[task]), *abl.swap_metrics(sets[task], shown))
     ]
+    for task, rows in scored_outputs(ctx.inputs["generate"], trained.final).items():
+        if task in EMIT:
+            metrics += outputs.own_prompt_metrics(rows, resamples, ctx.seed)
+            metrics += outputs.read_back_metrics(rows, resamples, ctx.seed)
     subject = {
         "initial": digest(trained.path(trained.initial)),
         "final": digest(trained.path(trained.final)),
@@ -330,13 +389,22 @@ def scores(ctx: StageContext) -> None:
     workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
     look = sco.Look.of(ctx, workshop, trained)
     metrics, controls, attributes = sco.oracle_metrics(look)
+    captions, step_zero, read, wrong = sco.caption_metrics(look)
     subject = {"final": digest(trained.path(trained.final)), "codecs": _set_digest(ctx.inputs["codecs"])}
     notes = (
         []
         if metrics
         else ["no golden record has attributes: there is nothing that an oracle could read back"]
     )
-    write_evidence(ctx.out, "Q1", metrics, subject=subject, controls=controls, notes=notes)
+    write_evidence(
+        ctx.out,
+        "Q1",
+        [*metrics, *captions],
+        subject=subject,
+        samples=wrong,
+        controls=[*controls, *step_zero],
+        notes=notes,
+    )
     metrics, free = sco.free_metrics(look)
     write_evidence(ctx.out, "Q2", metrics, subject=subject)
     metrics, nearest = sco.memory_metrics(look, ctx, workshop)
@@ -344,7 +412,7 @@ def scores(ctx: StageContext) -> None:
     published = [*pub.caption_metrics(look, ctx.inputs["shards"]), *judged]
     write_evidence(ctx.out, "T1", [*metrics, *published], subject={**subject, **judges})
     result: dict[str, Any] = {
-        "attributes": attributes,
+        "attributes": {**attributes, **read},
         "free_running": free,
         "memory": nearest,
         "published": {f"{metric.slice} {metric.name}": metric.value for metric in published},

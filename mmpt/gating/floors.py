@@ -17,6 +17,8 @@ LEAST_GROUPS = 20  # an interval drawn from fewer groups covers much less than i
 NO_DROPOUT = (("no_prompt_dropout", "info"),)
 PICTURE = tuple(f"image.{one}" for one in ("shape", "colour", "size", "place", "background"))
 SOUND = tuple(f"audio.{one}" for one in ("kind", "pitch", "contour", "count", "loudness"))
+CAPTION = (*(one.replace("image", "i2t") for one in PICTURE), *(one.replace("audio", "a2t") for one in SOUND))
+READ_BACK = ("t2a.a2t", "t2i.i2t")  # an emit task and the task that reads its outputs
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,23 @@ def _at_least(name: str, metric: str, threshold: float, slices: tuple[str, ...],
 
 def _above_zero(name: str, metric: str, slices: tuple[str, ...], **more: object) -> Floor:
     return Floor(name, metric, "ci_low_above", 0.0, slices, min_n=LEAST_ITEMS, **more)  # type: ignore[arg-type]
+
+
+def _captions(prefix: str) -> tuple[Floor, ...]:
+    """Attributes of free-running captions; prefix: "sampled_" at temperature 1."""
+    return (
+        _at_least(
+            f"{prefix}captions",
+            f"{prefix}caption_accuracy",
+            0.6,
+            CAPTION,
+            each=True,
+            reference=f"{prefix}caption_chance",
+            margin=0.3,
+            min_n=16,
+        ),
+        _at_least(f"{prefix}captions_mean", f"{prefix}caption_mean_accuracy", 0.80, READ),
+    )
 
 
 FLOORS: dict[str, tuple[Floor, ...]] = {
@@ -184,12 +203,16 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         _above_zero("gap_swapped", "gap_swapped_nats", EMIT),
         _above_zero("gap_empty", "gap_empty_nats", EMIT, severity_when=NO_DROPOUT),
         _groups(EMIT),
+        _at_least("output_win", "output_win_rate", 0.70, EMIT),
+        _above_zero("output_gap", "output_gap_nats", EMIT),
+        _above_zero("read_back_gap", "read_back_gap_nats", READ_BACK),
     ),
     "C1": (
         _at_least("decode", "decode_success_rate", 1.0, EMIT),
         _zero("range", "ids_out_of_range", EMIT, min_n=LEAST_ITEMS),
         _zero("length", "length_mismatches", EMIT, min_n=LEAST_ITEMS),
         _zero("complete", "golden_items_missing", EMIT, on_fail="cannot_decide"),
+        Floor("greedy", "not_greedy_rate", "max", 0.001, TASKS, min_n=16),
     ),
     "C4": (
         _zero("parameters", "parameters_differing"),
@@ -199,13 +222,22 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         _zero("losses", "losses_differing"),
         _zero("refusals", "mismatches_not_refused", ("token_space", "row_shape", "lora_config")),
     ),
-    "R1": (_above_zero("gap", "gap_swapped_nats", READ), _groups(READ)),
+    "R1": (
+        _above_zero("gap", "gap_swapped_nats", READ),
+        _groups(READ),
+        _at_least("win", "win_rate_swapped", 0.70, READ),
+        _at_least("output_win", "output_win_rate", 0.70, READ),
+        _above_zero("over_swapped", "caption_gain_over_swapped", READ),
+        _above_zero("over_blind", "caption_gain_over_blind", READ),
+    ),
     "Q1": (
         _at_least(
             "attributes", "accuracy", 0.6, (*PICTURE, *SOUND), each=True, reference="chance", margin=0.3, min_n=16
         ),
         _at_least("mean", "mean_accuracy", 0.80, AUDIO_IMAGE),
         _at_least("oracle", "oracle_roundtrip_accuracy", 0.95, AUDIO_IMAGE, on_fail="cannot_decide"),
+        *_captions(""),
+        *_captions("sampled_"),
     ),
 }
 

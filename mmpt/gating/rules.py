@@ -106,8 +106,13 @@ def _parts(check: Check, metrics: Metrics, policy: Policy) -> list[str]:
     if not check.each:
         return list(check.slices)
     found = sorted(part for name, part in metrics if name == check.metric)
-    found = [part for part in found if part.split(".")[0] not in policy.absent]
+    found = [part for part in found if not _absent(part, policy)]
     return found + [name for name in check.slices if not any(_begins(part, name) for part in found)]
+
+
+def _absent(part: str, policy: Policy) -> str:
+    """The task or modality in a slice's name that the profile does not have; an empty string where it has all."""
+    return next((word for word in part.split(".") if word in policy.absent), "")
 
 
 def _begins(part: str, name: str) -> bool:
@@ -115,8 +120,8 @@ def _begins(part: str, name: str) -> bool:
 
 
 def _slice(check: Check, part: str, metrics: Metrics, policy: Policy, gate_id: str) -> CheckResult:
-    if part.split(".")[0] in policy.absent:
-        return _result(check, part, "not_applicable", note=policy.absent[part.split(".")[0]])
+    if absent := _absent(part, policy):
+        return _result(check, part, "not_applicable", note=policy.absent[absent])
     return _decide(check, part, metrics, policy.baselines.get(gate_id, {}))
 
 

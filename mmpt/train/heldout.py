@@ -1,8 +1,8 @@
-"""Losses on held-out examples, item by item: for choosing the best checkpoint and for gate B1."""
+"""Losses on held-out examples, item by item: for choosing the best checkpoint and for the falls of gate B1."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,19 +103,3 @@ def _both(model: MultimodalLM, hidden: torch.Tensor, targets) -> list[tuple[np.n
         .numpy()
     )
     return [(full, np.ones(len(full), bool)), (inside, payload)]
-
-
-def unigram_losses(
-    space: TokenSpace, train_ids: Iterable[np.ndarray], payloads: Sequence[np.ndarray]
-) -> np.ndarray:
-    """Mean nats a token, float64 [n], of payloads under the train split's shares of each id within its slot.
-
-    train_ids: int32, all payload ids of the train split, in parts. Every count starts at one.
-    """
-    counts = np.ones(space.vocab_size_total)
-    for part in train_ids:
-        counts += np.bincount(part, minlength=space.vocab_size_total)
-    cost = np.zeros(space.vocab_size_total)
-    for lo, hi in payload_slots(space).values():
-        cost[lo:hi] = -np.log(counts[lo:hi] / counts[lo:hi].sum())
-    return np.array([cost[ids].mean() for ids in payloads])

@@ -18,14 +18,14 @@ from mmpt.model.adapter import WEIGHTS
 from mmpt.model.imported import load_lora, load_rows
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.shards.example_set import ExampleSet
-from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.evidence import write_evidence
 from mmpt.store.stage import StageContext
 from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import load
-from mmpt.train.heldout import ItemLosses, item_losses, sample, unigram_losses
+from mmpt.train.heldout import ItemLosses, item_losses, sample
+from mmpt.train.independent import independent_metrics
 from mmpt.train.judged import loss_metrics
 from mmpt.train.stages import TEST_ITEMS
 
@@ -103,20 +103,12 @@ def _write_evidence(
     start: dict[str, ItemLosses],
     end: dict[str, ItemLosses],
 ) -> None:
-    unigram = {}
-    for task, one in _sets(ctx, model).items():
-        if task in ("t2a", "t2i"):
-            modality = TASK_MODALITY[task]
-            seen = ShardSet.open(ctx.inputs["shards"], modality, "train", model.space).ids_by_shard()
-            payloads = [one.payload_ids(i) for i in sample(one, TEST_ITEMS)]
-            unigram[task] = unigram_losses(model.space, seen, payloads)
-    metrics = loss_metrics(
-        {task: found.full.tolist() for task, found in start.items()},
-        {task: found.full.tolist() for task, found in end.items()},
-        {task: found.inside.tolist() for task, found in end.items()},
-        unigram,
-        ctx.seed,
-    )
+    losses = {task: found.full.tolist() for task, found in end.items()}
+    chosen = {task: (one, sample(one, TEST_ITEMS)) for task, one in _sets(ctx, model).items()}
+    metrics = [
+        *loss_metrics({task: found.full.tolist() for task, found in start.items()}, losses),
+        *independent_metrics(ctx, last, model.space, chosen, losses),
+    ]
     subject = {"checkpoint": sha256_file(last / WEIGHTS), "token_space": model.space.digest}
     notes = ["an imported checkpoint: losses are compared with those of the Stage-3 checkpoint"]
     write_evidence(ctx.out, "B1", metrics, subject=subject, notes=notes)

@@ -13,33 +13,11 @@ from mmpt.train.monitors import Monitors
 RESAMPLES = 1000
 
 
-def loss_metrics(
-    start: Mapping[str, list[float]],
-    end: Mapping[str, Any],
-    inside: Mapping[str, list[float]],
-    unigram: Mapping[str, np.ndarray],
-    seed: int,
-) -> list[Metric]:
-    """B1. `start`, `end`: full test losses by task and item at the ramp's end and at the end (missing where
-    the run stopped before); `inside`: losses inside the allowed range at the end; `unigram`: of the same
-    items.
+def loss_metrics(start: Mapping[str, list[float]], end: Mapping[str, Any]) -> list[Metric]:
+    """B1's falls and rises. `start`, `end`: full test losses by task and item at the ramp's end and at the end (missing
+    where the run stopped before).
     """
     out = []
-    for task in sorted(unigram):
-        difference = np.asarray(inside[task]) - unigram[task] if task in inside else np.zeros(0)
-        low, high = interval(difference, seed)
-        out.append(
-            Metric(
-                "loss_minus_unigram_nats",
-                _mean(difference),
-                len(difference),
-                "nats/token",
-                "lower",
-                low,
-                high,
-                task,
-            )
-        )
     for task in sorted(end):
         n = len(end[task]) if task in start else 0
         ratio = float(np.mean(end[task]) / np.mean(start[task])) if n else None
@@ -79,7 +57,3 @@ def interval(values: np.ndarray, seed: int) -> tuple[float | None, float | None]
     picks = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.quantile(values[picks].mean(1), [0.025, 0.975])
     return float(low), float(high)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None

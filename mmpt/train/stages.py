@@ -25,7 +25,7 @@ from mmpt.model.checkpoints import STATE, step_folder
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.loader import Loader, Source, make_loader
-from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
+from mmpt.shards.shard_set import TASK_MODALITY
 from mmpt.shards.text_set import TextSet
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import sha256_file
@@ -37,7 +37,8 @@ from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import TokenSpace, load
 from mmpt.train.board import Board
 from mmpt.train.draws import DRAWS, draw_metrics, never_drawn_metrics, write_draws
-from mmpt.train.heldout import item_losses, sample, unigram_losses
+from mmpt.train.heldout import item_losses, sample
+from mmpt.train.independent import independent_metrics
 from mmpt.train.judged import loss_metrics, stability_metrics
 from mmpt.train.loop import METRICS, Hooks, Outcome
 from mmpt.train.loop import train as run_training
@@ -355,17 +356,16 @@ class _Exam:
         self.test = _sources(ctx, ready.model.space, weights, "test")
 
     def measure(self, step: int) -> dict[str, Any]:
-        """{"val": {task: mean}, "test": {task: item means}, "inside": likewise}, each where it is due."""
+        """{"val": {task: mean}, "test": {task: item means}}, each where it is due."""
         saved = step % self.settings.save_every == 0
         ended = step == self.settings.steps or not (saved or step == self.ramp_end)
-        out: dict[str, Any] = {"val": None, "test": None, "inside": None}
+        out: dict[str, Any] = {"val": None, "test": None}
         if saved or ended:
             losses = self._losses(self.val, VAL_ITEMS)
             out["val"] = {task: float(one.full.mean()) for task, one in losses.items()}
         if ended or step == self.ramp_end:
             losses = self._losses(self.test, TEST_ITEMS)
             out["test"] = {task: one.full.tolist() for task, one in losses.items()}
-            out["inside"] = {task: one.inside.tolist() for task, one in losses.items()}
         return out
 
     def _losses(self, sets: dict[str, ExampleSet], count: int):  # type: ignore[no-untyped-def]
@@ -375,14 +375,9 @@ class _Exam:
             if len(examples)
         }
 
-    def unigram(self, shards: Path) -> dict[str, np.ndarray]:
-        """Unigram losses of the emit tasks' test items."""
-        out = {}
-        for task in sorted({"t2a", "t2i"} & set(self.test)):
-            train_ids = ShardSet.open(shards, TASK_MODALITY[task], "train", self.model.space).ids_by_shard()
-            payloads = [self.test[task].payload_ids(i) for i in sample(self.test[task], TEST_ITEMS)]
-            out[task] = unigram_losses(self.model.space, train_ids, payloads)
-        return out
+    def tested(self) -> dict[str, tuple[ExampleSet, list[int]]]:
+        """Task -> (test examples, indices of those that are measured)."""
+        return {task: (one, sample(one, TEST_ITEMS)) for task, one in self.test.items() if len(one)}
 
 
 def _publish(ctx: StageContext, outcome: Outcome) -> None:
@@ -414,13 +409,11 @@ def _write_evidence(ctx: StageContext, ready: Prepared, exam: _Exam, outcome: Ou
     subject = {"checkpoint": sha256_file(final), "token_space": ready.model.space.digest}
     end, start = outcome.measured[str(outcome.step)], outcome.measured.get(str(exam.ramp_end)) or {}
     reached = outcome.step > exam.ramp_end
-    metrics = loss_metrics(
-        (start.get("test") or {}) if reached else {},
-        end["test"] or {},
-        end["inside"] or {},
-        exam.unigram(ctx.inputs["shards"]),
-        ctx.seed,
-    )
+    losses = end["test"] or {}
+    metrics = [
+        *loss_metrics((start.get("test") or {}) if reached else {}, losses),
+        *independent_metrics(ctx, final.parent, ready.model.space, exam.tested(), losses),
+    ]
     notes = [
         f"ramp's end: step {exam.ramp_end}",
         *([f"stopped: {outcome.stopped}"] if outcome.stopped else []),

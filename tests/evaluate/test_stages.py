@@ -21,6 +21,7 @@ from mmpt.store.evidence import read_evidence
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
+from tests.gating.gate_evidence import failing
 
 STAGE_OF = {
     "W1": "warmup_check",
@@ -43,6 +44,7 @@ FILES = {
         ("qual/step_*/**/step_*_golden_*.jsonl", "golden_output"),
         ("qual/step_*/golden_summary.json", "golden_summary"),
         ("qual/random_weights.json", "random_weights"),
+        ("qual/step_*/scored_outputs.jsonl", "scored_output"),
     ],
     "ablation": [
         ("qual/step_*/prompt_ablation.json", "prompt_ablation"),
@@ -103,7 +105,10 @@ def test_files_hold_to_their_schemas(built, stage):
 @pytest.mark.parametrize("gate", ["A1", "A2", "A3", "A4", "C1"])
 def test_a_sound_run_passes_what_does_not_need_training(built, gate):
     policy = load_policy(None, built.profile.data)
-    assert decide_evidence(policy.gate(gate), evidence(built, gate), policy, "0" * 64).verdict == "GO"
+    verdict = decide_evidence(policy.gate(gate), evidence(built, gate), policy, "0" * 64)
+    open_checks = [one for one in verdict.checks if one.status == "cannot_decide"]
+    # The golden sets of the run in miniature are too small for C1.
+    assert not failing(verdict) and all(gate == "C1" and "is too small" in one.note for one in open_checks)
 
 
 def test_golden_files_have_the_names_of_the_specification(built):
@@ -112,7 +117,7 @@ def test_golden_files_have_the_names_of_the_specification(built):
         for below in (folder, folder / "sampled"):
             assert len(list(below.glob(f"step_{step}_t2a_audio/*.wav"))) == 4
             assert len(list(below.glob(f"step_{step}_t2i_image/*.png"))) == 4
-            assert {p.name for p in below.glob("*.jsonl")} == {
+            assert {p.name for p in below.glob("*golden*.jsonl")} == {
                 f"step_{step}_golden_{t}.jsonl" for t in ("a2t", "i2t", "t2a", "t2i")
             }
         assert (folder / "golden_summary.json").is_file()
@@ -124,7 +129,8 @@ def test_random_weights_are_valid_by_construction(built):
     controls = evidence(built, "C1")["controls"]
     assert len(controls) == 4 and all(control["value"] == 1.0 for control in controls)
     assert all(control["legal_mass"] < 0.5 for control in controls)
-    assert all(metric["n"] == 4 * (2 * 2 + 2) for metric in evidence(built, "C1")["metrics"])
+    decoded = [m for m in evidence(built, "C1")["metrics"] if m["name"] != "not_greedy_rate"]
+    assert decoded and all(metric["n"] == 4 * (2 * 2 + 2) for metric in decoded)
 
 
 def test_what_the_grammar_hides_is_reported_before_and_after(built):
@@ -227,7 +233,8 @@ def test_stored_codes_of_another_codec_do_not_pass_a4(built, tmp_path):
 
 
 def test_read_tasks_are_those_with_a_text_target(built):
-    assert {m["slice"] for m in evidence(built, "W1")["metrics"]} == set(READ) == {"a2t", "i2t"}
+    read = {m["slice"] for m in evidence(built, "W1")["metrics"] if m["name"] == "gap_swapped_nats"}
+    assert read == set(READ) == {"a2t", "i2t"}
     after = {
         m["slice"]: m["value"]
         for m in evidence(built, "R1")["metrics"]

@@ -24,7 +24,7 @@ BASELINES = {
     }
 }
 POLICY = replace(load_policy(profile=PROFILE), baselines=BASELINES)
-WARN_ONLY = {"Q2", "T1"}
+WARN_ONLY = {"T1"}
 
 
 def judge(gate_id: str, evidence: dict):
@@ -166,7 +166,11 @@ def test_a_part_that_nobody_measured_does_not_pass_in_silence(gate_id, check, pa
     verdict = judge(gate_id, evidence)
     missing = [one for one in verdict.checks if one.id == check.id and one.status == "cannot_decide"]
     assert len(missing) == 1 and (part + ".").startswith(missing[0].slice + ".")
-    assert verdict.verdict == ("CANNOT_DECIDE" if check.severity == "block" else "GO")
+    blocks = any(
+        one.severity == "block" and one.metric == check.metric and part in one.slices
+        for one in POLICY.gate(gate_id).checks
+    )
+    assert verdict.verdict == ("CANNOT_DECIDE" if check.severity == "block" or blocks else "GO")
 
 
 @pytest.mark.parametrize(
@@ -274,6 +278,8 @@ def test_a_failure_beats_what_cannot_be_decided():
 
 def test_an_untrusted_oracle_decides_nothing():
     evidence = fixture("Q1", "bad")
+    captions = [one for one in fixture("Q1", "good")["metrics"] if "caption" in one["name"]]
+    evidence["metrics"] = [one for one in evidence["metrics"] if "caption" not in one["name"]] + captions
     next(
         one
         for one in evidence["metrics"]

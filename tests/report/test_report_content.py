@@ -252,10 +252,10 @@ def test_each_failed_gate_says_what_was_measured_the_miss_and_the_next_step(tmp_
 
 
 def test_warnings_are_listed_and_block_nothing(tmp_path):
-    make_run(tmp_path / "smoke", items=1, bad=("Q2",))
+    make_run(tmp_path / "smoke", items=1, bad=("T1",))
     report = build_report(tmp_path / "smoke")
     assert report["decision"]["decision"] == "GO"
-    listed = [one for one in warnings(report) if one["gate"] == "Q2"]
+    listed = [one for one in warnings(report) if one["gate"] == "T1"]
     assert listed and remedies(report) == []
     for text in (html(report), markdown(report)):
         assert f"Warnings: {len(warnings(report))}" in text

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from mmpt.shards.mixture import KINDS
 from mmpt.tokens.formats import SLOTS
-from mmpt.train.heldout import item_losses, payload_slots, unigram_losses
+from mmpt.train.heldout import item_losses, payload_slots
 from mmpt.train.objective import backward, decode_ranges, targets_of
 from mmpt.train.ranks import Ranks
 from tests.train.small_run import ROW, Examples, fresh, small_loader, small_settings
@@ -157,12 +157,3 @@ def test_item_losses_equal_each_item_alone(model):
             ]
             assert got.full[i] == pytest.approx(float(sum(full).detach()) / len(full), rel=1e-5)
             assert got.inside[i] == pytest.approx(float(sum(inside).detach()) / len(inside), rel=1e-5)
-
-
-def test_unigram_losses_know_slots_apart(model):
-    space = model.space
-    train = space.audio_to_global(np.array([[0] * 99 + [1], [2] * 100]))
-    same, other = space.audio_to_global(np.array([[0], [2]])), space.audio_to_global(np.array([[2], [0]]))
-    cheap, dear = unigram_losses(space, [train[:2], train[2:]], [same, other])
-    assert cheap == pytest.approx(-(np.log(100 / 106) + np.log(101 / 106)) / 2)
-    assert dear == pytest.approx(-(np.log(1 / 106) + np.log(1 / 106)) / 2)

@@ -1,0 +1,132 @@
+"""Gate B4: do the reconstructions that lie beside the outputs show their own media, as well as the codec can.
+
+Stage `generate` decodes generated ids and stored ids by the same functions; if those turn a picture or mix up items,
+both come out wrong alike, and no file form shows it. Here each written reconstruction is read back by another library
+and held against its medium: how much of what the codec itself reaches (stored codes through `decode`, nothing between),
+and how much more than against the medium of another group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpt.codecs.registry import FILE_NAME
+from mmpt.evaluate.emission import reference_path
+from mmpt.evaluate.media import read_png, read_wav
+from mmpt.evaluate.outputs import partners
+from mmpt.evaluate.sets import Codecs, Record, item_seed
+from mmpt.evaluate.statistics import mean_interval, win_rate
+from mmpt.shards.encode import AudioEncoder, ImageEncoder
+from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
+from mmpt.shards.stored import stored_audio, stored_image
+from mmpt.store.canonical import read_json
+from mmpt.store.evidence import Metric
+from mmpt.store.stage import StageContext
+from mmpt.tokens import TokenSpace
+
+COMPARED = 16  # items of a task: 8 s of CPU for 32 sounds of the built-in codec
+RESAMPLES = 1000
+
+
+def ground_truth_metrics(
+    ctx: StageContext, codecs: Codecs, space: TokenSpace, sets: Mapping[str, Sequence[Record]], folder: Path
+) -> list[Metric]:
+    """B4's metrics of t2a and t2i. folder: qual/step_<k>, with the written reconstructions.
+
+    reconstruction_share: (file - other) / (codec - other), means of the codec's own quality measure over the items; 1
+    where the file is as good as the codec, 0 where it is as good as another medium. reconstruction_gap: file - other,
+    in the codec's unit. reconstruction_win_rate: items whose file fits their own medium better than another.
+    """
+    metrics: list[Metric] = []
+    if "corpus" not in ctx.inputs:  # an imported run has no media
+        return metrics
+    for task in ("t2a", "t2i"):
+        records = [record for record in sets.get(task, ()) if record["media"]][:COMPARED]
+        if records:
+            encoder = _encoder(ctx, codecs, space, TASK_MODALITY[task])
+            rows = compare(task, records, encoder, ctx.inputs["shards"], space, folder, ctx.seed)
+            metrics += share_metrics(rows, task, RESAMPLES, ctx.seed)
+    return metrics
+
+
+def compare(
+    task: str,
+    records: Sequence[Record],
+    encoder: AudioEncoder | ImageEncoder,
+    shards: Path,
+    space: TokenSpace,
+    folder: Path,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Of each item with a partner: quality of the file (own, other) and of the codec (codec) against the media."""
+    held = ShardSet.open(shards, TASK_MODALITY[task], "test", space)
+    wanted = {record["id"] for record in records}
+    places = {one["id"]: place for place, one in enumerate(held.records) if one["id"] in wanted}
+    media = [_medium(encoder, record) for record in records]
+    rows = []
+    for i, other in enumerate(partners(records)):
+        if other < 0:
+            continue
+        place = places[records[i]["id"]]
+        told = _decoded(encoder, held.ids(place), held.record(place), space, seed)
+        path = folder / reference_path(task, records[i]["id"])
+        made = read_wav(path)[0] if task == "t2a" else read_png(path)
+        rows.append({
+            "group": records[i]["group"],
+            "own": _quality(encoder, media[i], made),
+            "other": _quality(encoder, media[other], made),
+            "codec": _quality(encoder, media[i], told),
+        })  # fmt: skip
+    return rows
+
+
+def share_metrics(rows: Sequence[Mapping[str, Any]], task: str, resamples: int, seed: int) -> list[Metric]:
+    """The three metrics of one task."""
+    if not rows:
+        names = ("reconstruction_share", "reconstruction_gap", "reconstruction_win_rate")
+        return [Metric(name, None, 0, slice=task) for name in names]
+    own, other, codec = (np.array([row[key] for row in rows]) for key in ("own", "other", "codec"))
+    reach = float((codec - other).mean())
+    share = float((own - other).mean()) / reach if reach > 0 else None
+    gap = mean_interval(own - other, [row["group"] for row in rows], resamples=resamples, seed=seed)
+    wins = win_rate(-own, -other)
+    return [
+        Metric("reconstruction_share", share, len(rows), "share", "higher", slice=task),
+        gap.metric("reconstruction_gap", unit="quality", slice=task),
+        Metric("reconstruction_win_rate", wins, len(rows), "share", "higher", slice=task),
+    ]
+
+
+def _encoder(ctx: StageContext, codecs: Codecs, space: TokenSpace, modality: str) -> AudioEncoder | ImageEncoder:
+    """The modality's codec, with what loads a medium as the codec hears or sees it."""
+    roots = {"corpus": ctx.inputs["corpus"], **ctx.external}
+    if modality == "image":
+        return ImageEncoder(codecs.image, space, roots)
+    about = read_json(ctx.inputs["codecs"] / "audio" / FILE_NAME)
+    return AudioEncoder(codecs.audio, space, roots, about["clip_seconds"], about["crop"])
+
+
+def _medium(encoder: AudioEncoder | ImageEncoder, record: Record) -> np.ndarray:
+    loaded = encoder.load(record)
+    return loaded[0] if encoder.modality == "audio" else loaded
+
+
+def _decoded(
+    encoder: AudioEncoder | ImageEncoder, ids: np.ndarray, record: Mapping[str, Any], space: TokenSpace, seed: int
+) -> np.ndarray:
+    """The codec's own reconstruction of stored ids."""
+    if encoder.modality == "audio":
+        return encoder.codec.decode([stored_audio(space, ids, record)])[0]
+    return encoder.codec.decode([stored_image(space, ids)], [item_seed(seed, record["id"])])[0]
+
+
+def _quality(encoder: AudioEncoder | ImageEncoder, medium: np.ndarray, made: np.ndarray) -> float:
+    """By the codec's own measure; sounds of unlike length are compared over the shorter one."""
+    if encoder.modality == "audio":
+        n = min(medium.shape[1], made.shape[1])
+        medium, made = medium[:, :n], made[:, :n]
+    return float(encoder.codec.quality(medium, made)[encoder.codec.quality_metric])
