@@ -227,6 +227,7 @@ def loss_of(
         z_loss=settings.z_loss,
         label_smoothing=settings.label_smoothing,
         reduction="sum",
+        max_valid=targets.labels.numel(),  # without it CUDA counts the labels that are supervised, and waits for that
         return_stats=True,
     )
     parts = (result.loss.detach()[None], result.group_loss, result.group_count)

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmpt import ops
 from mmpt.shards.mixture import KINDS
 from mmpt.tokens.formats import SLOTS
 from mmpt.train.heldout import item_losses, payload_slots
@@ -111,6 +112,19 @@ def test_task_weights_scale_their_task_alone(model):
     three, _ = read(model, batch, small_settings(4, task_weights=weights))
     i = KINDS.index("t2a")
     assert three - one == pytest.approx(2 * sums.nll[i].sum() / sums.count[i].sum(), rel=1e-4)
+
+
+def test_the_operation_is_given_how_many_rows_are_supervised(model, monkeypatch):
+    """On CUDA it would count them on the device otherwise, and wait: once for each micro-batch."""
+    seen = []
+
+    def spied(hidden, labels, *args, **options):
+        seen.append((options.get("max_valid"), int((labels != -100).sum())))
+        return ops.linear_cross_entropy(hidden, labels, *args, **options)
+
+    monkeypatch.setattr("mmpt.train.objective.linear_cross_entropy", spied)
+    read(model, small_loader(model.space, 4).batch(1), small_settings(4, micro_rows=1))
+    assert len(seen) > 1 and all(given == count for given, count in seen)
 
 
 def test_the_first_token_of_a_row_cannot_be_a_target():
