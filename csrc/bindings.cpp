@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cross_entropy_chunks.h"
 #include "tiles.h"
 
 namespace py = pybind11;
@@ -21,11 +22,19 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       },
       py::arg("seed"), py::arg("offset"), py::arg("first"), py::arg("count"),
       "uint32 [count]: the Philox word of ids first, first + 1, ...");
+#ifdef MMPT_CUDA
+  m.attr("cuda") = true;
+#else
+  m.attr("cuda") = false;
+#endif
 #ifdef _OPENMP
   m.attr("threads") = true;
 #else
   m.attr("threads") = false;
 #endif
+  m.def(
+      "chunk_rows", &mmpt::chunk_rows, py::arg("rows"), py::arg("dimensions"), py::arg("row_bytes"),
+      py::arg("multiprocessors"), "Rows of logits that the CUDA loss holds at once.");
   m.def(
       "instruction_set", [] { return std::string(mmpt::instruction_set().name); },
       "The instruction set in use: generic, avx2, avx512, avx512_bf16 or amx.");

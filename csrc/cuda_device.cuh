@@ -10,6 +10,24 @@
 namespace mmpt {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kStaticShared = 4096;  // bytes: more than the static shared memory of any kernel here
+
+// Dynamic shared memory that a block may have on the current device. A kernel's limit is always raised to this, never to
+// what one launch needs: that could lower the limit under a launch of another thread or stream.
+inline int dynamic_shared_limit() {
+  int device = 0, bytes = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return bytes - kStaticShared;
+}
+
+// Multiprocessors of the current device.
+inline int multiprocessors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return count;
+}
 
 __device__ __forceinline__ double widen(double value) { return value; }
 __device__ __forceinline__ float widen(float value) { return value; }
@@ -29,32 +47,60 @@ struct Wide { using type = float; };
 template <>
 struct Wide<double> { using type = double; };
 
+// Runs the statement with T as the type of an Element.
+#define MMPT_BY_ELEMENT(element, ...)                                         \
+  switch (element) {                                                          \
+    case Element::kFloat: { using T = float; __VA_ARGS__; break; }            \
+    case Element::kBFloat16: { using T = __nv_bfloat16; __VA_ARGS__; break; } \
+    case Element::kHalf: { using T = __half; __VA_ARGS__; break; }            \
+    case Element::kDouble: { using T = double; __VA_ARGS__; break; }          \
+  }
+
 // 16 bytes of elements, moved at once.
 template <typename T>
 struct alignas(16) Pack { T value[16 / sizeof(T)]; };
 
-// Combines one value of each thread by `merge`, in a fixed order; every thread gets the result. scratch: 32 values.
-template <typename V, typename F>
-__device__ V block_reduce(V value, V* scratch, F merge) {
-  for (int distance = 16; distance; distance /= 2) value = merge(value, value.shuffled(distance));
-  const int warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
-  __syncthreads();  // scratch may still be read from the last reduction
-  if (threadIdx.x % 32 == 0) scratch[warp] = value;
-  __syncthreads();
-  V total = scratch[0];
-  for (int i = 1; i < warps; ++i) total = merge(total, scratch[i]);
-  return total;
+// A number of the type system: what a generic lambda gets where a constant is needed.
+template <int kValue>
+struct Constant { static constexpr int value = kValue; };
+
+// 2^x by the special function unit: off by 2 units in the last place of fp32, 0 below 2^-126.
+__device__ __forceinline__ float fast_exp2(float x) {
+#ifdef __CUDA_ARCH__
+  float out;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+  return out;
+#else
+  return exp2f(x);
+#endif
 }
 
-__device__ __forceinline__ double shuffle(double value, int distance) { return __shfl_xor_sync(kAllLanes, value, distance); }
-__device__ __forceinline__ float shuffle(float value, int distance) { return __shfl_xor_sync(kAllLanes, value, distance); }
-__device__ __forceinline__ int64_t shuffle(int64_t value, int distance) {
-  return __shfl_xor_sync(kAllLanes, (long long)value, distance);
+template <typename T>
+__device__ __forceinline__ T shuffle(T value, int distance) { return __shfl_xor_sync(kAllLanes, value, distance); }
+template <typename T>
+__device__ __forceinline__ T of_lane(T value, int lane) { return __shfl_sync(kAllLanes, value, lane); }
+
+// Combines one value of each thread by `merge`, in a fixed order; every thread gets the same bits. scratch: 32 values.
+// V::each(f) applies f to each field. The block has 1, 2, 4, .. or 32 warps.
+template <typename V, typename F>
+__device__ V block_reduce(V value, V* scratch, F merge) {
+  const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  for (int distance = 16; distance; distance /= 2)
+    value = merge(value, value.each([&](auto field) { return shuffle(field, distance); }));
+  __syncthreads();  // scratch may still be read from the last reduction
+  if (lane == 0) scratch[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = scratch[lane & (warps - 1)];
+  for (int distance = warps / 2; distance; distance /= 2)
+    value = merge(value, value.each([&](auto field) { return shuffle(field, distance); }));
+  // Two lanes may round a merge of the same two values differently, where a product and a sum become one instruction.
+  return value.each([&](auto field) { return of_lane(field, 0); });
 }
 
 struct Sum {
   double value;
-  __device__ Sum shuffled(int distance) const { return {shuffle(value, distance)}; }
+  template <typename G>
+  __device__ Sum each(G of) const { return {of(value)}; }
 };
 struct AddSums {
   __device__ Sum operator()(Sum a, Sum b) const { return {a.value + b.value}; }

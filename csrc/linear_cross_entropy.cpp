@@ -60,6 +60,10 @@ Supervised supervised_rows(const CrossEntropy& call) {
   return out;
 }
 
+void check_count(int64_t count, std::optional<int64_t> max_valid) {
+  TORCH_CHECK_VALUE(!max_valid || count <= *max_valid, count, " supervised rows, max_valid is ", max_valid.value_or(0));
+}
+
 // Rows of a chunk: as many blocks as the partial sums of d_hidden leave room for.
 int64_t chunk_rows(const CrossEntropy& call, int64_t element) {
   const int64_t block_bytes = kMaxPartitions * kBlock * round_up(call.dimensions(), kDimensionStep) * element;
@@ -84,8 +88,9 @@ struct Head {
     if (trains) {
       s.grad_fresh = rows.spans.size() == 1 && rows.spans[0].lo <= first && first + s.count <= rows.spans[0].hi;
       const bool once = s.grad_fresh && int64_t(rows.row.size()) <= chunk_rows(call, sizeof(T));
-      const bool narrow = once && weight.scalar_type() != wide.dtype().toScalarType();
-      at::Tensor grad = at::empty(weight.sizes(), narrow ? wide.dtype(weight.scalar_type()) : wide);
+      const at::ScalarType type = gradient_type(weight.scalar_type());
+      const bool narrow = once && type != wide.dtype().toScalarType();
+      at::Tensor grad = at::empty(weight.sizes(), narrow ? wide.dtype(type) : wide);
       if (!s.grad_fresh) grad.zero_();
       if (narrow) s.narrow = grad;
       else s.grad = grad.mutable_data_ptr<T>();
@@ -94,10 +99,11 @@ struct Head {
     if (s.count) segments.push_back(s);
   }
 
-  // The gradient of a matrix, in its dtype; empty where it does not train.
+  // The gradient of a matrix, in its gradient_type; empty where it does not train.
   at::Tensor gradient(size_t matrix, const at::Tensor& weight) const {
     const bool trains = matrix < grads.size() && grads[matrix].defined();
-    return trains ? grads[matrix].to(weight.scalar_type()) : at::empty({0}, wide.dtype(weight.scalar_type()));
+    const at::ScalarType type = gradient_type(weight.scalar_type());
+    return trains ? grads[matrix].to(type) : at::empty({0}, wide.dtype(type));
   }
   Gradients gradients(const CrossEntropy& call, const at::Tensor& d_hidden) const {
     return {d_hidden, gradient(0, call.weight_base), gradient(1, call.weight_new ? *call.weight_new : call.weight_base)};
@@ -118,8 +124,9 @@ void each_chunk(const CrossEntropy& call, const Supervised& rows, int64_t elemen
 }
 
 at::Tensor hidden_gradient(const CrossEntropy& call) {
-  return call.want_hidden ? at::zeros(call.hidden.sizes(), call.hidden.options().memory_format(at::MemoryFormat::Contiguous))
-                          : at::empty({0}, call.hidden.options());
+  const auto options = call.hidden.options().dtype(gradient_type(call.hidden.scalar_type()));
+  return call.want_hidden ? at::zeros(call.hidden.sizes(), options.memory_format(at::MemoryFormat::Contiguous))
+                          : at::empty({0}, options);
 }
 
 // What a forward pass knows of each supervised row.
@@ -177,8 +184,7 @@ template <typename T>
 ForwardResult forward(const CrossEntropy& call, const Reduction& reduction) {
   Supervised rows = supervised_rows(call);
   const int64_t count = int64_t(rows.row.size());
-  TORCH_CHECK_VALUE(!reduction.max_valid || count <= *reduction.max_valid, count, " supervised rows, max_valid is ",
-                    reduction.max_valid.value_or(0));
+  check_count(count, reduction.max_valid);
   if (reduction.kind == "mean" && count) {
     const double total = std::accumulate(rows.weight.begin(), rows.weight.end(), 0.0);
     for (double& weight : rows.weight) weight /= reduction.num_items.value_or(total);
@@ -200,8 +206,10 @@ ForwardResult forward(const CrossEntropy& call, const Reduction& reduction) {
 }
 
 template <typename T>
-Gradients backward(const CrossEntropy& call, const at::Tensor& lse_rows, const at::Tensor& upstream_rows) {
+Gradients backward(const CrossEntropy& call, const at::Tensor& lse_rows, const at::Tensor& upstream_rows,
+                   std::optional<int64_t> max_valid) {
   Supervised rows = supervised_rows(call);
+  check_count(int64_t(rows.row.size()), max_valid);
   const Head<T> head(call, rows);
   at::Tensor d_hidden = hidden_gradient(call);
   const at::Tensor upstream = upstream_rows.to(at::kDouble).contiguous();
@@ -224,9 +232,10 @@ ForwardResult cross_entropy_cpu(const CrossEntropy& call, const Reduction& reduc
   return call.hidden.scalar_type() == at::kDouble ? forward<double>(call, reduction) : forward<float>(call, reduction);
 }
 
-Gradients cross_entropy_backward_cpu(const CrossEntropy& call, const at::Tensor& lse, const at::Tensor& upstream) {
-  return call.hidden.scalar_type() == at::kDouble ? backward<double>(call, lse, upstream)
-                                                  : backward<float>(call, lse, upstream);
+Gradients cross_entropy_backward_cpu(const CrossEntropy& call, const at::Tensor& lse, const at::Tensor& upstream,
+                                     std::optional<int64_t> max_valid) {
+  return call.hidden.scalar_type() == at::kDouble ? backward<double>(call, lse, upstream, max_valid)
+                                                  : backward<float>(call, lse, upstream, max_valid);
 }
 
 }  // namespace mmpt

@@ -9,11 +9,13 @@ namespace mmpt {
 
 enum class Element { kFloat, kBFloat16, kHalf, kDouble };
 
-// What the compaction leaves on the device. error: 0, or the first kind met.
+// What the compaction leaves on the device.
 struct CompactionInfo {
   int32_t count;     // supervised rows, at most the capacity
-  int32_t error;     // 1 a label or a range out of bounds, 2 more rows than the capacity
-  double scale;      // what every weight is multiplied by: 1, or one over the mean's denominator
+  int32_t error;     // 0, or 1 a label, a range or a group out of bounds, or 2 more rows than the limit
+  double scale;      // what every weight is multiplied by: 1, or one over the mean's denominator; NaN with an error
+  double boost;      // a power of two by which gradients of logits are stored too large, and its inverse: 1 but for
+  double unboost;    // fp16, in which p / N would be 0
 };
 
 // The rows a launch works on; all pointers are on the device.
@@ -35,8 +37,11 @@ struct CompactInput {
   const int64_t* row_hi;
   const double* token_weight;       // null: 1
   const double* upstream;           // null: 1
-  bool mean;
+  const int64_t* group;             // null, or ids in [0, groups)
+  int64_t groups;
+  bool mean, boosts;
   double num_items;                 // < 0: the sum of the weights
+  int64_t limit;                    // more supervised rows are an error
 };
 
 // The columns of a logits row: base ids first, new ids after a pad. Pads belong to no id.
@@ -60,6 +65,7 @@ struct RowResults {
   bool* correct;
 };
 
+int multiprocessor_count();
 void launch_compaction(const CompactInput& input, const CompactRows& rows, cudaStream_t stream);
 // out [rows][dimensions] = hidden rows of compact rows first ..., zeros beyond count.
 void launch_gather(Element element, const void* hidden, int64_t stride, int64_t dimensions, const CompactRows& rows,
@@ -67,7 +73,7 @@ void launch_gather(Element element, const void* hidden, int64_t stride, int64_t 
 // Softmax statistics and gradient of `count` rows of logits, compact rows first ...
 void launch_rows(Element element, void* logits, const Columns& columns, const CompactRows& rows, int64_t first,
                  int64_t count, const RowOptions& options, const RowResults& results, cudaStream_t stream);
-// d_hidden [N][dimensions], zero before: the rows of fp32 or fp64 sums d_rows.
+// d_hidden [N][dimensions] of `element`, zero before: the rows of fp32 or fp64 sums d_rows, without the boost.
 void launch_scatter_hidden(Element element, const void* d_rows, int64_t dimensions, const CompactRows& rows,
                            int64_t first, int64_t count, void* d_hidden, cudaStream_t stream);
 

@@ -43,8 +43,12 @@ struct Reduction {
   int64_t num_groups;
 };
 
-// loss, nll [N], lse [N], correct [N], group_loss [G], group_count [G], d_hidden, d_base, d_new (each in the dtype of
-// its tensor, though summed in fp32, or fp64 for fp64 hidden; empty where unwanted).
+// The dtype of a tensor's gradient: its own, but fp32 for fp16, in which a mean over many rows is 0 before the upstream
+// gradient, a gradient scaler's 2^16, can reach it.
+inline at::ScalarType gradient_type(at::ScalarType type) { return type == at::kHalf ? at::kFloat : type; }
+
+// loss, nll [N], lse [N], correct [N], group_loss [G], group_count [G], d_hidden, d_base, d_new (each in the
+// gradient_type of its tensor, though summed in fp32, or fp64 for fp64 hidden; empty where unwanted).
 using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
                                  at::Tensor, at::Tensor>;
 using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
@@ -54,9 +58,11 @@ void check_cross_entropy(const CrossEntropy& call);
 
 ForwardResult cross_entropy_cpu(const CrossEntropy& call, const Reduction& reduction);
 // Gradients of sum(upstream * token_weight * term) from the forward's lse; upstream [N].
-Gradients cross_entropy_backward_cpu(const CrossEntropy& call, const at::Tensor& lse, const at::Tensor& upstream);
+Gradients cross_entropy_backward_cpu(const CrossEntropy& call, const at::Tensor& lse, const at::Tensor& upstream,
+                                     std::optional<int64_t> max_valid);
 
 ForwardResult cross_entropy_cuda(const CrossEntropy& call, const Reduction& reduction);
-Gradients cross_entropy_backward_cuda(const CrossEntropy& call, const at::Tensor& lse, const at::Tensor& upstream);
+Gradients cross_entropy_backward_cuda(const CrossEntropy& call, const at::Tensor& lse, const at::Tensor& upstream,
+                                      std::optional<int64_t> max_valid);
 
 }  // namespace mmpt

@@ -80,16 +80,16 @@ ForwardResult cross_entropy(const Tensor& hidden, const Tensor& labels, const Te
   return Run(call, how);
 }
 
-template <Gradients (*Run)(const CrossEntropy&, const Tensor&, const Tensor&)>
+template <Gradients (*Run)(const CrossEntropy&, const Tensor&, const Tensor&, std::optional<int64_t>)>
 Gradients cross_entropy_backward(const Tensor& hidden, const Tensor& labels, const Tensor& weight_base,
                                  const Maybe& weight_new, const Tensor& lse, const Tensor& upstream,
                                  int64_t ignore_index, int64_t lo, int64_t hi, const Maybe& row_lo, const Maybe& row_hi,
                                  const Maybe& token_weight, double softcap, double z_loss, double label_smoothing,
-                                 bool want_hidden, bool want_base, bool want_new) {
+                                 std::optional<int64_t> max_valid, bool want_hidden, bool want_base, bool want_new) {
   const CrossEntropy call{hidden, labels, weight_base, weight_new, ignore_index, lo, hi, row_lo, row_hi, token_weight,
                           softcap, z_loss, label_smoothing, want_hidden, want_base, want_new};
   check_cross_entropy(call);
-  return Run(call, lse, upstream);
+  return Run(call, lse, upstream, max_valid);
 }
 
 at::ScalarType accumulation(const Tensor& hidden) {
@@ -97,7 +97,8 @@ at::ScalarType accumulation(const Tensor& hidden) {
 }
 
 Tensor gradient_meta(const Tensor& like, bool wanted) {
-  return wanted ? at::empty_symint(like.sym_sizes(), like.options()) : at::empty({0}, like.options());
+  const auto options = like.options().dtype(gradient_type(like.scalar_type()));
+  return wanted ? at::empty_symint(like.sym_sizes(), options) : at::empty({0}, options);
 }
 
 // Shapes alone; sizes stay symbolic.
@@ -125,7 +126,7 @@ ForwardResult cross_entropy_meta(const Tensor& hidden, const Tensor&, const Tens
 Gradients cross_entropy_backward_meta(const Tensor& hidden, const Tensor&, const Tensor& weight_base,
                                       const Maybe& weight_new, const Tensor&, const Tensor&, int64_t, int64_t, int64_t,
                                       const Maybe&, const Maybe&, const Maybe&, double, double, double,
-                                      bool want_hidden, bool want_base, bool want_new) {
+                                      std::optional<int64_t>, bool want_hidden, bool want_base, bool want_new) {
   return {gradient_meta(hidden, want_hidden), gradient_meta(weight_base, want_base),
           gradient_meta(weight_new ? *weight_new : weight_base, want_new && weight_new)};
 }
@@ -236,8 +237,8 @@ TORCH_LIBRARY(mmpt, m) {
   m.def(
       "linear_cross_entropy_backward(Tensor hidden, Tensor labels, Tensor weight_base, Tensor? weight_new, Tensor lse, "
       "Tensor upstream, int ignore_index, int lo, int hi, Tensor? row_lo, Tensor? row_hi, Tensor? token_weight, "
-      "float softcap, float z_loss, float label_smoothing, bool want_hidden, bool want_base, bool want_new) -> "
-      "(Tensor d_hidden, Tensor d_base, Tensor d_new)");
+      "float softcap, float z_loss, float label_smoothing, int? max_valid, bool want_hidden, bool want_base, "
+      "bool want_new) -> (Tensor d_hidden, Tensor d_base, Tensor d_new)");
   m.def(
       "sample_range(Tensor hidden, Tensor weight_base, Tensor? weight_new, float softcap, " MMPT_SAMPLING_ARGUMENTS);
   m.def("sample_logits(Tensor logits, " MMPT_SAMPLING_ARGUMENTS);

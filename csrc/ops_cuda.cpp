@@ -3,7 +3,8 @@
 // Supervised rows are compacted on the device; capacity for them is max_valid, or the count, read once from the device
 // where max_valid is not given. Per chunk of rows: logits into scratch whose segments are padded to 64 columns, so that
 // every row and every product but a remainder of < 64 columns is aligned whatever V is; the row kernel turns them into
-// gradients in place; d_hidden and d_new accumulate in fp32, chunk after chunk, in one order.
+// gradients in place; d_hidden and d_new accumulate in fp32, chunk after chunk, in one order. The first chunk writes what
+// later ones add to, and a call of one chunk writes the gradients of 16-bit weights in their dtype at once.
 #include <ATen/Functions.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
@@ -11,7 +12,9 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
+#include <cstddef>
 
+#include "cross_entropy_chunks.h"
 #include "linear_cross_entropy.cuh"
 #include "linear_cross_entropy.h"
 #include "sampling.cuh"
@@ -24,8 +27,6 @@ using at::Tensor;
 using Maybe = std::optional<Tensor>;
 
 constexpr int64_t kPad = 64;
-constexpr int64_t kChunkBytes = int64_t(512) << 20;  // of logits
-constexpr int64_t kChunkRows = 2048, kRowStep = 128;
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -46,18 +47,22 @@ const T* data_or_null(const Tensor& tensor) {
 
 Tensor as_type(const Maybe& tensor, at::ScalarType type) { return tensor ? tensor->to(type).contiguous() : Tensor(); }
 
-// out (+)= a @ b in the dtype of out. b's first dimension, a's columns, is cut so that the long product is aligned.
-void add_product(Tensor& out, const Tensor& a, const Tensor& b, bool first) {
+// out = a @ b, or out += a @ b, in the dtype of out, which may be wider than that of a and b.
+void multiply(Tensor& out, const Tensor& a, const Tensor& b, bool add) {
+  const bool wider = out.scalar_type() != a.scalar_type();
+  if (wider && add) at::addmm_out(out, out, a, b, out.scalar_type());
+  else if (wider) at::mm_out(out, a, b, out.scalar_type());
+  else if (add) at::addmm_out(out, out, a, b);
+  else at::mm_out(out, a, b);
+}
+
+// As above. b's first dimension, a's columns, is cut so that the long product is aligned.
+void multiply_aligned(Tensor& out, const Tensor& a, const Tensor& b, bool add) {
   const int64_t whole = a.size(1) / kPad * kPad;
   for (const auto& [begin, count] : {std::pair(int64_t(0), whole), std::pair(whole, a.size(1) - whole)}) {
     if (!count) continue;
-    const Tensor left = a.narrow(1, begin, count), right = b.narrow(0, begin, count);
-    const bool wider = out.scalar_type() != a.scalar_type();
-    if (first && wider) at::mm_out(out, left, right, out.scalar_type());
-    else if (first) at::mm_out(out, left, right);
-    else if (wider) at::addmm_out(out, out, left, right, out.scalar_type());
-    else at::addmm_out(out, out, left, right);
-    first = false;
+    multiply(out, a.narrow(1, begin, count), b.narrow(0, begin, count), add);
+    add = true;
   }
 }
 
@@ -65,40 +70,47 @@ void add_product(Tensor& out, const Tensor& a, const Tensor& b, bool first) {
 struct HeadPart {
   Tensor weight;       // [rows][H] in the dtype of hidden
   int64_t first_id, first_row, column;
-  Tensor grad;         // [all rows][H] fp32 or fp64; undefined where it does not train
+  bool trains;
+  Tensor grad;         // [all rows][H], once the chunks are known
 };
 
 // Device memory of a call.
 class Run {
  public:
-  Run(const CrossEntropy& call, int64_t capacity)
+  // limit: more supervised rows than this are an error.
+  Run(const CrossEntropy& call, int64_t limit)
       : call_(call),
         stream_(c10::cuda::getCurrentCUDAStream()),
         element_(element_of(call.hidden.scalar_type())),
         wide_(call.hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
-        capacity_(std::max<int64_t>(capacity, 1)) {
+        limit_(limit),
+        capacity_(std::max<int64_t>(limit, 1)) {
     const auto options = call.hidden.options();
     const auto of = [&](at::ScalarType type) { return at::empty({capacity_}, options.dtype(type)); };
     row_ = of(at::kInt), target_ = of(at::kLong), lo_ = of(at::kLong), hi_ = of(at::kLong), weight_ = of(at::kDouble);
     term_ = of(at::kDouble), nll_ = of(at::kDouble), lse_ = of(at::kDouble), correct_ = of(at::kBool);
     info_ = at::empty({int64_t(sizeof(CompactionInfo))}, options.dtype(at::kByte));
+    unboost_ = info_.narrow(0, offsetof(CompactionInfo, unboost), sizeof(double)).view(at::kDouble);
     rows_ = {row_.mutable_data_ptr<int32_t>(),   target_.mutable_data_ptr<int64_t>(), lo_.mutable_data_ptr<int64_t>(),
              hi_.mutable_data_ptr<int64_t>(),    weight_.mutable_data_ptr<double>(),
              reinterpret_cast<CompactionInfo*>(info_.mutable_data_ptr<uint8_t>()), capacity_};
     results_ = {term_.mutable_data_ptr<double>(), nll_.mutable_data_ptr<double>(), lse_.mutable_data_ptr<double>(),
                 correct_.mutable_data_ptr<bool>()};
     cut_head();
-    d_hidden = call.want_hidden ? at::zeros(call.hidden.sizes(), options.memory_format(at::MemoryFormat::Contiguous))
-                                : at::empty({0}, options);
+    const auto gradient = options.dtype(gradient_type(call.hidden.scalar_type()));
+    d_hidden = call.want_hidden ? at::zeros(call.hidden.sizes(), gradient.memory_format(at::MemoryFormat::Contiguous))
+                                : at::empty({0}, gradient);
   }
 
-  void compact(const Tensor& upstream, bool mean, double num_items) {
+  void compact(const Tensor& upstream, bool mean, double num_items, const Maybe& groups, int64_t num_groups) {
     const Tensor labels = call_.labels.to(at::kLong).contiguous(), lo = as_type(call_.row_lo, at::kLong),
-                 hi = as_type(call_.row_hi, at::kLong), weight = as_type(call_.token_weight, at::kDouble);
+                 hi = as_type(call_.row_hi, at::kLong), weight = as_type(call_.token_weight, at::kDouble),
+                 group = as_type(groups, at::kLong);
     const CompactInput input{labels.const_data_ptr<int64_t>(), call_.rows(), call_.ignore_index, call_.lo,
                              call_.hi < 0 ? call_.vocabulary() : call_.hi, call_.vocabulary(),
                              data_or_null<int64_t>(lo), data_or_null<int64_t>(hi), data_or_null<double>(weight),
-                             data_or_null<double>(upstream), mean, num_items};
+                             data_or_null<double>(upstream), data_or_null<int64_t>(group), num_groups, mean, boosts(),
+                             num_items, limit_};
     launch_compaction(input, rows_, stream_);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
@@ -107,15 +119,17 @@ class Run {
   void walk(bool given_lse) {
     const bool gradients = call_.want_hidden || call_.want_base || call_.want_new;
     if (given_lse && !gradients) return;
-    const int64_t bytes = columns_.stride * call_.hidden.element_size();
-    const int64_t most = std::clamp(kChunkBytes / bytes / kRowStep * kRowStep, kRowStep, kChunkRows);
-    const int64_t step = std::min(most, round_up(capacity_, kRowStep));
+    const int64_t row_bytes = columns_.stride * call_.hidden.element_size();
+    const int64_t step = chunk_rows(capacity_, call_.dimensions(), row_bytes, multiprocessor_count());
+    make_gradients(capacity_ <= step);
     const auto options = call_.hidden.options();
     Tensor x = at::empty({step, call_.dimensions()}, options), logits = at::empty({step, columns_.stride}, options);
     Tensor d_rows = at::empty({call_.want_hidden ? step : 0, call_.dimensions()}, options.dtype(wide_));
     const RowOptions how{call_.softcap, call_.z_loss, call_.label_smoothing, gradients, given_lse};
     for (int64_t first = 0; first < capacity_; first += step)
       chunk(first, std::min(step, capacity_ - first), x, logits, d_rows, how);
+    for (HeadPart& part : parts_)
+      if (boosts() && part.trains) part.grad.mul_(unboost_.to(at::kFloat));
   }
 
   ForwardResult finish(const Reduction& reduction) {
@@ -157,9 +171,7 @@ class Run {
     const auto add = [&](const Tensor& weight, int64_t first, bool trains) {
       const int64_t from = std::clamp(lo - first, int64_t(0), weight.size(0));
       const int64_t to = std::clamp(hi - first, from, weight.size(0));
-      Tensor grad;
-      if (trains) grad = at::zeros(weight.sizes(), weight.options().dtype(wide_).memory_format(at::MemoryFormat::Contiguous));
-      parts_.push_back({weight.narrow(0, from, to - from).to(call_.hidden.scalar_type()), first + from, from, column, grad});
+      parts_.push_back({weight.narrow(0, from, to - from).to(call_.hidden.scalar_type()), first + from, from, column, trains, {}});
       column += round_up(to - from, kPad);
     };
     add(call_.weight_base, 0, call_.want_base);
@@ -168,6 +180,24 @@ class Run {
     const bool two = parts_.size() == 2;
     columns_ = {base.first_id, base.weight.size(0), round_up(base.weight.size(0), kPad), two ? parts_[1].first_id : 0,
                 two ? parts_[1].weight.size(0) : 0, column};
+  }
+
+  // Whether gradients of logits are stored times a power of two: in fp16, 1 / N of a small probability is 0.
+  bool boosts() const { return element_ == Element::kHalf; }
+
+  // Sums over chunks are fp32 or fp64. One chunk alone writes what is returned, where that is its own 16-bit dtype. The
+  // first chunk writes all of a matrix that the range does not cut.
+  void make_gradients(bool one_chunk) {
+    const Tensor* weights[] = {&call_.weight_base, call_.weight_new ? &*call_.weight_new : nullptr};
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      HeadPart& part = parts_[i];
+      if (!part.trains) continue;
+      const at::ScalarType type = weights[i]->scalar_type();
+      const bool at_once = one_chunk && !boosts() && type == call_.hidden.scalar_type();
+      const auto options = weights[i]->options().dtype(at_once ? type : wide_).memory_format(at::MemoryFormat::Contiguous);
+      const bool whole = part.weight.size(0) == weights[i]->size(0);
+      part.grad = whole ? at::empty(weights[i]->sizes(), options) : at::zeros(weights[i]->sizes(), options);
+    }
   }
 
   void chunk(int64_t first, int64_t count, Tensor& x_all, Tensor& logits_all, Tensor& d_all, const RowOptions& how) {
@@ -193,17 +223,17 @@ class Run {
       const Tensor d_logits = logits.narrow(1, part.column, rows);
       if (call_.want_hidden) {
         Tensor d = d_all.narrow(0, 0, count);
-        add_product(d, d_logits, part.weight, empty);
+        multiply_aligned(d, d_logits, part.weight, !empty);
         empty = false;
       }
-      if (part.grad.defined()) {
+      if (part.trains) {
         Tensor grad = part.grad.narrow(0, part.first_row, rows);
-        if (wide_ == x.scalar_type()) at::addmm_out(grad, grad, d_logits.t(), x);
-        else at::addmm_out(grad, grad, d_logits.t(), x, wide_);
+        multiply(grad, d_logits.t(), x, first > 0);
       }
     }
     if (call_.want_hidden) {
-      launch_scatter_hidden(element_, d_all.const_data_ptr(), call_.dimensions(), rows_, first, count,
+      const Element out = element_of(gradient_type(call_.hidden.scalar_type()));
+      launch_scatter_hidden(out, d_all.const_data_ptr(), call_.dimensions(), rows_, first, count,
                             d_hidden.mutable_data_ptr(), stream_);
       C10_CUDA_KERNEL_LAUNCH_CHECK();
     }
@@ -211,15 +241,16 @@ class Run {
 
   Tensor gradient_of(size_t part, bool wanted) const {
     const at::ScalarType type = (part && call_.weight_new ? *call_.weight_new : call_.weight_base).scalar_type();
-    return wanted ? parts_[part].grad.to(type) : at::empty({0}, call_.hidden.options().dtype(type));
+    const at::ScalarType out = gradient_type(type);
+    return wanted ? parts_[part].grad.to(out) : at::empty({0}, call_.hidden.options().dtype(out));
   }
 
   const CrossEntropy& call_;
   cudaStream_t stream_;
   Element element_;
   at::ScalarType wide_;
-  int64_t capacity_;
-  Tensor row_, target_, lo_, hi_, weight_, info_, term_, nll_, lse_, correct_;
+  int64_t limit_, capacity_;
+  Tensor row_, target_, lo_, hi_, weight_, info_, unboost_, term_, nll_, lse_, correct_;
   CompactRows rows_;
   RowResults results_;
   Columns columns_;
@@ -248,6 +279,9 @@ DeviceSampling on_device(const Sampling& how, const Tensor& like, int64_t vocabu
                          std::vector<Tensor>& keep) {
   const int64_t batch = like.size(0);
   const auto move = [&](const char* name, const auto& of) { return on_device(name, of, like, batch, keep); };
+  // Numbers are checked here, where that costs nothing; of tensors a row that has no meaning draws -1.
+  check_parameters(how.temperature.rows ? 0.0 : how.temperature.value, how.top_k.rows ? 0 : how.top_k.value,
+                   how.top_p.rows ? 1.0 : how.top_p.value, "of the call");
   return {move("lo", how.lo), move("hi", how.hi), move("extra_id", how.extra), move("temperature", how.temperature),
           move("top_k", how.top_k), move("top_p", how.top_p), move("seed", how.seed), move("offset", how.offset),
           batch, vocabulary, max_range < 0 ? vocabulary : std::min(max_range, vocabulary)};
@@ -278,15 +312,16 @@ void check_no_double(const Tensor& tensor) {
 ForwardResult cross_entropy_cuda(const CrossEntropy& call, const Reduction& reduction) {
   const c10::cuda::CUDAGuard guard(call.hidden.device());
   Run run(call, capacity_of(call, reduction.max_valid));
-  run.compact(Tensor(), reduction.kind == "mean", reduction.num_items.value_or(-1.0));
+  run.compact(Tensor(), reduction.kind == "mean", reduction.num_items.value_or(-1.0), reduction.group, reduction.num_groups);
   run.walk(false);
   return run.finish(reduction);
 }
 
-Gradients cross_entropy_backward_cuda(const CrossEntropy& call, const Tensor& lse, const Tensor& upstream) {
+Gradients cross_entropy_backward_cuda(const CrossEntropy& call, const Tensor& lse, const Tensor& upstream,
+                                      std::optional<int64_t> max_valid) {
   const c10::cuda::CUDAGuard guard(call.hidden.device());
-  Run run(call, capacity_of(call, std::nullopt));
-  run.compact(upstream.to(at::kDouble).contiguous(), false, -1.0);
+  Run run(call, capacity_of(call, max_valid));
+  run.compact(upstream.to(at::kDouble).contiguous(), false, -1.0, std::nullopt, 0);
   run.take_lse(lse);
   run.walk(true);
   return {run.d_hidden, run.d_base(), run.d_new()};

@@ -56,9 +56,7 @@ std::vector<Row> checked_rows(const Sampling& how, int64_t batch, int64_t vocabu
                       vocabulary, ")");
     TORCH_CHECK_VALUE(max_range < 0 || r.hi - r.lo <= max_range, "row ", i, " allows ", r.hi - r.lo,
                       " ids, max_range is ", max_range);
-    TORCH_CHECK_VALUE(r.temperature >= 0, "temperature is negative in row ", i, ": ", r.temperature);
-    TORCH_CHECK_VALUE(r.top_k >= 0, "top_k is negative in row ", i, ": ", r.top_k);
-    TORCH_CHECK_VALUE(r.top_p > 0 && r.top_p <= 1, "top_p ", r.top_p, " of row ", i, " is not within (0, 1]");
+    check_parameters(r.temperature, r.top_k, r.top_p, "of row " + std::to_string(i));
     r.side = r.extra >= r.hi ? 1 : r.extra >= 0 && r.extra < r.lo ? -1 : 0;
   }
   return rows;

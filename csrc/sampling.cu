@@ -1,8 +1,9 @@
 // Sampling from an allowed range on CUDA: two launches, logits of the range, then one block a row that chooses.
 //
 // Logits: a warp owns one id for up to 8 rows of the batch, so a range that rows share is read once for all of them;
-// the lanes' order of summation is the same for any batch. Hidden rows lie in shared memory so that no two lanes wait
-// for one bank. Choosing: greedy and plain sampling are one reduction by (score, lower id); top-k and top-p descend the
+// the lanes' order of summation is the same for any batch. One row takes a loop of its own, whose count of rows is known
+// when it is compiled: four loads of weights in flight instead of one. Hidden rows lie in shared memory so that no two
+// lanes wait for one bank; a block fills it once for all its ids. Choosing: greedy and plain sampling are one reduction by (score, lower id); top-k and top-p descend the
 // bits of an order-preserving key, 8 at a time, with counts or integer masses (exp * 2^40) in a histogram, which is
 // exact and needs no sort. Nothing is read back to the host.
 #include "sampling.cuh"
@@ -19,6 +20,7 @@ constexpr int kLogitWarps = 8;
 constexpr int kBatchTile = 8;
 constexpr int64_t kHiddenBytes = 64 << 10;  // of hidden rows in shared memory: three blocks an SM
 constexpr int kChooseThreads = 512;
+constexpr int kLogitBlocks = 3;  // of range_logits on a multiprocessor, by their shared memory
 constexpr double kMassUnit = double(int64_t(1) << 40);
 
 template <typename T>
@@ -47,7 +49,7 @@ __device__ Range range_of(const DeviceSampling& how, int64_t row) {
 
 // ---- logits of the range ---------------------------------------------------------------------------------------
 
-// A row of hidden in shared memory is as long as this.
+// A row of hidden in shared memory has room for so many numbers.
 __host__ __device__ __forceinline__ int64_t padded(int64_t dimensions) { return (dimensions + 7) / 8 * 8; }
 
 // Where element k of a hidden row lies in shared memory. Fours stay together and are read at once, by a quarter of a
@@ -55,6 +57,22 @@ __host__ __device__ __forceinline__ int64_t padded(int64_t dimensions) { return 
 // swapped in every second eight of them, both meet 8 different groups of banks; unswapped, 16-bit weights wait twice
 // for each.
 __device__ __forceinline__ int place_of(int k) { return k ^ ((k >> 5 & 1) << 2); }
+
+// Copies a row of hidden to shared memory, 16 bytes at a time where it lies so.
+template <typename T>
+__device__ void fill_row(const T* hidden, int dimensions, float* out) {
+  constexpr int kPack = 16 / sizeof(T);
+  const int packs = reinterpret_cast<uintptr_t>(hidden) % 16 == 0 ? dimensions / kPack : 0;
+  for (int i = threadIdx.x; i < packs; i += blockDim.x) {
+    const Pack<T> pack = reinterpret_cast<const Pack<T>*>(hidden)[i];
+    for (int j = 0; j < kPack; j += 4) {
+      Pack<float> four;
+      for (int n = 0; n < 4; ++n) four.value[n] = float(widen(pack.value[j + n]));
+      *reinterpret_cast<Pack<float>*>(out + place_of(i * kPack + j)) = four;
+    }
+  }
+  for (int k = packs * kPack + threadIdx.x; k < dimensions; k += blockDim.x) out[place_of(k)] = float(widen(hidden[k]));
+}
 
 // Lane-strided partial sums of weight row times each hidden row (fp32, in shared memory), folded by halves.
 template <typename W>
@@ -104,11 +122,9 @@ __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden
   const int rows = int(how.batch - first < tile ? how.batch - first : tile);
   const int dimensions = int(head.dimensions), width = int(padded(dimensions)), warp = threadIdx.x / 32;
   if (threadIdx.x < rows) ranges[threadIdx.x] = range_of(how, first + threadIdx.x);
-  for (int i = threadIdx.x; i < rows * dimensions; i += blockDim.x)
-    rows_of_hidden[i / dimensions * width + place_of(i % dimensions)] =
-        float(widen(hidden[(first + i / dimensions) * hidden_stride + i % dimensions]));
+  for (int b = 0; b < rows; ++b) fill_row(hidden + (first + b) * hidden_stride, dimensions, rows_of_hidden + b * width);
   __syncthreads();
-  bool shared = true;
+  bool shared = rows > 1;
   for (int b = 0; b < rows; ++b)
     shared = shared && ranges[b].valid && ranges[b].lo == ranges[0].lo && ranges[b].hi == ranges[0].hi;
 
@@ -151,15 +167,22 @@ __global__ void copy_logits(const T* logits, int64_t row_stride, int64_t step, D
 
 // ---- choosing --------------------------------------------------------------------------------------------------
 
+constexpr int kNoColumn = 0x7fffffff;
+
+// A column and its score, S is float or double; the better of two has the larger score, or the lower column.
+template <typename S>
 struct Candidate {
-  double score;
-  int64_t column;
-  __device__ Candidate shuffled(int distance) const { return {shuffle(score, distance), shuffle(column, distance)}; }
+  S score;
+  int column;
+  int nan;  // 1 where any score that was looked at is NaN
+  template <typename G>
+  __device__ Candidate each(G of) const { return {of(score), of(column), of(nan)}; }
 };
 struct Better {
-  __device__ Candidate operator()(const Candidate& a, const Candidate& b) const {
-    if (a.score != b.score) return a.score > b.score ? a : b;
-    return a.column < b.column ? a : b;
+  template <typename S>
+  __device__ Candidate<S> operator()(const Candidate<S>& a, const Candidate<S>& b) const {
+    const bool first = a.score != b.score ? a.score > b.score : a.column < b.column;
+    return {first ? a.score : b.score, first ? a.column : b.column, a.nan | b.nan};
   }
 };
 
@@ -211,8 +234,9 @@ struct Histogram {
 };
 
 struct Mass {
-  int64_t value;
-  __device__ Mass shuffled(int distance) const { return {shuffle(value, distance)}; }
+  unsigned long long value;
+  template <typename G>
+  __device__ Mass each(G of) const { return {of(value)}; }
 };
 struct AddMasses {
   __device__ Mass operator()(Mass a, Mass b) const { return {a.value + b.value}; }
@@ -242,6 +266,34 @@ __device__ int64_t column_of(const Row& row, const Cut& within, uint32_t key, un
   return h.last;
 }
 
+// The highest digit down to which the histogram, after what lies above it, weighs `wanted`, and the weight before it;
+// where rounding leaves the whole below that, the lowest digit that weighs anything. By one warp, 8 digits for each lane.
+__device__ void find_digit(double wanted, Histogram& h) {
+  constexpr int kDigits = 8;
+  const int lane = threadIdx.x, highest = 255 - lane * kDigits;
+  unsigned long long bins[kDigits], own = 0;
+  for (int j = 0; j < kDigits; ++j) own += bins[j] = h.bin(highest - j);
+  unsigned long long upto = own;
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const unsigned long long other = of_lane(upto, max(lane - distance, 0));
+    if (lane >= distance) upto += other;
+  }
+  const unsigned long long start = h.before + upto - own, all = h.before + of_lane(upto, 31);
+  unsigned long long before = start, at = start;
+  int crossing = -1, lowest = -1;
+  for (int j = 0; j < kDigits; ++j) {
+    if (!bins[j]) continue;
+    lowest = j;
+    if (crossing < 0 && double(at + bins[j]) >= wanted) crossing = j, before = at;
+    at += bins[j];
+  }
+  const unsigned crossed = __ballot_sync(kAllLanes, crossing >= 0), weighs = __ballot_sync(kAllLanes, lowest >= 0);
+  const int chosen = crossed ? __ffs(crossed) - 1 : weighs ? 31 - __clz(weighs) : 0;
+  if (lane != chosen) return;
+  if (!crossed) crossing = max(lowest, 0), before = all - (lowest < 0 ? 0 : bins[lowest]);
+  h.before = before, h.digit = uint32_t(highest - crossing);
+}
+
 // The shortest prefix, in order of (value, lower column first), of the columns that `within` keeps, whose weights reach
 // `wanted`: by_mass ? the columns' masses : one each.
 __device__ Cut descend(const Row& row, const Cut& within, bool by_mass, double wanted, Histogram& h) {
@@ -257,23 +309,7 @@ __device__ Cut descend(const Row& row, const Cut& within, bool by_mass, double w
         h.add((key >> shift) & 255u, by_mass ? row.mass(c) : 1ull);
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-      unsigned long long before = h.before;
-      int digit = 255, lowest = 255;
-      bool found = false;
-      for (int i = 255; i >= 0 && !found; --i) {
-        const unsigned long long here = h.bin(i);
-        if (!here) continue;
-        lowest = i;
-        if (double(before + here) >= wanted) digit = i, found = true;
-        else before += here;
-      }
-      if (!found) {  // rounding: keep down to the last bin that weighs anything
-        digit = lowest;
-        before -= h.bin(lowest);
-      }
-      h.before = before, h.digit = uint32_t(digit);
-    }
+    if (threadIdx.x < 32) find_digit(wanted, h);
     __syncthreads();
     prefix |= h.digit << shift;
     mask |= 255u << shift;
@@ -300,61 +336,62 @@ __device__ Cut descend(const Row& row, const Cut& within, bool by_mass, double w
 __device__ unsigned long long total_mass(const Row& row, const Cut& within, Mass* scratch) {
   Mass own{0};
   for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x)
-    if (within.keeps(key_of(row.value[c]), c)) own.value += int64_t(row.mass(c));
-  return (unsigned long long)(block_reduce(own, scratch, AddMasses()).value);
+    if (within.keeps(key_of(row.value[c]), c)) own.value += row.mass(c);
+  return block_reduce(own, scratch, AddMasses()).value;
 }
 
-// One block a row.
+// One block for each row.
 __global__ void __launch_bounds__(kChooseThreads) choose(const float* values, int64_t stride, DeviceSampling how,
                                                          int64_t* ids) {
-  __shared__ Candidate scratch[32];
+  __shared__ Candidate<float> largest[32];
+  __shared__ Candidate<double> scratch[32];
   __shared__ Mass masses[32];
   __shared__ Histogram histogram;
   const int64_t b = blockIdx.x;
   const Range range = range_of(how, b);
   Row row{values + b * stride, 0, parameter(how.temperature, b), 0.f};
-  if (!range.valid) {
+  const int64_t top_k = parameter(how.top_k, b);
+  const double top_p = parameter(how.top_p, b);
+  // Comparisons with NaN are false. What has no meaning is -1: an id that is not one must not reach an embedding.
+  const bool meant = row.temperature >= 0 && row.temperature < INFINITY && top_k >= 0 && top_p > 0 && top_p <= 1;
+  if (!range.valid || !meant) {
     if (threadIdx.x == 0) ids[b] = -1;
     return;
   }
   row.count = range.count();
-  Candidate greedy{-INFINITY, 0x7fffffff};
-  int64_t nan = 0;
-  for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x) {
+  Candidate<float> greedy{-INFINITY, kNoColumn, 0};
+  for (int c = threadIdx.x; c < row.count; c += blockDim.x) {
     const float value = row.value[c];
-    if (value != value) nan = 1;
-    else greedy = Better()(greedy, Candidate{double(value), c});
+    if (value != value) greedy.nan = 1;
+    else greedy = Better()(greedy, Candidate<float>{value, c, 0});
   }
-  greedy = block_reduce(greedy, scratch, Better());
-  const Candidate broken = block_reduce(Candidate{double(nan), 0}, scratch, Better());
-  if (broken.score > 0 || greedy.score == -INFINITY || row.temperature == 0) {
+  greedy = block_reduce(greedy, largest, Better());
+  if (greedy.nan || greedy.score == -INFINITY || row.temperature == 0) {
     // Nothing but -inf is the lowest id, as for temperature 0.
-    if (threadIdx.x == 0) ids[b] = broken.score > 0 ? -1 : range.id(greedy.score == -INFINITY ? 0 : greedy.column);
+    if (threadIdx.x == 0) ids[b] = greedy.nan ? -1 : range.id(greedy.score == -INFINITY ? 0 : greedy.column);
     return;
   }
-  row.top = float(greedy.score);
+  row.top = greedy.score;
   Cut cut{key_of(-INFINITY), -1};  // everything above -inf
-  const int64_t top_k = parameter(how.top_k, b);
-  const double top_p = parameter(how.top_p, b);
-  const bool infinite = isinf(greedy.score);
+  const bool infinite = isinf(row.scaled(greedy.column));
   if ((top_k > 0 && top_k < row.count) || (infinite && top_p < 1))
     cut = descend(row, cut, false, infinite && top_p < 1 ? 1.0 : double(top_k), histogram);
   if (top_p < 1 && !infinite)
     cut = descend(row, cut, true, top_p * double(total_mass(row, cut, masses)), histogram);
 
   const uint64_t seed = uint64_t(parameter(how.seed, b)), offset = uint64_t(parameter(how.offset, b));
-  Candidate best{-INFINITY, 0x7fffffff};
-  for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x) {
+  Candidate<double> best{-INFINITY, kNoColumn, 0};
+  for (int c = threadIdx.x; c < row.count; c += blockDim.x) {
     if (!cut.keeps(key_of(row.value[c]), c)) continue;
     const uint32_t word = philox_word(seed, offset, uint64_t(range.id(c)));
     const double scaled = row.scaled(c);
     // -log(u) bounds the noise from above: two fp64 logarithms only for what may still win.
     const float bound = -__logf((float(word) + 0.5f) * 2.3283064365386963e-10f) + 1e-2f;
     if (scaled + double(bound) + 1e-6 * fabs(scaled) < best.score) continue;
-    best = Better()(best, Candidate{scaled + gumbel(word), c});
+    best = Better()(best, Candidate<double>{scaled + gumbel(word), c, 0});
   }
   best = block_reduce(best, scratch, Better());
-  if (threadIdx.x == 0) ids[b] = range.id(best.column);
+  if (threadIdx.x == 0) ids[b] = best.column < row.count ? range.id(best.column) : -1;
 }
 
 template <typename T>
@@ -365,9 +402,11 @@ void launch_range_logits_of(const T* hidden, int64_t hidden_stride, const Device
   tile = tile < 1 ? 1 : tile < kBatchTile ? tile : kBatchTile;
   tile = tile < how.batch ? tile : how.batch;
   const int64_t shared = tile * row_bytes;
-  cudaFuncSetAttribute(range_logits<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
-  const int64_t tiles = (how.max_range + kLogitWarps - 1) / kLogitWarps;
-  const dim3 grid(unsigned((how.batch + tile - 1) / tile), unsigned(tiles < 2048 ? tiles : 2048));
+  cudaFuncSetAttribute(range_logits<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic_shared_limit());
+  // One wave of blocks: each fills its hidden rows once and goes through as many tiles of ids as are left to it.
+  const int64_t across = (how.batch + tile - 1) / tile, wave = int64_t(kLogitBlocks) * multiprocessors();
+  const int64_t tiles = (how.max_range + kLogitWarps - 1) / kLogitWarps;  // 0 where no row may have an id
+  const dim3 grid(unsigned(across), unsigned(max(min(tiles, (wave + across - 1) / across), int64_t(1))));
   range_logits<T><<<grid, kLogitWarps * 32, size_t(shared), stream>>>(hidden, hidden_stride, head, how, values, stride,
                                                                       int(tile));
 }
@@ -382,7 +421,7 @@ void launch_copy_logits_of(const T* logits, int64_t row_stride, int64_t step, co
 
 }  // namespace
 
-#define MMPT_BY_ELEMENT(element, ...)                                         \
+#define MMPT_BY_SAMPLED(element, ...)                                         \
   switch (element) {                                                          \
     case Element::kBFloat16: { using T = __nv_bfloat16; __VA_ARGS__; break; } \
     case Element::kHalf: { using T = __half; __VA_ARGS__; break; }            \
@@ -391,13 +430,13 @@ void launch_copy_logits_of(const T* logits, int64_t row_stride, int64_t step, co
 
 void launch_range_logits(const void* hidden, Element element, int64_t hidden_stride, const DeviceHead& head,
                          const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream) {
-  MMPT_BY_ELEMENT(element, launch_range_logits_of(static_cast<const T*>(hidden), hidden_stride, head, how, values,
+  MMPT_BY_SAMPLED(element, launch_range_logits_of(static_cast<const T*>(hidden), hidden_stride, head, how, values,
                                                   stride, stream));
 }
 
 void launch_copy_logits(const void* logits, Element element, int64_t row_stride, int64_t step,
                         const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream) {
-  MMPT_BY_ELEMENT(element, launch_copy_logits_of(static_cast<const T*>(logits), row_stride, step, how, values, stride,
+  MMPT_BY_SAMPLED(element, launch_copy_logits_of(static_cast<const T*>(logits), row_stride, step, how, values, stride,
                                                  stream));
 }
 

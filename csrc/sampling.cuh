@@ -42,7 +42,8 @@ void launch_range_logits(const void* hidden, Element element, int64_t hidden_str
                          const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream);
 void launch_copy_logits(const void* logits, Element element, int64_t row_stride, int64_t step,
                         const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream);
-// ids [batch]; -1 where a logit is NaN, the range is empty, out of the vocabulary or wider than max_range.
+// ids [batch]; -1 where a logit is NaN, the range is empty, out of the vocabulary or wider than max_range, or another
+// parameter has no meaning.
 void launch_choose(const float* values, int64_t stride, const DeviceSampling& how, int64_t* ids, cudaStream_t stream);
 
 }  // namespace mmpt

@@ -3,7 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cmath>
 #include <optional>
+#include <string>
 
 namespace mmpt {
 
@@ -24,6 +26,14 @@ struct Sampling {
   PerRow<int64_t> seed, offset;
 };
 
+// ValueError where a parameter has no meaning; whose: "of the call", or of which row.
+inline void check_parameters(double temperature, int64_t top_k, double top_p, const std::string& whose) {
+  TORCH_CHECK_VALUE(temperature >= 0 && std::isfinite(temperature), "temperature ", temperature, " ", whose,
+                    " is not finite and at least 0");
+  TORCH_CHECK_VALUE(top_k >= 0, "top_k ", top_k, " ", whose, " is negative");
+  TORCH_CHECK_VALUE(top_p > 0 && top_p <= 1, "top_p ", top_p, " ", whose, " is not within (0, 1]");
+}
+
 // hidden [B, H], weight_base [V0, H], weight_new [T, H]; softcap 0 is off. ids int64 [B]. max_range bounds hi - lo of
 // every row and sizes scratch on CUDA (< 0: the whole vocabulary); the CPU has no need of it.
 at::Tensor sample_range_cpu(const at::Tensor& hidden, const at::Tensor& weight_base,
@@ -31,8 +41,8 @@ at::Tensor sample_range_cpu(const at::Tensor& hidden, const at::Tensor& weight_b
                             int64_t max_range);
 at::Tensor sample_logits_cpu(const at::Tensor& logits, const Sampling& how, int64_t max_range);
 
-// As above without waiting for the device: a row that is NaN, or whose range is empty, out of the vocabulary or wider
-// than max_range, gives -1.
+// As above without waiting for the device: a row that is NaN, whose range is empty, out of the vocabulary or wider than
+// max_range, or whose temperature, top_k or top_p of a tensor has no meaning, gives -1.
 at::Tensor sample_range_cuda(const at::Tensor& hidden, const at::Tensor& weight_base,
                              const std::optional<at::Tensor>& weight_new, double softcap, const Sampling& how,
                              int64_t max_range);

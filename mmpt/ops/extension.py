@@ -1,9 +1,9 @@
 """Builds csrc into one extension module, once for each content, and loads it.
 
 The cache key is the digest of the sources, the flags, the versions of torch, Python and the compiler, and the kinds of
-GPU that are here: a changed kernel is another folder, an unchanged one loads in milliseconds. CUDA sources are added
-where torch has CUDA, and a GPU and nvcc are at hand. A build happens in a folder of its own and is moved into place
-when whole, so a killed build leaves nothing.
+GPU that are compiled for: a changed kernel is another folder, an unchanged one loads in milliseconds. CUDA sources are
+added where toolkit.obstacle() finds none. A build happens in a folder of its own and is moved into place when whole, so
+a killed build leaves nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from typing import TextIO
 
 import torch
 
+from mmpt.ops import toolkit
 from mmpt.store import programs
 from mmpt.store.errors import UserError
 from mmpt.store.resources import shared
@@ -34,11 +36,10 @@ MODULE = "mmpt_kernels"
 SOURCES = shared("csrc")
 FLAGS = ("-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi")
 CUDA_FLAGS = ("-O3", "-lineinfo")
-REMEDY = "install g++ 11 or newer and ninja (pip install ninja), or choose `ops.backend: reference` in the profile"
-CUDA_REMEDY = (
-    f"nvcc ({programs.TOOLKIT}, or CUDA_HOME) must be of CUDA {torch.version.cuda}, which this torch was built with, "
-    "and take the g++ that is here; or choose `ops.backend: reference` in the profile"
-)
+CUDA_SUFFIXES = (".cu", ".cuh")
+REMEDY = f"install g++ 11 or newer and ninja (pip install ninja), {toolkit.OR_REFERENCE}"
+# What names the cause in the output of ninja, g++, nvcc ("nvcc fatal   : ..") and the linker.
+TELLING = re.compile(r"[Ee]rror:|\bfatal\b|cannot find")
 
 
 @dataclass(frozen=True)
@@ -60,23 +61,31 @@ def plan(extra_flags: tuple[str, ...] = ()) -> Plan:
         found = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else "none of g++, c++, clang++ on PATH"
         raise UserError("no C++ compiler for csrc", found=found, fix=REMEDY)
     cuda = _cuda_version()
-    kinds = [path for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".cu")]
-    sources = tuple(path for path in kinds if cuda or not (path.suffix == ".cu" or path.stem.endswith("_cuda")))
+    files = [p for p in sorted(SOURCES.iterdir()) if p.is_file() and (cuda or not _is_for_cuda(p))]
+    sources = tuple(path for path in files if path.suffix in (".cpp", ".cu"))
     version = programs.version("c++")
-    # at::parallel_for lives in torch's headers: without this flag it runs on one thread and says nothing. The runtime is
-    # not linked, so that the one torch has loaded is used and no second pool of threads appears; clang has another one.
-    threads = () if "clang" in version else ("-fopenmp",)
-    flags = (*FLAGS, *threads, *(("-DMMPT_CUDA",) if cuda else ()), *extra_flags)
+    flags = (*host_flags(version), *(("-DMMPT_CUDA",) if cuda else ()), *extra_flags)
     key = {
-        "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(SOURCES.iterdir()) if p.is_file()},
+        "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
         "flags": [flags, CUDA_FLAGS if cuda else ()],
         "compiler": version,
         "torch": torch.__version__,
         "python": sysconfig.get_config_var("SOABI") or platform.python_version(),
-        "cuda": [cuda, _architectures()] if cuda else None,
+        "cuda": [cuda, toolkit.architectures()] if cuda else None,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return Plan(sources, compiler, version, flags, cuda, digest)
+
+
+def _is_for_cuda(path: Path) -> bool:
+    return path.suffix in CUDA_SUFFIXES or path.stem.endswith("_cuda")
+
+
+def host_flags(version: str) -> tuple[str, ...]:
+    """Flags of every .cpp file, for the C++ compiler that names itself `version`."""
+    # at::parallel_for lives in torch's headers: without this flag it runs on one thread and says nothing. The runtime
+    # is not linked, so that the one torch has loaded is used and no second pool of threads appears; clang has another.
+    return (*FLAGS, *(() if "clang" in version else ("-fopenmp",)))
 
 
 def module_path(build: Plan) -> Path:
@@ -92,8 +101,7 @@ def load(path: Path | None = None) -> ModuleType:
     """The extension module; loading it registers torch.ops.mmpt. A process holds one: a second call returns it.
 
     path: a module that is built; default: the one of `plan`, built first if its cache is empty.
-    Raises UserError where no compiler is, with the compiler's last lines where the build fails, and where `path` was
-    built for another torch, Python or system.
+    Raises UserError where no compiler is, with the compiler's lines where the build fails, and where it does not load.
     """
     global _loaded
     if _loaded is not None:
@@ -112,9 +120,20 @@ def load(path: Path | None = None) -> ModuleType:
             "the compiled module does not load",
             where=str(path),
             found=str(error).splitlines()[0],
-            fix="delete it and run again: it is built for the torch and the Python that are here",
+            expected=f"a module for torch {torch.__version__} (CUDA {torch.version.cuda or 'none'})",
+            fix=_remedy_of_loading(str(error)),
         ) from error
     return _loaded[0]
+
+
+def _remedy_of_loading(said: str) -> str:
+    """What to do about a module that does not load: another build would miss the same library."""
+    missing = re.match(r"(lib\S+): cannot open shared object", said)
+    if missing is None:
+        return "delete it and run again: it is built for the torch and the Python that are here"
+    if "cudart" in missing[1]:
+        return f"install the runtime library of CUDA {torch.version.cuda}, which this torch was built with"
+    return f"install what holds {missing[1]}, or put its folder on LD_LIBRARY_PATH"
 
 
 def import_module(path: Path) -> ModuleType:
@@ -155,9 +174,9 @@ def _lock_file(path: Path) -> TextIO:
         ) from None
 
 
-def _compile(folder: Path, build: Plan) -> Path:
-    """Runs ninja in a child process, whose output is shown only where it fails."""
-    words = {
+def load_arguments(build: Plan, folder: Path) -> dict:
+    """Arguments of torch.utils.cpp_extension.load that build a plan in `folder`: the one place that says its flags."""
+    return {
         "name": MODULE,
         "sources": [str(p) for p in build.sources],
         "extra_cflags": list(build.flags),
@@ -168,19 +187,48 @@ def _compile(folder: Path, build: Plan) -> Path:
         "is_python_module": False,
         "verbose": True,
     }
+
+
+def environment(build: Plan) -> dict[str, str]:
+    """Variables under which torch builds a plan: it looks for nvcc elsewhere first, and would take another one."""
+    found = dict(os.environ, CXX=build.compiler, PATH=_path_with_ninja())
+    if build.cuda and (kit := toolkit.find()):
+        found |= {"CUDA_HOME": str(kit.home), "PYTORCH_NVCC": os.environ.get("PYTORCH_NVCC", kit.nvcc)}
+    return found
+
+
+def run_load(arguments: dict, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """torch.utils.cpp_extension.load in a child process, with all that ninja and the compilers say."""
     code = "import json, sys; from torch.utils.cpp_extension import load; load(**json.loads(sys.argv[1]))"
-    environment = dict(os.environ, CXX=build.compiler, PATH=_path_with_ninja())
-    if build.cuda and (nvcc := programs.nvcc()):  # torch looks elsewhere first, and would take another one
-        environment["CUDA_HOME"] = str(Path(nvcc).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(words)], capture_output=True, text=True, env=environment, check=False
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, check=False
     )
+
+
+def _compile(folder: Path, build: Plan) -> Path:
+    """Builds the module in `folder`; what the compilers say is shown only where they fail."""
+    done = run_load(load_arguments(build, folder), environment(build))
     built = folder / f"{MODULE}.so"
     if not built.exists():
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        telling = [line for line in lines if "error:" in line or "Error:" in line][:3] or lines[-3:]
-        raise UserError("csrc does not build", found=" | ".join(telling), fix=CUDA_REMEDY if build.cuda else REMEDY)
+        raise UserError("csrc does not build", found=" | ".join(telling(done.stdout)), fix=remedy(build))
     return built
+
+
+def telling(output: str) -> list[str]:
+    """The lines of a failed build that say why, three at most."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return [line for line in lines if TELLING.search(line)][:3] or lines[-3:]
+
+
+def remedy(build: Plan) -> str:
+    """What to do where a plan does not compile."""
+    if build.cuda is None:
+        return REMEDY
+    return (
+        f"csrc needs nvcc of CUDA {torch.version.cuda}, which this torch was built with, and a g++ that it takes; "
+        f"found {build.cuda} and {build.version}: install fitting ones, {toolkit.OR_REFERENCE}"
+    )
 
 
 def _path_with_ninja() -> str:
@@ -193,24 +241,4 @@ def _path_with_ninja() -> str:
 
 def _cuda_version() -> str | None:
     """nvcc's version where the module can be built for CUDA, else None: it is then for the CPU alone."""
-    return None if lack_of_cuda() else programs.version("nvcc")
-
-
-def lack_of_cuda() -> tuple[str, str] | None:
-    """Why the module is not built for CUDA, and what to do about it; None where it is."""
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__}, built without CUDA", "install a CUDA build of torch"
-    if not torch.cuda.is_available():
-        return "no GPU that torch can use", "see what nvidia-smi says, and CUDA_VISIBLE_DEVICES"
-    if programs.nvcc() is None:
-        where = f"no nvcc below CUDA_HOME, on PATH or below {programs.TOOLKIT}"
-        return where, f"install the toolkit of CUDA {torch.version.cuda}, which this torch was built with"
-    return None
-
-
-def _architectures() -> list[str]:
-    """What torch will build for: the list that was asked for, else the compute capabilities of the GPUs here."""
-    if asked := os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        return [asked]
-    cards = range(torch.cuda.device_count())
-    return sorted({"{}.{}".format(*torch.cuda.get_device_capability(card)) for card in cards})
+    return None if toolkit.obstacle() else programs.version("nvcc")

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpt.ops import extension
+from mmpt.ops import extension, toolkit
 from mmpt.ops.reference_loss import LossResult
 from mmpt.ops.screens import Screen
+from mmpt.store.errors import UserError
 
 kernels = extension.load()
 
@@ -44,16 +45,34 @@ def linear_cross_entropy(
     """mmpt.ops.reference_loss.linear_cross_entropy, compiled; arguments and results are described there.
 
     Any of float32, bfloat16, float16 and float64 for hidden and, independently, for each weight; sums are fp32, fp64
-    for fp64 hidden. Two calls with equal arguments give equal bits. On CUDA nothing waits for the device, and
-    max_valid bounds the scratch; more supervised rows than that, or a label out of its range, give a NaN loss there.
+    for fp64 hidden. Two calls with equal arguments give equal bits. On CUDA max_valid bounds the scratch, and with it
+    nothing waits for the device; without it the supervised rows are counted there, which waits. More of them than
+    max_valid, or a label, range or group out of bounds, give a NaN loss and NaN gradients there.
     """
     grad = torch.is_grad_enabled()
     lo, row_lo = _split(0 if column_range is None else column_range[0])
     hi, row_hi = _split(-1 if column_range is None else column_range[1])
     loss, nll, lse, correct, group_loss, group_count, *_ = torch.ops.mmpt.linear_cross_entropy(
-        hidden, labels, weight_base, weight_new, ignore_index, lo, hi, row_lo, row_hi,
-        None if group is None else group, num_groups, token_weight, softcap or 0.0, z_loss, label_smoothing, reduction,
-        num_items, max_valid, grad and hidden.requires_grad, grad and weight_base.requires_grad,
+        hidden,
+        labels,
+        weight_base,
+        weight_new,
+        ignore_index,
+        lo,
+        hi,
+        row_lo,
+        row_hi,
+        None if group is None else group,
+        num_groups,
+        token_weight,
+        softcap or 0.0,
+        z_loss,
+        label_smoothing,
+        reduction,
+        num_items,
+        max_valid,
+        grad and hidden.requires_grad,
+        grad and weight_base.requires_grad,
         grad and weight_new is not None and weight_new.requires_grad,
     )
     if not return_stats:
@@ -135,7 +154,8 @@ def _parameters(lo, hi, extra_id, temperature, top_k, top_p, seed, offset, max_r
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
-    loss, _, lse, _, _, _, *grads = output
+    _, _, lse, _, _, _, *grads = output
+    ctx.types = tuple(None if leaf is None else leaf.dtype for leaf in (inputs[0], inputs[2], inputs[3]))
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.fused = inputs[15] != "none"
@@ -145,7 +165,8 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
         return
     hidden, labels, base, new, ignore_index, lo, hi, row_lo, row_hi, _, _, token_weight, cap, z, smooth = inputs[:15]
     ctx.save_for_backward(hidden, labels, base, new, lse, row_lo, row_hi, token_weight)
-    ctx.rest = (ignore_index, lo, hi), (cap, z, smooth)
+    max_valid = inputs[17]
+    ctx.rest = (ignore_index, lo, hi), (cap, z, smooth, max_valid)
 
 
 def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
@@ -170,13 +191,37 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple:
         hidden, labels, base, new, lse, row_lo, row_hi, token_weight = ctx.saved_tensors
         (ignore_index, lo, hi), options = ctx.rest
         grads = torch.ops.mmpt.linear_cross_entropy_backward(
-            hidden, labels, base, new, lse, grad_loss, ignore_index, lo, hi, row_lo, row_hi, token_weight,
-            *options, *ctx.want,
+            hidden,
+            labels,
+            base,
+            new,
+            lse,
+            grad_loss,
+            ignore_index,
+            lo,
+            hi,
+            row_lo,
+            row_hi,
+            token_weight,
+            *options,
+            *ctx.want,
         )
-    for place, wanted, value in zip((0, 2, 3), ctx.want, grads, strict=True):
+    for place, wanted, value, dtype in zip((0, 2, 3), ctx.want, grads, ctx.types, strict=True):
         if wanted:
-            out[place] = value
+            out[place] = value.to(dtype)  # float16's gradients come in float32, for the factor above
     return tuple(out)
 
 
 torch.library.register_autograd(_LOSS, _backward, setup_context=_setup)
+
+
+def _refuse_cuda(*_: Any, **__: Any) -> None:
+    """Stands for the CUDA kernels in a module without them: torch would only say that none is registered."""
+    found, fix = toolkit.obstacle() or ("another state of this machine", "build the module again")
+    raise UserError("the operations were compiled for the CPU alone", found=found, fix=f"{fix}, {toolkit.OR_REFERENCE}")
+
+
+if not kernels.cuda:
+    _cpu_alone = torch.library.Library("mmpt", "IMPL", "CUDA")
+    for _name in ("linear_cross_entropy", "linear_cross_entropy_backward", "sample_range", "sample_logits"):
+        _cpu_alone.impl(_name, _refuse_cuda)

@@ -109,9 +109,7 @@ def linear_cross_entropy(
 
 def _check_shapes(hidden: Tensor, labels: Tensor, base: Tensor, new: Tensor | None) -> None:
     if hidden.ndim != 2 or labels.shape != hidden.shape[:1]:
-        raise ValueError(
-            f"hidden is {tuple(hidden.shape)} and labels {tuple(labels.shape)}, expected [N, H] and [N]"
-        )
+        raise ValueError(f"hidden is {tuple(hidden.shape)} and labels {tuple(labels.shape)}, expected [N, H] and [N]")
     for name, weight in (("weight_base", base), ("weight_new", new)):
         if weight is not None and (weight.ndim != 2 or weight.shape[1] != hidden.shape[1]):
             raise ValueError(f"{name} is {tuple(weight.shape)}, expected [rows, {hidden.shape[1]}] as hidden")
@@ -134,9 +132,7 @@ def _ranges(
     bad = ((lo < 0) | (hi > vocab) | (lo >= hi)).nonzero()
     if bad.numel():
         i = int(bad[0])
-        raise ValueError(
-            f"column range [{int(lo[i])}, {int(hi[i])}) of row {int(rows[i])} is not within [0, {vocab})"
-        )
+        raise ValueError(f"column range [{int(lo[i])}, {int(hi[i])}) of row {int(rows[i])} is not within [0, {vocab})")
     return lo, hi
 
 
@@ -156,12 +152,8 @@ def _group_sums(nll: Tensor, group: Tensor | None, num_groups: int) -> tuple[Ten
         return sums, torch.zeros(num_groups, dtype=torch.int64, device=nll.device)
     group = group.long()
     if group.numel() and not 0 <= int(group.min()) <= int(group.max()) < num_groups:
-        raise ValueError(
-            f"group ids run from {int(group.min())} to {int(group.max())}, num_groups is {num_groups}"
-        )
-    onehot = torch.nn.functional.one_hot(
-        group, num_groups
-    )  # a matrix product adds in a fixed order, scatter does not
+        raise ValueError(f"group ids run from {int(group.min())} to {int(group.max())}, num_groups is {num_groups}")
+    onehot = torch.nn.functional.one_hot(group, num_groups)  # a matrix product adds in a fixed order, scatter does not
     return onehot.double().T @ nll.double(), onehot.sum(0)
 
 
@@ -171,9 +163,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, base, new, rows, targets, lo, hi, weights, options, fused):  # type: ignore[no-untyped-def]
         want = tuple(ctx.needs_input_grad[:3]) if fused else (False, False, False)
-        terms, nll, lse, correct, grads = _all_chunks(
-            hidden, base, new, rows, targets, lo, hi, weights, options, want
-        )
+        terms, nll, lse, correct, grads = _all_chunks(hidden, base, new, rows, targets, lo, hi, weights, options, want)
         n = hidden.shape[0]
         scatter = lambda values: values.new_zeros(n).index_copy(0, rows, values)  # noqa: E731
         ctx.fused, ctx.options, ctx.shape = fused, options, hidden.shape
@@ -197,9 +187,9 @@ class _Fused(torch.autograd.Function):
             hidden, base, new, rows, targets, lo, hi, weights = ctx.saved_tensors
             upstream = weights * grad_loss[rows].to(weights.dtype)
             grads = list(
-                _all_chunks(
-                    hidden, base, new, rows, targets, lo, hi, upstream, ctx.options, ctx.needs_input_grad[:3]
-                )[-1]
+                _all_chunks(hidden, base, new, rows, targets, lo, hi, upstream, ctx.options, ctx.needs_input_grad[:3])[
+                    -1
+                ]
             )
         if grads[0] is not None:
             grads[0] = grads[0].new_zeros(ctx.shape).index_copy(0, rows, grads[0])
@@ -215,7 +205,7 @@ def _all_chunks(hidden, base, new, rows, targets, lo, hi, weights, options, want
     count, acc = rows.numel(), weights.dtype
     terms, nll, lse = (torch.zeros(count, dtype=acc, device=hidden.device) for _ in range(3))
     correct = torch.zeros(count, dtype=torch.bool, device=hidden.device)
-    d_hidden = hidden.new_zeros((count, hidden.shape[1])) if want[0] else None
+    d_hidden = hidden.new_zeros((count, hidden.shape[1]), dtype=_gradient_dtype(hidden)) if want[0] else None
     d_base = torch.zeros_like(base, dtype=acc) if want[1] else None
     d_new = torch.zeros_like(new, dtype=acc) if want[2] and new is not None else None
     for (start, stop), members in _by_range(lo, hi):
@@ -227,12 +217,17 @@ def _all_chunks(hidden, base, new, rows, targets, lo, hi, weights, options, want
             out = _chunk(x, targets[part], weights[part], segments, options, want[0])
             terms[part], nll[part], lse[part], correct[part] = out[:4]
             if d_hidden is not None:
-                d_hidden[part] = out[4].to(hidden.dtype)
+                d_hidden[part] = out[4].to(d_hidden.dtype)
     return terms, nll, lse, correct, (d_hidden, _as(d_base, base), _as(d_new, new))
 
 
 def _as(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
-    return None if grad is None or like is None else grad.to(like.dtype)
+    return None if grad is None or like is None else grad.to(_gradient_dtype(like))
+
+
+def _gradient_dtype(leaf: Tensor) -> torch.dtype:
+    """The leaf's, but float32 for float16, in which a mean over many rows is 0 before backward's factor reaches it."""
+    return torch.float32 if leaf.dtype == torch.float16 else leaf.dtype
 
 
 def _by_range(lo: Tensor, hi: Tensor):  # type: ignore[no-untyped-def]
@@ -277,11 +272,7 @@ def _chunk(x, target, weight, segments: list[_Segment], options: _Options, want_
         index = torch.where(top > best, at + s.first, index)  # a tie goes to the lower id
         best = torch.maximum(top, best)
     picked = sum(_pick(z, target, s) for s, z in zip(segments, logits, strict=True))
-    slopes = (
-        [1 - (z / options.softcap) ** 2 for z in logits]
-        if options.softcap is not None
-        else [None] * len(logits)
-    )
+    slopes = [1 - (z / options.softcap) ** 2 for z in logits] if options.softcap is not None else [None] * len(logits)
     mean_logit = sum(z.sum(1) for z in logits) / width if options.label_smoothing else 0.0
     probs = [z.sub_(best[:, None]).exp_() for z in logits]
     total = sum(p.sum(1) for p in probs)

@@ -68,9 +68,7 @@ def sample_range(
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     vocab = weight_base.shape[0] + (0 if weight_new is None else weight_new.shape[0])
-    rows = _Rows(
-        hidden.shape[0], hidden.device, vocab, lo, hi, extra_id, temperature, top_k, top_p, seed, offset
-    )
+    rows = _Rows(hidden.shape[0], hidden.device, vocab, lo, hi, extra_id, temperature, top_k, top_p, seed, offset)
     rows.check_width(max_range)
     return _sample(rows, columns, single)
 
@@ -104,9 +102,7 @@ def sample_logits(
     )
     rows.check_width(max_range)
     values = logits if logits.dtype == torch.float64 else logits.float()
-    return _sample(
-        rows, lambda members, a, b: values[members, a:b], lambda members, ids: values[members, ids]
-    )
+    return _sample(rows, lambda members, a, b: values[members, a:b], lambda members, ids: values[members, ids])
 
 
 class _Rows:
@@ -132,11 +128,15 @@ class _Rows:
                 f"row {i} allows ids [{int(self.lo[i])}, {int(self.hi[i])}) and {int(self.extra[i])}: "
                 f"expected a non-empty range within [0, {vocab})"
             )
-        for name, wrong in (("temperature", self.temperature < 0), ("top_k", self.top_k < 0)):
-            if bool(wrong.any()):
-                raise ValueError(f"{name} is negative in row {int(wrong.nonzero()[0])}")
-        if bool(((self.top_p <= 0) | (self.top_p > 1)).any()):
-            raise ValueError(f"top_p {self.top_p.tolist()} is not within (0, 1]")
+        wrong = {
+            "temperature": (~(self.temperature >= 0) | self.temperature.isinf(), "is not finite and at least 0"),
+            "top_k": (self.top_k < 0, "is negative"),
+            "top_p": (~((self.top_p > 0) & (self.top_p <= 1)), "is not within (0, 1]"),
+        }
+        for name, (rows, why) in wrong.items():
+            if bool(rows.any()):
+                i = int(rows.nonzero()[0])
+                raise ValueError(f"{name} {getattr(self, name)[i].item()} of row {i} {why}")
 
     def check_width(self, max_range: int | None) -> None:
         """ValueError where a row allows more than max_range ids."""
@@ -158,9 +158,7 @@ def _sample(rows: _Rows, columns: Callable, single: Callable) -> Tensor:
     for lo, hi, side, members in rows.groups():
         logits = columns(members, lo, hi)
         extra = rows.extra[members]
-        if (
-            side
-        ):  # the extra id becomes the first or last column, so that columns stay in ascending order of id
+        if side:  # the extra id becomes the first or last column, so that columns stay in ascending order of id
             parts = [single(members, extra)[:, None], logits]
             logits = torch.cat(parts if side < 0 else parts[::-1], 1)
         if bool(torch.isnan(logits).any()):
@@ -176,9 +174,7 @@ def _sample(rows: _Rows, columns: Callable, single: Callable) -> Tensor:
     return out
 
 
-def _choose(
-    rows: _Rows, members: Tensor, logits: Tensor, lo: int, hi: int, side: int, extra: Tensor
-) -> Tensor:
+def _choose(rows: _Rows, members: Tensor, logits: Tensor, lo: int, hi: int, side: int, extra: Tensor) -> Tensor:
     """The chosen column of each row; torch.argmax returns the first of equal values."""
     temperature = rows.temperature[members]
     hot = temperature > 0
@@ -200,9 +196,7 @@ def keep(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     finite = scaled > -torch.inf
     if bool((top_k == 0).all()) and bool((top_p == 1).all()):
         return finite
-    ordered, order = torch.sort(
-        scaled, dim=1, descending=True, stable=True
-    )  # stable: lower ids first among equals
+    ordered, order = torch.sort(scaled, dim=1, descending=True, stable=True)  # stable: lower ids first among equals
     rank = torch.arange(scaled.shape[1], device=scaled.device)[None, :]
     chosen = torch.where(top_k[:, None] > 0, rank < top_k[:, None], True)
     probs = torch.softmax(torch.where(chosen, ordered, torch.full_like(ordered, -torch.inf)), 1)

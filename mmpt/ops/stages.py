@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from mmpt.ops import backend, extension
+from mmpt.ops import backend, extension, toolkit
 from mmpt.ops.reference_check import Findings, check, devices
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import sha256_file
@@ -15,7 +15,13 @@ from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.stage import StageContext
 
-MEASURED = ("loss", "nll", "lse", "grad_hidden", "grad_weight")  # by name here too: a check that leaves one out is found
+MEASURED = (
+    "loss",
+    "nll",
+    "lse",
+    "grad_hidden",
+    "grad_weight",
+)  # by name here too: a check that leaves one out is found
 
 
 def build_extension(ctx: StageContext) -> None:
@@ -29,11 +35,11 @@ def build_extension(ctx: StageContext) -> None:
         return
     plan = extension.plan()
     if ctx.device == "cuda" and plan.cuda is None:
-        found, fix = extension.lack_of_cuda()
+        found, fix = toolkit.obstacle() or ("no CUDA sources", "see csrc/")
         raise UserError(
             "the operations cannot be compiled for CUDA",
             found=found,
-            fix=f"{fix}, or choose `ops.backend: reference` in the profile",
+            fix=f"{fix}, {toolkit.OR_REFERENCE}",
         )
     built = extension.module_path(plan)
     ctx.progress(0, 1, "loading" if built.exists() else f"compiling {len(plan.sources)} files")
@@ -76,12 +82,8 @@ def kernels(ctx: StageContext) -> None:
             for where, wrong in sorted(one.violations.items())
         ]
     values = sum(one.values for one in found.values())
-    metrics.append(
-        Metric("nonfinite_values", sum(one.nonfinite for one in found.values()), values, "values", "lower")
-    )
-    metrics.append(
-        Metric("devices_unchecked", *unchecked(found, ctx.device), "devices", "lower")
-    )
+    metrics.append(Metric("nonfinite_values", sum(one.nonfinite for one in found.values()), values, "values", "lower"))
+    metrics.append(Metric("devices_unchecked", *unchecked(found, ctx.device), "devices", "lower"))
     notes = [f"backend: {backend.active()}", *(note for one in found.values() for note in one.notes)]
     subject = {"kernels.json": sha256_file(ctx.out / "kernels.json")}
     if "extension" in ctx.inputs:

@@ -29,10 +29,16 @@ def nvcc() -> str | None:
 
 @functools.cache
 def version(program: str) -> str:
-    """What "c++" or "nvcc" says of its version, in one line; "absent" where it is not installed."""
+    """What "c++" or "nvcc" says of its version, in one line; "absent" where it is not installed.
+
+    A program that fails is no error here: what it says stands for its version.
+    """
     command = {"c++": cxx, "nvcc": nvcc}[program]()
     if command is None:
         return ABSENT
-    said = subprocess.run([*command.split(), "--version"], capture_output=True, text=True, check=True).stdout
-    lines = said.strip().splitlines()
+    done = subprocess.run([*command.split(), "--version"], capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        return f"{command} --version fails: {said[0]}"
     return lines[-1 if program == "nvcc" else 0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmpt import ops
-from mmpt.ops import backend, extension
+from mmpt.ops import backend, extension, toolkit
 from mmpt.ops.stages import build_extension
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
@@ -77,7 +77,7 @@ def test_without_a_compiler_the_stage_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_cuda_without_nvcc_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(extension, "lack_of_cuda", lambda: ("no nvcc", "install the toolkit"))
+    monkeypatch.setattr(toolkit, "obstacle", lambda: ("no nvcc", "install the toolkit"))
     asked = context(tmp_path, "auto")
     asked.device = "cuda"
     with pytest.raises(UserError, match="no nvcc; install the toolkit"):

@@ -64,9 +64,7 @@ def test_hidden_and_logits_give_the_same_draw_on_ranges_that_cross_both_matrices
     hidden, base, new = (torch.randn(n, 8, generator=g, dtype=torch.float64) for n in (6, 20, 13))
     logits = hidden @ torch.cat([base, new]).T
     lo, hi = torch.tensor([0, 0, 15, 15, 22, 25]), torch.tensor([20, 33, 30, 30, 33, 26])
-    args = dict(
-        extra_id=torch.tensor([-1, -1, 2, 32, 3, 1]), temperature=1.3, top_k=4, seed=torch.arange(6), offset=7
-    )
+    args = dict(extra_id=torch.tensor([-1, -1, 2, 32, 3, 1]), temperature=1.3, top_k=4, seed=torch.arange(6), offset=7)
     assert torch.equal(sample_range(hidden, base, new, lo, hi, **args), sample_logits(logits, lo, hi, **args))
 
 
@@ -102,9 +100,7 @@ def test_a_row_draws_the_same_alone_and_in_any_order():
 
 def test_draws_follow_the_distribution():
     n, logits = 100_000, torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, 3.0])
-    got = sample_logits(
-        logits.expand(n, 6), 1, 5, extra_id=0, temperature=1.5, seed=11, offset=torch.arange(n)
-    )
+    got = sample_logits(logits.expand(n, 6), 1, 5, extra_id=0, temperature=1.5, seed=11, offset=torch.arange(n))
     p = torch.softmax(logits[:5].double() / 1.5, 0)
     assert chisquare(torch.bincount(got, minlength=5).numpy(), (p * n).numpy()).pvalue > 1e-3
 
@@ -147,7 +143,10 @@ def test_rows_may_mix_greedy_and_sampling():
         (dict(lo=3, hi=3), r"row 0 allows ids \[3, 3\)"),
         (dict(hi=31), r"within \[0, 30\)"),
         (dict(extra_id=30), "and 30"),
-        (dict(temperature=-1.0), "temperature is negative in row 0"),
+        (dict(temperature=-1.0), "temperature -1"),
+        (dict(temperature=float("nan")), "temperature nan of row 0 is not finite"),
+        (dict(temperature=torch.tensor([1.0, torch.inf])), "temperature inf of row 1"),
+        (dict(top_p=float("nan")), "top_p nan of row 0"),
         (dict(top_p=0.0), "top_p"),
         (dict(seed=torch.zeros(3)), r"seed is [(\[]3"),
     ],

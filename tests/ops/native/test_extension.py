@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpt.ops import extension, native
+from mmpt.ops import extension, native, toolkit
 from mmpt.ops.stages import build_extension
 from mmpt.store import programs
 from mmpt.store.errors import UserError
@@ -44,10 +44,11 @@ def test_the_kernels_run_on_torchs_threads():
 
 
 def test_cuda_sources_belong_only_to_a_build_with_cuda(sources, monkeypatch):
-    for name in ("op.cu", "ops_cuda.cpp"):
-        (sources / name).write_text("")
     monkeypatch.setattr(extension, "_cuda_version", lambda: None)
-    assert [p.name for p in extension.plan().sources] == ["bindings.cpp"]
+    without = extension.plan()
+    for name in ("op.cu", "op.cuh", "ops_cuda.cpp"):
+        (sources / name).write_text("")
+    assert extension.plan() == without and [p.name for p in without.sources] == ["bindings.cpp"]
     monkeypatch.setattr(extension, "_cuda_version", lambda: "13.0")
     assert [p.name for p in extension.plan().sources] == ["bindings.cpp", "op.cu", "ops_cuda.cpp"]
 
@@ -87,21 +88,49 @@ def test_ninja_beside_an_unactivated_python_is_found(monkeypatch):
     assert str(extension.Path(extension.sys.executable).parent) in extension._path_with_ninja()
 
 
+def install_toolkit(folder, release="13.0", runs="exit 0"):
+    """A toolkit of `release`: an nvcc that says so, the header, the library. Returns the folder."""
+    for part in ("bin", "include", "lib64"):
+        (folder / part).mkdir(parents=True)
+    (folder / "include" / "cuda_runtime.h").write_text("")
+    (folder / "lib64" / "libcudart.so").write_text("")
+    program(
+        folder / "bin" / "nvcc",
+        f"""
+        case $1 in
+          --version) echo "Build cuda_{release}.r{release}/compiler.1" ;;
+          --dryrun) echo "#\\$ _HERE_={folder}/bin" >&2 ;;
+          *) {runs} ;;
+        esac""",
+    )
+    return folder
+
+
+def program(path, script):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+
+
 @pytest.fixture
-def cuda_machine(monkeypatch):
-    """torch as on a machine with two H100."""
-    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+def cuda_machine(tmp_path, monkeypatch):
+    """torch as on a machine with two H100 and the toolkit of its CUDA version; returns the toolkit's folder."""
+    for name in ("TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card: (9, 0))
-    monkeypatch.setattr(programs, "nvcc", lambda: "/opt/cuda/bin/nvcc")
-    monkeypatch.setattr(programs, "version", lambda program: f"{program} 1")
+    programs.version.cache_clear()
+    folder = install_toolkit(tmp_path / "toolkit")
+    monkeypatch.setenv("CUDA_HOME", str(folder))
+    yield folder
+    programs.version.cache_clear()
 
 
 def test_another_kind_of_gpu_or_list_of_architectures_is_another_build(sources, cuda_machine, monkeypatch):
     hopper = extension.plan()
-    assert hopper.cuda == "nvcc 1" and extension.plan() == hopper
+    assert hopper.cuda == "Build cuda_13.0.r13.0/compiler.1" and extension.plan() == hopper
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card: (8, 0))
     ampere = extension.plan()
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0+PTX")
@@ -117,9 +146,70 @@ def test_a_profile_on_cuda_is_told_what_is_missing(sources, cuda_machine, monkey
     monkeypatch.setattr(importlib.import_module(what[0]), what[1], value)
     assert extension.plan().cuda is None
     profile = SliceView({"ops": {"backend": "auto"}}, ("ops.backend",), "extension")
-    context = StageContext("extension", profile, {}, tmp_path, tmp_path, seed=0, threads=1, device="cuda", dtype="bfloat16")
+    context = StageContext(
+        "extension", profile, {}, tmp_path, tmp_path, seed=0, threads=1, device="cuda", dtype="bfloat16"
+    )
     with pytest.raises(UserError, match=f"{found}.*ops.backend: reference"):
         build_extension(context)
+
+
+def test_a_build_needs_no_gpu_where_its_architectures_are_named(sources, cuda_machine, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "TORCH_CUDA_ARCH_LIST" in toolkit.obstacle()[1] and extension.plan().cuda is None
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    assert toolkit.obstacle() is None and extension.plan().cuda
+
+
+def test_a_toolkit_that_does_not_fit_is_one_line_with_both_versions(cuda_machine, tmp_path, monkeypatch):
+    (cuda_machine / "lib64" / "libcudart.so").unlink()
+    found, fix = toolkit.obstacle()
+    assert "no libcudart.so of CUDA 13.0" in found and "CUDA 13.0" in fix
+    monkeypatch.setenv("CUDA_HOME", str(install_toolkit(tmp_path / "older", "12.4")))
+    programs.version.cache_clear()
+    found, fix = toolkit.obstacle()
+    assert "of CUDA 12.4" in found and "is built with CUDA 13.0" in found and "install the toolkit of CUDA 13.0" in fix
+    program(tmp_path / "older" / "bin" / "nvcc", "echo 'nvcc fatal   : no license' >&2; exit 1")
+    programs.version.cache_clear()
+    assert "nvcc fatal   : no license" in toolkit.obstacle()[0]
+
+
+def test_the_toolkit_of_a_script_or_a_link_is_that_of_the_nvcc_behind_it(cuda_machine, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_HOME")
+    monkeypatch.setattr(programs, "TOOLKIT", str(tmp_path / "none"))
+    program(tmp_path / "script" / "bin" / "nvcc", f'exec {cuda_machine}/bin/nvcc "$@"')
+    (tmp_path / "link" / "bin").mkdir(parents=True)
+    (tmp_path / "link" / "bin" / "nvcc").symlink_to(cuda_machine / "bin" / "nvcc")
+    for place in ("script", "link"):
+        monkeypatch.setenv("PATH", f"{tmp_path}/{place}/bin:/usr/bin:/bin")
+        programs.version.cache_clear()
+        kit = toolkit.find()
+        assert (kit.nvcc, kit.home, kit.release) == (f"{tmp_path}/{place}/bin/nvcc", cuda_machine, "13.0")
+        monkeypatch.setattr(extension, "_path_with_ninja", lambda: "")
+        variables = extension.environment(extension.plan())
+        assert variables["CUDA_HOME"] == str(cuda_machine) and variables["PYTORCH_NVCC"] == kit.nvcc
+
+
+def test_the_cause_is_told_whichever_program_failed():
+    for line in (
+        "nvcc fatal   : Unsupported gpu architecture",
+        "a.cu(78): error: no instance",
+        "/usr/bin/ld: cannot find -lcudart",
+    ):
+        assert extension.telling(f"[1/2] nvcc ..\n{line}\nninja: build stopped") == [line]
+
+
+def test_a_library_that_is_missing_is_not_cured_by_another_build(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    said = "libcudart.so.12: cannot open shared object file: No such file or directory"
+    assert "delete" not in extension._remedy_of_loading(said) and "CUDA 13.0" in extension._remedy_of_loading(said)
+
+
+def test_a_call_on_cuda_of_a_module_without_it_says_why():
+    operation, cuda = torch.ops.mmpt.sample_logits.default, torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    if native.kernels.cuda:
+        pytest.skip("this module is compiled for CUDA")
+    with pytest.raises(UserError, match="compiled for the CPU alone; found .*; .*ops.backend: reference"):
+        operation.redispatch(cuda, torch.zeros(1, 4), *native._parameters(0, 4, None, 0.0, 0, 1.0, 0, 0, None))
 
 
 def test_nvcc_is_looked_for_where_torch_looks(tmp_path, monkeypatch):

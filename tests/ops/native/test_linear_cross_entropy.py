@@ -281,7 +281,7 @@ def test_opcheck(reduction):
 def test_opcheck_of_the_backward():
     hidden, labels, base, new = problem(dtype=torch.float32)
     lse = torch.logsumexp(hidden @ torch.cat([base, new]).T, 1)
-    arguments = (hidden, labels, base, new, lse, torch.rand(23), -100, 0, -1, None, None, None, 0.0, 0.0, 0.0, True, True, True)
+    arguments = (hidden, labels, base, new, lse, torch.rand(23), -100, 0, -1, None, None, None, 0.0, 0.0, 0.0, None, True, True, True)
     torch.library.opcheck(torch.ops.mmpt.linear_cross_entropy_backward.default, arguments)
 
 

@@ -1,6 +1,7 @@
 """Builds csrc's CUDA side for the CPU and registers it as torch.ops.mmpt_on_cpu, beside the real operations.
 
-Only the text that is no C++ is rewritten: kernel launches, dynamic shared memory, clusters, and the name of the library.
+Only the text that is no C++ for a CPU is rewritten: kernel launches, dynamic shared memory, clusters, products of 16-bit
+matrices into fp32, the size of a chunk, and the name of the library.
 """
 
 from __future__ import annotations
@@ -16,13 +17,23 @@ from mmpt.ops import extension
 HERE = Path(__file__).parent
 LAUNCH = re.compile(r"(\b\w+(?:<[\w, ]+>)?)<<<(.*?)>>>\s*\(", re.DOTALL)
 CLUSTERS = re.compile(r"// Thread block clusters exist.*(?=}  // namespace mmpt)", re.DOTALL)
+OTHERWISE = {
+    "at::addmm_out(out, out, a, b, out.scalar_type())": "emulated::multiply_wide(out, a, b, true)",
+    "at::mm_out(out, a, b, out.scalar_type())": "emulated::multiply_wide(out, a, b, false)",
+    "kChunkBytes / row_bytes": "emulated::chunk_bytes() / row_bytes",
+}
 DYNAMIC = "extern __shared__ __align__(16) unsigned char storage[];"
 
 
 def build(folder: Path) -> None:
-    """Compiles into `folder` and loads the result."""
+    """Compiles into `folder` and loads the result. What `folder` holds already is compiled anew where it has changed."""
+    wanted = set(OTHERWISE)
     for source in extension.SOURCES.iterdir():
         text = source.read_text()
+        for written, emulated in OTHERWISE.items():
+            if written in text:
+                text = text.replace(written, emulated)
+                wanted.discard(written)
         if source.suffix == ".cu":
             target = folder / f"{source.stem}_kernels.cpp"
             text = LAUNCH.sub(r"emulated::launch_of([](auto... x) { \1(x...); }, \2)(", text).replace(
@@ -41,8 +52,9 @@ def build(folder: Path) -> None:
             )
         else:
             continue
-        target.write_text(text)
-    (folder / "emulated.cpp").write_text((HERE / "emulated.cpp").read_text())
+        _write(target, text)
+    assert not wanted, f"csrc does not say {wanted} any more"
+    _write(folder / "emulated.cpp", (HERE / "emulated.cpp").read_text())
     load(
         "mmpt_on_cpu", [str(path) for path in sorted(folder.glob("*.cpp"))], build_directory=str(folder),
         extra_include_paths=[str(HERE)], extra_cflags=["-O1", "-std=c++20", "-DMMPT_CUDA", "-fno-strict-aliasing"],
@@ -50,3 +62,7 @@ def build(folder: Path) -> None:
     )  # fmt: skip
     assert torch.ops.mmpt_on_cpu.linear_cross_entropy is not None
 
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)

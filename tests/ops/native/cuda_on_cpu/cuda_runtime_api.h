@@ -3,7 +3,8 @@
 //
 // For machines without a GPU: it shows that compaction, row kernel, sampler and the code between the launches compute
 // the right thing, not that they are fast or free of races. MMPT_EMULATED_SHARED is the bytes of shared memory that a
-// block may ask for; the fewer, the more blocks are in a cluster.
+// block may ask for; the fewer, the more blocks are in a cluster. MMPT_EMULATED_CHUNK is the bytes of logits of a chunk.
+// A launch that a GPU refuses is an error here too.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +13,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #define __global__
@@ -51,12 +54,28 @@ void cluster_sync();
 uint32_t cluster_load(const uint32_t* word, unsigned rank);
 
 template <typename T>
-T shuffle_xor(T value, int distance) {
+T of_lane(T value, int lane) {
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof(T));
-  bits = exchange(bits, int(threadIdx.x % 32) ^ distance);
+  bits = exchange(bits, lane);
   std::memcpy(&value, &bits, sizeof(T));
   return value;
+}
+
+inline int64_t setting(const char* name, int64_t without) {
+  const char* asked = std::getenv(name);
+  return asked ? std::atoll(asked) : without;
+}
+inline int64_t chunk_bytes() { return setting("MMPT_EMULATED_CHUNK", int64_t(896) << 20); }
+
+// The first error since the last check, as cudaGetLastError keeps it.
+inline thread_local std::string error;
+inline void fail(const std::string& what) {
+  if (error.empty()) error = what;
+}
+inline void check_launch() {
+  const std::string what = std::exchange(error, "");
+  if (!what.empty()) throw std::runtime_error("CUDA error: " + what);
 }
 
 // launch_of(kernel, grid, block, shared, stream)(arguments): what kernel<<<...>>>(arguments) is rewritten to.
@@ -68,9 +87,12 @@ auto launch_of(F kernel, dim3 grid, dim3 block, size_t shared = 0, cudaStream_t 
 }  // namespace emulated
 
 #define __syncthreads() emulated::block_barrier()
-#define __shfl_xor_sync(mask, value, distance) emulated::shuffle_xor(value, distance)
+#define __shfl_xor_sync(mask, value, distance) emulated::of_lane(value, int(threadIdx.x % 32) ^ (distance))
+#define __shfl_sync(mask, value, lane) emulated::of_lane(value, lane)
 #define __ballot_sync(mask, vote) emulated::ballot(vote)
 #define __popc __builtin_popcount
+#define __ffs __builtin_ffs
+#define __clz __builtin_clz
 
 inline uint32_t __float_as_uint(float value) {
   uint32_t bits;
@@ -80,6 +102,10 @@ inline uint32_t __float_as_uint(float value) {
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 using std::exp;
+using std::fabs;
+using std::fmax;
+using std::ilogb;
+using std::scalbn;
 using std::log;
 using std::log1p;
 using std::tanh;
@@ -90,20 +116,26 @@ T atomicAdd(T* at, T value) {
   return before;
 }
 
-enum { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount, cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum { cudaLaunchAttributeClusterDimension };
 inline void cudaGetDevice(int* device) { *device = 0; }
-inline void cudaDeviceGetAttribute(int* value, int, int) {
-  const char* asked = std::getenv("MMPT_EMULATED_SHARED");
-  *value = asked ? std::atoi(asked) : 227 << 10;
+inline void cudaDeviceGetAttribute(int* value, int attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 2 : int(emulated::setting("MMPT_EMULATED_SHARED", 227 << 10));
 }
 struct cudaFuncAttributes {
   int ptxVersion;
 };
 template <typename F>
 void cudaFuncGetAttributes(cudaFuncAttributes* code, F) { code->ptxVersion = 90; }
+// A kernel's limit may not sink while the device stays the same: a launch of another thread may count on it.
 template <typename F>
-void cudaFuncSetAttribute(F, int, int) {}
+void cudaFuncSetAttribute(F kernel, int, int bytes) {
+  static thread_local std::pair<F, std::pair<int64_t, int>> last{};
+  const int64_t device = emulated::setting("MMPT_EMULATED_SHARED", 227 << 10);
+  if (last.first == kernel && last.second.first == device && bytes < last.second.second)
+    emulated::fail("the limit of a kernel's shared memory is lowered");
+  last = {kernel, {device, bytes}};
+}
 struct cudaLaunchAttribute {
   int id;
   struct {

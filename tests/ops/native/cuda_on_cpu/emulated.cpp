@@ -152,6 +152,9 @@ void run_blocks(dim3 grid, dim3 block, size_t shared, const std::function<void()
 }  // namespace
 
 void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body, unsigned size) {
+  const bool empty = !grid.x || !grid.y || !grid.z || !block.x;
+  if (empty || grid.x > 0x7fffffffu || grid.y > 65535 || block.x > 1024 || block.x % 32 || grid.x % size)
+    return fail("invalid configuration argument");
   Cluster cluster(size);
   std::vector<std::thread> others;
   for (unsigned rank = 1; rank < size; ++rank)
