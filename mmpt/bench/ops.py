@@ -30,7 +30,11 @@ VOCABULARY, NEW = 164_021, 12_352
 
 @dataclass(frozen=True)
 class Case:
-    """One shape. Loss: n rows of which `supervised` count, and what trains. Draw: batch n, `width` allowed ids."""
+    """One shape. Loss: n rows of which `supervised` count, and what trains. Draw: batch n, `width` allowed ids.
+
+    head: "random", or "peaky": logits as of a trained model, most of whose probabilities are almost 0. A loss that skips
+    tiles of such gradients (cut-cross-entropy) has nothing to skip with a random head.
+    """
 
     kind: str
     n: int
@@ -39,11 +43,13 @@ class Case:
     supervised: int = 0
     trains: str = "new"
     width: int = 0
+    head: str = "random"
 
     @property
     def title(self) -> str:
         if self.kind == "loss":
-            return f"loss {self.dtype} N={self.n} supervised={self.supervised} H={self.h} trains={self.trains}"
+            peaky = " head=peaky" if self.head == "peaky" else ""
+            return f"loss {self.dtype} N={self.n} supervised={self.supervised} H={self.h} trains={self.trains}{peaky}"
         return f"draw {self.dtype} B={self.n} R={self.width} H={self.h}"
 
     def floor(self, rates: dict[str, float]) -> float:
@@ -61,9 +67,12 @@ def cases(device: str) -> list[Case]:
         losses = [Case("loss", n, h, "bfloat16", int(n * share), trains)
                   for h in (1024, 2048, 4096) for n in (4096, 16384) for share in (1, 0.5, 0.25, 0.1, 0.01)
                   for trains in ("new", "all")]  # fmt: skip
+        losses += [Case("loss", 16384, 4096, "bfloat16", n, head="peaky") for n in (16384, 4096)]
         draws = [Case("draw", b, 1024, "bfloat16", width=w) for b in (1, 4, 16, 64, 256) for w in (1024, 8192)]
         return losses + draws + [Case("draw", b, 4096, "bfloat16", width=1024) for b in (1, 64)]
-    losses = [Case("loss", 256, 1024, dtype, 60, trains) for dtype in ("float32", "bfloat16") for trains in ("new", "hidden")]
+    losses = [
+        Case("loss", 256, 1024, dtype, 60, trains) for dtype in ("float32", "bfloat16") for trains in ("new", "hidden")
+    ]
     dtypes = ("float32", "bfloat16")
     draws = [Case("draw", b, 1024, dtype, width=w) for dtype in dtypes for b, w in ((1, 1024), (64, 1024), (1, 8192))]
     captions = [Case("draw", b, 1024, dtype, width=ops_peers.TEXT) for dtype in dtypes for b in (1, 16, 64)]
@@ -80,6 +89,11 @@ def peers(case: Case) -> list[str]:
     return [*ops_peers.LOSSES, *(f"{name}, filtered" for name in ops_peers.MULTIPLY_ALL_ROWS if some_ignored)]
 
 
+def chosen_peers(case: Case, only: Sequence[str] | None) -> list[str]:
+    """mmpt and those of the case's peers that were asked for, filtered by hand too; all without a wish."""
+    return [name for name in peers(case) if only is None or name == "mmpt" or name.partition(", ")[0] in only]
+
+
 def measure(case: Case, peer: str, device: str, threads: int, limit: float) -> dict:
     """In a child process: seconds of each run, extra memory at the peak, and a value to compare."""
     torch.set_num_threads(threads)
@@ -89,7 +103,9 @@ def measure(case: Case, peer: str, device: str, threads: int, limit: float) -> d
         step = ops_peers.DRAWS[peer](ops_peers.draw_problem(case.n, case.h, case.width, dtype, device))
         run, repeats = step, 400
     else:
-        problem = ops_peers.loss_problem(case.n, case.supervised, case.h, dtype, device, case.trains)
+        problem = ops_peers.loss_problem(
+            case.n, case.supervised, case.h, dtype, device, case.trains, case.head == "peaky"
+        )
         name, _, filtered = peer.partition(", ")
         problem = ops_peers.prefiltered(problem) if filtered else problem
         step, repeats = ops_peers.LOSSES[name](problem), 30
@@ -109,7 +125,11 @@ def measure(case: Case, peer: str, device: str, threads: int, limit: float) -> d
     run()
     machine.wait(device)
     extra = memory.extra()
-    found = {"seconds": machine.seconds(run, device, repeats=repeats, limit=limit), "extra_bytes": extra, "value": value}
+    found = {
+        "seconds": machine.seconds(run, device, repeats=repeats, limit=limit),
+        "extra_bytes": extra,
+        "value": value,
+    }
     return {**found, **graph_times(step)} if device == "cuda" and case.kind == "draw" else found
 
 
@@ -134,19 +154,23 @@ def in_process(case: Case, peer: str, device: str, threads: int, limit: float) -
 
 def in_child(case: Case, peer: str, device: str, threads: int, limit: float) -> dict:
     words = [json.dumps(asdict(case)), peer, device, str(threads), str(limit)]
-    done = subprocess.run([sys.executable, "-m", "mmpt.bench.ops", "--child", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmpt.bench.ops", "--child", *words], capture_output=True, text=True, check=False
+    )
     if done.returncode == 0:
         return json.loads(done.stdout.strip().splitlines()[-1])
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
     return {"absent": lines[-1][:200]}
 
 
-def bench_case(case: Case, device: str, threads: int, limit: float, rates: dict[str, float]) -> dict:
+def bench_case(
+    case: Case, device: str, threads: int, limit: float, rates: dict[str, float], wanted: Sequence[str] | None = None
+) -> dict:
     """All peers of a case: {title, floor, rows: {peer: numbers or why it is absent}}."""
     found: dict[str, dict] = {}
     run, rounds = (in_process, 1) if device == "cuda" else (in_child, ROUNDS)
     for _ in range(rounds):
-        for peer in peers(case):
+        for peer in wanted or peers(case):
             if "absent" in found.get(peer, {}):
                 continue
             one = run(case, peer, device, threads, limit)
@@ -172,13 +196,18 @@ def table(result: dict) -> str:
     """One case as text, fastest first, with each peer's time over ours."""
     rows = result["peers"]
     ours = rows["mmpt"].get("median", float("nan"))
-    lines = [result["title"], f"  {'':38}{'median':>12}{'p10':>12}{'p90':>12}{'peak MiB':>10}{'of floor':>10}{'x ours':>8}"]
+    lines = [
+        result["title"],
+        f"  {'':38}{'median':>12}{'p10':>12}{'p90':>12}{'peak MiB':>10}{'of floor':>10}{'x ours':>8}",
+    ]
     for name, one in sorted(rows.items(), key=lambda item: item[1].get("median", 1e9)):
         if "absent" in one:
             lines.append(f"  {name:38}absent: {one['absent']}")
             continue
         times = "".join(f"{_time(one[key]):>12}" for key in ("median", "p10", "p90"))
-        lines.append(f"  {name:38}{times}{one['extra_bytes'] / 2**20:>10.1f}{one['of_floor']:>10.0%}{one['median'] / ours:>8.2f}{_in_a_graph(one)}")
+        lines.append(
+            f"  {name:38}{times}{one['extra_bytes'] / 2**20:>10.1f}{one['of_floor']:>10.0%}{one['median'] / ours:>8.2f}{_in_a_graph(one)}"
+        )
     return "\n".join(lines)
 
 
@@ -197,7 +226,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", choices=["loss", "draw"])
-    parser.add_argument("--match", nargs="+", default=[], metavar="WORD", help="run the cases with all of these in their title")
+    parser.add_argument(
+        "--match", nargs="+", default=[], metavar="WORD", help="run the cases with all of these in their title"
+    )
+    parser.add_argument("--peers", nargs="+", metavar="NAME", help="compare with these alone; names as in the tables")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--limit", type=float, default=10.0, help="seconds a measurement may take, about")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
@@ -208,13 +240,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     torch.set_num_threads(arguments.threads)
     device = arguments.device
-    chosen = [c for c in cases(device) if arguments.only in (None, c.kind) and set(arguments.match) <= set(c.title.split())]
+    chosen = [
+        c for c in cases(device) if arguments.only in (None, c.kind) and set(arguments.match) <= set(c.title.split())
+    ]
     rates = {name: machine.rates(device, getattr(torch, name)) for name in sorted({c.dtype for c in chosen})}
     results, what = [], f"ops-{arguments.only or 'all'}"
     for case in chosen:
-        results.append(bench_case(case, device, arguments.threads, arguments.limit, rates[case.dtype]))
+        wanted = chosen_peers(case, arguments.peers)
+        results.append(bench_case(case, device, arguments.threads, arguments.limit, rates[case.dtype], wanted))
         print(table(results[-1]), flush=True)
-        found = {"device": device, "threads": arguments.threads, "torch": torch.__version__, "rates": rates, "cases": results}
+        found = {
+            "device": device,
+            "threads": arguments.threads,
+            "torch": torch.__version__,
+            "rates": rates,
+            "cases": results,
+        }
         found["cases"] = _with_earlier(record.place(what, device), found, [c.title for c in cases(device)])
         path = record.write(what, device, found)
     print(path if results else "no case has all of these words in its title")

@@ -5,19 +5,30 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from mmpt.bench import attention, generate_peers, ops, train_peers, train_work
+import pytest
+import torch
+
+from mmpt.bench import attention, generate_peers, ops, ops_peers, ops_profile, train_peers, train_profile, train_work
 
 SCRIPT = Path(__file__).parents[2] / ".ci" / "gpu"
 TEXT = SCRIPT.read_text()
-PARTS = re.search(r"^all=\((.*)\)$", TEXT, re.MULTILINE).group(1).split()
+FIVE, OTHERS = (re.search(rf"^{name}=\(([^)]*)\)$", TEXT, re.MULTILINE)[1].split() for name in ("five", "others"))
 
 
 def test_every_part_is_a_function_and_stands_in_the_list_at_the_head():
     subprocess.run(["bash", "-n", SCRIPT], check=True)
     head = TEXT[: TEXT.index("set -uo")]
-    for part in [*PARTS, "loss-all"]:
+    for part in [*FIVE, *OTHERS]:
         assert f"\n{part}() {{" in TEXT
         assert re.search(rf"^# .*\b{re.escape(part)}\b", head, re.MULTILINE)
+
+
+def test_the_five_fit_half_an_hour():
+    limits = dict(re.findall(r"\[([\w-]+)\]=(\d+)", TEXT))
+    assert len(FIVE) == 5 and sum(int(limits[part]) for part in FIVE) <= 30 * 60
+    for part in FIVE:
+        minutes = re.search(rf"^#   {part} +(\d+) min ", TEXT, re.MULTILINE)[1]
+        assert int(minutes) * 60 == int(limits[part])
 
 
 def test_an_unknown_part_says_where_the_parts_are():
@@ -36,11 +47,40 @@ def test_peers_and_shapes_that_it_names_exist():
                 for variable, value in values.items():
                     name = name.replace(f"${variable}", value)
                 assert name in names
-    assert set(re.findall(r"--shape (\S+)|--model (\S+)", TEXT)) and all(
-        (one or other) in train_work.SHAPES for one, other in re.findall(r"--shape (\S+)|--model (\S+)", TEXT)
+    assert set(re.findall(r"--shape ([\w.-]+)|--model ([\w.-]+)", TEXT)) and all(
+        (one or other) in train_work.SHAPES for one, other in re.findall(r"--shape ([\w.-]+)|--model ([\w.-]+)", TEXT)
     )
-    words = set(re.search(r"--match (.*);", TEXT).group(1).split())
-    assert sum(words <= set(case.title.split()) for case in ops.cases("cuda")) == 5
+    cases = ops.cases("cuda")
+    for share, heads in (("16384", 2), ("4096", 2)):  # a random head and a peaky one
+        words = {"N=16384", f"supervised={share}", "H=4096", "trains=new"}
+        assert '--match N=16384 "supervised=$share" H=4096 trains=new' in TEXT
+        assert sum(words <= set(case.title.split()) for case in cases) == heads
+    peers = shlex.split(re.search(r"^peers=\((.*)\)$", TEXT, re.MULTILINE)[1])
+    assert set(peers) <= set(ops_peers.LOSSES)
+    assert set(re.findall(r'"((?:sliced|full head) [^"]*)"', TEXT)) <= set(ops_peers.DRAWS)
+
+
+def test_a_peaky_head_is_sure_of_its_labels():
+    sure, open_ = (ops_peers.loss_problem(40, 10, 64, torch.float32, "cpu", "new", peaky) for peaky in (True, False))
+    loss = [float(ops_peers.plain(one)()) for one in (sure, open_)]
+    assert loss[0] < 2 and loss[1] > 11
+
+
+def test_peers_of_a_case_can_be_chosen():
+    case = ops.Case("loss", 512, 64, "float32", 100)
+    assert ops.chosen_peers(case, ["liger"]) == ["mmpt", "liger", "liger, filtered"]
+    assert ops.chosen_peers(case, None) == ops.peers(case)
+
+
+def test_the_profile_tells_products_cut_and_whole(capsys):
+    said = ops_profile.product_table(32, "cpu", 1e9, chunks=(64,), base=301, new=64, padded=448)
+    assert len(re.findall(r"TFLOP/s", said)) == 5 and "predicted" in said and "failed" not in said
+
+
+@pytest.mark.slow
+def test_the_profile_of_a_step_runs(capsys):
+    train_profile.main(["--device", "cpu", "--shape", "smallest", "--dtype", "float32"])
+    assert "one step of smallest" in capsys.readouterr().out
 
 
 def test_both_ways_of_a_decoding_steps_attention_agree(tmp_path, monkeypatch, capsys):
