@@ -20,6 +20,19 @@ GATE = {
                 "`pytest tests/corpus`"
             ),
         },
+        # pairs of media that look or sound the same, by perceptual fingerprint (mmpt/corpus/fingerprints.py), in
+        # different splits: another format, quality, size by a few pixels, depth, rate, a level within about 1 dB
+        {
+            "id": "near_duplicates",
+            "metric": "near_duplicates_in_two_splits",
+            "rule": "max",
+            "requires": "raw_media",
+            "message": "media that look or sound the same in two splits",
+            "remedy": (
+                "delete {run}/split and run doit: it deals near duplicates to one side. If it comes back, run "
+                "`pytest tests/corpus`"
+            ),
+        },
         # distinct origins (recording or picture, across data sets, with all its captions) in more than one
         # split
         {

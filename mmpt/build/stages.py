@@ -76,7 +76,11 @@ STAGES: tuple[Stage, ...] = (
         inputs=("corpus",),
         slice=("corpus.sources", "corpus.on_bad_record", "codecs.audio.name", "codecs.image.name"),
         external=MEDIA,
-        outputs=(Output("manifest.jsonl", "manifest_record"), Output("errors.jsonl", "error")),
+        outputs=(
+            Output("manifest.jsonl", "manifest_record"),
+            Output("fingerprints.safetensors"),
+            Output("errors.jsonl", "error"),
+        ),
         measures=("S1",),
     ),
     Stage(

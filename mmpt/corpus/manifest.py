@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmpt.codecs.media import MediaError, load_image, media_path, summarise_audio
+from mmpt.codecs.media import MediaError, load_image, media_path, read_audio, summarise_audio
+from mmpt.corpus.fingerprints import HEARD, picture_fingerprint, sound_fingerprint
 from mmpt.corpus.problems import Problem
 from mmpt.store.digests import sha256_file
 from mmpt.store.evidence import Metric
@@ -40,6 +41,7 @@ def measure(record: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
     """The manifest record: the record, its file's size and SHA-256, and the decoded content's size and
     SHA-256.
 
+    Beside them "fingerprint", int8 [n] (fingerprints.py), which is kept in a file of its own.
     `content_sha256` is of the samples or pixels, so that one recording stored twice (wav, flac) is found.
     """
     try:
@@ -54,11 +56,14 @@ def measure(record: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
                 "mixed_rms": _level(sound.mixed_rms),
             }
             content = sound.content_sha256
+            wave, rate = read_audio(path, HEARD)
+            fingerprint = sound_fingerprint(wave, rate, sound.samples / rate)
         else:
             pixels = load_image(path)
             one_colour = bool((pixels == pixels[:1, :1]).all())
             about = {"height": pixels.shape[0], "width": pixels.shape[1], "one_colour": one_colour}
             content = _content(f"image {pixels.shape}", pixels)
+            fingerprint = picture_fingerprint(pixels)
     except MediaError as error:
         medium = record["media"]
         return Problem(
@@ -76,6 +81,7 @@ def measure(record: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
         "bytes": path.stat().st_size,
         "media_sha256": sha256_file(path),
         "content_sha256": content,
+        "fingerprint": fingerprint,
         "audio": about if record["modality"] == "audio" else None,
         "image": about if record["modality"] == "image" else None,
     }

@@ -1,8 +1,8 @@
 """Train, val and test: units that may not be torn apart, and which side each falls on.
 
-Records that share a medium's content or an origin are one unit (union-find). A unit with a hint follows it,
-test before val before train, so that official test records stay out of training whatever else the unit holds.
-The others fall by a hash of their unit's name: the same side in every run, whatever is added to the corpus.
+Records that share a medium's content or an origin, and near duplicates, are one unit (union-find). A unit with a hint
+follows it, test before val before train, so that official test records stay out of training whatever else the unit
+holds. The others fall by a hash of their unit's name: the same side in every run, whatever is added to the corpus.
 
 Records are gone over, not held: of each stay two keys, two bytes and the number of its unit.
 """
@@ -41,13 +41,21 @@ class Units:
     joined: np.ndarray
 
 
-def deal(records: Iterable[Mapping[str, Any]], val: float, test: float) -> Iterator[dict[str, Any]]:
+NO_PAIRS = np.zeros((0, 2), np.int64)
+
+
+def deal(
+    records: Iterable[Mapping[str, Any]], val: float, test: float, alike: np.ndarray = NO_PAIRS
+) -> Iterator[dict[str, Any]]:
     """One row a record, in order: {id, modality, split, unit, decided_by}; `val` and `test` are shares of
     units. A unit is named by the first origin in it by alphabet.
 
     `records` is gone over three times, so it is a list or reads a file (JsonLines), not an iterator.
+
+    Args:
+        alike: int [pairs, 2], places of records that stay together: near duplicates.
     """
-    units = _units(records)
+    units = _units(records, alike)
     positions, names = _positions(records, units)
     sides = units.hint.copy()
     free = units.hint == FREE
@@ -64,7 +72,7 @@ def deal(records: Iterable[Mapping[str, Any]], val: float, test: float) -> Itera
         }
 
 
-def _units(records: Iterable[Mapping[str, Any]]) -> Units:
+def _units(records: Iterable[Mapping[str, Any]], alike: np.ndarray) -> Units:
     origins, contents = Keys(), Keys()
     hints, modalities = array("b"), bytearray()
     for record in records:
@@ -73,7 +81,7 @@ def _units(records: Iterable[Mapping[str, Any]]) -> Units:
         hints.append(SPLITS.index(record["split_hint"]) if record["split_hint"] else FREE)
         modalities.append(1 << MODALITIES.index(record["modality"]))
     (origin, n_origins), (content, n_contents) = origins.groups(), contents.groups()
-    root = _roots(origin, content, n_origins, n_contents)
+    root = _roots(origin, content, n_origins, n_contents, alike)
     known, unit_of_origin = np.unique(root, return_inverse=True)
     of = unit_of_origin.astype(np.int32)[origin]
     hint, bits = np.full(len(known), FREE, np.int8), np.zeros(len(known), np.uint8)
@@ -82,10 +90,12 @@ def _units(records: Iterable[Mapping[str, Any]]) -> Units:
     return Units(of, hint, bits, np.bincount(unit_of_origin, minlength=len(known)) > 1)
 
 
-def _roots(origin: np.ndarray, content: np.ndarray, n_origins: int, n_contents: int) -> np.ndarray:
-    """int32 [n_origins]: the same number for origins that a chain of shared contents joins.
+def _roots(
+    origin: np.ndarray, content: np.ndarray, n_origins: int, n_contents: int, alike: np.ndarray
+) -> np.ndarray:
+    """int32 [n_origins]: the same number for origins that a chain of shared contents or near duplicates joins.
 
-    origin, content: int32 [records], each record's numbers.
+    origin, content: int32 [records], each record's numbers. alike: int [pairs, 2], places of records.
     """
     parent = array("i", range(n_origins))
     first = array("i", [-1]) * n_contents  # the first origin that a content came with
@@ -103,6 +113,8 @@ def _roots(origin: np.ndarray, content: np.ndarray, n_origins: int, n_contents: 
                 first[medium] = one
             elif other != one:
                 parent[root(other)] = root(one)
+    for one, other in origin[alike].tolist():
+        parent[root(other)] = root(one)
     for node in range(n_origins):
         parent[node] = root(node)
     return np.frombuffer(parent, np.int32) if n_origins else np.zeros(0, np.int32)

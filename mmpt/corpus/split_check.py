@@ -16,10 +16,15 @@ MODALITIES = ("audio", "image")
 NONE = -1  # no row, a row with another split, or a record of another modality
 
 
-def s2_metrics(records: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> list[Metric]:
+def s2_metrics(
+    records: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]], alike: np.ndarray | None = None
+) -> list[Metric]:
     """Metrics of one pass over the rows and one over the records; of each stay keys and a few bytes.
 
     Of two rows with one id the last counts, and the id counts as a record without a split.
+
+    Args:
+        alike: int [pairs, 2], places of near duplicates among the records; None: there are no media to tell.
     """
     ids, contents, origins, combinations = Keys(), Keys(), Keys(), Keys()
     sides, modalities, official, described = bytearray(), bytearray(), bytearray(), bytearray()
@@ -52,6 +57,10 @@ def s2_metrics(records: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str,
         ),
         Metric("records_without_split", n - int(known.sum()) + n_rows - distinct, n, "records", "lower"),
     ]
+    if alike is not None:
+        sides_of = side[alike]
+        torn = (sides_of != NONE).all(axis=1) & (sides_of[:, 0] != sides_of[:, 1])
+        metrics.append(Metric("near_duplicates_in_two_splits", int(torn.sum()), n, "pairs", "lower"))
     modality = np.frombuffer(modalities, np.uint8)
     for kind, name in enumerate(MODALITIES, 1):
         there = np.bincount(side[known & (modality == kind)], minlength=len(SPLITS))

@@ -12,6 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mmpt.corpus.fingerprints import Fingerprints, load_near_duplicates
 from mmpt.corpus.manifest import measure_all, s1_metrics
 from mmpt.corpus.problems import SHOWN, Problem, refuse
 from mmpt.corpus.readers import read_source
@@ -60,9 +63,9 @@ def corpus(ctx: StageContext) -> None:
 
 
 def manifest(ctx: StageContext) -> None:
-    """Opens every medium: manifest.jsonl, errors.jsonl (all so far), evidence/S1.
+    """Opens every medium: manifest.jsonl, fingerprints.safetensors, errors.jsonl (all so far), evidence/S1.
 
-    Records pass through; none is held.
+    Records pass through; of each its fingerprint is held, 145 or 192 bytes.
     """
     folder = ctx.inputs["corpus"]
     total = count_lines(folder / "records.jsonl")
@@ -74,6 +77,7 @@ def manifest(ctx: StageContext) -> None:
     )
     path, errors = ctx.out / "manifest.jsonl", ctx.out / "errors.jsonl"
     first, n_good, n_bad = [], 0, 0
+    fingerprints = Fingerprints()
     with jsonl_writer(path) as write, jsonl_writer(errors) as write_error:
         for row in JsonLines(folder / "errors.jsonl"):
             write_error(row)
@@ -84,9 +88,11 @@ def manifest(ctx: StageContext) -> None:
                 write_error(result.to_json())
             else:
                 n_good += 1
+                fingerprints.add(result["modality"], result.pop("fingerprint"))
                 write(result)
         if ctx.profile["corpus.on_bad_record"] == "fail":
             refuse(first, total=n_bad)
+    fingerprints.save(ctx.out)
     wanted = [m for m in MODALITIES if ctx.profile.get(f"codecs.{m}.name")]
     write_evidence(
         ctx.out,
@@ -101,14 +107,17 @@ def manifest(ctx: StageContext) -> None:
 
 
 def split(ctx: StageContext) -> None:
-    """Deals records into train, val and test: split.jsonl, evidence/S2."""
+    """Deals records into train, val and test: split.jsonl, evidence/S2. Near duplicates stay together."""
     records = JsonLines(ctx.inputs["manifest"] / "manifest.jsonl")
     path = ctx.out / "split.jsonl"
-    write_jsonl(path, deal(records, ctx.profile["split.val"], ctx.profile["split.test"]))
+    modalities = np.frombuffer(bytes(MODALITIES.index(record["modality"]) for record in records), np.uint8)
+    alike = load_near_duplicates(ctx.inputs["manifest"], modalities)
+    write_jsonl(path, deal(records, ctx.profile["split.val"], ctx.profile["split.test"], alike))
+    ctx.log(f"{len(alike)} pairs of near duplicates, kept together")
     write_evidence(
         ctx.out,
         "S2",
-        s2_metrics(records, JsonLines(path)),
+        s2_metrics(records, JsonLines(path), alike),
         subject={"manifest": sha256_file(records.path), "split": sha256_file(path)},
     )
 

@@ -92,6 +92,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
     ),
     "S2": (
         _zero("content", "content_in_two_splits"),
+        _zero("near_duplicates", "near_duplicates_in_two_splits", requires="raw_media"),
         _zero("origins", "origins_in_two_splits"),
         _zero("official_test", "official_test_in_train", min_n=0, requires="raw_media"),
         _zero("unassigned", "records_without_split"),

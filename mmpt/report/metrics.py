@@ -20,6 +20,7 @@ MEANING = {
     "cancelled_sounds": "share of the sounds whose channels cancel when they are averaged",
     "one_colour_pictures": "share of the pictures whose pixels are all the same",
     "sources_without_records": "sources of the profile that no usable record comes from",
+    "near_duplicates_in_two_splits": "pairs that look or sound the same in different splits",
     "content_in_two_splits": "files whose content is in more than one of train, val and test",
     "origins_in_two_splits": "recordings or pictures that are in more than one of train, val and test",
     "official_test_in_train": "records of an official test split that are in train or val",

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmpt.corpus.split import deal, s2_metrics
+from mmpt.corpus.split import NO_PAIRS, deal, s2_metrics
 from mmpt.corpus.stages import corpus, manifest
 from mmpt.store.canonical import read_json
 from mmpt.store.stage import SliceView, StageContext
@@ -114,7 +114,7 @@ SIDES = ["train"] * 2 + ["val"] * 2 + ["test"] * 2 + ["train"] * 6
 
 def s2(found: list[dict], sides: list[str | None] = SIDES, more=()):
     rows = [{"id": one["id"], "split": side} for one, side in zip(found, sides, strict=True) if side]
-    return judged("S2", s2_metrics(found, [*rows, *more]))
+    return judged("S2", s2_metrics(found, [*rows, *more], NO_PAIRS))
 
 
 def test_a_sound_split_passes():
@@ -122,7 +122,7 @@ def test_a_sound_split_passes():
     alike = [
         {**one, "origin": f"o{i // 3}", "content_sha256": f"c{i % 4}"} for i, one in enumerate(records())
     ]
-    dealt = failing(judged("S2", s2_metrics(alike, deal(alike, 0.3, 0.3))))
+    dealt = failing(judged("S2", s2_metrics(alike, deal(alike, 0.3, 0.3), NO_PAIRS)))
     assert not dealt & {"content", "origins", "official_test", "unassigned"}
 
 
@@ -154,5 +154,5 @@ def test_a_record_dealt_twice_is_not_dealt():
 
 
 def test_without_a_record_nothing_can_be_said():
-    verdict = judged("S2", s2_metrics([], []))
+    verdict = judged("S2", s2_metrics([], [], NO_PAIRS))
     assert verdict.verdict == "CANNOT_DECIDE" and {"content", "origins", "unassigned"} <= undecided(verdict)

@@ -3,12 +3,14 @@
 import copy
 import weakref
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpt.corpus import manifest, split, split_check
 from mmpt.corpus.keys import Keys
+from mmpt.corpus.fingerprints import LENGTHS, NONE, Fingerprints
 from mmpt.corpus.manifest import AHEAD, BATCH, measure_all, s1_metrics
 from mmpt.corpus.problems import Problem, refuse
 from mmpt.store import jsonl
@@ -127,9 +129,13 @@ def test_the_split_stage_reads_each_file_as_often_whatever_their_size(tmp_path, 
     monkeypatch.setattr(jsonl, "iter_jsonl", lambda path: reads.append(path.name) or read(path))
     for n in (10, 500):
         write_jsonl(tmp_path / "manifest" / "manifest.jsonl", map(record, range(n)))
+        plain = Fingerprints()
+        for one in map(record, range(n)):
+            plain.add(one["modality"], np.full(LENGTHS[one["modality"]], NONE, np.int8))
+        plain.save(tmp_path / "manifest")
         reads.clear()
         stages.split(context(tmp_path, f"split_{n}"))
-        assert sorted(reads) == ["manifest.jsonl"] * 4 + ["split.jsonl"]
+        assert sorted(reads) == ["manifest.jsonl"] * 5 + ["split.jsonl"]
 
 
 def test_lines_are_counted_and_read_again(tmp_path):
