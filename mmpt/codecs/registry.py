@@ -27,6 +27,7 @@ import numpy as np
 from mmpt.codecs.names import entry_point, wrong_modality
 from mmpt.codecs.protocol import AudioCodec, ImageCodec
 from mmpt.codecs.validation import check_options
+from mmpt.launch.arithmetic import exact_arithmetic
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import save_tensors
@@ -228,6 +229,7 @@ def _load(modality: str, folder: Path, device: str) -> Any:
             fix="restore its weights, or rebuild stage codecs",
         )
     if device != "cpu" and hasattr(codec, "to"):
+        exact_arithmetic()  # stages that only run a codec do not set torch up
         codec.to(device)
     return codec
 

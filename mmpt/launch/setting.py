@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmpt.launch.arithmetic import exact_arithmetic
 from mmpt.store.errors import FULL, UserError
 from mmpt.store.memory import peak_resident
 from mmpt.store.stage import SliceView, StageContext
@@ -116,7 +117,7 @@ def set_up_torch(threads: int, seed: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # for finding reads of empty(): a kernel each time
-    torch.backends.cudnn.benchmark = False
+    exact_arithmetic()
 
 
 def _check_device(device: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from mmpt.store.errors import UserError
 from mmpt.store.launcher import Launcher
 
-SPREAD = ("shards", "train", "generate")  # the stages that can be spread
+SPREAD = ("shards", "warmup", "train", "generate")  # the stages that can be spread
 BY_RAY = ("shards",)
 _TIME = re.compile(r"(?=\d+-|\d+:\d+:)(?:(?P<d>\d+)-)?(?P<h>\d+)(?::(?P<m>[0-5]?\d)(?::(?P<s>[0-5]?\d))?)?")
 ON_A_CPU = 2  # workers, where the profile names no number
@@ -70,9 +70,10 @@ def check_launcher(data: Mapping[str, Any], path: Path) -> None:
         if _keys(whole, name)["kind"] == "ray" and name not in BY_RAY:
             raise UserError("ray only tokenises", where=f"{path}: launcher.stages.{name}.kind", found="ray",
                             expected=f"for {name}: local, torchrun or slurm")
-    if data["train"].get("compile") and _keys(whole, "train").get("shard_base"):
+    split = [name for name in ("warmup", "train") if _keys(whole, name).get("shard_base")]
+    if data["train"].get("compile") and split:
         raise UserError("a compiled layer cannot be split over the workers", where=f"{path}: train.compile", found=True,
-                        expected="false, or no shard_base for train in launcher")
+                        expected=f"false, or no shard_base for {' and '.join(split)} in launcher")
     for name in SPREAD:
         keys = _keys(whole, name)
         if keys["kind"] == "slurm":

@@ -130,6 +130,11 @@ class MicroBatch:
     slot: np.ndarray
     lengths: tuple[int, ...] | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return int((self.task >= 0).sum())
+
     def stream(self) -> MicroBatch:
         """The same sequences without padding."""
         places, lengths = stream_order(self.position_ids, self.task >= 0)
@@ -275,7 +280,7 @@ def lay(
     rows = rows_at_once(len(batch.input_ids), settings.micro_rows, noise, ranks.world)
     micro = micro_batches(batch, rows)
     pieces = []
-    for index in ranks.share(len(micro)):
+    for index in ranks.share([one.tokens for one in micro]):
         one = micro[index].stream() if packs else micro[index]
         found = targets_of(one.labels, one.task, one.slot, torch.device("cpu"))
         targets = Targets(*(put(part.numpy()) for part in (found.at, found.labels, found.task, found.slot)))

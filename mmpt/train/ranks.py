@@ -95,9 +95,16 @@ class Ranks:
         """Whether this rank writes and logs."""
         return self.rank == 0
 
-    def share(self, total: int) -> range:
-        """Which of `total` pieces are this rank's: rank, rank + world, .."""
-        return range(self.rank, total, self.world)
+    def share(self, sizes: Sequence[int]) -> list[int]:
+        """Which pieces are this rank's, ascending: dealt by falling size, each second round the other way about.
+
+        The pieces left over after whole rounds are the smallest, and go to the ranks whose others are small: of 9
+        micro-batches, the last of which is a packing's rest, 8 ranks take little longer than of 8.
+        """
+        order = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
+        rounds = [order[start : start + self.world] for start in range(0, len(order), self.world)]
+        places = (self.world - 1 - self.rank if at % 2 else self.rank for at in range(len(rounds)))
+        return sorted(one[place] for one, place in zip(rounds, places, strict=True) if place < len(one))
 
     def turns(self, total: int) -> int:
         """Pieces of the rank that has most of `total`: every rank takes as many turns, some of them empty."""

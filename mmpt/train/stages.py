@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,13 @@ class Prepared:
     settings: TrainSettings
 
 
-def prepare_warmup(ctx: StageContext) -> Prepared:
-    """Base with fresh rows, read tasks only. Only the rows are trainable, unless `warmup.lora` gives LoRA a rate: then
+def prepare_warmup(ctx: StageContext, *, layers_aside: bool = False) -> Prepared:
+    """Base with fresh rows, read tasks only; layers_aside: of `from_base`. Only the rows are trainable, unless `warmup.lora` gives LoRA a rate: then
     the mixture's share of plain text keeps the text model in place.
     """
     space, profile = load(ctx.inputs["token_space"]), ctx.profile
     steps, lr, lora = profile["warmup.steps"], profile["warmup.lr"], profile.get("warmup.lora")
-    model = _model(ctx, space)
+    model = _model(ctx, space, layers_aside)
     init = profile.get("warmup.init", "random")
     if init == "codec":
         model.start_rows_from_codes(_code_vectors(ctx.inputs["codecs"], space), seed=ctx.seed)
@@ -143,11 +143,9 @@ def warmup(ctx: StageContext) -> None:
     """Trains the new rows on reading, and LoRA where `warmup.lora` says so: checkpoint/ (an adapter), metrics.jsonl,
     draws.jsonl.
     """
+    ctx.spread(warmup_part)
     ready = prepare_warmup(ctx)
-    with contextlib.closing(_Report(ctx, ready)) as report:
-        report.announce()
-        hooks = Hooks(on_log=report.on_log, on_pace=report.on_pace, on_resume=report.on_resume)
-        outcome = run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks)
+    outcome = _run_warmup(ctx, ready, Ranks.alone())
     if outcome.stopped:
         raise UserError(
             "the warm-up diverged", where="warmup.lr", found=outcome.stopped, fix="lower warmup.lr"
@@ -157,6 +155,29 @@ def warmup(ctx: StageContext) -> None:
         _copy(last / name, ctx.out / "checkpoint" / name)
     _copy(ctx.work / "run" / METRICS, ctx.out / METRICS)
     write_draws(ctx.out / DRAWS, outcome.draws, ready.loader.sources)
+
+
+def warmup_part(ctx: StageContext, rank: int, world: int) -> None:
+    """One rank of all `world` that warm up together; the stage then finds the last checkpoint and publishes."""
+    with Ranks.from_environment(ctx.device) as ranks:
+        _run_warmup(ctx, _prepared(ctx, prepare_warmup, ranks), ranks)
+
+
+def _run_warmup(ctx: StageContext, ready: Prepared, ranks: Ranks) -> Outcome:
+    with contextlib.closing(_Report(ctx, ready)) as report:
+        if ranks.lead:
+            report.announce()
+        hooks = Hooks(on_log=report.on_log, on_pace=report.on_pace, on_resume=report.on_resume)
+        return run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks, ranks=ranks)
+
+
+def _prepared(ctx: StageContext, prepare: Callable[..., Prepared], ranks: Ranks) -> Prepared:
+    """A rank's part: with `shard_base`, its share of the base's layers."""
+    if not ctx.launcher.shard_base:
+        return prepare(ctx)
+    ready = prepare(replace(ctx, device="cpu"), layers_aside=True)
+    shard_base(ready.model, ranks, ctx.device)
+    return ready
 
 
 def train(ctx: StageContext) -> None:
@@ -177,11 +198,7 @@ def train_part(ctx: StageContext, rank: int, world: int) -> None:
     if rank == 0:
         _mind(ctx, world)
     with Ranks.from_environment(ctx.device) as ranks:
-        if ctx.launcher.shard_base:
-            ready = prepare_train(replace(ctx, device="cpu"), layers_aside=True)
-            shard_base(ready.model, ranks, ctx.device)
-        else:
-            ready = prepare_train(ctx)
+        ready = _prepared(ctx, prepare_train, ranks)
         _run(ctx, ready, _Exam(ctx, ready), ranks)
 
 
@@ -224,10 +241,25 @@ def _model(ctx: StageContext, space: TokenSpace, layers_aside: bool = False) -> 
         layer_norm=ctx.profile.get("train.layer_norm", False),
         layers_aside=layers_aside,
     )
+    _check_positions(model, ctx.profile.get("examples.max_seq_len", 0))
     model.checkpoint_layers(ctx.profile.get("train.activation_checkpointing", False))
     if ctx.profile.get("train.compile", False):
         model.compile_layers()
     return model
+
+
+def _check_positions(model: MultimodalLM, max_seq_len: int) -> None:
+    """Raise UserError for sequences longer than the base was made for: rotary bases would go on in silence."""
+    names = ("max_position_embeddings", "n_positions")
+    most = next((found for name in names if (found := getattr(model.config, name, None))), None)
+    if most and max_seq_len > most:
+        raise UserError(
+            "examples are longer than the base's context",
+            where="examples.max_seq_len",
+            found=max_seq_len,
+            expected=f"at most {most}, the positions of {type(model.lm.get_base_model()).__name__}",
+            fix="lower it (`doit fit --max-seq-len` says what that drops), or take another base",
+        )
 
 
 def _code_vectors(codecs: Path, space: TokenSpace) -> dict[str, torch.Tensor]:

@@ -24,3 +24,26 @@ def test_codecs_are_opened_on_the_runs_device(run, tmp_path, monkeypatch, stage)
     body = {"generate": stages.generate, "trend": trend.Watch.of, "shards": shard_stages.shards}[stage]
     with pytest.raises(Opened, match="cuda:7"):
         body(ctx)
+
+
+def test_a_codec_on_cuda_computes_without_tf32(monkeypatch, tmp_path):
+    """Stages codecs, shards and shard_audit do not set torch up; cuDNN's default is TF32."""
+    import torch
+
+    class Network:
+        def __init__(self):
+            self.device = "cpu"
+
+        def to(self, device):
+            assert not torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.deterministic
+            self.device = device
+
+        def identity(self):
+            return "same"
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(registry, "plugin", lambda name, modality: type("P", (), {"load": lambda folder: Network()}))
+    monkeypatch.setattr(registry, "_conforming", lambda codec, modality, name: codec)
+    (tmp_path / registry.FILE_NAME).write_text('{"name": "network", "identity": "same"}')
+    assert registry.load_image(tmp_path, "cuda:0").device == "cuda:0"

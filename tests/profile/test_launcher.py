@@ -18,7 +18,8 @@ SLURM = "{time: 60, partition: gpu, nodes: 2, gpus_per_node: 4}"
 
 @pytest.mark.parametrize("launcher, stage, kind, workers", [
     ("torchrun", "train", "torchrun", 2),
-    ("torchrun", "warmup", "local", 1),  # what cannot be spread
+    ("torchrun", "warmup", "torchrun", 2),
+    ("torchrun", "ablation", "local", 1),  # what cannot be spread
     ("{kind: torchrun, processes: 8}", "generate", "torchrun", 8),
     ("{kind: torchrun, processes: 8, stages: {generate: local}}", "generate", "local", 1),
     ("{kind: torchrun, processes: 8, stages: {generate: local}}", "train", "torchrun", 8),

@@ -8,13 +8,13 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from mmpt.model.checkpoints import STATE
+from mmpt.model.layers import decoder_layers
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import load_tensors
 from mmpt.train import loop
 from mmpt.train.loop import METRICS
 from mmpt.train.objective import rows_at_once
 from mmpt.train.ranks import Ranks, RanksDiffer
-from mmpt.model.layers import decoder_layers
 from mmpt.train.sharding import shard_base, sharded
 from tests.model.tiny_model import save_base
 from tests.train.rank_work import STEPS, model_of, note, notes, run, spawn
@@ -236,16 +236,23 @@ def test_ranks_that_drifted_apart_stop_before_the_next_checkpoint(root):
 def test_alone_nothing_is_shared_out():
     alone, value = Ranks.alone(), torch.ones(3)
     alone.sum_([value])
-    assert alone.lead and list(alone.share(5)) == [0, 1, 2, 3, 4] and value.sum() == 3
+    assert alone.lead and alone.share([3, 1, 2, 5, 4]) == [0, 1, 2, 3, 4] and value.sum() == 3
     assert alone.from_lead("x") == "x" and alone.differing({"a": 1}) is None
 
 
 def test_every_piece_has_one_rank_and_all_ranks_as_many_turns():
     for world in (1, 2, 3, 5):
         for total in range(8):
-            shares = [Ranks(rank, world).share(total) for rank in range(world)]
+            shares = [Ranks(rank, world).share([total - i % 3 for i in range(total)]) for rank in range(world)]
             assert sorted(i for share in shares for i in share) == list(range(total))
             assert max(len(share) for share in shares) == Ranks(0, world).turns(total)
+
+
+def test_nine_micro_batches_take_eight_ranks_little_longer_than_eight():
+    """Eight rows with a long sound each, and a ninth with what found no room."""
+    sizes = [3072, 3070, 3066, 3060, 3050, 3040, 3030, 3020, 700]
+    loads = [sum(sizes[index] for index in Ranks(rank, 8).share(sizes)) for rank in range(8)]
+    assert max(loads) == 3020 + 700 and loads[0] == 3072
 
 
 def test_a_rank_without_a_launcher_is_told(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from mmpt.launch import launch
 from mmpt.launch.setting import Setting
@@ -49,3 +50,19 @@ def test_two_workers_publish_what_one_process_does(pipeline, name):
 
 def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow  # half a minute: torchrun and its workers start twice
+@pytest.mark.parametrize("name", SPREAD)
+def test_two_workers_warm_up_as_one_process_does(pipeline, name):
+    def spread(ctx):
+        ctx.launcher = SPREAD[name]
+        ctx.on_spread = lambda part, each: launch(ctx, part, each, Setting(torch=True))
+
+    folder, alone = pipeline.run("warmup", f"warmup-{name}", adjust=spread), pipeline.root / "warmup"
+    assert tree(folder).keys() == tree(alone).keys()
+    for a, b in zip(*(rows(one) for one in (folder, alone)), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-6) and a["tokens"] == b["tokens"]
+    ours, theirs = (load_tensors(one / "checkpoint/adapter_model.safetensors", "torch") for one in (folder, alone))
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-5)

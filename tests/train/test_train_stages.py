@@ -17,6 +17,7 @@ from mmpt.store.tensors import load_tensors, read_meta
 from mmpt.train import stages as train_stages
 from mmpt.train.stages import train, warmup
 from tests.gating.gate_evidence import failing, judged
+from tests.model.tiny_model import small_model
 from tests.shards.world import PROFILE, build_world
 
 BODIES = {"base": base, "warmup": warmup, "train": train}
@@ -289,3 +290,11 @@ def test_a_pretrained_base_is_copied_and_described(pipeline):
     assert tree(folder)[name] == tree(pipeline.root / "base")[name]
     with pytest.raises(UserError, match="base.path"):
         pipeline.run("base", "missing", {"base": {"kind": "pretrained", "path": "/no/such/folder"}})
+
+
+def test_examples_longer_than_the_bases_context_are_refused(tmp_path):
+    model = small_model(tmp_path / "base")
+    model.config.max_position_embeddings = 64
+    train_stages._check_positions(model, 64)
+    with pytest.raises(UserError, match="found 65; expected at most 64"):
+        train_stages._check_positions(model, 65)

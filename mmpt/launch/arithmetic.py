@@ -1,0 +1,17 @@
+"""How exactly a process computes on CUDA; a module of its own, so that codecs need no more of this package."""
+
+from __future__ import annotations
+
+
+def exact_arithmetic() -> None:
+    """No TF32 and no choice of kernels by a clock, for every network on CUDA, codecs included.
+
+    cuDNN's convolutions use TF32 (10 bits of mantissa) unless they are told not to; a codec that encodes in batches of
+    another shape would give other codes.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
