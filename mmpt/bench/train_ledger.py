@@ -13,11 +13,9 @@ which operators are worth changing. Nothing is counted for what a host does late
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mmpt.bench.train_work import SHAPES, Shape, make_data, meta_model, open_loader
-from mmpt.model import attention, norms
 from mmpt.model.compiled import compile_layers
+from mmpt.model.meta import as_on_cuda
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.train import loop
 from mmpt.train.ranks import Ranks
@@ -241,38 +239,6 @@ def fused_backend(ledger: Ledger) -> Callable[..., Any]:
 
 
 # ---- the step, as on CUDA ------------------------------------------------------------------------------------
-
-
-@torch.library.custom_op("mmpt_ledger::norm", mutates_args=())
-def _norm(stream: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Has the kernel's costs and no numbers."""
-    raise NotImplementedError
-
-
-@torch.library.custom_op("mmpt_ledger::norm_backward", mutates_args=())
-def _norm_backward(grad: Tensor, stream: Tensor) -> Tensor:
-    raise NotImplementedError
-
-
-_norm.register_fake(lambda stream, weight, epsilon: torch.empty_like(stream))
-_norm_backward.register_fake(lambda grad, stream: torch.empty_like(stream))
-_norm.register_autograd(
-    lambda ctx, grad: (torch.ops.mmpt_ledger.norm_backward(grad, *ctx.saved_tensors), None, None),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
-)
-
-
-@contextlib.contextmanager
-def as_on_cuda() -> Iterator[None]:
-    """Inside, "meta" is taken for a device with the attention kernel and the fused optimizer."""
-    adam = importlib.import_module("torch.optim.adam")
-    with (
-        mock.patch.object(attention, "_has_kernel", lambda device: True),
-        mock.patch.object(norms, "on_kernel", lambda stream: True),
-        mock.patch.object(norms, "one_kernel", _norm),
-        mock.patch.object(adam, "_device_dtype_check_for_fused", lambda *_, **__: None),
-    ):
-        yield
 
 
 def step_lines(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmpt.build.model_card import card
 from mmpt.build.project import Project
 from mmpt.build.staleness import reasons, told
 from mmpt.gating import Verdict
+from mmpt.profile.writing import new_profile, write_profile
 from mmpt.store.atomic import atomic_write, publish_folder
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import EXIT_GO, UserError
@@ -96,6 +98,13 @@ class Fit(OurCommand):
         parser.add_argument("--memory-gib", type=above_zero, help="memory of the device")
         parser.add_argument("--tflops", type=above_zero, help="sustained TFLOP/s of the device")
         parser.add_argument("--gpus", type=whole_number, help="so many ranks, one a GPU, instead of the launcher's")
+        parser.add_argument("--max-seq-len", type=whole_number, metavar="TOKENS", help="keep this length of an example")
+        parser.add_argument("--clip-seconds", type=above_zero, metavar="S", help="keep this length of a sound")
+        parser.add_argument("--codebooks", type=whole_number, metavar="K", help="keep so many audio codebooks")
+        parser.add_argument(
+            "--frames", type=whole_number, metavar="N", help="the clip as codec frames instead of seconds"
+        )
+        parser.add_argument("--write", metavar="FILE.yaml", help="write the first proposal as a whole profile")
         parser.add_argument(
             "--measure",
             type=whole_number,
@@ -106,8 +115,35 @@ class Fit(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        fit = computing(project, "mmpt.train.fit")
+        fit, fitting = computing(project, "mmpt.train.fit"), computing(project, "mmpt.evaluate.fitting")
         device = fit.device_of(project.profile, options.gpu, options.memory_gib, options.tflops, options.gpus)
-        self.result = fit.fit(project.root, project.profile, device, options.measure)
-        self.say(*fit_lines(self.result))
+        given = fitting.given_of(
+            project.root,
+            project.profile,
+            max_seq_len=options.max_seq_len,
+            seconds=options.clip_seconds,
+            n_codebooks=options.codebooks,
+            frames=options.frames,
+        )
+        target = None if options.write is None else new_profile(Path(options.write))
+        on_stage = counting_note if not self.json and sys.stderr.isatty() else (lambda name: None)
+        self.result = fitting.fit_report(project.root, project.profile, device, options.measure, given, on_stage)
+        lines = list(fit_lines(self.result))
+        if target is not None:
+            chosen = fitting.chosen_profile(project.profile, self.result, given)
+            written = write_profile(target, chosen, [f"Written by `{_as_typed(project, options)}`:", "", *lines])
+            self.result["written"] = str(written.path)
+            lines += ["", f"written {target}: doit plan profile={target}"]
+        self.say(*lines)
         return EXIT_GO
+
+
+def _as_typed(project: Project, options: argparse.Namespace) -> str:
+    given = {name: value for name, value in vars(options).items() if value and name not in ("words", "json")}
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in given.items()]
+    return " ".join(["doit fit", f"profile={project.profile.name}", *flags])
+
+
+def counting_note(stage: str) -> None:
+    """Say on a terminal what takes the time."""
+    print(f"\rcounting {stage:<20}", end="\r", file=sys.stderr, flush=True)

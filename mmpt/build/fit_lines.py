@@ -21,6 +21,10 @@ def fit_lines(report: Report) -> Iterator[str]:
     if (ranks := report["ranks"])["world"] > 1:
         base = "the base's layers split over them" if ranks["split"] else "the base whole on each"
         yield f"ranks    {ranks['world']} by {ranks['kind']}, {base}; memory is that of one"
+    if (most := model["positions"]) and report["now"] and report["now"]["max_seq_len"] > most:
+        yield f"length   max_seq_len {report['now']['max_seq_len']} is MORE THAN THE BASE'S {most} positions: lower it"
+    if report["given"]:
+        yield f"given    {_given(report['given'])}"
     yield from (f"{'basis' if not at else '':<8} {line}" for at, line in enumerate(report["basis"]))
     yield ""
     yield (
@@ -55,8 +59,33 @@ def fit_lines(report: Report) -> Iterator[str]:
     yield f"longest row that fits, one at a time: {report['longest_row']} tokens"
     yield ""
     yield from _proposals(report, device)
+    if report["stages"]:
+        yield from _stages(report["stages"], device)
     if report["measured"]:
         yield from _measured(report["measured"])
+
+
+def _given(given: Mapping[str, Any]) -> str:
+    names = {"max_seq_len": "max_seq_len {}", "seconds": "clips of {:g} s", "n_codebooks": "{} codebooks"}
+    fixed = [text.format(given[key]) for key, text in names.items() if given[key] is not None]
+    free = [text.split(" ")[0 if key == "max_seq_len" else -1] for key, text in names.items() if given[key] is None]
+    return ", ".join(fixed) + (" kept; the rest is proposed" if free else " kept")
+
+
+def _stages(stages: list[Mapping[str, Any]], device: Report) -> Iterator[str]:
+    """What each stage needs of one GPU."""
+    yield ""
+    yield "stage                                            GPU memory  of it the base  what needs the most"
+    for one in stages:
+        fits = "" if one["fits"] else "  DOES NOT FIT"
+        names = ", ".join(one["stages"])
+        yield f"{names:<48} {_gib(one['total']):>10}  {_gib(one['weights']):>14}  {one['doing']}{fits}"
+    worst = max(one["total"] for one in stages)
+    verdict = "every stage fits" if all(one["fits"] for one in stages) else "NOT EVERY STAGE FITS"
+    yield (
+        f"{verdict} into {_gib(device['memory'])}: {_gib(worst)} at most; counted with tensors without storage; "
+        "the codecs' networks come on top"
+    )
 
 
 def _choice(name: str, one: Report, device: Report) -> Iterator[str]:
@@ -86,7 +115,11 @@ def _proposals(report: Report, device: Report) -> Iterator[str]:
     for at, one in enumerate(usable):
         dropped = ", ".join(f"{task} {share:.2%}" for task, share in one["dropped"].items())
         yield from _choice("propose" if at == 0 else "or", one, device)
-        yield f"         drops {dropped}"
+        yield f"         drops {dropped}{_sound(one)}"
+    for one in report["instead"]:
+        dropped = ", ".join(f"{task} {share:.2%}" for task, share in one["dropped"].items())
+        yield from _choice("instead", one, device)
+        yield f"         drops {dropped}{_sound(one)}"
     best = usable[0]
     yield ""
     yield "# the first of them, for the profile"
@@ -102,6 +135,13 @@ def _proposals(report: Report, device: Report) -> Iterator[str]:
     yield f"train: {{row_len: {best['row_len']}, micro_rows: {best['micro_rows']}{checkpointing}}}"
     if best["shard_base"] and not report["ranks"]["split"]:
         yield f"launcher: {{kind: {report['ranks']['kind']}, shard_base: true}}"
+
+
+def _sound(one: Report) -> str:
+    """What a shorter clip costs."""
+    if not one["cut"]:
+        return ""
+    return f"; cuts {one['cut']:.0%} of the sounds, {one['lost']:.1%} of their seconds"
 
 
 def _measured(found: Report) -> Iterator[str]:

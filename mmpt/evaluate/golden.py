@@ -24,7 +24,7 @@ from mmpt.evaluate.sets import (
     record_prompt,
     safe_name,
 )
-from mmpt.generate import Generated, generate, opened
+from mmpt.generate import Generated, generate, opened, reserve
 from mmpt.store.errors import UserError
 from mmpt.tokens import Grammar, TokenSpace, check, prompt
 
@@ -138,19 +138,34 @@ def _grammar(space: TokenSpace, wanted: Wanted, setting: Setting) -> Grammar:
 
 def run_piece(model, space: TokenSpace, piece: Piece, setting: Setting) -> list[Generated]:
     """The outputs of a piece, in its order."""
-    wanted, guided = piece.wanted, piece.guided
+    wanted = piece.wanted
     return generate(
         model,
-        [record_prompt(space, w.record) for w in wanted],
-        [_grammar(space, w, setting) for w in wanted],
+        *_asked(space, piece, setting),
         temperature=[TEMPERATURE[w.decoding] for w in wanted],
         top_k=[0 if w.free else setting.top_k for w in wanted],
         top_p=[1.0 if w.free else setting.top_p for w in wanted],
         seeds=[item_seed(setting.seed, w.record["task"], w.record["id"], w.decoding) for w in wanted],
-        guidance=setting.guidance if guided else 1.0,
-        batch_size=setting.batch_size,
-        empty_prompts=[prompt(space, w.record["task"], []) for w in wanted] if guided else (),
+        **_batching(space, piece, setting),
     )
+
+
+def reserve_piece(model, space: TokenSpace, piece: Piece, setting: Setting) -> None:
+    """Allocate what `run_piece` allocates at its most; see `mmpt.generate.reserve`."""
+    reserve(model, *_asked(space, piece, setting), **_batching(space, piece, setting))
+
+
+def _asked(space: TokenSpace, piece: Piece, setting: Setting) -> tuple[list[np.ndarray], list[Grammar]]:
+    prompts = [record_prompt(space, w.record) for w in piece.wanted]
+    return prompts, [_grammar(space, w, setting) for w in piece.wanted]
+
+
+def _batching(space: TokenSpace, piece: Piece, setting: Setting) -> dict[str, Any]:
+    return {
+        "guidance": setting.guidance if piece.guided else 1.0,
+        "batch_size": setting.batch_size,
+        "empty_prompts": [prompt(space, w.record["task"], []) for w in piece.wanted] if piece.guided else (),
+    }
 
 
 def assembled(

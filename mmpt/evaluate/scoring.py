@@ -51,22 +51,32 @@ def _batches(order: np.ndarray, lengths: Sequence[int], tokens: int) -> list[lis
 
 
 def _batch_losses(model, prompts, targets) -> list[np.ndarray]:
-    weight_base, weight_new = model.head()
-    device = weight_base.device
+    ids, labels = laid_out(prompts, targets)
+    flat = batch_nll(model, ids, labels).double().cpu().numpy()
+    return np.split(flat, np.cumsum([len(target) for target in targets])[:-1])
+
+
+def laid_out(prompts: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, labels) int64 [n, width]: right-padded rows; labels[i, j] is what position j predicts, -100 for nothing."""
     width = max(len(p) + len(t) for p, t in zip(prompts, targets, strict=True))
     ids = np.zeros((len(prompts), width), np.int64)
-    labels = np.full((len(prompts), width), -100, np.int64)  # labels[i, j]: what position j predicts
+    labels = np.full((len(prompts), width), -100, np.int64)
     for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
         whole = np.concatenate([prompt, target])
         ids[row, : len(whole)] = whole
         labels[row, len(prompt) - 1 : len(whole) - 1] = target
-    position_ids = torch.arange(width, device=device).expand(len(prompts), width)
-    hidden = model.hidden(torch.as_tensor(ids, device=device), position_ids)
-    wanted = torch.as_tensor(labels, device=device)
-    picked = wanted >= 0
-    loss = linear_cross_entropy(hidden[picked], wanted[picked], weight_base, weight_new, reduction="none")
-    flat = loss.double().cpu().numpy()
-    return np.split(flat, np.cumsum([len(target) for target in targets])[:-1])
+    return ids, labels
+
+
+@torch.no_grad()
+def batch_nll(model, ids: np.ndarray, labels: np.ndarray) -> torch.Tensor:
+    """fp32 [targets] on the model's device: -log p of each label of `laid_out`, row by row."""
+    device = model.head()[0].device
+    position_ids = torch.arange(ids.shape[1], device=device).expand(ids.shape)
+    hidden = model.hidden(torch.as_tensor(ids, device=device), position_ids, packed=False)
+    at = torch.from_numpy(np.flatnonzero(labels.ravel() >= 0)).to(device)
+    wanted = torch.as_tensor(labels.ravel(), device=device)[at]
+    return linear_cross_entropy(hidden.flatten(0, 1)[at], wanted, *model.head(), reduction="none")
 
 
 def item_means(losses: Sequence[np.ndarray]) -> np.ndarray:

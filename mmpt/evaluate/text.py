@@ -40,23 +40,26 @@ def chunks(ids: np.ndarray, limit: int) -> np.ndarray:
 @torch.no_grad()
 def chunk_losses(model, pieces: np.ndarray, columns: tuple[int, int]) -> np.ndarray:
     """-log p of every token but a chunk's first, nats, float64 [n, CHUNK - 1]; softmax over `columns`."""
-    weight_base, weight_new = model.head()
-    device = weight_base.device
-    losses = []
+    device, losses = model.head()[0].device, []
     for start in range(0, len(pieces), ROWS):
         ids = torch.as_tensor(pieces[start : start + ROWS], device=device)
-        position_ids = torch.arange(ids.shape[1], device=device).expand(ids.shape)
-        hidden = model.hidden(ids, position_ids)[:, :-1]
-        loss = linear_cross_entropy(
-            hidden.reshape(-1, hidden.shape[-1]),
-            ids[:, 1:].reshape(-1),
-            weight_base,
-            weight_new,
-            column_range=columns,
-            reduction="none",
-        )
-        losses.append(loss.double().cpu().numpy().reshape(len(ids), -1))
+        losses.append(piece_nll(model, ids, columns).double().cpu().numpy())
     return np.concatenate(losses)
+
+
+@torch.no_grad()
+def piece_nll(model, ids: torch.Tensor, columns: tuple[int, int]) -> torch.Tensor:
+    """fp32 [n, L - 1]: the same of one batch, ids int64 [n, L], on the device."""
+    position_ids = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+    hidden = model.hidden(ids, position_ids, packed=False)[:, :-1]
+    loss = linear_cross_entropy(
+        hidden.reshape(-1, hidden.shape[-1]),
+        ids[:, 1:].reshape(-1),
+        *model.head(),
+        column_range=columns,
+        reduction="none",
+    )
+    return loss.reshape(len(ids), -1)
 
 
 def unigram_losses(train_ids: np.ndarray, pieces: np.ndarray, vocab: int) -> np.ndarray:

@@ -105,8 +105,10 @@ def moved(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> dict[str, tu
     }
 
 
-def probe_step(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> None:
+def probe_step(model: MultimodalLM, optimizer: torch.optim.Optimizer, most_pieces: int | None = None) -> None:
     """One optimizer step on sequences in which every used row is read once and predicted once.
+
+    most_pieces: only so many pieces, to count memory; None: all.
 
     It runs piece by piece in training mode, as `mmpt.train.objective.backward` does: all of Qwen3-8B's 12,642 tokens
     at once would keep 84 GiB of activations. The gradients of the pieces add up.
@@ -115,7 +117,7 @@ def probe_step(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> None:
     model.train()
     rows = probe_rows(model.space)
     count = rows.shape[0] * (rows.shape[1] - 1)
-    for piece in torch.from_numpy(rows).split(PIECE_ROWS):
+    for piece in torch.from_numpy(rows).split(PIECE_ROWS)[:most_pieces]:
         loss = _summed_loss(model, piece.to(model.device)) / count
         loss.backward()
     optimizer.step()

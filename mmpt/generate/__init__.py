@@ -1,5 +1,5 @@
 """Decoding: prompts and grammars in, ids out, valid by construction."""
 
-from mmpt.generate.engine import Generated, generate, opened, unconstrained
+from mmpt.generate.engine import Generated, generate, opened, reserve, unconstrained
 
-__all__ = ["Generated", "generate", "opened", "unconstrained"]
+__all__ = ["Generated", "generate", "opened", "reserve", "unconstrained"]

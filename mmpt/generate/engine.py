@@ -76,6 +76,48 @@ def generate(
     Raises ValueError on lists of unlike length, an empty prompt, and NaN logits: at once on a CPU, with the
     finished output on CUDA.
     """
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seeds": seeds}
+    items = _items(model, prompts, grammars, guidance, empty_prompts, measure_mass, **how)
+    if not items:
+        return []
+    with plain_writes(model.head()[0].device):
+        return _decode(model, items, guidance, batch_size, measure_mass)
+
+
+@torch.no_grad()
+def reserve(
+    model,
+    prompts: Sequence[np.ndarray],
+    grammars: Sequence[Grammar],
+    *,
+    guidance: float = 1.0,
+    batch_size: int = 64,
+    empty_prompts: Sequence[np.ndarray] = (),
+) -> None:
+    """Allocate what `generate` of these prompts allocates at its most: all slots filled, one step at the full width.
+
+    Nothing is read back, so that it runs on device "meta", where its memory can be counted.
+    """
+    items = _items(model, prompts, grammars, guidance, empty_prompts, measure_mass=True)
+    shape = _shape(items, batch_size)
+    slots = Slots(model, shape, guidance)
+    slots.admit(dict(enumerate(items[i] for i in _order(items)[: shape.slots])))
+    slots.step(shape.columns)
+
+
+def _items(
+    model,
+    prompts: Sequence[np.ndarray],
+    grammars: Sequence[Grammar],
+    guidance: float,
+    empty_prompts: Sequence[np.ndarray],
+    measure_mass: bool,
+    temperature: float | Sequence[float] = 0.0,
+    top_k: int | Sequence[int] = 0,
+    top_p: float | Sequence[float] = 1.0,
+    seeds: Sequence[int] | None = None,
+) -> list[Item]:
+    """The arguments of `generate`, checked, one item a prompt."""
     n, guided = len(prompts), guidance != 1.0
     columns = {
         "prompts": prompts,
@@ -103,10 +145,7 @@ def generate(
     for place, item in enumerate(items):
         if not all(map(len, item.prompts)):
             raise ValueError(f"prompt {place} is empty: decoding starts from at least one id")
-    if not items:
-        return []
-    with plain_writes(model.head()[0].device):
-        return _decode(model, items, guidance, batch_size, measure_mass)
+    return items
 
 
 def _one_each(value, n: int) -> Sequence:

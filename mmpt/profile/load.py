@@ -112,7 +112,7 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise UserError("profiles extend each other in a circle", where=path, found=" -> ".join(map(str, seen)))
     data = _read(path)
-    for owner, key in _path_owners(data):
+    for owner, key in path_owners(data):
         _absolute(owner, key, path)
     for _, owner, key in input_owners(data):  # files always, never a hub id
         owner[key] = str((path.parent / Path(owner[key]).expanduser()).resolve())
@@ -131,7 +131,7 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return _merge(below, data)
 
 
-def _path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+def path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Every (mapping, key) of a profile that may name a file or folder, well-formed ones only: the schema comes later."""
     corpus, codecs = data.get("corpus"), data.get("codecs")
     sources = corpus.get("sources") if isinstance(corpus, dict) else None

@@ -22,6 +22,7 @@ ROUND = 64  # proposed lengths are multiples of it
 KEEP = 0.999  # a proposal keeps this share of each task's records where it can; more makes it no better
 # Shares of the clip length that are tried where a whole clip does not fit.
 SHORTER = (0.8, 0.5, 0.3, 0.2, 0.1)
+SOME_LOST = (0.99, 0.92)  # shares of the captions beside which a clip is tried, where that of all leaves no room
 SAMPLED_STEPS = 16  # steps whose packing is worked out
 
 
@@ -33,6 +34,18 @@ class Choice:
     n_codebooks: int
     max_seq_len: int
     max_prompt: int | None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user has fixed of a choice; None is free."""
+
+    max_seq_len: int | None = None
+    seconds: float | None = None
+    n_codebooks: int | None = None
+
+    def __bool__(self) -> bool:
+        return any(one is not None for one in (self.max_seq_len, self.seconds, self.n_codebooks))
 
 
 @dataclass(frozen=True)
@@ -158,11 +171,16 @@ def _lengths(counts: np.ndarray, means: Mapping[str, float], kept: Mapping[str, 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A choice that fits, with what it drops by task."""
+    """A choice that fits, with what it drops by task.
+
+    cut, lost: share of the sounds that are longer than the clip, and of all their seconds behind it.
+    """
 
     choice: Choice
     row_len: int
     dropped: Mapping[str, float]
+    cut: float = 0.0
+    lost: float = 0.0
 
     @property
     def worst(self) -> float:
@@ -181,21 +199,27 @@ def propose(
     image: ImageShape | None,
     now: Choice,
     fits: Callable[[int], bool],
+    given: Given = Given(),
+    positions: int | None = None,
 ) -> list[Proposal]:
-    """Choices that fit, those that drop least first; of equal ones, those that keep most of the sound.
+    """Choices that fit and keep what is given, those that drop least first; of equal ones, those that keep most of the
+    sound.
 
     Args:
         fits: row length -> whether one row of it can be trained on. Monotone.
+        positions: tokens of one sequence that the base was made for; None: any number.
     """
-    longest = longest_row(fits)
-    codebooks = sorted({now.n_codebooks, *(k for k in (8, 4, 2) if k < now.n_codebooks)}, reverse=True)
-    clips = [now.seconds, *(round(now.seconds * share, 2) for share in SHORTER)] if audio else [now.seconds]
+    longest = given.max_seq_len or min(longest_row(fits), positions or 1 << 17)
+    if not longest or not fits(longest) or (positions and longest > positions):
+        return []
+    fewer = sorted({now.n_codebooks, *(k for k in (8, 4, 2) if k < now.n_codebooks)}, reverse=True)
+    codebooks = [given.n_codebooks] if given.n_codebooks else fewer
     found = []
     for count in codebooks if audio else [now.n_codebooks]:
-        for seconds in clips:
-            tried = replace(now, seconds=seconds, n_codebooks=count, max_seq_len=longest or ROUND)
-            if longest:
-                found.append(_shortened(corpus, audio, image, tried))
+        for seconds in _clips(corpus, audio, now, given, count, longest):
+            tried = replace(now, seconds=seconds, n_codebooks=count, max_seq_len=longest)
+            one = _shortened(corpus, audio, image, tried, keep=given.max_seq_len is not None)
+            found.append(replace(one, **_cut(corpus, seconds)) if audio else one)
     sound = {id(one): one.choice.seconds * one.choice.n_codebooks for one in found}
     best = sorted(
         found, key=lambda one: (max(0.0, one.worst - (1 - KEEP)), -sound[id(one)], -one.choice.seconds)
@@ -203,9 +227,50 @@ def propose(
     return _distinct(best)
 
 
-def _shortened(corpus: Corpus, audio: AudioShape | None, image: ImageShape | None, tried: Choice) -> Proposal:
-    """The shortest max_seq_len up to the tried one that keeps KEEP of what the tried one keeps."""
+def _clips(
+    corpus: Corpus, audio: AudioShape | None, now: Choice, given: Given, n_codebooks: int, max_seq_len: int
+) -> list[float]:
+    """Clip lengths to try: the one that is given; else the profile's, shares of it, and the longest that fits beside
+    a caption.
+    """
+    if given.seconds or not audio:
+        return [given.seconds or now.seconds]
+    clips = [now.seconds, *(round(now.seconds * share, 2) for share in SHORTER)]
+    if given.max_seq_len:
+        texts = corpus.texts.get("audio", np.zeros(1, np.int64))
+        captions = np.quantile(texts, (KEEP, *SOME_LOST), method="inverted_cdf").astype(int)
+        rooms = [(max_seq_len - OVERHEAD - int(caption)) // n_codebooks for caption in captions]
+        clips += [clip for frames in rooms if (clip := clip_of(audio, frames, now.seconds))]
+    return sorted(set(clips), reverse=True)
+
+
+def clip_of(audio: AudioShape, frames: int, most: float) -> float:
+    """Seconds, in tenths up to `most`, of the longest clip of at most so many frames; 0 where a tenth has more."""
+    low, high = 0, round(10 * most)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = audio.frames(round(middle / 10 * audio.rate)) <= frames
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low / 10
+
+
+def _cut(corpus: Corpus, seconds: float) -> dict[str, float]:
+    """Shares of sounds and of their seconds behind a clip's end."""
+    total = float(corpus.seconds.sum())
+    behind = np.maximum(corpus.seconds - seconds, 0.0)
+    return {
+        "cut": float((behind > 0).mean()) if len(behind) else 0.0,
+        "lost": float(behind.sum()) / total if total else 0.0,
+    }
+
+
+def _shortened(
+    corpus: Corpus, audio: AudioShape | None, image: ImageShape | None, tried: Choice, keep: bool
+) -> Proposal:
+    """The shortest max_seq_len up to the tried one that keeps KEEP of what the tried one keeps; keep: the tried one."""
     kept = keeps(corpus, audio, image, tried)
+    if keep:
+        return Proposal(tried, tried.max_seq_len, {task: one.dropped for task, one in kept.items()})
     need = 1
     for task, one in kept.items():
         goal = min(one.kept / one.records if one.records else 0.0, KEEP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 from mmpt.model import qwen3
 from mmpt.model.remat import layers_of
 from mmpt.profile import Profile, launcher_of
-from mmpt.shards.fitting import Choice, Kept, Proposal, Step, keeps, longest_row, mean_step, propose
+from mmpt.shards.fitting import Choice, Given, Kept, Proposal, Step, keeps, longest_row, mean_step, propose
 from mmpt.shards.lengths import AudioShape, Corpus, ImageShape, audio_shape, image_shape, read_corpus
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
@@ -41,7 +42,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """A profile with everything that its sizes follow from."""
 
     data: Mapping[str, Any]
@@ -75,6 +76,12 @@ class _Plan:
         return footprint.memory(self.shape, self.size, kept, rows, device.kind, checkpointed, self.spread)
 
     @property
+    def positions(self) -> int | None:
+        """How many tokens of one sequence the base was made for, where its configuration says it."""
+        names = ("max_position_embeddings", "n_positions")
+        return next((int(found) for name in names if (found := self.shape.config.get(name))), None)
+
+    @property
     def noise(self) -> bool:
         """Whether dropout draws anything."""
         own = self.shape.config.get("attention_dropout") or 0.0
@@ -88,25 +95,32 @@ class _Plan:
         return self.fits(row_len, 1, device) or self.fits(row_len, 1, device, self.shape.layers)
 
 
-def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0) -> dict[str, Any]:
-    """The whole report, plain JSON.
+def fit(
+    root: Path, profile: Profile, device: Device, steps_to_measure: int = 0, given: Given = Given()
+) -> dict[str, Any]:
+    """The whole report, plain JSON; see `plan_of` and `report_of`."""
+    return report_of(plan_of(root, profile.data, device, given), profile.name, device, steps_to_measure, given)
+
+
+def report_of(
+    plan: Plan, name: str, device: Device, steps_to_measure: int = 0, given: Given = Given()
+) -> dict[str, Any]:
+    """What a planned profile drops, needs and takes, and what would fit better.
 
     Args:
-        root: artifacts/<profile>; what is built there is used, what is not is assumed.
         steps_to_measure: also train so many steps on random ids, to hold the estimates against.
+        given: what proposals keep.
 
     Raises:
-        UserError: a model whose configuration is not to be had, a codec of unknown geometry, no task with
-        records.
+        UserError: another device than this machine's is to be measured.
     """
-    data = profile.data
-    plan = _plan(root, data, ranks_of(data, device))
-    choice = _choice(data, plan)
+    data, choice = plan.data, choice_of(plan)
     kept = keeps(plan.corpus, plan.audio, plan.image, choice)
     row_len, micro_rows = data["train"]["row_len"], data["train"].get("micro_rows", 0)
     checkpointed = layers_of(data["train"].get("activation_checkpointing", False), plan.shape.layers)
     report: dict[str, Any] = {
-        "profile": profile.name,
+        "profile": name,
+        "given": asdict(given) if given else None,
         "basis": list(plan.corpus.basis),
         "model": _about(plan),
         "device": asdict(device),
@@ -115,6 +129,8 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
         "longest_row": longest_row(partial(plan.a_row_fits, device=device)),
         "now": None,
         "proposals": [],
+        "instead": [],
+        "stages": None,
         "measured": None,
     }
     if any(one.kept for one in kept.values()):
@@ -125,9 +141,69 @@ def fit(root: Path, profile: Profile, device: Device, steps_to_measure: int = 0)
             sized = _sized(alone, choice, row_len, micro_rows, step, device, checkpointed)
             report["measured"] = _measured(alone, kept, sized, device, steps_to_measure)
     plan = _split_where_needed(plan, row_len, device)
-    found = propose(plan.corpus, plan.audio, plan.image, choice, partial(plan.a_row_fits, device=device))
-    report["proposals"] = [_proposed(plan, one, device) for one in found if one.best < 1]
+    report["proposals"] = _proposals(plan, choice, device, given)
+    if given.max_seq_len:  # the length that would keep the sound as it is
+        same = Given(None, given.seconds or choice.seconds, given.n_codebooks or choice.n_codebooks)
+        longer = [one for one in _proposals(plan, choice, device, same) if one["max_seq_len"] > given.max_seq_len]
+        report["instead"] = longer[:1]
     return report
+
+
+def _proposals(plan: Plan, choice: Choice, device: Device, given: Given) -> list[dict[str, Any]]:
+    a_row_fits = partial(plan.a_row_fits, device=device)
+    found = propose(plan.corpus, plan.audio, plan.image, choice, a_row_fits, given, plan.positions)
+    return [_proposed(plan, one, device) for one in found if one.best < 1]
+
+
+def plan_of(root: Path, data: Mapping[str, Any], device: Device, given: Given = Given()) -> Plan:
+    """Everything that a profile's sizes follow from.
+
+    Args:
+        root: artifacts/<profile>; what is built there is used, what is not is assumed.
+        given: taken for the profile's own values.
+
+    Raises:
+        UserError: a model whose configuration is not to be had, a codec of unknown geometry, no task with
+        records, a given length that the codec or the profile does not allow.
+    """
+    return _plan(root, with_given(data, given), ranks_of(data, device))
+
+
+def with_given(data: Mapping[str, Any], given: Given) -> dict[str, Any]:
+    """A profile's data with what a user gave; rows are at least as long as the longest example.
+
+    Raises:
+        UserError: a clip or codebooks without an audio codec, or for imported shards, whose codes are what they are.
+    """
+    new = copy.deepcopy(dict(data))
+    if given.seconds or given.n_codebooks:
+        if not new["codecs"].get("audio") or "inputs" in new:
+            why = "its shards are imported" if "inputs" in new else "the profile has no audio codec"
+            raise UserError("clip and codebooks cannot be chosen", where="codecs.audio", found=why)
+        new["codecs"]["audio"]["clip_seconds"] = given.seconds or new["codecs"]["audio"]["clip_seconds"]
+        if given.n_codebooks:
+            new["codecs"]["audio"]["n_codebooks"] = given.n_codebooks
+    if given.max_seq_len:
+        new["examples"]["max_seq_len"] = new["train"]["row_len"] = given.max_seq_len
+    return new
+
+
+def as_profile(data: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile's data with one of the `proposals` of `report_of`; what a proposal does not say stays as it was."""
+    new = copy.deepcopy(dict(data))
+    if chosen["clip_seconds"] is not None and "inputs" not in new:
+        new["codecs"]["audio"]["clip_seconds"] = chosen["clip_seconds"]
+        new["codecs"]["audio"]["n_codebooks"] = chosen["n_codebooks"]
+    new["examples"]["max_seq_len"] = chosen["max_seq_len"]
+    train = new["train"]
+    train |= {"row_len": chosen["row_len"], "micro_rows": chosen["micro_rows"]}
+    for section in (train, new["warmup"]):
+        section["tokens_per_step"] = max(section["tokens_per_step"], chosen["row_len"])
+    if chosen["activation_checkpointing"] or "activation_checkpointing" in train:
+        train["activation_checkpointing"] = chosen["activation_checkpointing"]
+    if chosen["shard_base"]:
+        new["launcher"] = {**new.get("launcher", {}), "shard_base": True}
+    return new
 
 
 def ranks_of(data: Mapping[str, Any], device: Device) -> footprint.Spread:
@@ -142,7 +218,7 @@ def _kind(data: Mapping[str, Any], spread: footprint.Spread) -> str:
     return "torchrun" if kind == "local" and spread.world > 1 else kind
 
 
-def _split_where_needed(plan: _Plan, row_len: int, device: Device) -> _Plan:
+def _split_where_needed(plan: Plan, row_len: int, device: Device) -> Plan:
     """With the base split over the ranks, where a rank that keeps all of it cannot hold a row, and one that keeps
     its share could hold a longer one.
     """
@@ -205,7 +281,7 @@ def _memory_available() -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
-def _plan(root: Path, data: Mapping[str, Any], spread: footprint.Spread = footprint.Spread()) -> _Plan:
+def _plan(root: Path, data: Mapping[str, Any], spread: footprint.Spread = footprint.Spread()) -> Plan:
     codecs = data["codecs"]
     audio = audio_shape(codecs.get("audio"), root / "codecs" / "data" / "audio")
     image = image_shape(codecs.get("image"), root / "codecs" / "data" / "image")
@@ -216,7 +292,7 @@ def _plan(root: Path, data: Mapping[str, Any], spread: footprint.Spread = footpr
     config, source = _config(root, data)
     space = _space(root, data, config, tokenizer, audio, image)
     shape = footprint.Shape(config, data["lora"], space, getattr(torch, data["runtime"]["dtype"]))
-    return _Plan(data, corpus, audio, image, shape, footprint.sizes(shape), source, spread, {}, {})
+    return Plan(data, corpus, audio, image, shape, footprint.sizes(shape), source, spread, {}, {})
 
 
 def _tokenizer(root: Path, base: Mapping[str, Any]):  # type: ignore[no-untyped-def]
@@ -284,7 +360,9 @@ def _space(
     )
 
 
-def _choice(data: Mapping[str, Any], plan: _Plan) -> Choice:
+def choice_of(plan: Plan) -> Choice:
+    """What the plan's profile chooses."""
+    data = plan.data
     return Choice(
         data["codecs"]["audio"]["clip_seconds"] if plan.audio else 0.0,
         plan.audio.n_codebooks if plan.audio else 0,
@@ -293,7 +371,7 @@ def _choice(data: Mapping[str, Any], plan: _Plan) -> Choice:
     )
 
 
-def _step(plan: _Plan, kept: Mapping[str, Kept], row_len: int) -> Step:
+def _step(plan: Plan, kept: Mapping[str, Kept], row_len: int) -> Step:
     data = plan.data
     return mean_step(
         kept,
@@ -306,7 +384,7 @@ def _step(plan: _Plan, kept: Mapping[str, Kept], row_len: int) -> Step:
     )
 
 
-def _about(plan: _Plan) -> dict[str, Any]:
+def _about(plan: Plan) -> dict[str, Any]:
     shape, size = plan.shape, plan.size
     return {
         "name": str(plan.data["base"].get("path", plan.data["base"]["kind"])).rstrip("/").rsplit("/", 1)[-1],
@@ -317,11 +395,12 @@ def _about(plan: _Plan) -> dict[str, Any]:
         "vocabulary": shape.space.vocab_size_total,
         "new_ids": shape.space.n_new,
         "tied": shape.tied,
+        "positions": plan.positions,
     }
 
 
 def _sized(
-    plan: _Plan, choice: Choice, row_len: int, micro_rows: int, step: Step, device: Device, checkpointed: int
+    plan: Plan, choice: Choice, row_len: int, micro_rows: int, step: Step, device: Device, checkpointed: int
 ) -> dict[str, Any]:
     """One choice with its step, memory and time; `checkpointed`: layers with activation checkpointing."""
     world = plan.spread.world
@@ -350,7 +429,7 @@ def _sized(
     }
 
 
-def _proposed(plan: _Plan, one: Proposal, device: Device) -> dict[str, Any]:
+def _proposed(plan: Plan, one: Proposal, device: Device) -> dict[str, Any]:
     """A proposal with as many rows at once as fit, at the profile's tokens a step. Where not even one does,
     as few layers as need be checkpoint their activations.
     """
@@ -366,11 +445,11 @@ def _proposed(plan: _Plan, one: Proposal, device: Device) -> dict[str, Any]:
     while checkpointed < plan.shape.layers and not plan.fits(row_len, rows, device, checkpointed):
         checkpointed += 1
     sized = _sized(plan, one.choice, row_len, rows, step, device, checkpointed)
-    return {**sized, "dropped": dict(one.dropped)}
+    return {**sized, "dropped": dict(one.dropped), "cut": one.cut, "lost": one.lost}
 
 
 def _measured(
-    plan: _Plan, kept: Mapping[str, Kept], now: Mapping[str, Any], device: Device, steps: int
+    plan: Plan, kept: Mapping[str, Kept], now: Mapping[str, Any], device: Device, steps: int
 ) -> dict[str, Any]:
     """The same on real steps, and by how much the estimates were off."""
     if not device.timed:

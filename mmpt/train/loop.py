@@ -20,8 +20,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -302,6 +302,27 @@ def _one_step(run: _Run, laid: Laid, ranges: tuple[torch.Tensor, torch.Tensor] |
     run.unseen.append(_Seen.of(run.step, tally, norm, run.watch, laid.batch))
     run.step += 1
     return rates
+
+
+def rehearse(
+    model: MultimodalLM, loader: Loader, settings: TrainSettings, pieces: int, steps: Iterable[int]
+) -> torch.optim.Optimizer:
+    """Allocate what a step allocates once AdamW's moments exist. Nothing is read back, so that it runs on device "meta".
+
+    Args:
+        pieces: how many micro-batches run, those with most tokens of the `steps` that are laid out.
+
+    Returns:
+        The optimizer, which holds the moments; the parameters hold their gradients.
+    """
+    run = _before(model, loader, settings, Path(os.devnull), Hooks(), Ranks.alone())
+    _gradients([p for group in run.optimizer.param_groups for p in group["params"]])
+    run.optimizer.step()
+    laid = [_lay(run, step) for step in steps]
+    longest = sorted((piece for one in laid for piece in one.pieces), key=lambda piece: -piece.input_ids.numel())
+    ranges = decode_ranges(model.space, model.device) if settings.support == "range" else None
+    _one_step(run, replace(laid[0], pieces=tuple(longest[:pieces])), ranges)
+    return run.optimizer
 
 
 def _gradients(parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:

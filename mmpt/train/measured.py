@@ -14,7 +14,7 @@ from torch import nn
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.model.vocabulary import SegmentedEmbedding
 from mmpt.shards.fitting import REPLAY_TOKENS, Kept
-from mmpt.shards.loader import make_loader
+from mmpt.shards.loader import Loader, make_loader
 from mmpt.store.memory import status
 from mmpt.tokens.formats import OVERHEAD, TASKS, Example, build, build_text
 from mmpt.tokens.space import TokenSpace
@@ -94,13 +94,8 @@ def _measure(
     before = _resident() if device == "cpu" else 0
     model = random_model(shape, device)
     model.checkpoint_layers(data["train"].get("activation_checkpointing", False))
-    loader = _loader(shape.space, data, kept)
-    settings = TrainSettings(
-        data["train"]["steps"],
-        dict(data["train"]["lr"]),
-        micro_rows=data["train"].get("micro_rows", 0),
-        **step_options(_Dotted(data)),
-    )
+    loader = random_loader(shape.space, data, kept)
+    settings = settings_of(data)
     optimizer = make_optimizer(model, settings.lr, settings.betas, settings.weight_decay)
     last = data["train"]["steps"] - 1  # the full mixture: past the ramp
     spent: list[float] = []
@@ -126,6 +121,16 @@ def _measure(
     }
 
 
+def settings_of(data: Mapping[str, Any]) -> TrainSettings:
+    """Stage 4's settings of a profile's data."""
+    return TrainSettings(
+        data["train"]["steps"],
+        dict(data["train"]["lr"]),
+        micro_rows=data["train"].get("micro_rows", 0),
+        **step_options(_Dotted(data)),
+    )
+
+
 def random_model(shape: Shape, device: str) -> MultimodalLM:
     """A MultimodalLM of the shape with random weights."""
     lm = build_model(shape, shape.layers, device)
@@ -137,7 +142,8 @@ def random_model(shape: Shape, device: str) -> MultimodalLM:
     return MultimodalLM(lm, space, head, {**dict(shape.lora), "layer_norm": False})
 
 
-def _loader(space: TokenSpace, data: Mapping[str, Any], kept: Mapping[str, Kept]):  # type: ignore[no-untyped-def]
+def random_loader(space: TokenSpace, data: Mapping[str, Any], kept: Mapping[str, Kept]) -> Loader:
+    """Batches of the profile's mixture, of random ids in the lengths that each task keeps."""
     weights = {
         task: data["mixture"]["weights"].get(task, 0) for task in TASKS if task in kept and kept[task].kept
     }
