@@ -14,14 +14,15 @@ measured, is GO. What reaches b through others is not drawn again.
     warmup -> preflight -A1 A2 A3 A4-> train
     warmup -> resume_check
     train -> trend, generate, text_regression
-    generate -> ablation, read_regression, scores
-    trend, ablation, text_regression, read_regression, resume_check, scores -> render
+    generate -> ablation, read_regression, staged_export, scores
+    trend, ablation, text_regression, read_regression, staged_export, resume_check, scores -> render
 
     train -B1 B2-> release
-    generate -B4 C1-> release
-    ablation -B3 C2-> release
+    generate -B4 C1 E1-> release
+    ablation -B3 C2 L1-> release
     text_regression -C3-> release
     read_regression -R1-> release
+    staged_export -X1-> release
     resume_check -C4-> release
     scores -Q1 Q2 T1-> release
 

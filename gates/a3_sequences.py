@@ -79,6 +79,49 @@ GATE = {
             "optional": True,
             "message": "dropped records by task and reason",
         },
+        # largest difference, over its tolerance by dtype, between the loss of a sequence in the rows that training
+        # packs and of the same sequence alone; n: sequences
+        {
+            "id": "packed",
+            "metric": "packed_over_tolerance",
+            "rule": "max",
+            "message": "a packed sequence costs other than the same sequence alone",
+            "remedy": (
+                "packed sequences see each other, or their positions do not restart: use a base with attention layers "
+                "only, and run `pytest tests/model/test_isolation.py tests/evaluate/test_packed.py`"
+            ),
+        },
+        {
+            "id": "packed_whole",
+            "metric": "packed_sequences_unmatched",
+            "rule": "max",
+            "message": "packed rows do not hold the sequences that were drawn",
+            "remedy": "run `pytest tests/shards/test_loader.py tests/evaluate/test_packed.py`",
+        },
+        # share of a modality's worst codebook that no record of the train split holds: those rows are never trained
+        {
+            "id": "unseen_codes",
+            "metric": "codes_never_seen",
+            "slices": ["image", "audio"],
+            "rule": "max",
+            "message": "more than half of a codebook never occurs in training",
+            "remedy": "add records, or take a codec with a smaller codebook (codecs.audio, codecs.image)",
+        },
+        # exp of the entropy of the codes that occur, over the size of the codebook
+        {
+            "id": "code_use",
+            "metric": "code_perplexity",
+            "each": True,
+            "slices": ["image", "audio"],
+            "rule": "min",
+            "message": "how evenly the codes of a codebook occur in training",
+        },
+        {
+            "id": "unseen_rows",
+            "metric": "rows_never_seen",
+            "rule": "max",
+            "message": "new rows that no training sequence holds",
+        },
     ],
 }
 

@@ -1,6 +1,7 @@
 """B2, on the evidence of stage train.
 
-What it finds: NaN, exploding gradients or jumping embedding norms in training.
+What it finds: NaN, exploding gradients or jumping embedding norms in training, and held-out records that were trained
+on.
 """
 
 GATE = {
@@ -69,6 +70,26 @@ GATE = {
             "rule": "max",
             "message": "more than half of the steps were clipped",
             "remedy": "lower train.lr.lora or raise train.clip",
+        },
+        # records that a step drew and that split.jsonl does not give to train; n: the records drawn
+        {
+            "id": "drawn",
+            "metric": "drawn_outside_train",
+            "rule": "max",
+            "message": "training drew records of val or test",
+            "remedy": (
+                "{run}/train/data/draws.jsonl lists what was drawn, {run}/split/data/split.jsonl the splits; every "
+                "number measured on test is void. Delete {run}/train and run doit; if it comes back, run `pytest "
+                "tests/train tests/shards`"
+            ),
+        },
+        # of each task's train examples, those that no step drew
+        {
+            "id": "never_drawn",
+            "metric": "examples_never_drawn",
+            "slices": ["a2t", "i2t", "t2a", "t2i"],
+            "rule": "max",
+            "message": "examples that no step drew",
         },
     ],
 }

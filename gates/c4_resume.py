@@ -60,6 +60,57 @@ GATE = {
                 "reference and run doit to see which"
             ),
         },
+        {
+            "id": "schedule",
+            "metric": "schedule_differing",
+            "rule": "max",
+            "message": "the schedule differs after resume",
+            "remedy": (
+                "{run}/resume_check/data/resume_check.json names the settings (differing): run `pytest "
+                "tests/train/test_loop.py`"
+            ),
+        },
+        # cursors of the mixture, the data's digest, and how often each example was drawn
+        {
+            "id": "sampler",
+            "metric": "sampler_differing",
+            "rule": "max",
+            "message": "the sampler's state differs after resume",
+            "remedy": (
+                "{run}/resume_check/data/resume_check.json names it (differing): run `pytest "
+                "tests/shards/test_loader.py tests/train/test_loop.py`"
+            ),
+        },
+        {
+            "id": "monitors",
+            "metric": "monitors_differing",
+            "rule": "max",
+            "message": "the monitors' state differs after resume",
+            "remedy": (
+                "{run}/resume_check/data/resume_check.json names it (differing): run `pytest tests/train/test_monitors.py`"
+            ),
+        },
+        # the open log interval, measurements kept, the reason of a stop
+        {
+            "id": "intervals",
+            "metric": "intervals_differing",
+            "rule": "max",
+            "message": "the open log interval or a kept measurement differs after resume",
+            "remedy": (
+                "{run}/resume_check/data/resume_check.json names it (differing): run `pytest tests/train/test_loop.py`"
+            ),
+        },
+        # parts that a run needs to go on and that no checkpoint holds; n: the parts
+        {
+            "id": "whole",
+            "metric": "state_missing",
+            "rule": "max",
+            "message": "checkpoints lack a part that a resumed run needs",
+            "remedy": (
+                "{run}/resume_check/data/resume_check.json names it (differing): run `pytest "
+                "tests/model/test_checkpoints.py`"
+            ),
+        },
         # 1 where a checkpoint with that difference was loaded without complaint; n: attempts
         {
             "id": "refusals",

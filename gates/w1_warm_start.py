@@ -1,6 +1,6 @@
 """W1, on the evidence of stage warmup_check.
 
-What it finds: after warm-up the read tasks do not depend on their context.
+What it finds: after warm-up the read tasks do not depend on their context; held-out records that it trained on.
 """
 
 GATE = {
@@ -33,6 +33,18 @@ GATE = {
                 "raise warmup.steps (first) or warmup.lr, then run doit; "
                 "{run}/warmup_check/data/read_gap.json has the losses. If the gap stays, the codes lose "
                 "what captions speak of: see S3 and codecs.audio or codecs.image"
+            ),
+        },
+        # records that the warm-up drew and that split.jsonl does not give to train; n: the records drawn
+        {
+            "id": "drawn",
+            "metric": "drawn_outside_train",
+            "rule": "max",
+            "requires": "warmed_up_here",
+            "message": "the warm-up drew records of val or test",
+            "remedy": (
+                "{run}/warmup/data/draws.jsonl lists what was drawn, {run}/split/data/split.jsonl the splits: delete "
+                "{run}/warmup and run doit; if it comes back, run `pytest tests/train tests/shards`"
             ),
         },
     ],

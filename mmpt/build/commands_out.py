@@ -14,10 +14,12 @@ from mmpt.build.conclusion import Conclusion, look
 from mmpt.build.fit_lines import fit_lines
 from mmpt.build.model_card import card
 from mmpt.build.project import Project
+from mmpt.build.release import release_problems
 from mmpt.build.staleness import reasons, told
 from mmpt.gating import Verdict
 from mmpt.profile.writing import new_profile, write_profile
 from mmpt.store.atomic import atomic_write, publish_folder
+from mmpt.store.canonical import read_json
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import EXIT_GO, UserError
 
@@ -30,7 +32,7 @@ class Export(OurCommand):
         parser = super().parser()
         parser.add_argument("--to", type=user_path, required=True, metavar="DIR", help="new or empty folder")
         parser.add_argument(
-            "--dtype", choices=("float32", "bfloat16"), help="of the merged weights; default: the run's"
+            "--dtype", choices=("float32", "bfloat16"), help="of the merged weights: the one that gate X1 judged"
         )
         parser.add_argument("--strict", action="store_true", help="ignore waivers")
         return parser
@@ -73,13 +75,29 @@ def refuse_occupied(target: Path) -> None:
 def write_export(
     project: Project, verdicts: Sequence[Verdict], target: Path, dtype: str | None
 ) -> dict[str, Any]:
-    """Write the folder beside its place and move it there, whole; returns how the written model compares."""
+    """Copy the staged export beside its place and move it there, whole; returns how the written model compares.
+
+    Raises:
+        UserError: weights of another dtype than those that were judged; a release that is not what was judged.
+    """
+    staged = project.root / "staged_export" / "data"
+    written = read_json(staged / "export.json")
+    if dtype not in (None, written["dtype"]):
+        raise UserError(
+            "these weights were not judged",
+            where=f"--dtype {dtype}",
+            found=f"gate X1 judged {written['dtype']}",
+            fix=f"set export.dtype: {dtype} in the profile and run doit",
+        )
+    if problems := release_problems(project.root):
+        raise UserError("the release is not what was judged", where=project.root.name, found=problems[0])
+    written["release"] = read_json(project.root / "release" / "data" / "RELEASE.json")
     staging = target.absolute().with_name(f".{target.absolute().name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        written = computing(project, "mmpt.evaluate.exporting").export(
-            project.root, project.profile, staging, dtype
-        )
+        shutil.copytree(staged / "export", staging)
+        if Manifest.of(staging).digest != written["release"]["export_manifest_sha256"]:
+            raise UserError("the copy is not the staged export", where=staging, fix="look for a faulty disk")
         atomic_write(staging / "README.md", card(project, verdicts, written).encode())
         atomic_write(staging / "MANIFEST.sha256", str(Manifest.of(staging)).encode())
         publish_folder(staging, target.absolute())

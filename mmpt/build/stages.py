@@ -16,7 +16,7 @@ WEIGHTS = ("base.path",)
 CODEC_WEIGHTS = ("codecs.audio.path", "codecs.image.path")  # those in `options` too: Profile.codec_files
 JUDGES = ("evaluate.scores.clip.path", "evaluate.scores.clap.path")
 BEFORE_TRAIN = ("W1", "A1", "A2", "A3", "A4", "K1", "S3")
-AFTER_TRAIN = ("B1", "B2", "B3", "B4", "C1", "C2", "C3", "C4", "R1", "Q1", "Q2", "T1")
+AFTER_TRAIN = ("B1", "B2", "B3", "B4", "C1", "C2", "C3", "C4", "L1", "E1", "R1", "X1", "Q1", "Q2", "T1")
 BEFORE_RELEASE = ("S1", "S2", *BEFORE_TRAIN, *AFTER_TRAIN)
 # What warm-up and stage 4 share. Their lengths are apart, so that more steps do not warm up again.
 STEP = (
@@ -39,7 +39,9 @@ WARMUP = (
 )
 TRAIN = ("train", "lora", "mixture", "examples.max_seq_len")
 DATA = ("corpus", "manifest", "split", "codecs", "token_space", "shards")
-MEASURED = ("trend", "generate", "ablation", "text_regression", "read_regression", "resume_check", "scores")
+MEASURED = (
+    *("trend", "generate", "ablation", "text_regression", "read_regression", "staged_export", "resume_check", "scores"),
+)
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -236,15 +238,16 @@ STAGES: tuple[Stage, ...] = (
         "golden sets at step 0 and at the end, decoded to files",
         "mmpt.evaluate.stages:generate",
         inputs=("extension", "corpus", "train", "base", "golden", "codecs", "token_space", "examples", "shards"),
-        slice=("generate",),
+        slice=("generate", "codecs.audio.clip_seconds"),
         external=MEDIA + CODEC_WEIGHTS,
         outputs=(
             Output("qual/step_*/**/step_*_golden_*.jsonl", "golden_output"),
             Output("qual/step_*/golden_summary.json", "golden_summary"),
             Output("qual/step_*/scored_outputs.jsonl", "scored_output"),
             Output("qual/random_weights.json", "random_weights"),
+            Output("qual/step_*/learned_end/step_*_learned_end_t2a.jsonl", "learned_end_output", optional=True),
         ),
-        measures=("B4", "C1"),
+        measures=("B4", "C1", "E1"),
         torch=True,
     ),
     Stage(
@@ -256,8 +259,9 @@ STAGES: tuple[Stage, ...] = (
         outputs=(
             Output("qual/step_*/prompt_ablation.json", "prompt_ablation"),
             Output("qual/step_*/ablation_losses.jsonl", "ablation_loss"),
+            Output("alignment.json", "alignment"),
         ),
-        measures=("B3", "C2"),
+        measures=("B3", "C2", "L1"),
         torch=True,
     ),
     Stage(
@@ -278,6 +282,22 @@ STAGES: tuple[Stage, ...] = (
         slice=("evaluate.bootstrap",),
         outputs=(Output("read_regression.json", "read_gap"),),
         measures=("R1",),
+        torch=True,
+    ),
+    Stage(
+        "staged_export",
+        "the folder to hand out, and does it give the run's ids",
+        "mmpt.evaluate.exporting:staged_export",
+        inputs=("extension", "train", "base", "golden", "codecs", "token_space", "generate"),
+        slice=("generate", "export", "codecs.audio.clip_seconds"),
+        external=CODEC_WEIGHTS,
+        outputs=(
+            Output("export/config.json"),
+            Output("export/*.safetensors"),
+            Output("export/adapter/*"),
+            Output("export.json", "staged_export"),
+        ),
+        measures=("X1",),
         torch=True,
     ),
     Stage(
@@ -317,7 +337,10 @@ STAGES: tuple[Stage, ...] = (
         "release",
         "the adapter, behind every gate",
         "mmpt.build.release:release",
-        inputs=("train", "token_space", "base"),
+        inputs=(
+            *("train", "token_space", "base", "generate", "ablation", "text_regression", "read_regression"),
+            *("staged_export", "scores"),
+        ),
         needs=BEFORE_RELEASE,
         slice=("name",),
         granted=True,

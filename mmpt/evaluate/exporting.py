@@ -1,72 +1,183 @@
-"""The torch part of `doit export`: from a finished run's folders to the exported one, without its card."""
+"""The export of a finished training, written before it is released and judged by gate X1.
+
+The staged folder is what `doit export` hands out. X1 asks, in each runtime that the profile lists, for the greedy ids
+of the run's golden prompts: merged weights, tokenizer and grammar must give what the run gave. A first id that
+differs counts unless the exported model prefers it by no more than its rounding.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from mmpt.evaluate.sets import Codecs, golden_sets
-from mmpt.launch.setting import set_up_torch
-from mmpt.model.export import Lengths, export_model, probes_of
-from mmpt.profile import Profile
-from mmpt.store.canonical import read_json
-from mmpt.store.errors import UserError
-from mmpt.tokens import load
+from mmpt.evaluate.checkpoint import Trained, Workshop, digest
+from mmpt.evaluate.endings import FOLDER, LearnedEnd
+from mmpt.evaluate.golden import generate_golden
+from mmpt.evaluate.sets import Codecs, Record, golden_sets, record_prompt
+from mmpt.evaluate.trend import setting_of
+from mmpt.model.export import TOLERANCE, Lengths, export_model, probes_of
+from mmpt.model.runtimes import RUNTIMES, Asked, open_plain, preference
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.evidence import Metric, write_evidence
+from mmpt.store.jsonl import read_jsonl
+from mmpt.store.stage import StageContext
+from mmpt.tokens import TokenSpace
+from mmpt.tokens.formats import LAYOUTS
+
+SHOWN = 10  # items whose ids differ, in export.json
 
 
-def export(root: Path, profile: Profile, folder: Path, dtype: str | None) -> dict[str, Any]:
-    """Write model, adapter, tokenizer and grammar of the released adapter into the new folder `folder`.
+@dataclass(frozen=True)
+class Expected:
+    """A golden prompt, and the ids that the run gave it."""
 
-    Args:
-        root: artifacts/<profile>, with its release. dtype: of the merged weights; None: the run's.
+    name: str
+    asked: Asked
+    ids: np.ndarray
 
-    Returns:
-        {"dtype", "base": base.json, "parity": {..}, "lengths": {..}, "token_space": digest, "step"} for the
-        card.
-    """
-    set_up_torch(profile.data["runtime"]["threads"], profile.data["seed"])
-    dtype = dtype or profile.data["runtime"]["dtype"]
-    space, codecs = load(_data(root, "token_space")), Codecs.open(_data(root, "codecs"))
-    lengths = Lengths(
-        text_tokens=(1, profile.data["generate"]["max_text_tokens"]),
-        audio_frames=_frames(codecs, profile),
-        image_tokens=codecs.image.tokens_per_image if codecs.image else None,
-    )
+
+def staged_export(ctx: StageContext) -> None:
+    """export/ (the folder to hand out), export.json (what the model card needs), evidence/X1."""
+    workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
+    checkpoint, space = trained.path(trained.final), workshop.space
+    sets, codecs = golden_sets(ctx.inputs["golden"]), Codecs.open(ctx.inputs["codecs"])
+    dtype = ctx.profile.get("export.dtype") or ctx.dtype
+    lengths = lengths_of(ctx.profile, codecs)
+    ctx.progress(0, 2, "writing")
     parity = export_model(
-        folder,
-        base=_data(root, "base"),
-        token_space=_data(root, "token_space"),
+        ctx.out / "export",
+        base=ctx.inputs["base"],
+        token_space=ctx.inputs["token_space"],
         space=space,
-        adapter=_data(root, "release") / "adapter",
+        adapter=checkpoint,
         lengths=lengths,
-        probes=probes_of(space, golden_sets(_data(root, "golden"))),
+        probes=probes_of(space, sets),
         dtype=getattr(torch, dtype),
     )
-    return {
-        "dtype": dtype,
-        "base": read_json(_data(root, "base") / "base.json"),
-        "parity": asdict(parity),
-        "lengths": asdict(lengths),
-        "space": space.to_json(),
-        "token_space": space.digest,
-        "release": read_json(_data(root, "release") / "RELEASE.json"),
-    }
+    wanted = expected_outputs(ctx, workshop, trained, sets)
+    tolerance = max(TOLERANCE[getattr(torch, name)] for name in (dtype, ctx.dtype))
+    metrics: list[Metric] = []
+    judged: dict[str, Any] = {}
+    for done, name in enumerate(ctx.profile.get("export.runtimes", ["transformers"])):
+        ctx.progress(done + 1, 2, name)
+        found, judged[name] = compare(ctx, name, getattr(torch, dtype), space, wanted, tolerance)
+        metrics += found
+    adapter = digest(ctx.out / "export" / "adapter")
+    write_json(
+        ctx.out / "export.json",
+        {
+            "dtype": dtype,
+            "step": f"step_{trained.final}",
+            "adapter_sha256": adapter,
+            "base": read_json(ctx.inputs["base"] / "base.json"),
+            "parity": asdict(parity),
+            "lengths": asdict(lengths),
+            "space": space.to_json(),
+            "token_space": space.digest,
+            "runtimes": judged,
+        },
+    )
+    write_evidence(ctx.out, "X1", metrics, subject={"final": adapter})
 
 
-def _frames(codecs: Codecs, profile: Profile) -> tuple[int, int] | None:
-    """An exact length: that of a whole clip, which is what most of the corpus has."""
-    if codecs.audio is None:
-        return None
-    seconds = profile.data["codecs"]["audio"]["clip_seconds"]
-    frames = codecs.audio.frames(round(seconds * codecs.audio.sample_rate))
-    return frames, frames
+def lengths_of(profile: Any, codecs: Codecs) -> Lengths:
+    """What grammar.json says of lengths: exact sounds are whole clips, which is what most of a corpus has.
+
+    profile: dotted access to generate and codecs.audio.clip_seconds.
+    """
+    frames = learned = None
+    if codecs.audio is not None:
+        seconds = profile["codecs.audio.clip_seconds"]
+        whole = codecs.audio.frames(round(seconds * codecs.audio.sample_rate))
+        frames, learned = (whole, whole), LearnedEnd.of(profile["generate"], codecs.audio, seconds).frames
+    return Lengths(
+        text_tokens=(1, profile["generate"]["max_text_tokens"]),
+        audio_frames=frames,
+        image_tokens=codecs.image.tokens_per_image if codecs.image else None,
+        audio_frames_learned_end=learned,
+    )
 
 
-def _data(root: Path, stage: str) -> Path:
-    folder = root / stage / "data"
-    if not folder.is_dir():
-        raise UserError(f"stage {stage} was not built yet", where=root.name, fix="run doit first")
-    return folder
+def expected_outputs(
+    ctx: StageContext, workshop: Workshop, trained: Trained, sets: Mapping[str, Sequence[Record]]
+) -> list[Expected]:
+    """The run's greedy golden outputs, and those whose end the model chose.
+
+    With guidance the run's outputs follow two prompts, which plain runtimes do not: then they are made anew without.
+    """
+    setting, folder = setting_of(ctx), ctx.inputs["generate"] / "qual" / f"step_{trained.final}"
+    name, space = f"step_{trained.final}", workshop.space
+    if setting.guidance == 1.0:
+        ids = {
+            task: [row["ids"] for row in read_jsonl(folder / f"{name}_golden_{task}.jsonl")] for task in sets
+        }
+    else:
+        with workshop.opened(trained.path(trained.final)) as model:
+            made = generate_golden(
+                model, space, sets, replace(setting, guidance=1.0), decodings=("greedy",), free=False
+            )
+        ids = {task: [one.ids for one in made[task, "greedy"].golden] for task in sets}
+    wanted = [
+        Expected(f"{task} {record['id']}", Asked(task, record_prompt(space, record), _exact(record)), np.asarray(own))
+        for task, records in sets.items()
+        for record, own in zip(records, ids[task], strict=True)
+    ]
+    free = folder / FOLDER / f"{name}_learned_end_t2a.jsonl"
+    if not free.is_file() or setting.guidance != 1.0:
+        return wanted
+    prompts = {record["id"]: record_prompt(space, record) for record in sets["t2a"]}
+    frames = LearnedEnd.of(
+        ctx.profile["generate"], Codecs.open(ctx.inputs["codecs"]).audio, ctx.profile["codecs.audio.clip_seconds"]
+    ).frames
+    return wanted + [
+        Expected(f"t2a {row['id']}, learned end", Asked("t2a", prompts[row["id"]], frames), np.asarray(row["ids"]))
+        for row in read_jsonl(free)
+        if row["decoding"] == "greedy"
+    ]
+
+
+def _exact(record: Record) -> tuple[int, int] | None:
+    return (int(record["n_frames"]),) * 2 if record["task"] == "t2a" else None
+
+
+def compare(
+    ctx: StageContext,
+    runtime: str,
+    dtype: torch.dtype,
+    space: TokenSpace,
+    wanted: Sequence[Expected],
+    tolerance: float,
+) -> tuple[list[Metric], dict[str, Any]]:
+    """X1 for one runtime: how many golden prompts get other ids, and at how many of them by rounding alone."""
+    folder = ctx.out / "export"
+    given = RUNTIMES[runtime](folder, [one.asked for one in wanted], dtype, ctx.device)
+    differing = [(one, ids) for one, ids in zip(wanted, given, strict=True) if not np.array_equal(one.ids, ids)]
+    plain = open_plain(folder, dtype, ctx.device) if differing else None
+    apart, ties = [], 0
+    for one, ids in differing:
+        place, own, other = first_difference(one, ids, space)
+        lead = preference(plain, np.concatenate([one.asked.prompt, one.ids[:place]]), other, own)
+        if abs(lead) <= tolerance:
+            ties += 1
+        else:
+            apart.append({"item": one.name, "position": place, "run": own, "runtime": other, "lead": round(lead, 6)})
+    n = len(wanted)
+    metrics = [
+        Metric("ids_differing", len(apart), n, "items", "lower", slice=runtime),
+        Metric("rounding_ties", ties, n, "items", "lower", slice=runtime),
+    ]
+    return metrics, {"items": n, "rounding_ties": ties, "differing": len(apart), "first": apart[:SHOWN]}
+
+
+def first_difference(one: Expected, ids: np.ndarray, space: TokenSpace) -> tuple[int, int, int]:
+    """(position in the payload, the run's id there, the runtime's), the end token after the last of either."""
+    end = space.special(LAYOUTS[one.asked.task].end)
+    own, other = np.append(one.ids, end), np.append(ids, end)
+    shared = min(len(own), len(other))
+    place = int(np.argmax(own[:shared] != other[:shared]))
+    return place, int(own[place]), int(other[place])

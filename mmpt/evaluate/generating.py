@@ -1,6 +1,7 @@
 """Golden outputs of a finished training, piece by piece, kept until the stage is published.
 
-work/golden/<model>-<piece>.safetensors     ids, offsets, ended, mass; <model>: step_<k>, or random
+work/golden/<model>-<piece>.safetensors     ids, offsets, ended, mass; <model>: step_<k>, random, or learned_end: sounds
+                                            of the last step whose length the model chooses
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import numpy as np
 
 from mmpt.evaluate.checkpoint import Trained, Workshop
 from mmpt.evaluate.emission import random_weights
+from mmpt.evaluate.endings import LearnedEnd, ending_pieces
 from mmpt.evaluate.golden import EMIT, Outputs, Piece, assembled, golden_pieces, run_piece
-from mmpt.evaluate.sets import golden_sets
+from mmpt.evaluate.sets import Codecs, golden_sets
 from mmpt.evaluate.trend import setting_of
 from mmpt.generate import Generated
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.store.stage import StageContext
 from mmpt.store.tensors import load_tensors, save_tensors
 
-RANDOM = "random"
+RANDOM, ENDINGS = "random", "learned_end"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ModelPiece:
 
 
 class Generating:
-    """All golden outputs of a run: of both checkpoints, and t2a and t2i of random weights.
+    """All golden outputs of a run: of both checkpoints, t2a and t2i of random weights, and sounds of free length.
 
     Args:
         ctx: of stage generate.
@@ -44,13 +46,14 @@ class Generating:
     def __init__(self, ctx: StageContext):
         self.ctx, self.workshop, self.trained = ctx, Workshop.of(ctx), Trained.of(ctx.inputs["train"])
         self.sets, self.setting = golden_sets(ctx.inputs["golden"]), setting_of(ctx)
+        endings = self._endings()
         emit = {task: records for task, records in self.sets.items() if task in EMIT}
         whole = golden_pieces(self.workshop.space, self.sets, self.setting)
         control = golden_pieces(self.workshop.space, emit, self.setting, free=False)
         steps = dict.fromkeys((self.trained.initial, self.trained.final))
         self.pieces = [
             ModelPiece(model, index, piece)
-            for model, pieces in (*((f"step_{step}", whole) for step in steps), (RANDOM, control))
+            for model, pieces in (*((f"step_{step}", whole) for step in steps), (ENDINGS, endings), (RANDOM, control))
             for index, piece in enumerate(pieces)
         ]
 
@@ -76,11 +79,25 @@ class Generating:
             self.sets, [(one.piece, _load(self._path(one))) for one in self.pieces if one.model == model]
         )
 
+    def endings(self) -> list[tuple[Piece, list[Generated]]]:
+        """Sounds whose length the model chose, once all of their pieces are there."""
+        return [(one.piece, _load(self._path(one))) for one in self.pieces if one.model == ENDINGS]
+
+    def _endings(self) -> list[Piece]:
+        records = self.sets.get("t2a", [])
+        if not records:
+            return []
+        codec = Codecs.open(self.ctx.inputs["codecs"]).audio
+        profile = self.ctx.profile
+        asked = LearnedEnd.of(profile["generate"], codec, profile["codecs.audio.clip_seconds"])
+        return ending_pieces(records, asked, self.setting, codec.n_codebooks)
+
     def _path(self, one: ModelPiece) -> Path:
         return self.ctx.work / "golden" / f"{one.model}-{one.index:04d}.safetensors"
 
     def _opened(self, model: str) -> AbstractContextManager[MultimodalLM]:
         steps = {f"step_{step}": step for step in (self.trained.initial, self.trained.final)}
+        steps[ENDINGS] = self.trained.final
         if model in steps:
             return self.workshop.opened(self.trained.path(steps[model]))
         return _random(self.workshop, self.ctx.seed)

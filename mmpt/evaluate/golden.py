@@ -26,7 +26,7 @@ from mmpt.evaluate.sets import (
 )
 from mmpt.generate import Generated, generate, opened, reserve
 from mmpt.store.errors import UserError
-from mmpt.tokens import Grammar, TokenSpace, check, prompt
+from mmpt.tokens import Grammar, TokenSpace, check, grammar, prompt
 
 EMIT = ("t2a", "t2i")
 TEMPERATURE = {"greedy": 0.0, "sampled": 1.0}
@@ -64,11 +64,22 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One output to make: a golden record under one decoding; `free`: with the vocabulary open."""
+    """One output to make: a golden record under one decoding; `free`: with the vocabulary open.
+
+    frames: (least, most) of a sound whose end the model chooses; None: the record's own length.
+    take: number of the sample of one record, each with its own seed.
+    """
 
     record: Record
     decoding: str
     free: bool
+    frames: tuple[int, int] | None = None
+    take: int = 0
+
+    def seed(self, run_seed: int) -> int:
+        """Of the draw; the first take of a golden output needs no more than its record and decoding."""
+        more = () if self.frames is None else ("learned end", self.take)
+        return item_seed(run_seed, self.record["task"], self.record["id"], self.decoding, *more)
 
 
 @dataclass(frozen=True)
@@ -132,8 +143,10 @@ def _guided(wanted: Wanted, setting: Setting) -> bool:
 
 
 def _grammar(space: TokenSpace, wanted: Wanted, setting: Setting) -> Grammar:
-    grammar = record_grammar(space, wanted.record, setting.max_text_tokens)
-    return opened(grammar, space.vocab_size_total) if wanted.free else grammar
+    if wanted.frames is not None:
+        return grammar(space, wanted.record["task"], frames=wanted.frames)
+    own = record_grammar(space, wanted.record, setting.max_text_tokens)
+    return opened(own, space.vocab_size_total) if wanted.free else own
 
 
 def run_piece(model, space: TokenSpace, piece: Piece, setting: Setting) -> list[Generated]:
@@ -145,7 +158,7 @@ def run_piece(model, space: TokenSpace, piece: Piece, setting: Setting) -> list[
         temperature=[TEMPERATURE[w.decoding] for w in wanted],
         top_k=[0 if w.free else setting.top_k for w in wanted],
         top_p=[1.0 if w.free else setting.top_p for w in wanted],
-        seeds=[item_seed(setting.seed, w.record["task"], w.record["id"], w.decoding) for w in wanted],
+        seeds=[w.seed(setting.seed) for w in wanted],
         **_batching(space, piece, setting),
     )
 

@@ -10,17 +10,21 @@ import torch
 from mmpt.evaluate import ablation as abl
 from mmpt.evaluate import caption_reading as reading
 from mmpt.evaluate import emission, outputs
+from mmpt.evaluate import endings as end
 from mmpt.evaluate import preflight as pre
 from mmpt.evaluate import published_scores as pub
 from mmpt.evaluate import scores as sco
 from mmpt.evaluate import text as txt
 from mmpt.evaluate import trend as tre
+from mmpt.evaluate.alignment import alignment_metrics
+from mmpt.evaluate.census import census_metrics
 from mmpt.evaluate.checkpoint import Trained, Workshop, digest
 from mmpt.evaluate.generating import RANDOM, Generating
 from mmpt.evaluate.golden import EMIT, Decoder
 from mmpt.evaluate.ground_truth import ground_truth_metrics
+from mmpt.evaluate.packed import packed_metrics
 from mmpt.evaluate.resume import check_resume
-from mmpt.evaluate.sets import Codecs, ablation_sets
+from mmpt.evaluate.sets import Codecs, Record, ablation_sets
 from mmpt.evaluate.trainable import check_trainable
 from mmpt.model.adapter import WEIGHTS
 from mmpt.model.plain import PlainLM
@@ -33,7 +37,9 @@ from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
 from mmpt.store.tensors import load_tensors
+from mmpt.tokens import TokenSpace
 from mmpt.train.draws import DRAWS, draw_metrics
+from mmpt.train.stages import prepare_train
 
 READ = ("a2t", "i2t")
 SCORED = "scored_outputs.jsonl"
@@ -128,11 +134,15 @@ def preflight(ctx: StageContext) -> None:
         )
         return
     workshop = Workshop.of(ctx)
-    metrics, trainable = check_trainable(ctx)
+    prepared = prepare_train(ctx)
+    packed = packed_metrics(prepared)
+    metrics, trainable = check_trainable(prepared)
+    del prepared
     write_evidence(ctx.out, "A2", metrics, subject=subject)
     metrics, sequences = pre.sequence_checks(
         workshop.space, inputs["shards"], inputs["examples"], inputs["token_space"], _bar(ctx, "sequences")
     )
+    metrics += [*packed, *census_metrics(workshop.space, inputs["shards"])]
     write_evidence(ctx.out, "A3", metrics, subject=subject)
     codecs = Codecs.open(inputs["codecs"], ctx.device)
     metrics, samples = pre.decode_stored(workshop.space, inputs["shards"], codecs, ctx.out, ctx.seed)
@@ -168,11 +178,30 @@ def generate(ctx: StageContext) -> None:
         emission.write_inspect(decoder, sets, rows, folder, folders[trained.final])
         written.append(emission.Written(step, folder, rows))
         summaries += emission.summaries_of(folder)
+    _write_endings(ctx, work, decoder)
     control = emission.random_control(work.outputs(RANDOM), decoder, sets, setting)
     write_json(ctx.out / "qual" / "random_weights.json", {"summaries": control})
     scored = _score_outputs(ctx, work, written[-1])
     write_jsonl(written[-1].folder / SCORED, [row for rows in scored.values() for row in rows])
     _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, scored)
+
+
+def _write_endings(ctx: StageContext, work: Generating, decoder: Decoder) -> None:
+    """E1: sounds of free length of the last checkpoint, as rows and files, and how they end."""
+    final = work.trained.final
+    folder = ctx.out / "qual" / f"step_{final}" / end.FOLDER
+    rows = end.ending_rows(work.endings(), decoder, final, folder)
+    metrics: list[Metric] = []
+    if rows:
+        write_jsonl(folder / f"step_{final}_learned_end_t2a.jsonl", rows)
+        metrics = end.ending_metrics(rows, decoder.codecs.audio.frame_rate)
+    samples = [
+        {"path": f"qual/step_{final}/{end.FOLDER}/{row['path']}", "caption": row["caption"], "id": row["id"]}
+        for row in rows
+        if row["path"]
+    ][:8]
+    subject = {"final": digest(work.trained.path(final))}
+    write_evidence(ctx.out, "E1", metrics, subject=subject, samples=samples)
 
 
 def generate_part(ctx: StageContext, rank: int, world: int) -> None:
@@ -256,10 +285,12 @@ def _write_emission_evidence(
 
 
 def ablation(ctx: StageContext) -> None:
-    """B3 at the end of training, C2 against step 0: does the prompt decide what comes out."""
+    """B3 at the end of training, C2 against step 0: does the prompt decide what comes out. L1: each position predicts
+    its own token, and decoding steps predict as teacher forcing does.
+    """
     workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
-    resamples = ctx.profile["evaluate.bootstrap"]
-    sets = {task: records for task, records in ablation_sets(ctx.inputs["golden"]).items() if task in EMIT}
+    resamples, every = ctx.profile["evaluate.bootstrap"], ablation_sets(ctx.inputs["golden"])
+    sets = {task: records for task, records in every.items() if task in EMIT}
     found: dict[int, dict[str, abl.Ablation]] = {}
     for step in (trained.initial, trained.final):
         with workshop.opened(trained.path(step)) as model:
@@ -267,6 +298,8 @@ def ablation(ctx: StageContext) -> None:
                 task: abl.ablate(model, workshop.space, records, _bar(ctx, f"{task}, step {step}"))
                 for task, records in sets.items()
             }
+            if step == trained.final:
+                _write_alignment(ctx, model, workshop.space, every, trained.path(step))
         folder = ctx.out / "qual" / f"step_{step}"
         folder.mkdir(parents=True)
         write_json(
@@ -315,6 +348,23 @@ def ablation(ctx: StageContext) -> None:
         for metric in (one.metric("gap_growth_nats", slice=task), one.groups_metric(task))
     ]
     write_evidence(ctx.out, "C2", metrics, subject=subject)
+
+
+def _write_alignment(
+    ctx: StageContext, model: Any, space: TokenSpace, sets: dict[str, list[Record]], checkpoint: Path
+) -> None:
+    """L1: alignment.json and evidence."""
+    metrics, losses = alignment_metrics(
+        model,
+        space,
+        sets,
+        ctx.inputs["shards"],
+        resamples=ctx.profile["evaluate.bootstrap"],
+        seed=ctx.seed,
+        progress=_bar(ctx, "alignment"),
+    )
+    write_json(ctx.out / "alignment.json", losses)
+    write_evidence(ctx.out, "L1", metrics, subject={"final": digest(checkpoint)})
 
 
 def _set_digest(folder: Path) -> str:

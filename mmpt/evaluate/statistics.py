@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import beta
 
 from mmpt.store.evidence import Metric
 
@@ -71,3 +72,16 @@ def _resampled(totals: np.ndarray, mass: np.ndarray, resamples: int, rng: np.ran
 def win_rate(better: Sequence[float], worse: Sequence[float]) -> float:
     """Share of pairs with `better` strictly below `worse`; a tie is no win."""
     return float(np.mean(np.asarray(better) < np.asarray(worse)))
+
+
+def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """One-sided bounds, each of the given level, of a share seen k times in n (Clopper and Pearson, Biometrika 1934).
+
+    Exact: the share is above the lower, and below the upper bound, each with at least that probability. Raises
+    ValueError for n = 0.
+    """
+    if not 0 <= k <= n or n < 1:
+        raise ValueError(f"{k} of {n} is no share")
+    low = float(beta.ppf(1 - level, k, n - k + 1)) if k else 0.0
+    high = float(beta.ppf(level, k + 1, n - k)) if k < n else 1.0
+    return low, high

@@ -12,20 +12,21 @@ from torch import Tensor, nn
 from mmpt.model.multimodal import MultimodalLM, is_target
 from mmpt.ops import linear_cross_entropy
 from mmpt.store.evidence import Metric
-from mmpt.store.stage import StageContext
 from mmpt.tokens import TokenSpace
 from mmpt.tokens.formats import LAYOUTS
 from mmpt.train.schedule import optimizer_of
-from mmpt.train.stages import prepare_train
+from mmpt.train.stages import Prepared
 
 STEPS = 2  # LoRA's B is zero at first: only the second step reaches A
 ROW = 256  # ids of a probe row
 PIECE_ROWS = 4  # that run at once: about 1,000 tokens, fewer than a micro-batch of real training holds
 
 
-def check_trainable(ctx: StageContext) -> tuple[list[Metric], dict[str, Any]]:
-    """Metrics and details of gate A2, on the model and the optimizer that stage train would start with."""
-    prepared = prepare_train(ctx)
+def check_trainable(prepared: Prepared) -> tuple[list[Metric], dict[str, Any]]:
+    """Metrics and details of gate A2, on the model and the optimizer that stage train would start with.
+
+    The model is trained for STEPS steps: nothing may use it afterwards.
+    """
     model, optimizer = prepared.model, optimizer_of(prepared.model, prepared.settings)
     for group in optimizer.param_groups:
         group["weight_decay"] = 0.0  # it would move a row that gets no gradient, and hide that it is dead

@@ -15,6 +15,7 @@ NO_SOUNDS = ("llava_pretrain",)  # readers of pictures alone
 CONDITIONS = {
     "generated_corpus": "no corpus source is generated, so there are no attributes to read back",
     "raw_media": "the profile starts from imported shards, so there are no raw media",
+    "warmed_up_here": "the profile brings the rows of a warm-up, so there was none to watch",
     "trained_here": "the profile brings a trained checkpoint, so there was no training to watch",
     "no_prompt_dropout": "the profile trains with prompt dropout",
     "real_audio": "a source of the profile generates sounds",
@@ -29,6 +30,7 @@ def holding(profile: Mapping[str, Any]) -> frozenset[str]:
     facts = {
         "generated_corpus": any(source.get("reader") == "generated" for source in sources),
         "raw_media": not imported,
+        "warmed_up_here": not imported,
         "trained_here": "stage4" not in imported,
         "no_prompt_dropout": profile.get("mixture", {}).get("prompt_dropout", 0) < LEAST_DROPOUT,
         # A picture source beside generated sounds, or one recording, makes the generated sounds no harder.

@@ -16,6 +16,7 @@ LEAST_ITEMS = 64  # fewer decide nothing, whatever a file says: 64 coin flips ar
 LEAST_GROUPS = 20  # an interval drawn from fewer groups covers much less than it says
 NO_DROPOUT = (("no_prompt_dropout", "info"),)
 PICTURE = tuple(f"image.{one}" for one in ("shape", "colour", "size", "place", "background"))
+SHIFTED = tuple(f"{task}.{shift:+d}" for task in TASKS for shift in (-2, -1, 1, 2))
 SOUND = tuple(f"audio.{one}" for one in ("kind", "pitch", "contour", "count", "loudness"))
 CAPTION = (*(one.replace("image", "i2t") for one in PICTURE), *(one.replace("audio", "a2t") for one in SOUND))
 READ_BACK = ("t2a.a2t", "t2i.i2t")  # an emit task and the task that reads its outputs
@@ -193,7 +194,11 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         _zero("shortened", "shortened_targets", TASKS),
         _zero("segments", "labels_outside_segment", TASKS),
         _at_least("kept", "kept_share", 0.90, TASKS, min_n=1),
+        Floor("packed", "packed_over_tolerance", "max", 1.0),
+        _zero("packed_whole", "packed_sequences_unmatched"),
     ),
+    "W1": (_zero("drawn", "drawn_outside_train", requires="warmed_up_here"),),
+    "B2": (_zero("drawn", "drawn_outside_train"),),
     "A4": (
         _zero("decode", "decode_failures", AUDIO_IMAGE, min_n=4),
         _zero("form", "decode_form_errors", AUDIO_IMAGE, min_n=4),
@@ -221,8 +226,22 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         _zero("rng", "rng_states_differing"),
         _zero("batches", "batches_differing"),
         _zero("losses", "losses_differing"),
+        _zero("schedule", "schedule_differing"),
+        _zero("sampler", "sampler_differing"),
+        _zero("monitors", "monitors_differing"),
+        _zero("intervals", "intervals_differing"),
+        _zero("whole", "state_missing"),
         _zero("refusals", "mismatches_not_refused", ("token_space", "row_shape", "lora_config")),
     ),
+    "L1": (
+        _above_zero("shift", "shift_margin_nats", SHIFTED, each=True),
+        Floor("decoding", "decoding_over_tolerance", "max", 1.0, TASKS, min_n=LEAST_ITEMS),
+    ),
+    "E1": (
+        Floor("endless", "no_end_share", "ci_high_max", 0.01, ("t2a.sampled",), min_n=300),
+        Floor("duration", "duration_off", "max", 0.1, ("t2a.sampled",), min_n=LEAST_ITEMS),
+    ),
+    "X1": (_zero("ids", "ids_differing", ("transformers",), each=True, min_n=LEAST_ITEMS),),
     "R1": (
         _above_zero("gap", "gap_swapped_nats", READ),
         _groups(READ),
@@ -243,8 +262,15 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
 }
 
 # Gate -> what a NO_GO of it blocks, where that is not "train".
-BLOCKS = dict.fromkeys(("B3", "C1", "C4", "R1", "Q1"), "release")
-REQUIRES = {"Q1": "generated_corpus"}  # gates that apply under a condition; it may be dropped, not added
+BLOCKS = {gate: "release" for gate in ("B2", "B3", "C1", "C4", "L1", "E1", "X1", "R1", "Q1")}
+# Of these only the checks with a floor cannot be waived; of the other gates with floors, none can.
+PARTLY = ("W1", "B2")
+REQUIRES = {"Q1": "generated_corpus", "B2": "trained_here"}  # gates that apply under a condition; it may be dropped, not added
+
+
+def is_firm(gate_id: str, check_id: str) -> bool:
+    """Whether a check cannot be waived."""
+    return gate_id in FLOORS and (gate_id not in PARTLY or any(one.id == check_id for one in FLOORS[gate_id]))
 
 
 def check_floors(gates: Mapping[str, Gate], where: object) -> None:

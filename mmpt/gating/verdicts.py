@@ -10,7 +10,7 @@ from typing import Any
 from mmpt.gating.checks import Gate
 from mmpt.gating.conditions import CONDITIONS
 from mmpt.gating.defaults import default_gates
-from mmpt.gating.floors import FLOORS
+from mmpt.gating.floors import is_firm
 from mmpt.gating.history import append_change, one_writer
 from mmpt.gating.lineage import Lineage
 from mmpt.gating.policy import RESTORE, Policy
@@ -240,7 +240,7 @@ def _voided(one: CheckResult, voided: Mapping[tuple[str, str], str]) -> CheckRes
 def _apply_waivers(
     gate: Gate, results: Iterable[CheckResult], subject: str, policy: Policy
 ) -> tuple[list[CheckResult], list[Waiver]]:
-    if gate.id in FLOORS or policy.strict:
+    if policy.strict:
         return list(results), []
     kept, used = [], []
     for one in results:
@@ -249,6 +249,7 @@ def _apply_waivers(
                 each
                 for each in policy.waivers
                 if one.status == "fail"
+                and not is_firm(gate.id, one.id)
                 and one.value is not None
                 and each.covers(gate.id, one.id, one.slice, subject, one.value, one.rule, policy.today)
             ),

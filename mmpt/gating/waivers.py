@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from mmpt.gating.checks import RISING
-from mmpt.gating.floors import FLOORS
+from mmpt.gating.floors import is_firm
 from mmpt.gating.yaml_file import read_yaml
 from mmpt.store.atomic import atomic_write
 from mmpt.store.errors import UserError
@@ -119,8 +119,8 @@ def check_reason(reason: str, where: str) -> None:
 
 
 def _check_waiver(waiver: Waiver, where: str, today: datetime.date) -> None:
-    if waiver.gate in FLOORS:
-        raise UserError("a gate with a floor cannot be waived", where=where, found=waiver.gate)
+    if is_firm(waiver.gate, waiver.check):
+        raise UserError("a gate with a floor cannot be waived", where=where, found=f"{waiver.gate}.{waiver.check}")
     try:
         last = datetime.date.fromisoformat(waiver.expires)
     except ValueError:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mmpt.generate.graphs import Stepper, plain_writes
-from mmpt.generate.mass import is_open, mean_mass, most_measured
+from mmpt.generate.mass import is_open, measured_masses, most_measured
 from mmpt.generate.slots import Item, Shape, Slots
 from mmpt.ops import Screen, screen
 from mmpt.tokens.grammar import Grammar
@@ -43,11 +43,13 @@ class Generated:
     `legal_mass`: mean over the positions decoded, or over a fixed sample of them in a long output
     (`mmpt.generate.mass`), of the probability which the softmax over the whole vocabulary gives to the
     allowed ids (1.0 would mean the grammar had nothing to forbid).
+    masses: float64, the same at each measured position, ascending; None where it was not measured.
     """
 
     ids: np.ndarray
     ended: bool
     legal_mass: float
+    masses: np.ndarray | None = None
 
 
 def generate(
@@ -268,8 +270,9 @@ def _collected(slots: Slots, slot: int, item: Item, drawn: np.ndarray, measure_m
         raise ValueError(f"position {int(np.argmax(ids < 0))} of a {grammar.task} output has a NaN logit")
     ends = np.flatnonzero(ids == grammar.end_id)
     decoded = int(ends[0]) + 1 if len(ends) else grammar.max_len
-    mass = 1.0 if measure_mass else float("nan")
+    mass, masses = 1.0 if measure_mass else float("nan"), None
     if item.measure:
-        mass = mean_mass(slots.kept[slot], slots.model.head(), grammar, decoded)
+        masses = measured_masses(slots.kept[slot], slots.model.head(), grammar, decoded)
+        mass = float(masses.mean())
     ended = len(ends) > 0 or grammar.min_len == grammar.max_len
-    return Generated(ids[: ends[0] if len(ends) else None].astype(np.int32), ended, mass)
+    return Generated(ids[: ends[0] if len(ends) else None].astype(np.int32), ended, mass, masses)

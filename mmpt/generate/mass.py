@@ -39,14 +39,14 @@ def is_open(grammar: Grammar, vocab_size: int) -> bool:
     return bool((grammar.lo == 0).all() and (grammar.hi == vocab_size).all())
 
 
-def mean_mass(hidden: Tensor, head, grammar: Grammar, decoded: int) -> float:
-    """Mean mass over the measured positions below `decoded`; `hidden` [n.., H] starts with their
-    states, in order.
+def measured_masses(hidden: Tensor, head, grammar: Grammar, decoded: int) -> np.ndarray:
+    """float64 [n]: the mass at each measured position below `decoded`; `hidden` [n.., H] starts with their states, in
+    order.
     """
     at = measured(grammar.max_len)
     at = at[at < decoded]
     bounds = grammar.lo[at], grammar.hi[at], np.where(grammar.end_allowed[at], grammar.end_id, -1)
-    return float(allowed_mass(hidden[: len(at)], head, *bounds).mean())
+    return allowed_mass(hidden[: len(at)], head, *bounds).cpu().numpy()
 
 
 def allowed_mass(hidden: Tensor, head, lo: np.ndarray, hi: np.ndarray, extra: np.ndarray) -> Tensor:

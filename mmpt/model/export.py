@@ -37,11 +37,15 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 @dataclass(frozen=True)
 class Lengths:
-    """What the token space does not say; (least, most) tokens or frames, None: no such codec."""
+    """What the token space does not say; (least, most) tokens or frames, None: no such codec.
+
+    audio_frames_learned_end: where the model may end a sound, for users who do not know its length.
+    """
 
     text_tokens: tuple[int, int]
     audio_frames: tuple[int, int] | None
     image_tokens: int | None
+    audio_frames_learned_end: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

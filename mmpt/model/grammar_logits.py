@@ -35,6 +35,8 @@ class Grammar:
         folder: where token_space.json and grammar.json are.
         audio_frames, text_tokens: (least, most), instead of those in grammar.json. least = most is an exact
             length; otherwise the model ends where it likes in between.
+        learned_end: sounds end where the model ends them, between the lengths of `audio_frames_learned_end` in
+            grammar.json, instead of after exactly `audio_frames`.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Grammar:
         *,
         audio_frames: tuple[int, int] | None = None,
         text_tokens: tuple[int, int] | None = None,
+        learned_end: bool = False,
     ):
         space = json.loads(Path(folder, "token_space.json").read_text())
         lengths = json.loads(Path(folder, "grammar.json").read_text())
@@ -52,7 +55,7 @@ class Grammar:
         images = lengths["image_tokens"]
         self.kinds = {}  # start token of a payload: (token before it, segments, least, most, end token)
         if audio:
-            least, most = audio_frames or lengths["audio_frames"]
+            least, most = audio_frames or lengths["audio_frames_learned_end" if learned_end else "audio_frames"]
             self._add("gen_aud", "aud_start", audio, least * len(audio), most * len(audio), "aud_end")
         if "IMAGE" in ranges:
             self._add("gen_img", "img_start", [ranges["IMAGE"]], images, images, "img_end")

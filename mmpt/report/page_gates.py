@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mmpt.gating.floors import FLOORS
+from mmpt.gating.floors import is_firm
 from mmpt.gating.text import bound_text, check_name, interval_text, number, telling
 from mmpt.report.changes import key_of
 from mmpt.report.charts import sparkline, task_graph
@@ -94,7 +94,7 @@ def _waive(verdict: Mapping[str, Any], command: str) -> str:
     """How a person may answer for a failed gate; only where something failed."""
     if verdict["verdict"] != "NO_GO":
         return ""
-    if verdict["gate"] in FLOORS:
+    if any(is_firm(verdict["gate"], one["id"]) for one in verdict["checks"] if one["status"] == "fail"):
         return "This gate has a floor: it cannot be waived."
     profile = command.removeprefix("doit").strip()
     call = f"doit waive {verdict['gate']} {profile} --reason TEXT --owner NAME --expires YYYY-MM-DD"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmpt.build.release import MEASURED
 from mmpt.build.stages import STAGES, by_name
 from mmpt.evaluate.checkpoint import Trained, Workshop
 from mmpt.profile import Profile, load_profile
@@ -35,7 +36,7 @@ golden: {per_task: 4, ablation: 12}
 lora: {r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj, v_proj, down_proj]}
 warmup: {steps: 2, lr: 2.0e-3, tokens_per_step: 512}
 train: {steps: 4, tokens_per_step: 512, row_len: 256, save_every: 2, log_every: 2, warmup_steps: 1}
-generate: {batch_size: 64, max_text_tokens: 6}
+generate: {batch_size: 64, max_text_tokens: 6, learned_end: {outputs: 10}}
 evaluate:
   {trend: {golden_per_task: 2, ablation: 4}, bootstrap: 200, text_tokens: 500, resume: {before: 2, after: 1}}
 gates:
@@ -95,6 +96,14 @@ class Run:
             module, _, function = by_name(STAGES)[name].body.partition(":")
             getattr(importlib.import_module(module), function)(self.context(name, self.data(name)))
         return self.data(name)
+
+    def build_release(self) -> Path:
+        """The release, and before it every stage that judges the trained adapter, in the order of the table."""
+        judging = {stage for stage, _ in MEASURED.values()}
+        for stage in STAGES:
+            if stage.name in judging:
+                self.build(stage.name)
+        return self.build("release")
 
     def workshop(self) -> Workshop:
         return Workshop.of(self.context("trend"))

@@ -152,21 +152,17 @@ class TestTrainable:
         optimizer.add_param_group({"params": [weight], "lr": 1e-3})
         assert failing(self.judge(model, optimizer)) == {"frozen_same"}
 
-    def test_a_dead_row_is_found_though_weight_decay_would_move_it(self, run, monkeypatch):
-        context, right = run.context("preflight"), trainable.prepare_train
+    def test_a_dead_row_is_found_though_weight_decay_would_move_it(self, run):
+        context = run.context("preflight")
         data = copy.deepcopy(dict(run.profile.data))
         data["train"]["weight_decay"] = 0.1
         context = replace(context, profile=SliceView(data, tuple(data), "preflight"))
 
-        def prepare(ctx):
-            prepared = right(ctx)
-            model = prepared.model
-            dead = torch.tensor([int(trainable.used_rows(model.space)[3]) - model.space.new_start])
-            model.embedding.rows.register_hook(lambda grad: grad.index_fill(0, dead, 0.0))
-            return prepared
-
-        monkeypatch.setattr(trainable, "prepare_train", prepare)
-        metrics, _ = trainable.check_trainable(context)
+        prepared = train_stages.prepare_train(context)
+        model = prepared.model
+        dead = torch.tensor([int(trainable.used_rows(model.space)[3]) - model.space.new_start])
+        model.embedding.rows.register_hook(lambda grad: grad.index_fill(0, dead, 0.0))
+        metrics, _ = trainable.check_trainable(prepared)
         assert failing(judged("A2", metrics)) == {"rows_changed"}
 
     def test_a_training_that_leaves_lora_out_is_seen_before_it_begins(self, run, monkeypatch):
@@ -179,7 +175,7 @@ class TestTrainable:
             return model
 
         monkeypatch.setattr(train_stages, "_model", rows_only)
-        metrics, _ = trainable.check_trainable(run.context("preflight"))
+        metrics, _ = trainable.check_trainable(train_stages.prepare_train(run.context("preflight")))
         assert failing(judged("A2", metrics)) == {"lora_present", "lora_changed"}
 
 

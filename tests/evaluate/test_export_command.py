@@ -28,7 +28,7 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def project(run, tmp_path) -> Project:
     """The miniature run as a project: its artifacts below a clone with the real gates."""
-    run.build("release")
+    run.build_release()
     (tmp_path / "clone" / "artifacts").mkdir(parents=True)
     (tmp_path / "clone" / "artifacts" / "mini").symlink_to(run.root, target_is_directory=True)
     (tmp_path / "clone" / "gates").symlink_to(REPO / "gates", target_is_directory=True)

@@ -31,8 +31,11 @@ STAGE_OF = {
     "A4": "preflight",
     "B3": "ablation",
     "C2": "ablation",
+    "L1": "ablation",
     "B4": "generate",
     "C1": "generate",
+    "E1": "generate",
+    "X1": "staged_export",
     "C3": "text_regression",
     "R1": "read_regression",
     "Q1": "scores",
@@ -45,10 +48,12 @@ FILES = {
         ("qual/step_*/golden_summary.json", "golden_summary"),
         ("qual/random_weights.json", "random_weights"),
         ("qual/step_*/scored_outputs.jsonl", "scored_output"),
+        ("qual/step_*/learned_end/step_*_learned_end_t2a.jsonl", "learned_end_output"),
     ],
     "ablation": [
         ("qual/step_*/prompt_ablation.json", "prompt_ablation"),
         ("qual/step_*/ablation_losses.jsonl", "ablation_loss"),
+        ("alignment.json", "alignment"),
     ],
     "warmup_check": [("read_gap.json", "read_gap")],
     "read_regression": [("read_regression.json", "read_gap")],
@@ -56,6 +61,7 @@ FILES = {
     "text_regression": [("text_regression.json", "text_regression")],
     "preflight": [("preflight.json", "preflight")],
     "scores": [("scores.json", "scores")],
+    "staged_export": [("export.json", "staged_export")],
 }
 
 
@@ -68,6 +74,7 @@ def built(run):
         "ablation",
         "text_regression",
         "read_regression",
+        "staged_export",
         "scores",
         "trend",
     ):

@@ -17,7 +17,7 @@ from PIL import Image
 REPO = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns("artifacts", ".git", "*.pyc", "__pycache__", ".venv*", "*.egg-info", ".pytest_cache", ".hypothesis")
 PROFILE = "tests/pipeline/quick.yaml"
-GATES = "K1 S1 S2 S3 W1 A1 A2 A3 A4 B1 B2 B3 B4 C1 C2 C3 C4 R1 Q1 Q2 T1".split()
+GATES = "K1 S1 S2 S3 W1 A1 A2 A3 A4 B1 B2 B3 B4 C1 C2 C3 C4 L1 E1 X1 R1 Q1 Q2 T1".split()
 
 
 def start(project: Path, *words: str, **more) -> subprocess.Popen:

@@ -1,0 +1,87 @@
+"""Gate X1: the staged export gives the run's ids, and each way in which it would not is seen."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from mmpt.evaluate import exporting
+from mmpt.model import runtimes
+from mmpt.store.evidence import read_evidence
+from mmpt.store.tensors import load_tensors
+from tests.gating.gate_evidence import failing, judged
+
+FEW = {"gate": "X1", "check": "ids"}
+
+
+@pytest.fixture(scope="module")
+def staged(run):
+    for stage in ("generate", "staged_export"):
+        run.build(stage)
+    return run
+
+
+def test_the_staged_folder_is_what_was_trained_and_gives_its_ids(staged):
+    folder = staged.data("staged_export")
+    evidence = read_evidence(folder / "evidence" / "X1.json")
+    written = json.loads((folder / "export.json").read_bytes())
+    final = staged.trained().path(staged.trained().final)
+    assert evidence["subject"]["final"] == written["adapter_sha256"] == exporting.digest(final)
+    found = {metric["name"]: metric for metric in evidence["metrics"]}
+    assert found["ids_differing"]["value"] == 0 and found["ids_differing"]["slice"] == "transformers"
+    assert found["ids_differing"]["n"] == 4 * 4 + 4  # golden items of four tasks, and sounds of free length
+    assert written["lengths"]["audio_frames"] == [10, 10] and written["lengths"]["audio_frames_learned_end"] == [1, 20]
+
+
+def damaged(staged, tmp_path, change):
+    """ids_differing after `change` of a copy of the exported folder."""
+    context = staged.context("staged_export", tmp_path / "staged_export")
+    shutil.rmtree(context.out)
+    shutil.copytree(staged.data("staged_export"), context.out)
+    change(context.out / "export")
+    workshop, trained = staged.workshop(), staged.trained()
+    sets = exporting.golden_sets(staged.data("golden"))
+    wanted = exporting.expected_outputs(context, workshop, trained, sets)
+    metrics, told = exporting.compare(context, "transformers", torch.float32, workshop.space, wanted, 1e-4)
+    return {metric.name: metric for metric in metrics}, told
+
+
+def rows_rolled(folder):
+    from safetensors.torch import save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_tensors(path, "torch")
+    name = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    tensors[name] = torch.cat([tensors[name][:320], tensors[name][320:].roll(1, 0)])
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def grammar_short(folder):
+    path = folder / "grammar.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "text_tokens": [1, 3]}))
+
+
+def sampling(folder):
+    """A generation setting that a base brings along: it is used by whoever calls generate."""
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 5.0}))
+
+
+@pytest.mark.parametrize("change", [rows_rolled, grammar_short, sampling])
+def test_an_export_that_gives_other_ids_fails(staged, tmp_path, change):
+    found, told = damaged(staged, tmp_path, change)
+    assert found["ids_differing"].value > 0 and told["first"][0]["run"] != told["first"][0]["runtime"]
+    enough = [exporting.Metric(m.name, m.value, 320, slice=m.slice) for m in found.values()]
+    assert failing(judged("X1", enough)) == {"ids [transformers]"}
+
+
+def test_ids_that_differ_by_rounding_alone_are_counted_apart(staged, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "preference", lambda *_: 1e-6)
+    found, _ = damaged(staged, tmp_path, grammar_short)
+    assert found["ids_differing"].value == 0 and found["rounding_ties"].value > 0
+
+
+def test_padding_on_the_left_hides_nothing():
+    ids, attended = runtimes._padded_left([[5, 6], [7, 8, 9]], pad=0)
+    assert ids.tolist() == [[0, 5, 6], [7, 8, 9]] and attended.tolist() == [[0, 1, 1], [1, 1, 1]]
