@@ -20,12 +20,18 @@ RADIUS = {"small": 7.0, "large": 11.5}
 CENTRE = {"left": (12, 24), "right": (36, 24), "top": (24, 12), "bottom": (24, 36), "middle": (24, 24)}
 """Place -> (x, y) in pixels; all are multiples of 12, so that places share patches."""
 
-SPECKS = 12
-"""Pixels that are one step brighter: files of one combination differ, though no eye and no codec sees it.
-
-Jitter that a codec does see would fill the codes with what no prompt can tell, and a small model learns that
-noise first.
+CELL = 12
+"""Pixels of a side of the cells that stars lie in the middle of: a patch of the smoke codec is a cell."""
+STARS = (2, 3)
+"""How many small squares lie on the ground at least and at most, in cells that the shape does not touch. No caption
+mentions them.
 """
+STAR_RADIUS = 2
+STAR_CONTRAST = {"black": 70, "white": -70, "grey": 60}
+"""Levels by which a star differs from its ground."""
+
+SPECKS = 12
+"""Pixels that are one step brighter: files differ even where stars and attributes agree, and no codec sees it."""
 
 OVERSAMPLE = 4
 """Samples a pixel side, for smooth edges."""
@@ -52,14 +58,27 @@ def coverage(shape: str, centre: tuple[float, float], radius: float) -> np.ndarr
 
 
 def draw_picture(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
-    """Return uint8 [48, 48, 3]; `rng` only places the specks."""
+    """Return uint8 [48, 48, 3]; `rng` scatters the stars and the specks."""
     front = np.array(RGB[attributes["colour"]], dtype=np.float64)
     back = np.array(RGB[attributes["background"]], dtype=np.float64)
     mask = coverage(attributes["shape"], CENTRE[attributes["place"]], RADIUS[attributes["size"]])[..., None]
-    pixels = np.rint(back + mask * (front - back)).astype(np.uint8)
+    pixels = np.rint(back + mask * (front - back))
+    for x, y in _stars(mask[..., 0], rng):
+        square = np.s_[y - STAR_RADIUS : y + STAR_RADIUS, x - STAR_RADIUS : x + STAR_RADIUS]
+        pixels[square] = back + STAR_CONTRAST[attributes["background"]]
+    pixels = pixels.astype(np.uint8)
     rows, columns = rng.integers(PICTURE_SIZE, size=(2, SPECKS))
     pixels[rows, columns] += 1
     return pixels
+
+
+def _stars(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return int [n, 2], n as STARS says: centres (x, y) of cells that are all ground in `mask` [48, 48]."""
+    side = PICTURE_SIZE // CELL
+    covered = mask.reshape(side, CELL, side, CELL).max(axis=(1, 3))
+    rows, columns = np.nonzero(covered == 0)
+    chosen = rng.permutation(len(rows))[: int(rng.integers(STARS[0], STARS[1] + 1))]
+    return np.stack([columns[chosen], rows[chosen]], axis=1) * CELL + CELL // 2
 
 
 def caption_picture(attributes: dict[str, str], mentioned: list[str], rng: np.random.Generator) -> str:

@@ -19,8 +19,20 @@ RMS = {"quiet": 0.04, "loud": 0.2}
 """Root mean square within an event: 14 dB apart, and no kind clips."""
 
 EVENT_SECONDS = 0.2
-ONSETS = (0.1, 0.4, 0.7)
-"""Seconds at which the first, second and third event start."""
+BEAT_SECONDS = 0.1
+BEATS = 10
+EVENT_BEATS = 2
+"""Events start on a beat. A beat is a token frame of the smoke codec, so that a sound that starts later has the same
+codes, later: what varies inside a combination of attributes is the order of its codes, not how many there are.
+"""
+ONSETS = ((0, 1), (4, 5), (8,))
+"""Beats on which the first, the second and the third event may start. An event takes two, and a pause follows."""
+TICKS = (1, 2)
+"""How many ticks a sound has at least and at most, in beats without an event. No caption mentions them."""
+TICK_RMS = 0.005
+TICK_SECONDS = 0.03
+"""A tick is shorter than any event and 18 dB under the quiet ones."""
+TICK_SEED = 6
 
 BELL_SECONDS = 0.08
 """A bell falls to a third in this time; the other kinds hold their level."""
@@ -33,17 +45,34 @@ GOLDEN_ANGLE = 2.399963
 
 
 def play_sound(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
-    """Return float32 [16000] in (-1, 1); `rng` only makes the hiss of silence, 74 dB under full scale.
+    """Return float32 [16000] in (-1, 1). `rng` chooses when the events start and where ticks lie, and makes the hiss of
+    silence, 74 dB under full scale.
 
-    Jitter that a codec hears would fill the codes with what no prompt can tell, and a small model learns that
-    noise first.
+    Jitter of pitch or level would fill the codes with what no prompt can tell, and a small model learns that noise
+    first.
     """
     wave = rng.normal(0, 2e-4, SOUND_SAMPLES)
     event = _event(attributes["kind"], PITCH_HZ[attributes["pitch"]], GLIDE_OCTAVES[attributes["contour"]])
-    for onset in ONSETS[: COUNT[attributes["count"]]]:
-        start = round(onset * SOUND_RATE)
-        wave[start : start + len(event)] += RMS[attributes["loudness"]] * event
+    silent = np.ones(BEATS, bool)
+    for beats in ONSETS[: COUNT[attributes["count"]]]:
+        onset = int(rng.choice(beats))
+        silent[onset : onset + EVENT_BEATS] = False
+        _add(wave, onset, RMS[attributes["loudness"]] * event)
+    for beat in rng.permutation(np.flatnonzero(silent))[: int(rng.integers(TICKS[0], TICKS[1] + 1))]:
+        _add(wave, beat + 0.5, TICK_RMS * _tick())
     return np.clip(wave, -0.999, 0.999).astype(np.float32)
+
+
+def _add(wave: np.ndarray, beat: float, sound: np.ndarray) -> None:
+    start = round(beat * BEAT_SECONDS * SOUND_RATE)
+    wave[start : start + len(sound)] += sound
+
+
+def _tick() -> np.ndarray:
+    """Return a short burst of noise of unit RMS, float64 [n], always the same one."""
+    n = round(TICK_SECONDS * SOUND_RATE)
+    wave = np.random.default_rng(TICK_SEED).normal(size=n) * np.exp(-np.arange(n) / (0.2 * n))
+    return wave / np.sqrt(np.mean(wave**2))
 
 
 def _event(kind: str, hz: float, glide: float) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Plain English sentences from a seed: to pretrain the tiny base, and to measure what its text loses.
 
-They tell of people, things, numbers, days and reasons, with words that the captions use too, but describe no
-picture and no sound. A sentence has inner rules (sums are right, pronouns and plurals agree), so that a model
+They tell of people, things, numbers, days and reasons, but describe no picture and no sound. Every word that a caption
+gives an attribute with is among theirs, with what tells it from its neighbours: a text model that is worth extending
+knows its words, and rows of the vocabulary that it never trained could neither be read nor be said. A sentence has inner rules (sums are right, pronouns and plurals agree), so that a model
 that has learned them is far better than word counts, and forgetting shows.
 """
 
@@ -26,7 +27,22 @@ COSTS = ("cheap", "dear")
 TURNS = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 LEVELS = {
     "quiet": "loud", "loud": "quiet", "low": "high", "high": "low", "rising": "falling", "falling": "rising",
+    "small": "large", "large": "small",
 }
+
+BETWEEN = (
+    ("low", "medium", "high"), ("left", "middle", "right"), ("top", "middle", "bottom"), ("rising", "steady", "falling"),
+)
+LIKENESSES = (
+    *("red as blood", "green as grass", "blue as the sky", "yellow as the sun"),
+    *("black as coal", "white as snow", "grey as ash", "small as a mouse", "large as a whale", "quiet as a whisper"),
+    *("loud as thunder", "low as a cellar", "high as a tower", "rising as smoke", "falling as rain", "steady as a rock"),
+)
+"""Each word's own: words that only ever stand where others could stand too would end up with equal embeddings."""
+SHAPES = (("circle", "zero"), ("triangle", "three"), ("cross", "four"))
+"""With how many corners or ends each is said to have."""
+CALLS = (("whistle", "whistles", "train"), ("buzz", "buzzes", "bee"), ("hiss", "hisses", "snake"),
+         ("bell", "bells", "church"))
 
 
 def generate_sentences(seed: int, n: int) -> list[str]:
@@ -115,6 +131,37 @@ def _prices(rng: np.random.Generator) -> str:
     return f"The {a} was {COSTS[at]}, but the {b} was {COSTS[1 - at]}, so we bought the {(a, b)[at]}."
 
 
+def _between(rng: np.random.Generator) -> str:
+    low, middle, high = _pick(rng, BETWEEN)
+    first, last = (low, high) if rng.random() < 0.5 else (high, low)
+    return f"What is not {first} and not {last} is {middle}, said {_pick(rng, PEOPLE)[0]}."
+
+
+def _likens(rng: np.random.Generator) -> str:
+    first, second = (LIKENESSES[int(i)] for i in rng.permutation(len(LIKENESSES))[:2])
+    return f"It is as {first}, and not as {second}, said {_pick(rng, PEOPLE)[0]}."
+
+
+def _corners(rng: np.random.Generator) -> str:
+    (first, some), (second, more) = (SHAPES[int(i)] for i in rng.permutation(len(SHAPES))[:2])
+    return f"A {first} has {some} corners, but a {second} has {more}, said {_pick(rng, PEOPLE)[0]}."
+
+
+def _calls(rng: np.random.Generator) -> str:
+    call, _, caller = _pick(rng, CALLS)
+    name, pronoun, _ = _pick(rng, PEOPLE)
+    place = _pick(rng, PLACES)
+    return f"The {call} of the {caller} came from the {place}, so {name} knew that {pronoun} was near the {caller}."
+
+
+def _counts(rng: np.random.Generator) -> str:
+    call, calls, caller = _pick(rng, CALLS)
+    more = int(rng.integers(1, 4))
+    comes = "comes" if more == 1 else "come"
+    return f"After one {call} of the {caller}, {NUMBERS[more]} more {comes}: {NUMBERS[more + 1]} {calls}."
+
+
 _PATTERNS: tuple[Callable[[np.random.Generator], str], ...] = (
     _sum, _owns, _buys, _day, _travels, _animal, _weather, _opposite, _turns, _compares, _asks, _prices,
+    _between, _likens, _corners, _calls, _counts,
 )

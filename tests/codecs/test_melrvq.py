@@ -37,6 +37,13 @@ def test_held_out_sounds_keep_their_attributes_and_sound_alike(codec, sounds):
     assert np.quantile(quality, 0.05) > codec.quality_floor + 3
 
 
+def test_sounds_of_one_combination_have_codes_of_their_own(codec, sounds):
+    items = sounds["train"][:400]
+    codes = codec.encode([item.medium for item in items])
+    assert len({one.codes.tobytes() for one in codes}) >= 0.95 * len(items)
+    assert len({item.record["group"] for item in items}) < 0.5 * len(items)
+
+
 def test_more_codebooks_come_closer(sounds):
     media = [item.medium for item in sounds["train"][:150]]
     errors = []

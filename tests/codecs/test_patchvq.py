@@ -37,6 +37,13 @@ def test_held_out_pictures_keep_their_attributes_and_look_alike(codec, pictures)
     assert np.quantile(quality, 0.05) > codec.quality_floor + 6
 
 
+def test_pictures_of_one_combination_have_codes_of_their_own(codec, pictures):
+    items = pictures["train"]
+    codes = codec.encode([item.medium for item in items])
+    assert len({one.tobytes() for one in codes}) >= 0.95 * len(items)
+    assert len({item.record["group"] for item in items}) < 0.5 * len(items)
+
+
 def test_the_nearest_centre_does_not_depend_on_how_the_product_is_rounded():
     rng = np.random.default_rng(0)
     centres = rng.uniform(0, 255, (40, 432)).astype(np.float32)

@@ -5,11 +5,13 @@ import pytest
 
 from mmpt.corpus.generated import (
     ATTRIBUTES,
+    HELD_OUT,
     MIN_MENTIONED,
     generate_pictures,
     generate_sounds,
     split_combinations,
 )
+from mmpt.corpus.pictures import CELL, CENTRE, RADIUS, RGB, STARS, coverage
 from mmpt.corpus.text import generate_sentences
 
 GENERATE = {"image": generate_pictures, "audio": generate_sounds}
@@ -45,7 +47,7 @@ def test_train_has_each_held_out_combination_but_for_one_attribute(modality, see
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_records_follow_the_split_of_their_combination(modality):
-    dealt = split_combinations(modality, 5, val=0.07, test=0.2)
+    dealt = split_combinations(modality, 5, val=0.07 * HELD_OUT, test=0.2 * HELD_OUT)
     for item in GENERATE[modality](5, 100):
         record = item.record
         assert tuple(record["attributes"].values()) in dealt[record["split_hint"]]
@@ -78,6 +80,23 @@ def test_files_of_one_combination_differ():
         items = GENERATE[modality](2, 400)
         media = {item.medium.tobytes() for item in items}
         assert len(media) == 400 > len({item.record["group"] for item in items})
+
+
+def test_stars_lie_on_the_ground_beside_the_shape():
+    for item in generate_pictures(6, 40):
+        said, pixels = item.record["attributes"], item.medium.astype(int)
+        shape = coverage(said["shape"], CENTRE[said["place"]], RADIUS[said["size"]]) > 0
+        marked = (abs(pixels - RGB[said["background"]]).max(axis=2) > 10) & ~shape
+        cells = {(row // CELL, column // CELL) for row, column in np.argwhere(marked)}
+        touched = {(row // CELL, column // CELL) for row, column in np.argwhere(shape)}
+        assert STARS[0] <= len(cells) <= STARS[1] and not cells & touched, item.record["id"]
+
+
+def test_text_has_a_sentence_of_its_own_for_every_word_that_gives_an_attribute():
+    words = " ".join(generate_sentences(0, 4000)).lower().replace(".", " ").replace(",", " ").split()
+    for attributes in ATTRIBUTES.values():
+        for value in (value for values in attributes.values() for value in values):
+            assert words.count(value) >= 20, value
 
 
 def test_media_have_their_declared_form():

@@ -61,8 +61,9 @@ RENDERED = (
 
 
 def profile() -> dict[str, Any]:
-    """The smoke profile's data, which the run claims to be of."""
-    return dict(load_profile("smoke").data)
+    """The data of the profile that the run claims to be of: smoke's, with a softened gate."""
+    softened = {"gate": "W1", "check": "gap", "severity": "warn", "reason": "this warm-up trains rows only"}
+    return {**load_profile("smoke").data, "gates": [softened]}
 
 
 def make_run(

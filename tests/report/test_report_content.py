@@ -132,8 +132,8 @@ def test_waived_and_overridden_are_shown(tmp_path):
     make_run(root)
     report = build_report(root)
     assert (
-        "the smoke warm-up" in html(report)
-        and "the smoke warm-up" in markdown(report)
+        "this warm-up trains rows only" in html(report)
+        and "this warm-up trains rows only" in markdown(report)
         and "override W1.gap" in terminal(report)
     )
 
