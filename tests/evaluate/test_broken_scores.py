@@ -176,6 +176,24 @@ class TestFreeRunning:
         self.summaries(look, lambda one: {**one, **values} if one["task"] == "i2t" else one)
         assert warning(self.q2(look)) == {f"{check} [i2t.greedy]", f"{check} [i2t.sampled]"}
 
+    def test_extremes_block(self, look):
+        assert self.q2(look).verdict == "GO"
+        first = look.space.image_range.start
+        self.change(look, "t2i", "greedy", lambda row: {**row, "ids": [first] * len(row["ids"]), "attributes": None})
+        assert failing(self.q2(look)) == {"one_output [t2i.greedy]", "one_frame [t2i.greedy]"}
+
+    @pytest.mark.parametrize(
+        ("check", "values"),
+        [
+            ("outside", {"legal_mass": 0.01}),
+            ("never_valid", {"unconstrained": {"n": 4, "valid": 0, "ended": 4}}),
+            ("never_ends", {"unconstrained": {"n": 4, "valid": 4, "ended": 0}}),
+        ],
+    )
+    def test_what_never_comes_out_alone_blocks(self, look, check, values):
+        self.summaries(look, lambda one: {**one, **values} if one["task"] == "t2a" else one)
+        assert failing(self.q2(look)) == {f"{check} [t2a.greedy]"}
+
     def test_a_decoding_that_was_left_out_is_told(self, look):
         path = look.qual / f"step_{look.final}" / "golden_summary.json"
         found = read_json(path)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from mmpt.corpus.generated import ATTRIBUTES, generate_pictures
+
+from mmpt.corpus.generated import ATTRIBUTES, generate_pictures, generate_sounds
 from mmpt.evaluate import caption_reading as reading
+from tests.gating.gate_evidence import completed, failing, judged
 
 ITEMS = [one.record for one in generate_pictures(3, 40)]
+SOUNDS = [one.record for one in generate_sounds(3, 40)]
 
 
-def rows(texts, ended=True):
+def rows(texts, ended=True, items=ITEMS):
     kept = ("id", "caption", "attributes", "mentioned", "group")
+    task = "i2t" if items is ITEMS else "a2t"
     return [
-        {"task": "i2t", "text": text, "ended": ended, **{key: one[key] for key in kept}}
-        for one, text in zip(ITEMS, texts, strict=True)
+        {"task": task, "text": text, "ended": ended, **{key: one[key] for key in kept}}
+        for one, text in zip(items, texts, strict=True)
     ]
 
 
@@ -96,3 +100,40 @@ def test_captions_that_were_cut_off_have_no_words():
 def test_one_group_cannot_be_swapped():
     made = [{**one, "group": "g"} for one in rows(OWN)]
     assert reading.word_gains(made, "a", 300, 0) == {}
+
+
+def q1(texts, prefix=""):
+    """The verdict on captions of pictures, beside right ones of sounds."""
+    sounds = rows([one["caption"] for one in SOUNDS], items=SOUNDS)
+    metrics = [one for made in (rows(texts), sounds) for one in reading.attribute_metrics(made, prefix)[0]]
+    return judged("Q1", completed("Q1", metrics, least_n=64))
+
+
+@pytest.mark.parametrize("prefix", ["", "sampled_"])
+def test_gate_q1_passes_right_captions_and_stops_those_of_other_media(prefix):
+    assert q1(OWN, prefix).verdict == "GO"
+    failed = failing(q1(OTHERS, prefix))
+    assert f"{prefix}captions_mean [i2t]" in failed and f"{prefix}captions [i2t.colour]" in failed
+    assert all("i2t" in name for name in failed)
+
+
+def test_gate_q1_stops_replay_text_and_captions_that_say_little():
+    replay = failing(q1(["Anna has a small red cup, and she keeps her cup in the kitchen."] * 40))
+    assert {f"captions [i2t.{name}]" for name in ATTRIBUTES["image"]} <= replay
+    little = failing(q1([f"a {one['attributes']['shape']}." for one in ITEMS]))
+    assert little == {f"stated [i2t.{name}]" for name in ATTRIBUTES["image"] if name != "shape"}
+
+
+def r1(texts):
+    """The verdict on captions of pictures, beside right ones of sounds."""
+    blind = reading.blind_caption(OWN)
+    sounds = rows([one["caption"] for one in SOUNDS], items=SOUNDS)
+    gains = {"i2t": reading.word_gains(rows(texts), blind, 300, 0), "a2t": reading.word_gains(sounds, "a", 300, 0)}
+    metrics = [one for task, found in gains.items() for one in reading.gain_metrics(found, task)]
+    return judged("R1", completed("R1", metrics, least_n=64))
+
+
+def test_gate_r1_stops_captions_that_do_not_look():
+    assert r1(OWN).verdict == "GO"
+    assert failing(r1(OTHERS)) == {"over_swapped [i2t]", "over_blind [i2t]"}
+    assert failing(r1([reading.blind_caption(OWN)] * 40)) == {"over_swapped [i2t]", "over_blind [i2t]"}

@@ -12,7 +12,7 @@ from mmpt.evaluate import ablation as abl
 from mmpt.shards.loader import make_loader
 from mmpt.store.evidence import Metric
 from mmpt.train.loop import train
-from tests.gating.gate_evidence import failing, judged
+from tests.gating.gate_evidence import completed, failing, judged
 from tests.model.tiny_model import IMAGE
 from tests.train.small_run import ROW, Examples, fresh, small_settings
 
@@ -73,7 +73,7 @@ def verdicts(before, after):
         Metric("invalid_swaps", 0, ITEMS, slice="t2i"),
         Metric("swap_length_difference", 0.0, ITEMS, slice="t2i"),
     ]
-    b3 = judged("B3", [*abl.gap_metrics(after, 300, 0), *sound, groups], **PROFILE)
+    b3 = judged("B3", completed("B3", [*abl.gap_metrics(after, 300, 0), *sound, groups]), **PROFILE)
     grown = abl.growth(after, before, 300, 0)
     return b3, judged(
         "C2", [grown.metric("gap_growth_nats", slice="t2i"), grown.groups_metric("t2i")], **PROFILE
