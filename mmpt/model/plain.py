@@ -213,7 +213,7 @@ def _add_lora(tensors: dict[str, Tensor], modules: dict[str, nn.Module], scale: 
         module = modules[name.removeprefix(PREFIX)]
         change = scale * (tensors[f"{name}.lora_B.weight"].float() @ tensors[key].float())
         # transformers' Conv1D (GPT-2) keeps its matrix transposed.
-        change = change if change.shape == module.weight.shape and type(module) is nn.Linear else change.T
+        change = change.T if type(module).__name__ == "Conv1D" else change
         module.weight.add_(change.to(module.weight.dtype))
 
 
