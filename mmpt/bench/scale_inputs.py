@@ -34,6 +34,7 @@ from mmpt.bench.scale_rows import (
     record,
     shard_row,
 )
+from mmpt.corpus.fingerprints import LENGTHS, Fingerprints
 from mmpt.store.canonical import write_json
 from mmpt.store.jsonl import write_jsonl
 
@@ -70,8 +71,14 @@ def _make_media(folder: Path) -> None:
 
 
 def make_manifest(folder: Path, n: int) -> None:
-    """folder/manifest/manifest.jsonl."""
+    """folder/manifest/manifest.jsonl and fingerprints.safetensors: media that are all different."""
     write_jsonl(folder / "manifest" / "manifest.jsonl", map(manifest_row, range(n)))
+    rng, fingerprints = np.random.default_rng(0), Fingerprints()
+    for index in range(n):
+        modality = manifest_row(index)["modality"]
+        row = np.clip(rng.normal(0, 25, LENGTHS[modality]), -127, 127)
+        fingerprints.add(modality, row.astype(np.int8))
+    fingerprints.save(folder / "manifest")
 
 
 def make_shard_records(folder: Path, n: int) -> None:
@@ -81,12 +88,14 @@ def make_shard_records(folder: Path, n: int) -> None:
 
 def make_token_space(folder: Path, n: int) -> None:
     """folder/token_space and folder/codecs, whatever n is."""
+    from mmpt.codecs.contract import CONTRACT
     from mmpt.codecs.registry import FILE_NAME
     from mmpt.shards.token_space import train_tokenizer
     from mmpt.tokens.space import build_token_space
 
     for modality in ("audio", "image"):
         write_json(folder / "codecs" / modality / FILE_NAME, {})
+        write_json(folder / "codecs" / modality / CONTRACT, {"tried": ["sizes"], "broken": {}})
         write_jsonl(folder / "codecs" / modality / "fitted_on.jsonl", [])
     lines = [caption(index) for index in range(1000)]
     train_tokenizer(lines, 2000, folder / "token_space" / "tokenizer")

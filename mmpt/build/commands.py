@@ -61,7 +61,7 @@ class StageCommand(OurCommand):
     ) -> int:
         """Tell what a run of these stages would do."""
         policy_of(project)  # what a run would refuse before its first stage
-        require_codecs(project.profile.data.get("codecs", {}))
+        require_codecs(project.profile.data)
         found = outlook(project, names, always=always, single=single)
         lost = missing(project.profile, _external(project, names, single))
         self.result = {"missing": [str(one) for one in lost], "stages": [one.to_json() for one in found]}
@@ -117,7 +117,7 @@ class Run(StageCommand, DoitRun):
         policy_of(project)  # a bad policy is better refused before the first stage than after it
         if options.dry_run:
             return self.foresee(project, names, always=options.always, single=options.single)
-        require_codecs(project.profile.data.get("codecs", {}))
+        require_codecs(project.profile.data)
         require_present(project.profile, _external(project, names, options.single))
         forward_signals()
         RUN.display.stream = sys.stdout

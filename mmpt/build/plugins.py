@@ -66,17 +66,31 @@ def versions(codecs: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def require_codecs(codecs: Mapping[str, Any]) -> None:
-    """Refuse, before the first stage, codecs that no stage could open. Named plug-ins are imported.
+def require_codecs(profile: Mapping[str, Any]) -> None:
+    """Refuse, before the first stage, codecs that no stage could use. Named plug-ins are imported.
+
+    Args:
+        profile: a profile's data.
 
     Raises:
         UserError: an unknown codec, two packages that register one name, a codec of the other modality, a plug-in
-            that cannot be imported.
+            that cannot be imported; `warmup.init: codec` where no codec offers code vectors.
     """
-    if not names.named_plugins(codecs):
-        return
-    from mmpt.codecs.registry import plugin  # numpy: only for who has a plug-in
+    sections = {modality: one for modality, one in profile.get("codecs", {}).items() if one}
+    if not names.named_plugins(sections):
+        return  # every built-in codec offers code vectors
+    from mmpt.codecs.registry import plugin  # numpy: only for profiles with a plug-in
 
-    for modality, section in codecs.items():
-        if section:
-            plugin(section["name"], modality)
+    found = [plugin(one["name"], modality) for modality, one in sections.items()]
+    offered = [
+        one["name"] in names.BUILT_IN or getattr(codec, "code_vectors", False)
+        for one, codec in zip(sections.values(), found, strict=True)
+    ]
+    if profile.get("warmup", {}).get("init") == "codec" and not any(offered):
+        raise UserError(
+            "no codec of this profile offers code vectors",
+            where="warmup.init",
+            found="codec",
+            expected="random or quiet",
+            fix="if the codec has code_vectors(), its plug-in says so with `code_vectors = True`",
+        )

@@ -286,6 +286,12 @@ class Encodec:
         """SHA-256 (hex) of weights, geometry and number of codebooks."""
         return self._digest
 
+    def code_vectors(self) -> np.ndarray:
+        """float32 [n_codebooks, codebook_size, D]: the vectors of the residual quantizer."""
+        tensors = self._run.tensors()
+        books = (tensors[f"quantizer.layers.{k}.codebook.embed"] for k in range(self.n_codebooks))
+        return np.stack([book.detach().float().cpu().numpy() for book in books])
+
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
         """si_sdr_db and log_mel_l1 of two float32 [channels, T] waves: see audio_quality.py."""
         return {

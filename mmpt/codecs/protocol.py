@@ -1,8 +1,15 @@
-"""What a codec is to the rest: two small protocols. A codec knows media and codes; it knows no token id and
-no model.
+"""The protocols of audio and image codecs: media to codes and back. A codec knows no token id and no model.
 
-A third party registers one through the entry-point group `mmpt.codecs`; see registry.py for what the entry
-point names.
+A third party registers one through the entry-point group `mmpt.codecs`; see registry.py for what the entry point names.
+`python -m mmpt.codecs.check NAME` tries everything that is promised here.
+
+Quality. `quality(medium, decode)` returns measures by name; `quality_metric` names the one that gate S3 holds against
+`quality_floor` (higher is better). Four names have an accepted baseline in S3, so a codec that can give them should:
+`si_sdr_db` and `log_mel_l1` (functions in audio_quality.py), `psnr_db` (also `psnr`) and `ssim` (image_quality.py). S3
+compares decodes with their media by measures of its own too (trivial_decodes.py).
+
+Optional attributes: `reconstructs = False` for a decoder that gives another medium with the same content; `to(device)`;
+`samples(frames)`; `code_vectors()`.
 """
 
 from __future__ import annotations
@@ -63,7 +70,10 @@ class AudioCodec(Protocol):
         ...
 
     def identity(self) -> str:
-        """SHA-256 (hex) of weights and settings: equal identities mean equal codes for equal waves."""
+        """SHA-256 (hex) of weights and settings: equal identities mean equal codes for equal waves.
+
+        It is asked for in every stage that opens the codec: keep it after the first call.
+        """
         ...
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:

@@ -7,6 +7,12 @@ What an entry point names (a module, a class or an object; it needs nothing of o
     load(folder)                 the codec that `codec.save(folder)` wrote
     fit_format(options)          optional; what data `create` gets. None: none. Audio: (rate, channels) of its
                                  waves; image: anything else than None, for uint8 [H, W, 3] pictures
+    shape(options)               optional; the codec's sizes without its weights, so that `doit fit` knows lengths
+                                 before the codec is built. Audio: sample_rate, n_codebooks, codebook_size,
+                                 frame_rate; image: tokens_per_image, codebook_size
+    code_vectors                 optional; True where the codec has `code_vectors()`
+
+The profile's `path`, and options named `path` or `.._path`, come as absolute paths and are fingerprinted.
 
 A codec may offer `code_vectors()`, float32 [codebooks, codebook_size, D]: what its codes stand for, so that a model's
 new rows can start where similar codes are near (profile key warmup.init: codec).
@@ -53,6 +59,11 @@ SIZES = {
     },
 }
 """Modality -> attribute of its codecs -> what it holds."""
+SHAPE = {
+    "audio": ("sample_rate", "n_codebooks", "codebook_size", "frame_rate"),
+    "image": ("tokens_per_image", "codebook_size"),
+}
+"""Modality -> keys of what a plug-in's `shape(options)` returns."""
 ABOUT = {"name": "text", "quality_metric": "text", "quality_floor": "a number"}
 
 
@@ -149,6 +160,27 @@ def fit_format(modality: str, options: Mapping[str, Any]) -> Any:
     """
     found = plugin(options["name"], modality)
     return found.fit_format(own_options(options)) if hasattr(found, "fit_format") else None
+
+
+def shape(modality: str, section: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The sizes of a codec that is not built yet, as its plug-in tells them; None where it does not.
+
+    Raises:
+        UserError: sizes that are missing or of another type.
+    """
+    found = plugin(section["name"], modality)
+    if not hasattr(found, "shape"):
+        return None
+    told = found.shape(own_options(section))
+    for key in SHAPE[modality]:
+        if not isinstance(told.get(key), int | float) or told[key] <= 0:
+            raise UserError(
+                f"shape(options) of codec {section['name']} lacks a size",
+                where=f"codecs.{modality}",
+                found=f"{key}: {told.get(key)!r}",
+                expected="numbers for " + ", ".join(SHAPE[modality]),
+            )
+    return told
 
 
 def own_options(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,7 +63,7 @@ class AudioEncoder:
 
     modality = "audio"
 
-    @property
+    @cached_property
     def identity(self) -> str:
         return self.codec.identity()
 
@@ -113,7 +114,7 @@ class ImageEncoder:
 
     modality = "image"
 
-    @property
+    @cached_property
     def identity(self) -> str:
         return self.codec.identity()
 

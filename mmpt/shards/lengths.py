@@ -6,6 +6,7 @@ codec's tokens. Captions: counted with the base's tokenizer. What is not there y
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -148,6 +149,15 @@ def audio_shape(section: Mapping[str, Any] | None, built: Path) -> AudioShape | 
         )
     if section["name"] == "encodec":
         return encodec_shape("48khz" in str(options.get("path", "")).lower(), options.get("n_codebooks", 4))
+    if told := registry.shape("audio", section):
+        rate, frame_rate = int(told["sample_rate"]), told["frame_rate"]
+        return AudioShape(
+            section["name"],
+            rate,
+            int(told["n_codebooks"]),
+            int(told["codebook_size"]),
+            lambda n: max(1, math.ceil(n * frame_rate / rate)),
+        )
     raise _unknown("audio", section["name"])
 
 
@@ -180,6 +190,8 @@ def image_shape(section: Mapping[str, Any] | None, built: Path) -> ImageShape | 
         return ImageShape("seed", 32, 8192)
     if section["name"] == "llamagen":
         return ImageShape("llamagen", (options.get("size", 256) // 16) ** 2, 16_384)
+    if told := registry.shape("image", section):
+        return ImageShape(section["name"], int(told["tokens_per_image"]), int(told["codebook_size"]))
     raise _unknown("image", section["name"])
 
 
@@ -188,5 +200,5 @@ def _unknown(modality: str, name: str) -> UserError:
         f"how many tokens this {modality} codec gives is not known before it is built",
         where=f"codecs.{modality}",
         found=name,
-        fix="run `doit codecs` first",
+        fix="run `doit codecs` first; a plug-in that offers shape(options) tells it before",
     )

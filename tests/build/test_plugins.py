@@ -153,10 +153,24 @@ def test_files_that_options_name_are_resolved_and_count_by_content(site, tmp_pat
 def test_a_codec_that_cannot_be_used_is_refused_before_the_first_stage(name, points, message, site, tmp_path):
     site(**points)
     with pytest.raises(UserError, match=message):
-        plugins.require_codecs(profile(tmp_path, name=name, clip_seconds=1.0).data["codecs"])
+        plugins.require_codecs(profile(tmp_path, name=name, clip_seconds=1.0).data)
 
 
 def test_a_plug_in_of_the_other_modality_is_refused_before_the_first_stage(site):
     site(acme="acme.codec:Plugin")
     with pytest.raises(UserError, match="acme is not an image codec.*modality 'audio'"):
-        plugins.require_codecs({"image": {"name": "acme"}})
+        plugins.require_codecs({"codecs": {"image": {"name": "acme"}}})
+
+
+def test_rows_from_code_vectors_are_refused_before_the_first_stage_where_no_codec_offers_any(site):
+    folder = site(acme="acme.codec:Plugin")
+    run = {"codecs": {"audio": SECTION, "image": None}, "warmup": {"init": "codec"}}
+    with pytest.raises(UserError, match="no codec of this profile offers code vectors.*code_vectors = True"):
+        plugins.require_codecs(run)
+    plugins.require_codecs({**run, "warmup": {"init": "random"}})
+    plugins.require_codecs({**run, "codecs": {"audio": SECTION, "image": {"name": "patchvq"}}})
+    (folder / "acme/codec.py").write_text(CODEC.replace("class Plugin:", "class Plugin:\n    code_vectors = True"))
+    for name in [one for one in sys.modules if one.partition(".")[0] == "acme"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    plugins.require_codecs(run)

@@ -9,6 +9,7 @@ import pytest
 from mmpt.codecs import registry
 from mmpt.codecs.names import names
 from mmpt.codecs.protocol import AudioCodes
+from mmpt.shards.lengths import audio_shape
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 
@@ -165,3 +166,20 @@ def test_the_registry_does_not_import_torch():
     import subprocess
 
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_plug_in_tells_its_sizes_before_it_is_built(installed, tmp_path):
+    told = """
+    @staticmethod
+    def shape(options):
+        return {"sample_rate": 100, "n_codebooks": 1, "codebook_size": options["size"], "frame_rate": 50}
+class Unfinished:"""
+    installed({"levels": "levels_codec:Plugin"})
+    source = tmp_path / "site-packages/levels_codec.py"
+    source.write_text(PLUGIN.replace("\nclass Unfinished:", told))
+    section = {"name": "levels", "clip_seconds": 1.0, "options": {"size": 8}}
+    shape = audio_shape(section, tmp_path / "unbuilt")
+    assert (shape.rate, shape.n_codebooks, shape.codebook_size) == (100, 1, 8)
+    assert [shape.frames(n) for n in (1, 2, 3, 100)] == [1, 1, 2, 50]
+    with pytest.raises(UserError, match="lacks a size.*codebook_size: 0"):
+        audio_shape({**section, "options": {"size": 0}}, tmp_path / "unbuilt")
