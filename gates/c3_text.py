@@ -70,6 +70,18 @@ GATE = {
             "message": "the held-out text is trained on",
             "remedy": "give a text.heldout_file that shares no lines with text.replay_file",
         },
+        # share of held-out lines of which 70 % of the words lie in runs of 8 words that are trained on; the
+        # generated text is made of a few templates, so there it says nothing
+        {
+            "id": "not_copied",
+            "metric": "copied_share_of_heldout",
+            "rule": "max",
+            "on_fail": "cannot_decide",
+            "voids": ["nll"],
+            "requires": "heldout_file",
+            "message": "the held-out text is trained on in other lines",
+            "remedy": "give a text.heldout_file from other documents than text.replay_file",
+        },
     ],
 }
 

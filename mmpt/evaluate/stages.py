@@ -403,12 +403,14 @@ def text_regression(ctx: StageContext) -> None:
     )
     captioned, n_lines = txt.shared_lines(lines, captions)
     trained_lines, _ = txt.shared_lines(lines, trained_on)
+    copied = txt.copied_lines(lines, trained_on)
     metrics = [
         txt.paired(after, before, resamples, ctx.seed).metric("nll_increase_nats", direction="lower"),
         txt.paired(before, unigram, resamples, ctx.seed).metric("base_minus_unigram_nats", direction="lower"),
         Metric("softmax_rows_missing", head_rows - (whole[1] - whole[0]), head_rows, "rows", "lower"),
         Metric("caption_lines_in_heldout", captioned, n_lines, "lines", "lower"),
         Metric("trained_share_of_heldout", trained_lines / max(1, n_lines), n_lines, "share", "lower"),
+        Metric("copied_share_of_heldout", copied / max(1, n_lines), n_lines, "share", "lower"),
     ]
     write_json(
         ctx.out / "text_regression.json",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from mmpt.tokens import Grammar, TokenSpace
 
 CHUNK = 128  # tokens of a chunk: the unit of the paired interval
 ROWS = 32  # chunks a batch
+RUN, COPIED_SHARE = 8, 0.7  # words of a run, and the share of a line's words in known runs from which it is copied
+WORD = re.compile(r"\w+")
 CONTINUED = 24  # tokens generated after a fixed prompt
 
 # Also continued by a model of another language or of a toy grammar: what matters is before against after.
@@ -69,15 +72,42 @@ def unigram_losses(train_ids: np.ndarray, pieces: np.ndarray, vocab: int) -> np.
 
 
 def shared_lines(lines: Iterable[str], others: Iterable[str]) -> tuple[int, int]:
-    """(lines that are among the others, case and spaces aside; all lines that are not empty)."""
+    """(lines that are among the others, case, spaces and punctuation aside; all lines that hold a word)."""
     plain = Counter(text for line in lines if (text := _plain(line)))
     # Of the others, which may be very many, no more than this stays.
     shared = set(filter(plain.__contains__, map(_plain, others)))
     return sum(plain[text] for text in shared), plain.total()
 
 
+def copied_lines(lines: Iterable[str], others: Iterable[str]) -> int:
+    """How many lines are largely made of runs of words that the others hold.
+
+    A line counts if COPIED_SHARE of its words lie in runs of RUN words that occur in another line, or, shorter than a
+    run, if it is another line. It finds what ``shared_lines`` does not: two lines joined, a line cut or added to.
+    Shared n-grams of words are what Brown et al. 2020 and Chowdhery et al. 2022 look for in their test sets.
+    """
+    held = [words for line in lines if (words := _plain(line).split())]
+    wanted = {run for words in held for run in _runs(words)}
+    known = {run for line in others for run in _runs(_plain(line).split()) if run in wanted}
+    return sum(_covered(words, known) >= COPIED_SHARE * len(words) for words in held)
+
+
+def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Every run of RUN words; all of them where there are fewer."""
+    return (tuple(words[at : at + RUN]) for at in range(max(1, len(words) - RUN + 1)))
+
+
+def _covered(words: Sequence[str], known: Collection[tuple[str, ...]]) -> int:
+    """Words that lie in a known run."""
+    places: set[int] = set()
+    for at, run in enumerate(_runs(words)):
+        if run in known:
+            places.update(range(at, at + len(run)))
+    return len(places)
+
+
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return " ".join(WORD.findall(text.casefold()))
 
 
 def paired(after: np.ndarray, before: np.ndarray, resamples: int, seed: int) -> Interval:

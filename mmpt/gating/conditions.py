@@ -18,6 +18,7 @@ CONDITIONS = {
     "warmed_up_here": "the profile brings the rows of a warm-up, so there was none to watch",
     "trained_here": "the profile brings a trained checkpoint, so there was no training to watch",
     "no_prompt_dropout": "the profile trains with prompt dropout",
+    "heldout_file": "the held-out text is generated, from templates that the training text shares",
     "real_audio": "a source of the profile generates sounds",
 }
 
@@ -33,6 +34,7 @@ def holding(profile: Mapping[str, Any]) -> frozenset[str]:
         "warmed_up_here": not imported,
         "trained_here": "stage4" not in imported,
         "no_prompt_dropout": profile.get("mixture", {}).get("prompt_dropout", 0) < LEAST_DROPOUT,
+        "heldout_file": bool(profile.get("text", {}).get("heldout_file")),
         # A picture source beside generated sounds, or one recording, makes the generated sounds no harder.
         "real_audio": "audio" in modalities(profile)
         and (bool(imported) or (bool(sounding) and all(one.get("reader") != "generated" for one in sounding))),

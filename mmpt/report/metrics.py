@@ -119,6 +119,7 @@ MEANING = {
     "softmax_rows_missing": "vocabulary rows that the text loss left out",
     "caption_lines_in_heldout": "lines of the held-out text that are captions",
     "trained_share_of_heldout": "share of held-out lines that are also trained on",
+    "copied_share_of_heldout": "share of held-out lines that are made of runs of words that are trained on",
     "parameters_differing": "trained tensors that differ after save, load and resume",
     "optimizer_tensors_differing": "optimizer tensors that differ after save, load and resume",
     "rng_states_differing": "random states that differ after save, load and resume",

@@ -15,6 +15,7 @@ from mmpt.profile import load_profile
 from tests.gating.gate_evidence import FIXTURES, fixture
 
 PROFILE = {key: value for key, value in load_profile("smoke").data.items() if key != "gates"}
+PROFILE["text"] = {**PROFILE["text"], "heldout_file": "a text of their own"}  # so that every check applies
 BASELINES = {
     "S3": {
         "si_sdr_db": {"audio": 8.0},
