@@ -72,9 +72,15 @@ def check_line(check: Mapping[str, Any]) -> str:
     return f"{head} {'  '.join(parts)}"
 
 
+def shown_verdict(verdict: Mapping[str, Any]) -> str:
+    """The verdict; a GO with a check that warns does not read like one without."""
+    warns = any(one["status"] == "warn" for one in verdict["checks"])
+    return f"{verdict['verdict']} (warns)" if warns and verdict["verdict"].startswith("GO") else verdict["verdict"]
+
+
 def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
     """The whole gate: a head, a line a check, the remedy of what fails."""
-    lines = [f"{verdict['gate']} {verdict['verdict']}  {verdict['title']}"]
+    lines = [f"{verdict['gate']} {shown_verdict(verdict)}  {verdict['title']}"]
     lines += [f"  {verdict['reason']}"] if verdict["reason"] else []
     lines += [f"  {check_line(check)}" for check in verdict["checks"]]
     remedies = {
@@ -93,8 +99,7 @@ def gate_line(verdict: Mapping[str, Any]) -> str:
         what = compared(told) if compared(told) is not None else told["value"]
         shown = f"{check_name(told)} {number(what)}, bound {bound_text(told)}, n {told['n']}"
         shown += f"; {told['note']}" if told["note"] else ""
-        shown = f"warning, {shown}" if told["status"] == "warn" else shown
-    return f"{verdict['gate']}  {verdict['verdict']:14} {verdict['title']}: {shown}".rstrip(": ")
+    return f"{verdict['gate']}  {shown_verdict(verdict):14} {verdict['title']}: {shown}".rstrip(": ")
 
 
 def gate_table(verdicts: Sequence[Mapping[str, Any]], width: int = 80) -> list[str]:
@@ -126,13 +131,12 @@ def gate_table(verdicts: Sequence[Mapping[str, Any]], width: int = 80) -> list[s
 
 def _row(verdict: Mapping[str, Any], most: int) -> list[str]:
     """Gate, verdict, check, value, bound, n; or gate, verdict, and why there is no check to show."""
-    told, head = telling(verdict["checks"]), [verdict["gate"], verdict["verdict"]]
+    told, head = telling(verdict["checks"]), [verdict["gate"], shown_verdict(verdict)]
     if told is None or told["value"] is None or told["status"] == "not_applicable":
         return [*head, verdict["reason"]]
     what = compared(told) if compared(told) is not None else told["value"]
     bound = bound_text(told).replace("lower end", "low").replace("upper end", "high")
-    row = [*head, elided(check_name(told), most), number(what), bound, "n", str(told["n"])]
-    return [*row, "warns"] if any(one["status"] == "warn" for one in verdict["checks"]) else row
+    return [*head, elided(check_name(told), most), number(what), bound, "n", str(told["n"])]
 
 
 def _problem(verdict: Mapping[str, Any], width: int) -> list[str]:
@@ -169,7 +173,7 @@ GUARDS = ("independent_groups",)
 
 
 def telling(checks: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The check to show for a gate: the worst, or among passed ones the nearest to its bound."""
+    """The check to show for a gate: of those that miss their bound the furthest off, of passed ones the nearest."""
     rank = {"fail": 0, "cannot_decide": 1, "waived": 2, "warn": 3, "pass": 4, "not_applicable": 5}
     weight = {"block": 0, "warn": 1, "info": 2}
     order = [
@@ -177,12 +181,20 @@ def telling(checks: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
             weight[one["severity"]] * (one["status"] == "cannot_decide"),
             rank[one["status"]],
             weight[one["severity"]],
-            _distance(one),
+            _distance(one) if one["status"] in ("pass", "not_applicable") else -_miss(one),
             place,
         )
         for place, one in enumerate(checks)
     ]
     return checks[min(order)[-1]] if order else None
+
+
+def _miss(check: Mapping[str, Any]) -> float:
+    """How far beyond its bound, relative to it; a bound of 0 leaves the number itself."""
+    value, bound = compared(check), check["bound"]
+    if value is None or bound is None:
+        return 0.0
+    return abs(value - bound) / (abs(bound) or 1.0)
 
 
 def _distance(check: Mapping[str, Any]) -> float:
