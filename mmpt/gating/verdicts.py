@@ -145,15 +145,17 @@ def decide_evidence(gate: Gate, evidence: Mapping[str, Any], policy: Policy, evi
 
 
 def unstated(gate: Gate) -> list[CheckResult]:
-    """Checks that the code knows and that a file of gates/ lacks: they cannot be decided."""
-    known = {check.id: check for check in default_gates()[gate.id].checks} if gate.missing else {}
+    """Checks that one file of gates/ lacks, or that ask something else there than the code: not to be decided."""
+    default = default_gates().get(gate.id)
+    known = {check.id: check for check in default.checks} if default else {}
+    known |= {check.id: check for check in gate.checks if check.id not in known}
     return [
         CheckResult(
             id=name,
-            metric=known[name].metric,
+            metric=known[name].metric if name in known else "",
             slice="",
             severity="block",
-            rule=known[name].rule,
+            rule=known[name].rule if name in known else "equal",
             bound=None,
             warn_bound=None,
             reference=None,
@@ -161,10 +163,10 @@ def unstated(gate: Gate) -> list[CheckResult]:
             ci_low=None,
             ci_high=None,
             n=None,
-            min_n=known[name].min_n,
+            min_n=known[name].min_n if name in known else 1,
             unit="",
             status="cannot_decide",
-            message="a check that the code knows is not stated",
+            message="the check is not stated as it should be",
             remedy=RESTORE,
             note=why,
         )
