@@ -57,6 +57,14 @@ def test_a_full_disk_is_known_however_it_is_wrapped(error, full):
     assert disk_full(error) is full
 
 
+GRANTED = {
+    "headline": "GO",
+    "softenings": [],
+    "waivers": [],
+    **{f"{name}_sha256": "c" * 64 for name in ("profile", "policy", "softenings", "waivers")},
+}
+
+
 @pytest.fixture
 def context(tmp_path):
     """Inputs of stage release: a final checkpoint with state beside the adapter, a token space, a base."""
@@ -75,7 +83,7 @@ def context(tmp_path):
     (tmp_path / "out").mkdir()
     inputs = {name: tmp_path / name for name in ("train", "token_space", "base")}
     profile = SliceView({"name": "mine"}, ("name",), "release")
-    return StageContext("release", profile, inputs, tmp_path / "out", tmp_path / "work")
+    return StageContext("release", profile, inputs, tmp_path / "out", tmp_path / "work", granted=GRANTED)
 
 
 def test_a_release_holds_the_adapter_and_names_it_by_digest(context):
@@ -85,6 +93,7 @@ def test_a_release_holds_the_adapter_and_names_it_by_digest(context):
     )
     assert "adapter/adapter_model.safetensors" in files and "adapter/trainer_state.safetensors" not in files
     said = read_json(context.out / "RELEASE.json")
+    assert said["decision"] == GRANTED
     assert said["step"] == "step_20" and said["token_space_sha256"] == "a" * 64 and said["profile"] == "mine"
     assert said["files"] == {
         name: sha256_file(context.out / name) for name in files if name != "RELEASE.json"
