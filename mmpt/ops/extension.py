@@ -199,7 +199,11 @@ def environment(build: Plan) -> dict[str, str]:
 
 def run_load(arguments: dict, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """torch.utils.cpp_extension.load in a child process, with all that ninja and the compilers say."""
-    code = "import json, sys; from torch.utils.cpp_extension import load; load(**json.loads(sys.argv[1]))"
+    # A CPU build of torch, with which .ci/spills compiles CUDA sources, does not look for CUDA_HOME itself.
+    code = (
+        "import json, os, sys; from torch.utils import cpp_extension as torch_; "
+        "torch_.CUDA_HOME = torch_.CUDA_HOME or os.environ.get('CUDA_HOME'); torch_.load(**json.loads(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", code, json.dumps(arguments)]
     return subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, check=False
