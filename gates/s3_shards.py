@@ -137,7 +137,7 @@ GATE = {
             "requires": "raw_media",
             "message": "decodes are better after a mirroring, a rolling or a swap of channels",
             "remedy": (
-                "{run}/shard_audit/data/audit.json names the change under trivial.worst_change: look for it in the "
+                "{run}/shard_audit/data/audit.json names the change (trivial, worst_change): look for it in the "
                 "codec's encode and decode (axis order, RGB against BGR, an offset of one token)"
             ),
         },
@@ -150,7 +150,7 @@ GATE = {
             "requires": "raw_media",
             "message": "decodes are no better than mirrored, rolled or channel-swapped versions of themselves",
             "remedy": (
-                "{run}/shard_audit/data/audit.json names the change under trivial.mean_change: look for it in the "
+                "{run}/shard_audit/data/audit.json names the change (trivial, mean_change): look for it in the "
                 "codec's encode and decode (axis order, RGB against BGR, an offset of one token)"
             ),
         },
