@@ -5,10 +5,11 @@ import random
 
 import numpy
 import pytest
+from tests.gating.gate_evidence import fixture
 
 from mmpt.build.declaration import by_name
 from mmpt.build.receipts import check_outputs
-from mmpt.build.release import release
+from mmpt.build.release import MEASURED, release
 from mmpt.build.stages import STAGES
 from mmpt.launch.setting import disk_full, undisturbed
 from mmpt.store.canonical import read_json, write_json
@@ -67,7 +68,9 @@ GRANTED = {
 
 @pytest.fixture
 def context(tmp_path):
-    """Inputs of stage release: a final checkpoint with state beside the adapter, a token space, a base."""
+    """Inputs of stage release: a final checkpoint with state beside the adapter, its staged export, the evidence of the
+    gates that judged it, a token space, a base.
+    """
     final = tmp_path / "train" / "checkpoints" / "step_20"
     for path, text in (
         (final / "adapter_config.json", "{}"),
@@ -76,12 +79,19 @@ def context(tmp_path):
         (tmp_path / "token_space" / "token_space.json", "{}"),
         (tmp_path / "token_space" / "token_space.sha256", f"{'a' * 64}  token_space.json\n"),
         (tmp_path / "base" / "model" / "config.json", "{}"),
+        (tmp_path / "staged_export" / "export" / "adapter" / "adapter_config.json", "{}"),
+        (tmp_path / "staged_export" / "export" / "adapter" / "adapter_model.safetensors", "weights"),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     write_json(tmp_path / "train" / "checkpoints.json", {"final": "step_20"})
+    judged = sha256_file(final / "adapter_model.safetensors")
+    for gate, (stage, name) in MEASURED.items():
+        path = tmp_path / stage / "evidence" / f"{gate}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**fixture(gate, "good"), "subject": {name: judged}})
     (tmp_path / "out").mkdir()
-    inputs = {name: tmp_path / name for name in ("train", "token_space", "base")}
+    inputs = {name: tmp_path / name for name in by_name(STAGES)["release"].inputs}
     profile = SliceView({"name": "mine"}, ("name",), "release")
     return StageContext("release", profile, inputs, tmp_path / "out", tmp_path / "work", granted=GRANTED)
 
@@ -110,4 +120,10 @@ def test_a_release_without_an_adapter_is_refused(context):
     for path in (context.inputs["train"] / "checkpoints" / "step_20").glob("adapter_*"):
         path.unlink()
     with pytest.raises(UserError, match="no adapter"):
+        release(context)
+
+
+def test_a_release_of_another_adapter_than_the_judged_one_is_refused(context):
+    (context.inputs["staged_export"] / "export" / "adapter" / "adapter_model.safetensors").write_text("untrained")
+    with pytest.raises(UserError, match="not the one that was judged"):
         release(context)
