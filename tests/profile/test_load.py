@@ -119,3 +119,8 @@ def test_a_codec_set_to_nothing_takes_its_modality_out(tmp_path):
     assert set(data["codecs"]) == {"image"} and data["codecs"]["image"]["name"] == "patchvq"
     with pytest.raises(UserError, match="codecs: found {}; expected at least 1 of audio, image"):
         load_profile(write(tmp_path, "extends: smoke\nname: x\ncodecs: {audio: null, image: null}\n"))
+
+
+@pytest.mark.parametrize("name", ["smoke", "captions"])
+def test_profiles_on_the_tiny_base_soften_no_gate(name):
+    assert not load_profile(name).data.get("gates")
