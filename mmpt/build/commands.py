@@ -338,6 +338,9 @@ class Sample(OurCommand):
         parser.add_argument("--top-k", type=int, help="default: the profile's")
         parser.add_argument("--top-p", type=float, help="default: the profile's")
         parser.add_argument("--guidance", type=float, help="default: the profile's")
+        parser.add_argument(
+            "--learned-end", action="store_true", help="t2a: the model ends the sound; default: a whole clip"
+        )
         parser.add_argument("--seed", type=int, default=0)
         return parser
 

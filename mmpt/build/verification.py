@@ -40,6 +40,7 @@ from mmpt.build.receipts import (
     read_receipt,
     subject_digest,
 )
+from mmpt.build.release import release_problems
 from mmpt.build.staleness import differences
 from mmpt.build.withdrawal import RELEASE
 from mmpt.gating import decide, evaluate_gate, read_decision, read_verdict
@@ -123,6 +124,8 @@ def _content(project: Project, stage: Stage) -> list[str]:
         check_outputs(stage, project.root / stage.name / DATA)
     except UserError as error:
         wrong.append(str(error))
+    if stage.name == RELEASE and not wrong:
+        wrong += release_problems(project.root)
     receipt = read_receipt(project.root / stage.name / RECEIPT)
     return wrong + [f"stale: {one}" for one in differences(definition_of(receipt), define(project, stage))]
 

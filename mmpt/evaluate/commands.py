@@ -16,6 +16,7 @@ from mmpt.codecs.media import load_clip, load_image, summarise_audio
 from mmpt.evaluate import ablation as abl
 from mmpt.evaluate.checkpoint import Trained, Workshop, step_of
 from mmpt.evaluate.emission import write_step
+from mmpt.evaluate.endings import LearnedEnd
 from mmpt.evaluate.golden import EMIT, Decoder, Setting, generate_golden
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.sets import Codecs, ablation_sets, decode_audio, decode_image, golden_sets
@@ -46,7 +47,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 def sample(root: Path, profile: Profile, options: Namespace) -> int:
     """One output for one prompt, sound or picture; returns the exit code 0.
 
-    `options`: task, prompt | audio | image, out, checkpoint, temperature, top_k, top_p, guidance, seed.
+    `options`: task, prompt | audio | image, out, checkpoint, temperature, top_k, top_p, guidance, seed, learned_end.
     Raises UserError: an argument that does not go with the task, a missing file or checkpoint, a prompt that
     is too long.
     """
@@ -55,7 +56,8 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
     codecs = Codecs.open(_data(root, "codecs"), workshop.device)
     checkpoint = _checkpoint(root, options.checkpoint)
     given = _prompt(workshop, codecs, profile, options)
-    wanted = _grammar(workshop.space, codecs, profile, options.task)
+    learned = getattr(options, "learned_end", False)
+    wanted = _grammar(workshop.space, codecs, profile, options.task, learned)
     chosen = {name: getattr(options, name, None) for name in ("temperature", "top_k", "top_p", "guidance")}
     how = {name: profile.data["generate"][name] if value is None else value for name, value in chosen.items()}
     guided = options.task in EMIT and how["guidance"] != 1.0
@@ -72,6 +74,8 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
             measure_mass=False,
             empty_prompts=[prompt(workshop.space, options.task, [])] if guided else (),
         )[0]
+    if learned and not output.ended:
+        print("the sound did not end: it is cut at generate.learned_end.max_seconds", file=sys.stderr)
     if options.task in EMIT:
         _write(options, codecs, workshop.space, output.ids)
     print(options.out if options.task in EMIT else plain_line(workshop.tokenizer.decode(output.ids.tolist()).strip()))
@@ -95,6 +99,9 @@ def _write(options: Namespace, codecs: Codecs, space: TokenSpace, ids: np.ndarra
 
 
 def _check_sample(options: Namespace) -> None:
+    if getattr(options, "learned_end", False) and options.task != "t2a":
+        raise UserError("only sounds have an end of their own", where="--learned-end", found=f"task {options.task}",
+                        expected="task t2a")  # fmt: skip
     if options.task not in TASKS:
         raise UserError(
             "unknown task",
@@ -161,14 +168,14 @@ def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Names
     return prompt(space, "i2t", space.image_to_global(codec.encode([load_image(Path(options.image).expanduser())])[0]))
 
 
-def _grammar(space: TokenSpace, codecs: Codecs, profile: Profile, task: str) -> Grammar:
+def _grammar(
+    space: TokenSpace, codecs: Codecs, profile: Profile, task: str, learned_end: bool
+) -> Grammar:
     if task == "t2a":
-        codec = _present(codecs.audio, "audio")
-        return grammar(
-            space,
-            task,
-            frames=codec.frames(round(profile.data["codecs"]["audio"]["clip_seconds"] * codec.sample_rate)),
-        )
+        codec, seconds = _present(codecs.audio, "audio"), profile.data["codecs"]["audio"]["clip_seconds"]
+        if learned_end:
+            return grammar(space, task, frames=LearnedEnd.of(profile.data["generate"], codec, seconds).frames)
+        return grammar(space, task, frames=codec.frames(round(seconds * codec.sample_rate)))
     if task == "t2i":
         return grammar(space, task, tokens_per_image=_present(codecs.image, "image").tokens_per_image)
     return grammar(space, task, text=(1, profile.data["generate"]["max_text_tokens"]))

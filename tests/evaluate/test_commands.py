@@ -56,6 +56,16 @@ def test_a_sound_and_a_picture_and_what_they_are_read_as(run, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) >= 2
 
 
+def test_the_model_may_end_a_sound(run, tmp_path, capsys):
+    wav = tmp_path / "x.wav"
+    sample(run.root, run.profile, asked(task="t2a", prompt="a buzz", out=str(wav), temperature=1.0, learned_end=True))
+    wave, rate = read_wav(wav)
+    frames = wave.shape[1] * 10 / rate
+    assert 1 <= frames <= 20 and (frames < 20 or "did not end" in capsys.readouterr().err)
+    with pytest.raises(UserError, match="only sounds"):
+        sample(run.root, run.profile, asked(task="t2i", prompt="x", out="x.png", learned_end=True))
+
+
 def test_a_seed_decides_the_sample(run, tmp_path):
     def made(name, seed):
         sample(
