@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmpt.evaluate import preflight, trainable
+from mmpt.evaluate.packed import packed_metrics
 from mmpt.evaluate.sets import Codecs
 from mmpt.evaluate.stages import preflight as preflight_stage
 from mmpt.model.adapter import WEIGHTS
@@ -187,7 +188,13 @@ class TestSequences:
         metrics, _ = preflight.sequence_checks(
             run.workshop().space, *folders.values(), lambda done, total: None
         )
-        return judged("A3", metrics)
+        return judged("A3", [*metrics, *self.packed(run)])
+
+    def packed(self, run):
+        """The part of A3 that these folders do not decide, measured once on the run as it is."""
+        if not hasattr(run, "packed_for_a3"):
+            run.packed_for_a3 = packed_metrics(train_stages.prepare_train(run.context("preflight")))
+        return run.packed_for_a3
 
     def test_what_the_stage_builds_passes(self, run):
         assert self.judge(run).verdict == "GO"

@@ -49,7 +49,8 @@ class TestAblations:
     """W1, B3, C2, R1 on losses of models that use, and that ignore, what they are given."""
 
     def w1(self, **gaps):
-        return judged("W1", [metric for task, gap in gaps.items() for metric in measured(made(task, gap))])
+        found = [metric for task, gap in gaps.items() for metric in measured(made(task, gap))]
+        return judged("W1", completed("W1", found))
 
     def test_w1(self):
         assert self.w1(a2t=0.5, i2t=0.5).verdict == "GO"
@@ -298,6 +299,11 @@ class TestResume:
             "rng_states_differing": "rng",
             "batches_differing": "batches",
             "losses_differing": "losses",
+            "schedule_differing": "schedule",
+            "sampler_differing": "sampler",
+            "monitors_differing": "monitors",
+            "intervals_differing": "intervals",
+            "state_missing": "whole",
         }
         kinds = ("token_space", "row_shape", "lora_config")
 
