@@ -1,7 +1,7 @@
 """Is the end of a sound file there? Decoders play what they find: half a download is a shorter sound to them.
 
     WAV RIFX RF64 BW64 W64 AIFF AIFC SVX CAF AU NIST    the size that the header gives its samples, against the file's
-    Ogg     its pages, one after another: whole, numbered without a gap, one stream; a missing last mark alone is no loss
+    Ogg     its pages, one after another: whole, numbered without a gap, one stream; a missing last mark is no loss
     MP3     the bytes that its encoder's header counts; without one, the last frame is whole; the samples read against
             its frames, because libmpg123 stops at an estimate where the bit rate varies and no header counts
     FLAC    its decoder refuses a stream that stops; the samples read against the header's count
@@ -208,18 +208,21 @@ def _mp3(stream: BinaryIO, start: int, size: int) -> str:
         return ""
     at, first = found
     length, side, _ = _frame(first)  # type: ignore[misc]
-    counted = None
+    counted = frames = 0
     if first[4 + side : 8 + side] in (b"Xing", b"Info"):
         (flags,) = struct.unpack_from(">I", first.ljust(16 + side, b"\0"), 8 + side)
+        if flags & 1:
+            (frames,) = struct.unpack_from(">I", first.ljust(16 + side, b"\0"), 12 + side)
         if flags & 2:
             (counted,) = struct.unpack_from(">I", first.ljust(24 + side, b"\0"), 12 + side + 4 * (flags & 1))
     elif first[36:40] == b"VBRI":
         (counted,) = struct.unpack_from(">I", first.ljust(50, b"\0"), 46)
-    if counted:
-        lost = at + counted - size
-        return f"{lost} of {counted} bytes that its header counts are missing" if lost > length else ""
-    lost = _mp3_frames(stream, at, size)[1]
-    return f"its last frame lacks {lost} bytes" if lost else ""
+    if counted and (lost := at + counted - size) > length:
+        return f"{lost} of {counted} bytes that its header counts are missing"
+    there, lost = _mp3_frames(stream, at, size)
+    if frames - there > 2:  # zeros or other bytes in the place of frames
+        return f"{frames - there} of {frames} frames that its header counts are missing"
+    return f"its last frame lacks {lost} bytes" if lost and not (counted or frames) else ""
 
 
 def _mp3_start(stream: BinaryIO, start: int) -> tuple[int, bytes] | None:

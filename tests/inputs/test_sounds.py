@@ -85,6 +85,15 @@ def test_a_decoder_that_stops_at_its_estimate_is_noticed(tmp_path):
     refused(path, "the decoder gives .* samples of .* frames|cut off")
 
 
+def test_zeros_in_the_place_of_frames_are_no_sound(tmp_path):
+    path = sound(tmp_path, "MP3")
+    data = path.read_bytes()
+    for share in (0.5, 0.9):
+        cut = int(len(data) * share)
+        path.write_bytes(data[:cut] + bytes(len(data) - cut))
+        refused(path, "frames that its header counts are missing|not a readable sound")
+
+
 def test_chunks_before_the_samples_hide_no_missing_half(tmp_path):
     """bext and LIST chunks of broadcast recorders are longer than any head that is read."""
     path = sound(tmp_path)
