@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,13 @@ NO_LORA = {
 }  # its B is zero: it changes nothing
 
 
+def release_memory() -> None:
+    """Free the models that nobody refers to, in cycles too, and give the device's cached blocks back to others."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 @dataclass(frozen=True)
 class Workshop:
     """What all checkpoints of a run share: base model, token space, tokenizer, where to compute."""
@@ -51,6 +59,7 @@ class Workshop:
 
     def untrained(self, lora: dict[str, Any] | None = None, layer_norm: bool = False) -> MultimodalLM:
         """The base model with fresh new rows and LoRA, as training would start it without a warm-up."""
+        release_memory()  # of the one before, which may be part of a cycle
         model = MultimodalLM.from_base(
             self.base / "model",
             self.space,

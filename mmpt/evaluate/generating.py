@@ -72,6 +72,7 @@ class Generating:
                     _save(self._path(one), run_piece(opened, self.workshop.space, one.piece, self.setting))
                     done += one.piece.size
                     self.ctx.progress(done, total, model)
+            del opened  # before the next one comes
 
     def outputs(self, model: str) -> dict[tuple[str, str], Outputs]:
         """A model's outputs by (task, decoding), once all of its pieces are there."""

@@ -11,7 +11,6 @@ a part that nobody saves would be equally absent on both sides.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmpt.evaluate.checkpoint import release_memory
 from mmpt.model.adapter import WEIGHTS
 from mmpt.model.checkpoints import STATE, load_checkpoint, step_folder
 from mmpt.ops import adopt
@@ -108,13 +108,6 @@ def run_until(ctx: StageContext, folder: Path, until: int, before: int) -> Prepa
     notes = folder / "seen.json"
     write_json(notes, {**(read_json(notes) if notes.is_file() else {}), **seen})
     return prepared
-
-
-def release_memory() -> None:
-    """Free the models that nobody refers to, in cycles too, and give the device's cached blocks back to others."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def log_every(before: int) -> int:

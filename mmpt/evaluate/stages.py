@@ -300,6 +300,7 @@ def ablation(ctx: StageContext) -> None:
             }
             if step == trained.final:
                 _write_alignment(ctx, model, workshop.space, every, trained.path(step))
+        del model  # before the next one comes
         folder = ctx.out / "qual" / f"step_{step}"
         folder.mkdir(parents=True)
         write_json(

@@ -22,6 +22,7 @@ from mmpt.tokens.space import TokenSpace, build_token_space, load
 from mmpt.train import footprint
 from mmpt.train.measured import measure
 from mmpt.train.objective import rows_at_once
+from mmpt.train.ranks import Ranks
 
 GIB = 1 << 30
 USABLE = 0.95  # of a device's memory
@@ -407,8 +408,7 @@ def _sized(
     at_once = rows_at_once(step.rows_most, micro_rows, plan.noise, world)
     need = plan.memory(row_len, at_once, device, checkpointed)
     speed = plan.speed(row_len, device)
-    pieces = -(-step.rows_most // at_once)
-    share = -(-pieces // world) / pieces  # of a step, for the rank with most of its micro-batches
+    share = _longest_share(step.tokens, -(-step.rows_most // at_once), row_len * at_once, world)
     seconds = speed.of(step.tokens * share, step.supervised * share, checkpointed / plan.shape.layers)
     return {
         "clip_seconds": choice.seconds if plan.audio else None,
@@ -427,6 +427,15 @@ def _sized(
         "hours": seconds * plan.data["train"]["steps"] / 3600,
         "time_is": speed.how + (", without the ranks' waiting for each other" if world > 1 else ""),
     }
+
+
+def _longest_share(tokens: float, pieces: int, most: int, world: int) -> float:
+    """Share of a step's tokens that the rank with most of them has; packing fills all micro-batches but the last."""
+    full = min(most, -(-round(tokens) // max(1, pieces - 1)))
+    sizes = [full] * (pieces - 1)
+    sizes.append(max(1, round(tokens) - sum(sizes)))
+    loads = [sum(sizes[index] for index in Ranks(rank, world).share(sizes)) for rank in range(world)]
+    return max(loads) / sum(sizes)
 
 
 def _proposed(plan: Plan, one: Proposal, device: Device) -> dict[str, Any]:

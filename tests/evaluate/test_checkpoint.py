@@ -1,10 +1,13 @@
 """Opening a checkpoint: the model it gives, what it leaves alone, and decoding on it against transformers."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
-from mmpt.evaluate.checkpoint import Trained, step_of
+from mmpt.evaluate import stages
+from mmpt.evaluate.checkpoint import Trained, Workshop, step_of
 from mmpt.evaluate.sets import golden_sets, record_grammar, record_prompt
 from mmpt.generate import generate
 from mmpt.generate.reference import as_causal_lm, reference_generate
@@ -60,3 +63,19 @@ def test_decoding_a_trained_model_agrees_with_transformers(run, task):
     for mine, yours, rules in zip(ours, theirs, grammars, strict=True):
         check(rules, mine.ids)
         assert np.array_equal(mine.ids, yours.ids) and mine.ended == yours.ended
+
+
+def test_ablation_holds_one_model_at_a_time(run, tmp_path, monkeypatch):
+    """Two bases of Qwen3-8B are 31 GiB, which `doit fit` does not count there."""
+    run.build("generate")
+    models, alive, untrained = [], [], Workshop.untrained
+
+    def counted(self, *given):
+        made = untrained(self, *given)
+        alive.append(sum(one() is not None for one in models))
+        models.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(Workshop, "untrained", counted)
+    stages.ablation(run.context("ablation", tmp_path / "ablation"))
+    assert alive == [0, 0]
