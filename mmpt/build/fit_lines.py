@@ -84,7 +84,7 @@ def _stages(stages: list[Mapping[str, Any]], device: Report) -> Iterator[str]:
     verdict = "every stage fits" if all(one["fits"] for one in stages) else "NOT EVERY STAGE FITS"
     yield (
         f"{verdict} into {_gib(device['memory'])}: {_gib(worst)} at most; counted with tensors without storage; "
-        "the codecs' networks come on top"
+        "the codecs' networks come on top; not counted: staged_export, kernels"
     )
 
 

@@ -41,8 +41,8 @@ from mmpt.train.schedule import optimizer_of
 PIECES = 2  # micro-batches of a counted step: the second one meets the gradients of the first
 LAID_OUT = 4  # steps whose largest micro-batches are taken
 READ = ("a2t", "i2t")
-# Stages that put codec networks on the device, and nothing of the model beside them that is not counted here.
-CODEC_STAGES = ("codecs", "shards", "shard_audit", "preflight", "generate", "trend")
+# Stages that use the device and are not counted: the exported model in other runtimes, and operations of fixed sizes.
+NOT_COUNTED = ("staged_export", "kernels")
 
 
 @dataclass(frozen=True)
