@@ -43,6 +43,7 @@ INPUTS = {
     "warmup_check": ("warmup",),
     "preflight": ("warmup", "examples"),
     "read_regression": ("train",),
+    "staged_export": ("generate",),
     "resume_check": ("train",),
     "scores": ("generate",),
 }

@@ -27,7 +27,7 @@ def test_a_good_run_reports_go(report):
     assert report["decision"]["decision"] == "GO"
     assert [
         one["gate"] for one in report["verdicts"]
-    ] == "S1 S2 S3 K1 W1 A1 A2 A3 A4 B1 B2 B3 B4 C1 C2 C3 C4 R1 Q1 Q2 T1".split()
+    ] == list(load_policy().gates)
     assert terminal(report).splitlines()[-1] == report["decision"]["headline"]
 
 
@@ -82,7 +82,7 @@ def test_many_unmeasured_gates_are_one_thing_to_do(tmp_path):
     make_run(tmp_path / "smoke", stop_before="train")
     text = terminal(build_report(tmp_path / "smoke"))
     assert text.count("    next: ") == 1 and "Not measured yet" in text
-    assert "B3, C2: waits for stage ablation" in text
+    assert "waits for stage ablation" in text
 
 
 def test_damaged_files_do_not_stop_the_report(tmp_path):
