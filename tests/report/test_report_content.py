@@ -25,9 +25,7 @@ from mmpt.store.schema import SCHEMAS
 
 def test_a_good_run_reports_go(report):
     assert report["decision"]["decision"] == "GO"
-    assert [
-        one["gate"] for one in report["verdicts"]
-    ] == list(load_policy().gates)
+    assert sorted(one["gate"] for one in report["verdicts"]) == sorted(load_policy().gates)
     assert terminal(report).splitlines()[-1] == report["decision"]["headline"]
 
 
