@@ -61,7 +61,7 @@ def test_the_manifest_holds_what_its_threads_work_on(monkeypatch):
         assert found == [f"r{i}" for i in range(4000)]
         assert probe.most <= (AHEAD * threads + 2) * BATCH
         assert told == sorted(told) and told[-1] > 3000
-    probe = Probe(2000, source="a", license="b", media={"root": "a"})
+    probe = Probe(2000, source="a", license="b", media={"root": "a"}, audio=None, image=None)
     s1_metrics(probe, [], ["image"], [{"name": "a", "reader": "captions"}])
     assert probe.most <= 3 and probe.passes == 1
 
