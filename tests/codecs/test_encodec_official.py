@@ -143,7 +143,8 @@ def test_a_saved_codec_carries_its_file_and_loads_as_itself(layouts, tmp_path):
         codec, tmp_path / "audio", "encodec", "audio", clip_seconds=1.0, crop="first", resampler="r"
     )
     validate_file(tmp_path / "audio/codec.json", "codec")
-    assert sorted(one.name for one in (tmp_path / "audio").iterdir()) == ["codec.json", file.name]
+    names = {one.name for one in (tmp_path / "audio").iterdir()}
+    assert names == {"code_vectors.safetensors", "codec.json", file.name}
     (tmp_path / "audio").rename(tmp_path / "moved")
     again = registry.load_audio(tmp_path / "moved")
     coded = codec.encode([wave(codec, 4800)])[0]

@@ -14,7 +14,7 @@ from mmpt.store.jsonl import write_jsonl
 from mmpt.store.schema import SCHEMAS, SchemaError, accepted, compiled, validate, validate_file, validator
 
 NAMES = sorted(path.name.removesuffix(".schema.json") for path in SCHEMAS.glob("*.schema.json"))
-TEXTS = ("a", "0" * 64, "A1", "step_1", "2026-01-02", "code:x", "a.b:c", "x" * 20, "", "https://in-toto.io/Statement/v1")
+TEXTS = ("a", "0" * 64, "A1", "GO", "step_1", "2026-01-02", "code:x", "a.b:c", "x" * 20, "", "https://in-toto.io/Statement/v1")
 STRANGE = (None, True, False, 0, -1, 1, 7, 1.0, 0.5, -0.25, 10**20, 1e300, "", "x", "é", "😀", "0" * 64, "F" * 64, [], {},
            [None, None], [1, 1.0], {"unknown": 1}, "train", "A1")  # fmt: skip
 
