@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from mmpt.store.evidence import Metric
+from mmpt.tokens.formats import TASKS
 from mmpt.train.judged import interval, loss_metrics, stability_metrics
 from mmpt.train.monitors import Monitors
 from tests.gating.gate_evidence import completed, failing, judged, undecided, warning
@@ -62,7 +64,9 @@ def logged(monitors, *norms):
 
 
 def b2(monitors, done=20, planned=20):
-    return judged("B2", stability_metrics(monitors, done, planned))
+    drawn = [Metric("drawn_outside_train", 0, 40, "records", "lower")]
+    drawn += [Metric("examples_never_drawn", 0, 10, "examples", "lower", slice=task) for task in TASKS]
+    return judged("B2", [*stability_metrics(monitors, done, planned), *drawn])
 
 
 def test_b2_passes_a_calm_run_and_fails_each_kind_of_storm():
