@@ -43,7 +43,7 @@ def test_a_rising_validation_loss_is_overfitting_although_single_gates_ask_for_m
 
 def test_a_loss_that_still_falls_is_too_little_training():
     found = diagnose(facts(check("B3", "win_swapped", "t2a"), check("B3", "win_swapped", "t2i"), validation=FALLING))
-    assert kinds(found) == ["underfitting"] and proposal(found) == {"train.steps": 1800}
+    assert kinds(found) == ["underfitting"] and proposal(found) == {"train.steps": 2 * PROFILE.data["train"]["steps"]}
 
 
 def test_overfitting_is_never_answered_with_more_steps():

@@ -56,7 +56,7 @@ def test_known_sound_codecs_need_not_be_built_and_others_must(tmp_path):
     )
     assert shape.frames(16_000) == 10 and shape.n_codebooks == 2
     assert audio_shape({"name": "encodec", "path": "facebook/encodec_48khz"}, tmp_path).rate == 48_000
-    with pytest.raises(UserError, match="not known before it is built"):
+    with pytest.raises(UserError, match="unknown audio codec"):
         audio_shape({"name": "mimi"}, tmp_path)
 
 
