@@ -68,9 +68,9 @@ def test_each_reader_reaches_go_and_a_leak_made_on_purpose_no_go(tmp_path, reade
     official = {i for i, row in manifest.items() if row["split_hint"] == "test"}
     assert all(split[i] == "test" for i in official) and (official or reader == "llava_pretrain")
 
-    def torn(records, val, test, honest=stages.deal):
+    def torn(records, val, test, alike, honest=stages.deal):
         """A training record turns out to be of the same recording or picture as a test record."""
-        rows, found = list(honest(records, val, test)), list(records)
+        rows, found = list(honest(records, val, test, alike)), list(records)
         at = {row["split"]: i for i, row in enumerate(rows)}
         found[at["train"]]["origin"] = found[at["test"]]["origin"]
         write_jsonl(records.path, found)
@@ -82,14 +82,14 @@ def test_each_reader_reaches_go_and_a_leak_made_on_purpose_no_go(tmp_path, reade
 
 
 def test_a_split_by_caption_tears_recordings_and_trains_on_official_test(tmp_path, monkeypatch):
-    def by_caption(records, val, test, honest=stages.deal):
+    def by_caption(records, val, test, alike, honest=stages.deal):
         sides = ("train", "val", "test")
-        return [{**row, "split": sides[i % 3]} for i, row in enumerate(honest(records, val, test))]
+        return [{**row, "split": sides[i % 3]} for i, row in enumerate(honest(records, val, test, alike))]
 
     monkeypatch.setattr(stages, "deal", by_caption)
     verdict = run(tmp_path / "run", {"clotho": made.clotho(tmp_path / "data")})[3]
     assert verdict.verdict == "NO_GO"
-    assert {check.id for check in verdict.failing()} == {"content", "origins", "official_test"}
+    assert {check.id for check in verdict.failing()} == {"content", "origins", "official_test", "near_duplicates"}
 
 
 def test_one_recording_in_three_data_sets_is_on_the_side_of_its_official_test(tmp_path):

@@ -128,7 +128,7 @@ def test_a_threshold_edit_decides_again_without_building(project):
 
     before = check()
     with open(project / PROFILE, "a") as stream:
-        stream.write("gates:\n  - {gate: B4, check: constant, threshold: 1000, reason: the test loosens it on purpose}\n")
+        stream.write("  - {gate: B4, check: constant, threshold: 1000, reason: the test loosens it on purpose}\n")
     output = doit(project, f"profile={PROFILE}")[1]
     assert not built(output), output
     assert (before, check()) == (("fail", 0), ("pass", 1000))
