@@ -21,7 +21,7 @@ DRAWS = "draws.jsonl"
 _PREFIX = "draws."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draws:
     """Counts by kind (a task or "text"): int32 [examples of that kind], how often each was drawn.
 
@@ -29,6 +29,11 @@ class Draws:
     """
 
     counts: Mapping[str, np.ndarray]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both counted the same draws of the same kinds."""
+        same = isinstance(other, Draws) and self.counts.keys() == other.counts.keys()
+        return same and all(np.array_equal(one, other.counts[kind]) for kind, one in self.counts.items())
 
     @classmethod
     def none(cls, sources: Mapping[str, Any]) -> Draws:
