@@ -88,7 +88,7 @@ class Generating:
         records = self.sets.get("t2a", [])
         if not records:
             return []
-        codec = Codecs.open(self.ctx.inputs["codecs"]).audio
+        codec = Codecs.open(self.ctx.inputs["codecs"], self.ctx.device).audio
         profile = self.ctx.profile
         asked = LearnedEnd.of(profile["generate"], codec, profile["codecs.audio.clip_seconds"])
         return ending_pieces(records, asked, self.setting, codec.n_codebooks)
