@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import collections
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,9 +65,7 @@ def facts_of(project: Project, concluded: Conclusion) -> Facts:
             for one in body["metrics"]
             if one["value"] is not None
         }
-    return Facts(
-        project.profile.data, checks, metrics, _validation(root), _training(root), _records(root / "split" / "data")
-    )
+    return Facts(project.profile.data, checks, metrics, _validation(root), _records(root / "split" / "data"))
 
 
 def _validation(root: Path) -> dict[str, list[tuple[int, float]]]:
@@ -79,14 +76,6 @@ def _validation(root: Path) -> dict[str, list[tuple[int, float]]]:
             for task, loss in (losses or {}).items():
                 curves.setdefault(task, []).append((int(name.removeprefix("step_")), loss))
     return {task: sorted(curve) for task, curve in curves.items()}
-
-
-def _training(root: Path) -> dict[str, float]:
-    path = root / "train" / "data" / "metrics.jsonl"
-    last = collections.deque(iter_jsonl(path), maxlen=1) if path.is_file() else ()
-    row: Mapping[str, Any] = last[0] if last else {}
-    tasks = ("a2t", "i2t", "t2a", "t2i")
-    return {task: row[f"loss_{task}"] for task in tasks if row.get(f"loss_{task}") is not None}
 
 
 def _records(split: Path) -> dict[str, int]:

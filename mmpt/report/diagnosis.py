@@ -66,7 +66,6 @@ class Facts:
         checks: every check of every verdict, with its "gate".
         metrics: (gate, metric, slice) -> value, of all evidence that is there.
         validation: task -> its validation loss at each saved step, in order: [(step, nats per token)].
-        training: task -> its training loss in the last log interval, nats per token.
         records: modality -> records in all splits; empty where the split is not built.
     """
 
@@ -74,7 +73,6 @@ class Facts:
     checks: Sequence[Mapping[str, Any]]
     metrics: Mapping[tuple[str, str, str], float]
     validation: Mapping[str, Sequence[tuple[int, float]]]
-    training: Mapping[str, float]
     records: Mapping[str, int]
 
     def failed(self, *gates: str, severities: Sequence[str] = ("block",)) -> list[Mapping[str, Any]]:

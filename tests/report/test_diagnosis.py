@@ -21,7 +21,7 @@ def check(gate, name, part="", status="fail", severity="block", value=0.1, bound
 
 
 def facts(*checks, metrics=None, validation=None, records=None, profile=PROFILE.data):
-    return Facts(profile, checks, metrics or {}, validation or LEVEL, {}, records or {"audio": 1500, "image": 1500})
+    return Facts(profile, checks, metrics or {}, validation or LEVEL, records or {"audio": 1500, "image": 1500})
 
 
 def kinds(found):
