@@ -12,6 +12,7 @@ from mmpt.gating.checks import Check
 from mmpt.gating.columns import width, wrapped
 from mmpt.gating.floors import FLOORS
 from mmpt.gating.policy import Policy
+from mmpt.gating.rules import named_remedy
 from mmpt.profile.keys import Key, find, keys, origins
 from mmpt.profile.load import Profile
 
@@ -34,9 +35,7 @@ def gate_lines(policy: Policy, gate_id: str) -> list[str]:
     for check in gate.checks:
         notes = ["no file can lower it"] if check.id in floors else []
         notes += ["changed by the profile"] if (gate_id, check.id) in changed else []
-        remedy = check.remedy
-        for name, value in (("run", f"artifacts/{policy.profile}"), ("stage", gate.stage), ("gate", gate.id)):
-            remedy = remedy.replace("{" + name + "}", value)
+        remedy = named_remedy(check.remedy, policy, gate_id)
         head += [
             "",
             f"  {check.id} ({', '.join([check.severity, *notes])}): {check.message}",

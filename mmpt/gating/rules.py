@@ -83,15 +83,16 @@ def apply_check(check: Check, metrics: Metrics, policy: Policy, gate_id: str) ->
         results = [_result(check, "", "not_applicable", note=CONDITIONS[check.requires])]
     else:
         results = [_slice(check, part, metrics, policy, gate_id) for part in _parts(check, metrics, policy)]
+    yield from (replace(one, remedy=named_remedy(one.remedy, policy, gate_id)) for one in results)
+
+
+def named_remedy(remedy: str, policy: Policy, gate_id: str) -> str:
+    """A remedy with the names of the run's folder, of the gate and of the stage that measures it."""
     names = {
         "run": f"artifacts/{policy.profile or 'NAME'}",
         "stage": policy.gate(gate_id).stage,
         "gate": gate_id,
     }
-    yield from (replace(one, remedy=_named(one.remedy, names)) for one in results)
-
-
-def _named(remedy: str, names: Mapping[str, str]) -> str:
     for name, value in names.items():
         remedy = remedy.replace("{" + name + "}", value)
     return remedy

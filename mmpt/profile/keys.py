@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from mmpt.profile.load import PACKAGED
+from mmpt.profile.load import extended
+from mmpt.profile.yaml_file import read_yaml
 from mmpt.store.atomic import atomic_write
 from mmpt.store.errors import UserError
 from mmpt.store.schema import SCHEMAS, nearest
@@ -153,14 +154,11 @@ def origins(path: Path, data: Mapping[str, Any]) -> dict[str, str]:
 def _chain(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """The file and what it extends, nearest first; the profile was loaded before, so all of them can be read."""
     while True:
-        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+        own = read_yaml(path)
         yield path, own
-        parent = own.get("extends")
-        if parent is None:
+        if "extends" not in own:
             return
-        beside = (path.parent / parent).resolve()
-        path = beside if beside.is_file() else PACKAGED / f"{parent}.yaml"
-        path = path if path.is_file() else Path(parent).resolve()
+        path = extended(path, own["extends"])
 
 
 def _leaves(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -104,6 +104,12 @@ def _locate(name_or_path: str) -> Path:
                     fix=nearest(name_or_path, names))
 
 
+def extended(path: Path, parent: str) -> Path:
+    """The file that `extends: parent` of the profile `path` names: one in its folder, else a packaged or given one."""
+    beside = path.parent / parent
+    return beside.resolve() if beside.is_file() else _locate(parent)
+
+
 def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The file's own keys over those of the profile it extends; mappings merge, everything else replaces, and so
     does a mapping whose ``name`` is another. ``gates`` is not inherited: what one run excuses, another one has to
@@ -121,8 +127,7 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return data
     if not isinstance(parent, str):
         raise UserError("bad value", where=f"{path}: extends", found=repr(parent), expected="a profile name or path")
-    beside = path.parent / parent
-    below = _inherit(beside.resolve() if beside.is_file() else _locate(parent), (*seen, path))
+    below = _inherit(extended(path, parent), (*seen, path))
     below.pop("gates", None)
     if "name" not in data:  # it would inherit the name, and with it build over the other profile's artifacts
         raise UserError("a profile that extends another needs a name of its own", where=path,
