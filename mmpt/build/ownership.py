@@ -39,7 +39,7 @@ def check_owner(project: Project) -> None:
 
 
 def claim(project: Project) -> None:
-    """Put the profile's file on record as the owner of its artifact folder; for whoever holds the profile's lock."""
+    """Put the profile's file on record as the owner of its artifact folder; the caller holds the profile's lock."""
     body = {"schema": "owner/1", "name": project.profile.name, "file": _file(project)}
     if _owner(project) != body["file"]:
         validate(body, "owner", where=OWNER)

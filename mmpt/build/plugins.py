@@ -40,7 +40,7 @@ def points(codecs: Mapping[str, Any]) -> dict[str, EntryPoint | None]:
 def folders(codecs: Mapping[str, Any]) -> dict[str, Path]:
     """Top-level package of each named plug-in -> its folder, or its file where it is a single module.
 
-    A package that cannot be found is left out: whoever opens the codec says so.
+    A package that cannot be found is left out: opening the codec reports it.
     """
     found = {}
     for point in points(codecs).values():

@@ -50,14 +50,14 @@ def report_files(project: Project, cache: StatCache | None = None) -> dict[str, 
 
 
 def index_published(project: Project) -> None:
-    """Write INDEX.sha256; for whoever holds the profile's lock."""
+    """Write INDEX.sha256; the caller holds the profile's lock."""
     with one_writer(project.root):  # verdicts and history may be written by a gate's script at any time
         files = {path: path.relative_to(project.root).as_posix() for path in published(project)}
         write_index(project.root, {name: project.stat_cache.digest(path) for path, name in files.items()})
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove the temporary files of writes that were killed; for whoever holds the profile's lock."""
+    """Remove the temporary files of writes that were killed; the caller holds the profile's lock."""
     with one_writer(root):
         for folder in (root, root / GATES, *(root / GATES).glob("*/"), root / REPORT):
             for path in folder.iterdir() if folder.is_dir() else ():

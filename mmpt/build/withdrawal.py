@@ -18,7 +18,7 @@ RELEASE = "release"
 
 
 def withdraw_decision(project: Project) -> None:
-    """Remove decision, report and release, if they are there; for whoever holds the profile's lock."""
+    """Remove decision, report and release, if they are there; the caller holds the profile's lock."""
     report = project.root / REPORT
     pages = [path for path in report.rglob("*") if path.is_file() and path.name != RUNS] if report.is_dir() else []
     if not pages and not decision_path(project.root).exists() and not (project.root / RELEASE).exists():
