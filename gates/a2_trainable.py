@@ -23,9 +23,7 @@ GATE = {
             "metric": "lora_matrices_missing",
             "rule": "max",
             "message": "target modules without LoRA",
-            "remedy": (
-                "name linear layers of the base model in lora.target_modules and set train.lr.lora above 0"
-            ),
+            "remedy": ("name linear layers of the base model in lora.target_modules and set train.lr.lora above 0"),
         },
         # after two steps in which every id occurred
         {

@@ -54,9 +54,7 @@ GATE = {
             "slices": ["a2t", "i2t", "t2a", "t2i"],
             "rule": "max",
             "message": "labels outside the segment of their position",
-            "remedy": (
-                "delete {run}/shards and {run}/examples and run doit, so that both are of one token space"
-            ),
+            "remedy": ("delete {run}/shards and {run}/examples and run doit, so that both are of one token space"),
         },
         # examples there are / records of the modality (dropped and unencoded ones counted), all splits
         {

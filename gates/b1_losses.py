@@ -40,9 +40,7 @@ GATE = {
             "slices": ["a2t", "i2t"],
             "rule": "max",
             "message": "reading got worse while the model learned to emit",
-            "remedy": (
-                "raise a2t and i2t in mixture.weights or train.loss.task_weights, or lower train.lr.lora"
-            ),
+            "remedy": ("raise a2t and i2t in mixture.weights or train.loss.task_weights, or lower train.lr.lora"),
         },
         # the same difference over the first and over the second half of each payload: a model that learned one half
         # beats the unigram on the mean

@@ -29,13 +29,9 @@ GATE = {
             "rule": "max",
             "message": "the gradient norm jumped",
             "more": (
-                "the run ends with its warm-up and ramp: raise train.steps, or lower train.warmup_steps or "
-                "mixture.ramp"
+                "the run ends with its warm-up and ramp: raise train.steps, or lower train.warmup_steps or mixture.ramp"
             ),
-            "remedy": (
-                "lower train.lr.lora or train.clip; {run}/train/data/metrics.jsonl has grad_norm_max by "
-                "step"
-            ),
+            "remedy": ("lower train.lr.lora or train.clip; {run}/train/data/metrics.jsonl has grad_norm_max by step"),
         },
         # largest growth factor of the modality rows' norm within one log interval, after warm-up and ramp; n:
         # the intervals judged
@@ -45,13 +41,9 @@ GATE = {
             "rule": "max",
             "message": "the norm of the new rows jumped",
             "more": (
-                "the run ends with its warm-up and ramp: raise train.steps, or lower train.warmup_steps or "
-                "mixture.ramp"
+                "the run ends with its warm-up and ramp: raise train.steps, or lower train.warmup_steps or mixture.ramp"
             ),
-            "remedy": (
-                "lower train.lr.embed and train.lr.head; {run}/train/data/metrics.jsonl has the norms by "
-                "step"
-            ),
+            "remedy": ("lower train.lr.embed and train.lr.head; {run}/train/data/metrics.jsonl has the norms by step"),
         },
         # steps planned and not done because a monitor stopped the run
         {

@@ -30,8 +30,7 @@ GATE = {
             "rule": "min",
             "message": "too few items prefer their own prompt to none",
             "remedy": (
-                "raise train.steps; keep mixture.prompt_dropout above 0, or the empty prompt is unknown to "
-                "the model"
+                "raise train.steps; keep mixture.prompt_dropout above 0, or the empty prompt is unknown to the model"
             ),
         },
         {
@@ -53,8 +52,7 @@ GATE = {
             "rule": "ci_low_above",
             "message": "the gap to empty prompts is not above zero",
             "remedy": (
-                "raise train.steps; keep mixture.prompt_dropout above 0, or the empty prompt is unknown to "
-                "the model"
+                "raise train.steps; keep mixture.prompt_dropout above 0, or the empty prompt is unknown to the model"
             ),
         },
         {
@@ -63,10 +61,7 @@ GATE = {
             "slices": ["t2i"],
             "rule": "min",
             "message": "prompts change the picture loss by less than 0.10 nats a token",
-            "remedy": (
-                "raise train.steps, or lower codecs.image.codebook_size so that captions can predict the "
-                "codes"
-            ),
+            "remedy": ("raise train.steps, or lower codecs.image.codebook_size so that captions can predict the codes"),
         },
         {
             "id": "mean_swapped_t2a",
@@ -75,8 +70,7 @@ GATE = {
             "rule": "min",
             "message": "prompts change the sound loss by less than 0.10 nats a token",
             "remedy": (
-                "raise train.steps, or lower codecs.audio.n_codebooks: fine codebooks hold what no caption "
-                "says"
+                "raise train.steps, or lower codecs.audio.n_codebooks: fine codebooks hold what no caption says"
             ),
         },
         {
@@ -85,10 +79,7 @@ GATE = {
             "slices": ["t2i"],
             "rule": "min",
             "message": "a prompt helps the picture loss by less than 0.10 nats a token",
-            "remedy": (
-                "raise train.steps, or lower codecs.image.codebook_size so that captions can predict the "
-                "codes"
-            ),
+            "remedy": ("raise train.steps, or lower codecs.image.codebook_size so that captions can predict the codes"),
         },
         {
             "id": "mean_empty_t2a",
@@ -97,8 +88,7 @@ GATE = {
             "rule": "min",
             "message": "a prompt helps the sound loss by less than 0.10 nats a token",
             "remedy": (
-                "raise train.steps, or lower codecs.audio.n_codebooks: fine codebooks hold what no caption "
-                "says"
+                "raise train.steps, or lower codecs.audio.n_codebooks: fine codebooks hold what no caption says"
             ),
         },
         # groups of items that share a recording, picture or description: what the bootstrap draws
@@ -110,9 +100,7 @@ GATE = {
             "on_fail": "cannot_decide",
             "voids": ["gap_swapped", "gap_empty"],
             "message": "too few independent groups for an interval",
-            "remedy": (
-                "raise split.test or add test items that are not variants of one another (field `origin`)"
-            ),
+            "remedy": ("raise split.test or add test items that are not variants of one another (field `origin`)"),
         },
         # swapped pairs inside one group, with one prompt, or (where attributes are known) whose swapped
         # prompt is true of the item
@@ -125,8 +113,7 @@ GATE = {
             "voids": ["win_swapped", "gap_swapped", "mean_swapped_t2i", "mean_swapped_t2a"],
             "message": "prompts were swapped inside a group or between like items",
             "remedy": (
-                "add test items that say something else (raise split.test), then delete {run}/golden and "
-                "run doit"
+                "add test items that say something else (raise split.test), then delete {run}/golden and run doit"
             ),
         },
         # mean |len(swapped) - len(own)| / len(own), prompt tokens

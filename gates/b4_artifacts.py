@@ -27,9 +27,7 @@ GATE = {
             "slices": ["t2a", "t2i"],
             "rule": "max",
             "message": "files that another library cannot read",
-            "remedy": (
-                "delete {run}/generate and run doit; if it comes back, run `pytest tests/evaluate -k media`"
-            ),
+            "remedy": ("delete {run}/generate and run doit; if it comes back, run `pytest tests/evaluate -k media`"),
         },
         {
             "id": "form",
@@ -62,8 +60,7 @@ GATE = {
             "rule": "max",
             "message": "constant sounds or pictures",
             "remedy": (
-                "see them beside their references in {run}/report/index.html: raise train.steps or "
-                "train.lr.lora"
+                "see them beside their references in {run}/report/index.html: raise train.steps or train.lr.lora"
             ),
         },
         # more than 1 % of the samples at full scale

@@ -29,9 +29,7 @@ GATE = {
             "on_fail": "cannot_decide",
             "voids": ["growth"],
             "message": "too few independent groups for an interval",
-            "remedy": (
-                "raise split.test or add test items that are not variants of one another (field `origin`)"
-            ),
+            "remedy": ("raise split.test or add test items that are not variants of one another (field `origin`)"),
         },
     ],
 }

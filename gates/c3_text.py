@@ -16,9 +16,7 @@ GATE = {
             "metric": "nll_increase_nats",
             "rule": "ci_high_max",
             "message": "text perplexity rose by more than 2 %",
-            "more": (
-                "raise text.heldout_sentences and evaluate.text_tokens, or give a longer text.heldout_file"
-            ),
+            "more": ("raise text.heldout_sentences and evaluate.text_tokens, or give a longer text.heldout_file"),
             "remedy": "raise mixture.text_replay or text in train.loss.task_weights, or lower train.lr.lora",
         },
         # base NLL less unigram NLL on the same tokens: a base that knows nothing cannot forget
@@ -29,9 +27,7 @@ GATE = {
             "on_fail": "cannot_decide",
             "voids": ["nll"],
             "message": "the base model is no better than a unigram on this text",
-            "more": (
-                "raise text.heldout_sentences and evaluate.text_tokens, or give a longer text.heldout_file"
-            ),
+            "more": ("raise text.heldout_sentences and evaluate.text_tokens, or give a longer text.heldout_file"),
             "remedy": (
                 "give a pretrained model (base.kind and base.path) or raise base.pretrain.steps; or the "
                 "text of text.heldout_file is not in the base's language"
@@ -46,8 +42,7 @@ GATE = {
             "voids": ["nll"],
             "message": "the text loss did not use the whole vocabulary",
             "remedy": (
-                "delete {run}/text_regression and run doit; if it comes back, run `pytest tests/evaluate -k "
-                "text`"
+                "delete {run}/text_regression and run doit; if it comes back, run `pytest tests/evaluate -k text`"
             ),
         },
         # held-out lines that are captions of the corpus

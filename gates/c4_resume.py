@@ -119,8 +119,7 @@ GATE = {
             "rule": "max",
             "message": "a checkpoint that does not fit was not refused",
             "remedy": (
-                "run `pytest tests/model/test_checkpoints.py`; until it passes, load no checkpoint of "
-                "another run"
+                "run `pytest tests/model/test_checkpoints.py`; until it passes, load no checkpoint of another run"
             ),
         },
     ],

@@ -38,10 +38,7 @@ GATE = {
             "each": True,
             "rule": "max",
             "message": "a sampler returned ids outside its support",
-            "remedy": (
-                "set ops.backend: reference to go on without the kernel, and run `pytest tests/ops` to mend "
-                "it"
-            ),
+            "remedy": ("set ops.backend: reference to go on without the kernel, and run `pytest tests/ops` to mend it"),
         },
         # NaN or Inf in any output or gradient of the cases
         {

@@ -17,9 +17,7 @@ GATE = {
             "each": True,
             "rule": "max",
             "message": "many prompts give the same output",
-            "remedy": (
-                "raise train.steps; if sampled outputs differ, sample with a generate.temperature above 0"
-            ),
+            "remedy": ("raise train.steps; if sampled outputs differ, sample with a generate.temperature above 0"),
         },
         # share of sounds with a run of 8 or more equal frames beyond what references show
         {
@@ -28,10 +26,7 @@ GATE = {
             "slices": ["t2a.greedy", "t2a.sampled"],
             "rule": "max",
             "message": "sounds that repeat frames",
-            "remedy": (
-                "raise train.steps; if sampled outputs do not loop, sample with a generate.temperature "
-                "above 0"
-            ),
+            "remedy": ("raise train.steps; if sampled outputs do not loop, sample with a generate.temperature above 0"),
         },
         # codes used in the outputs / codes used in the references, mean over codebooks
         {
@@ -41,9 +36,7 @@ GATE = {
             "each": True,
             "rule": "min",
             "message": "few codes are used",
-            "remedy": (
-                "raise train.steps; if sampled outputs use more, sample with a generate.temperature above 0"
-            ),
+            "remedy": ("raise train.steps; if sampled outputs use more, sample with a generate.temperature above 0"),
         },
         # mean probability inside the allowed range, before masking
         {

@@ -26,9 +26,7 @@ GATE = {
             "rule": "min",
             "reference": "gap_after_warmup_nats",
             "message": "reading lost more than half of its gap",
-            "remedy": (
-                "raise a2t and i2t in mixture.weights or train.loss.task_weights, or lower train.lr.lora"
-            ),
+            "remedy": ("raise a2t and i2t in mixture.weights or train.loss.task_weights, or lower train.lr.lora"),
         },
         {
             "id": "groups",
@@ -38,9 +36,7 @@ GATE = {
             "on_fail": "cannot_decide",
             "voids": ["gap"],
             "message": "too few independent groups for an interval",
-            "remedy": (
-                "raise split.test or add test items that are not variants of one another (field `origin`)"
-            ),
+            "remedy": ("raise split.test or add test items that are not variants of one another (field `origin`)"),
         },
         # share of items whose caption is likelier after its own medium than after another
         {

@@ -48,8 +48,7 @@ GATE = {
             "rule": "max",
             "message": "records with an empty caption",
             "remedy": (
-                "{run}/manifest/data/errors.jsonl names them: write captions or delete the lines, then run "
-                "doit"
+                "{run}/manifest/data/errors.jsonl names them: write captions or delete the lines, then run doit"
             ),
         },
         {
@@ -57,9 +56,7 @@ GATE = {
             "metric": "duplicate_ids",
             "rule": "max",
             "message": "ids that occur more than once",
-            "remedy": (
-                "{run}/manifest/data/errors.jsonl names both places: rename one of the two, then run doit"
-            ),
+            "remedy": ("{run}/manifest/data/errors.jsonl names both places: rename one of the two, then run doit"),
         },
         {
             "id": "paths_outside",
@@ -77,10 +74,7 @@ GATE = {
             "metric": "bad_lines",
             "rule": "max",
             "message": "lines of a captions file that are no record",
-            "remedy": (
-                "{run}/manifest/data/errors.jsonl names file and line: correct or delete them, then run "
-                "doit"
-            ),
+            "remedy": ("{run}/manifest/data/errors.jsonl names file and line: correct or delete them, then run doit"),
         },
         # records that were left out, for whatever reason, of the source that lost the largest share: the
         # bound that still holds where a profile lets the counts above warn, because a published set has lost

@@ -15,9 +15,7 @@ GATE = {
             "slices": ["audio", "image"],
             "rule": "max",
             "message": "ids outside the segment of their position",
-            "remedy": (
-                "{run}/shard_audit/data/audit.json names records and ids; delete {run}/shards and run doit"
-            ),
+            "remedy": ("{run}/shard_audit/data/audit.json names records and ids; delete {run}/shards and run doit"),
         },
         # audio: ids != frames x codebooks; image: ids != tokens_per_image
         {
@@ -35,9 +33,7 @@ GATE = {
             "slices": ["audio", "image"],
             "rule": "max",
             "message": "records of another token space",
-            "remedy": (
-                "delete {run}/shards and run doit, so that they are made with this run's token_space.json"
-            ),
+            "remedy": ("delete {run}/shards and run doit, so that they are made with this run's token_space.json"),
         },
         # records in a shard of another side than the split's
         {
@@ -254,8 +250,7 @@ GATE = {
             "rule": "max",
             "message": "captions of val or test are in the text that the base learns from",
             "remedy": (
-                "take the lines out of text.replay_file if you gave one, then delete {run}/token_space and "
-                "run doit"
+                "take the lines out of text.replay_file if you gave one, then delete {run}/token_space and run doit"
             ),
         },
         # share of the sounds that were cut to codecs.audio.clip_seconds before they were encoded
@@ -265,9 +260,7 @@ GATE = {
             "slices": ["audio"],
             "rule": "max",
             "requires": "raw_media",
-            "message": (
-                "sounds are longer than the clip that the model hears; their captions may speak of the rest"
-            ),
+            "message": ("sounds are longer than the clip that the model hears; their captions may speak of the rest"),
             "remedy": (
                 "raise codecs.audio.clip_seconds (`doit fit` says what that costs), or cut the recordings "
                 "and their captions yourself"

@@ -68,13 +68,20 @@ class Yard:
     def call(self, words: tuple[str, ...], *, must: bool = True) -> float:
         """Seconds of one command. RuntimeError with its last words when it fails."""
         bin_folder = str(Path(words[0]).parent)
-        environment = {**os.environ, "PYTHONPATH": str(REPO), "PATH": f"{bin_folder}:{os.environ['PATH']}",
-                       "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}  # fmt: skip
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(REPO),
+            "PATH": f"{bin_folder}:{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         start = time.perf_counter()
         done = subprocess.run(words, cwd=self.laid.folder, env=environment, capture_output=True, text=True, check=False)
         spent = time.perf_counter() - start
         if must and done.returncode not in FINE.get(self.tool.name, (0,)):
-            raise RuntimeError(f"{self.tool.name}: {' '.join(words)} ended with {done.returncode}: {done.stderr[-1500:]}")
+            raise RuntimeError(
+                f"{self.tool.name}: {' '.join(words)} ended with {done.returncode}: {done.stderr[-1500:]}"
+            )
         return spent
 
     def ran(self) -> list[str]:
@@ -175,7 +182,10 @@ def changes(graph: Graph) -> dict[str, tuple[Callable[[Laid], Path], Callable[[P
         "output deleted": (output, lambda path: path.unlink()),
         "file added to an output": (extra, lambda path: path.write_bytes(b"not one of ours")),
         "comment in the code": (code, _comment),
-        "code edited": (code, lambda path: path.write_text(path.read_text().replace("name.encode()", "name.encode() + b'.'"))),
+        "code edited": (
+            code,
+            lambda path: path.write_text(path.read_text().replace("name.encode()", "name.encode() + b'.'")),
+        ),
     }
 
 
@@ -211,12 +221,17 @@ def _restore(yard: Yard, path: Path, before: tuple[bytes, os.stat_result] | None
 
 
 def no_op_table(graph: Graph, times: dict[str, dict]) -> str:
-    lines = [f"{graph.name}: {len(graph.nodes)} stages, {sum(node.count for node in graph.nodes)} files",
-             f"  {'seconds':26}{'first build':>12}{'no-op':>9}{'p10':>8}{'p90':>8}{'dry':>9}{'p10':>8}{'p90':>8}{'x ours':>8}"]  # fmt: skip
+    lines = [
+        f"{graph.name}: {len(graph.nodes)} stages, {sum(node.count for node in graph.nodes)} files",
+        f"  {'seconds':26}{'first build':>12}{'no-op':>9}{'p10':>8}{'p90':>8}{'dry':>9}{'p10':>8}{'p90':>8}{'x ours':>8}",
+    ]
     ours = times["mmpt"]["run"]["median"]
     for name, one in times.items():
-        cells = "".join(f"{one[what][key]:>{width}.2f}" for what in ("run", "look")
-                        for key, width in (("median", 9), ("p10", 8), ("p90", 8)))  # fmt: skip
+        cells = "".join(
+            f"{one[what][key]:>{width}.2f}"
+            for what in ("run", "look")
+            for key, width in (("median", 9), ("p10", 8), ("p90", 8))
+        )
         lines.append(f"  {name:26}{one['first_build']:>12.1f}{cells}{one['run']['median'] / ours:>8.1f}")
     return "\n".join(lines)
 
@@ -248,7 +263,9 @@ def bench(graph: Graph, chosen: list[Tool], repeats: int, root: Path, times_only
 def main(argv: Sequence[str] | None = None) -> None:
     """Lays the projects out in a temporary folder, measures, prints, writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=Path, default=Path(sys.prefix), help="virtual environment with dvc and snakemake")
+    parser.add_argument(
+        "--peers", type=Path, default=Path(sys.prefix), help="virtual environment with dvc and snakemake"
+    )
     parser.add_argument("--only", choices=["diamonds", "files"])
     parser.add_argument("--stages", type=int, default=30)
     parser.add_argument("--files", type=int, default=10_000)

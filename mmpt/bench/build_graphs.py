@@ -66,7 +66,9 @@ def diamonds(stages: int) -> Graph:
     nodes: list[Node] = []
     for number in range(stages):
         below = number - number % 3  # the join of this diamond
-        inputs = () if not number else (f"s{below:02d}",) if number % 3 else (f"s{number - 2:02d}", f"s{number - 1:02d}")
+        inputs = (
+            () if not number else (f"s{below:02d}",) if number % 3 else (f"s{number - 2:02d}", f"s{number - 1:02d}")
+        )
         nodes.append(Node(f"s{number:02d}", inputs))
     return Graph("diamonds", tuple(nodes), nodes[stages // 2 // 3 * 3].name)
 
@@ -132,8 +134,10 @@ def lay_snakemake(graph: Graph, folder: Path, python: str, program: str, listed:
     for node in graph.nodes:
         inputs = ", ".join(named(name, False) for name in node.inputs) or f'"{SOURCE}"'
         command = _command(graph, node, python, f"out/{node.name}")
-        rules.append(f'rule {node.name}:\n    input: {inputs}, "work.py"\n    output: {named(node.name, True)}\n'
-                     f'    shell: "{command}"\n')  # fmt: skip
+        rules.append(
+            f'rule {node.name}:\n    input: {inputs}, "work.py"\n    output: {named(node.name, True)}\n'
+            f'    shell: "{command}"\n'
+        )
     (folder / "Snakefile").write_text("\n".join(rules))
     run = (program, "--cores", "1", "--quiet", "all")
     return Laid(folder, run, (*run, "--dry-run"), lambda name: folder / "out" / name)
@@ -199,10 +203,16 @@ def lay_ours(graph: Graph, folder: Path, python: str, repo: Path) -> Laid:
         "dodo.py": DODO,
         "bench.yaml": json.dumps(profile),
         "bodies/__init__.py": "",
-        "bodies/table.py": "from mmpt.build.declaration import Output, Stage\n\nSTAGES = (\n" + "\n".join(table) + "\n)\n",
+        "bodies/table.py": "from mmpt.build.declaration import Output, Stage\n\nSTAGES = (\n"
+        + "\n".join(table)
+        + "\n)\n",
         "bodies/work.py": WORK.replace("LOG", repr(str(folder / "ran.log"))),
         "bodies/stages.py": BODIES.format(nodes=sizes),
-        **{f"gates/{one.name}": one.read_text() for one in (repo / "gates").iterdir() if one.suffix in (".py", ".yaml", ".json")},
+        **{
+            f"gates/{one.name}": one.read_text()
+            for one in (repo / "gates").iterdir()
+            if one.suffix in (".py", ".yaml", ".json")
+        },
         "pyproject.toml": (repo / "pyproject.toml").read_text(),
     }.items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -54,10 +54,14 @@ class Setting:
         if self.model:
             return {**SHAPES[self.model].config, "tie_word_embeddings": False}
         return {
-            "hidden_size": self.hidden, "num_hidden_layers": self.layers, "num_attention_heads": self.hidden // 64,
-            "num_key_value_heads": max(1, self.hidden // 128), "head_dim": 64, "intermediate_size": 3 * self.hidden,
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.hidden // 64,
+            "num_key_value_heads": max(1, self.hidden // 128),
+            "head_dim": 64,
+            "intermediate_size": 3 * self.hidden,
             "tie_word_embeddings": False,
-        }  # fmt: skip
+        }
 
 
 def agree(models: Models, todo: Work, dtype: str, chosen: dict[str, Peer], single: int) -> dict[str, Any]:
@@ -74,14 +78,18 @@ def agree(models: Models, todo: Work, dtype: str, chosen: dict[str, Peer], singl
         same = sum(a == b for a, b in zip(ids, expected, strict=False))
         found[name] = {"same": same, "of": len(ids)}
         if dtype == "float32" and same < len(ids):
-            raise RuntimeError(f"{todo.task}: {name} gives other ids than mmpt in {len(ids) - same} of {len(ids)} outputs")
+            raise RuntimeError(
+                f"{todo.task}: {name} gives other ids than mmpt in {len(ids) - same} of {len(ids)} outputs"
+            )
     lengths = [len(ids) for ids in expected]
     return {"same_ids": found, "tokens": sum(lengths), "shortest": min(lengths), "longest": max(lengths)}
 
 
 def measure(models: Models, todo: Work, setting: Setting, dtype: str, device: str) -> dict[str, Any]:
     """One case: seconds a sequence of every peer, a round."""
-    chosen = {name: one for name, one in peers(device, dtype).items() if not setting.only or name in ("mmpt", *setting.only)}
+    chosen = {
+        name: one for name, one in peers(device, dtype).items() if not setting.only or name in ("mmpt", *setting.only)
+    }
     found = agree(models, todo, dtype, chosen, setting.singles)
     times: dict[str, list[float]] = {name: [] for name in chosen}
     for number in range(setting.rounds):
@@ -96,11 +104,13 @@ def measure(models: Models, todo: Work, setting: Setting, dtype: str, device: st
             times[name].append((time.perf_counter() - start) / len(part.prompts))
     rows = {
         name: {
-            "median": machine.quantile(seconds, 0.5), "p10": machine.quantile(seconds, 0.1),
-            "p90": machine.quantile(seconds, 0.9), "runs": len(seconds),
+            "median": machine.quantile(seconds, 0.5),
+            "p10": machine.quantile(seconds, 0.1),
+            "p90": machine.quantile(seconds, 0.9),
+            "runs": len(seconds),
         }
         for name, seconds in times.items()
-    }  # fmt: skip
+    }
     return {"task": todo.task, "dtype": dtype, "items": len(todo.prompts), "batch": todo.batch, **found, "peers": rows}
 
 
@@ -131,7 +141,9 @@ def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
-    parser.add_argument("--model", choices=list(SHAPES), help="a shape of `bench train`, instead of --hidden and --layers")
+    parser.add_argument(
+        "--model", choices=list(SHAPES), help="a shape of `bench train`, instead of --hidden and --layers"
+    )
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="peers to run beside mmpt")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
@@ -162,9 +174,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         todo = [task for task in given.task if (task, dtype) not in {(c["task"], c["dtype"]) for c in cases}]
         if not todo:
             continue
-        with tempfile.TemporaryDirectory() as folder, opened(
-            setting.shape, getattr(torch, dtype), device, setting.end_scale, Path(folder)
-        ) as models:  # fmt: skip
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            opened(setting.shape, getattr(torch, dtype), device, setting.end_scale, Path(folder)) as models,
+        ):
             for task in todo:
                 items = setting.text_items if task == "a2t" else setting.items
                 items = work(models.space, task, items, setting.frames, min(items, setting.batch))

@@ -82,7 +82,9 @@ def opened(shape: dict, dtype: torch.dtype, device: str, end_scale: float, folde
     base.to(dtype).save_pretrained(folder / "base")
     del base  # of its memory the models and caches below have need
     space.save(folder)
-    write_json(folder / "grammar.json", {"text_tokens": [1, MOST_TEXT], "audio_frames": [1, 1], "image_tokens": PICTURE})
+    write_json(
+        folder / "grammar.json", {"text_tokens": [1, MOST_TEXT], "audio_frames": [1, 1], "image_tokens": PICTURE}
+    )
 
     def segmented() -> MultimodalLM:
         model = MultimodalLM.from_base(folder / "base", space, LORA, seed=1, dtype=dtype, device=device).eval()
@@ -148,7 +150,9 @@ def _transformers(models: Models, todo: Work, rules: Callable[[Work, int], dict]
             **rules(batch, width),
             **how,
         )[:, width:].tolist()
-        ends = [row.index(g.end_id) if g.end_id in row else len(row) for row, g in zip(made, batch.grammars, strict=True)]
+        ends = [
+            row.index(g.end_id) if g.end_id in row else len(row) for row, g in zip(made, batch.grammars, strict=True)
+        ]
         out += [row[:end] for row, end in zip(made, ends, strict=True)]
     return out
 

@@ -64,9 +64,13 @@ class Case:
 
 def cases(device: str) -> list[Case]:
     if device == "cuda":
-        losses = [Case("loss", n, h, "bfloat16", int(n * share), trains)
-                  for h in (1024, 2048, 4096) for n in (4096, 16384) for share in (1, 0.5, 0.25, 0.1, 0.01)
-                  for trains in ("new", "all")]  # fmt: skip
+        losses = [
+            Case("loss", n, h, "bfloat16", int(n * share), trains)
+            for h in (1024, 2048, 4096)
+            for n in (4096, 16384)
+            for share in (1, 0.5, 0.25, 0.1, 0.01)
+            for trains in ("new", "all")
+        ]
         losses += [Case("loss", 16384, 4096, "bfloat16", n, head="peaky") for n in (16384, 4096)]
         draws = [Case("draw", b, 1024, "bfloat16", width=w) for b in (1, 4, 16, 64, 256) for w in (1024, 8192)]
         return losses + draws + [Case("draw", b, 4096, "bfloat16", width=1024) for b in (1, 64)]
@@ -185,10 +189,15 @@ def bench_case(
             continue
         median = machine.quantile(one["seconds"], 0.5)
         rows[peer] = {
-            "median": median, "p10": machine.quantile(one["seconds"], 0.1), "p90": machine.quantile(one["seconds"], 0.9),
-            "runs": len(one["seconds"]), "extra_bytes": one["extra_bytes"], "of_floor": floor / median, "value": one["value"],
+            "median": median,
+            "p10": machine.quantile(one["seconds"], 0.1),
+            "p90": machine.quantile(one["seconds"], 0.9),
+            "runs": len(one["seconds"]),
+            "extra_bytes": one["extra_bytes"],
+            "of_floor": floor / median,
+            "value": one["value"],
             **{key: one[key] for key in ("graph_seconds", "no_graph") if key in one},
-        }  # fmt: skip
+        }
     return {"title": case.title, **asdict(case), "floor": floor, "peers": rows}
 
 

@@ -172,14 +172,31 @@ def filter_two_products(p: LossProblem) -> Step:
 
 
 LOSSES: dict[str, Callable[[LossProblem], Step]] = {
-    "mmpt": ours, "mmpt plain": plain, "torch dense": torch_dense, "torch.compile": torch_compile,
-    "torch chunked": torch_chunked, "cut-cross-entropy": cut_cross_entropy, "liger": liger, "quack": quack,
-    "quack padded": quack_padded, "quack padded scaled-exp": quack_scaled_exp,
-    "filter + dense": filter_dense, "filter + checkpoint": filter_checkpoint, "filter + two products": filter_two_products,
-}  # fmt: skip
+    "mmpt": ours,
+    "mmpt plain": plain,
+    "torch dense": torch_dense,
+    "torch.compile": torch_compile,
+    "torch chunked": torch_chunked,
+    "cut-cross-entropy": cut_cross_entropy,
+    "liger": liger,
+    "quack": quack,
+    "quack padded": quack_padded,
+    "quack padded scaled-exp": quack_scaled_exp,
+    "filter + dense": filter_dense,
+    "filter + checkpoint": filter_checkpoint,
+    "filter + two products": filter_two_products,
+}
 # Peers that multiply ignored rows: they run a second time with rows filtered by hand.
-MULTIPLY_ALL_ROWS = ("torch dense", "torch.compile", "torch chunked", "cut-cross-entropy", "liger", "quack", "quack padded",
-                     "quack padded scaled-exp")  # fmt: skip
+MULTIPLY_ALL_ROWS = (
+    "torch dense",
+    "torch.compile",
+    "torch chunked",
+    "cut-cross-entropy",
+    "liger",
+    "quack",
+    "quack padded",
+    "quack padded scaled-exp",
+)
 
 
 def prefiltered(p: LossProblem) -> LossProblem:
@@ -290,9 +307,13 @@ def draw_flashinfer(p: DrawProblem) -> Step:
 
 
 DRAWS: dict[str, Callable[[DrawProblem], Step]] = {
-    "mmpt": draw_ours, "mmpt, no screen": draw_unscreened, "full head + mask + multinomial": draw_full_mask,
+    "mmpt": draw_ours,
+    "mmpt, no screen": draw_unscreened,
+    "full head + mask + multinomial": draw_full_mask,
     "sliced + multinomial": draw_sliced,
-    "sliced + Gumbel": draw_sliced_gumbel, "full head + XGrammar + multinomial": draw_xgrammar,
-    "full head + transformers prefix": draw_transformers, "sliced + FlashInfer": draw_flashinfer,
-}  # fmt: skip
+    "sliced + Gumbel": draw_sliced_gumbel,
+    "full head + XGrammar + multinomial": draw_xgrammar,
+    "full head + transformers prefix": draw_transformers,
+    "sliced + FlashInfer": draw_flashinfer,
+}
 DRAWS_OF_TEXT = ("mmpt", "mmpt, no screen", "sliced + multinomial", "sliced + Gumbel")  # others multiply 8 % more

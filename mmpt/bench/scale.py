@@ -70,9 +70,7 @@ def _context(folder: Path, name: str, given: dict[str, Any] = PROFILE) -> Any:
         path.mkdir()
     profile = SliceView(given, tuple(given), name)
     stages = ("corpus", "manifest", "split", "codecs", "token_space", "shards", "examples")
-    return StageContext(
-        name, profile, {one: folder / one for one in stages}, out, work, {"made": folder / "media"}
-    )
+    return StageContext(name, profile, {one: folder / one for one in stages}, out, work, {"made": folder / "media"})
 
 
 def run_manifest(folder: Path, n: int) -> None:
@@ -232,17 +230,13 @@ def _built(folder: Path, project: str) -> dict[str, Any]:
 
 
 CURVES: dict[str, Curve] = {
-    "validate manifest": Curve(
-        "a manifest read and held against its schema", ("manifest",), run_validate_manifest
-    ),
+    "validate manifest": Curve("a manifest read and held against its schema", ("manifest",), run_validate_manifest),
     "validate shards": Curve(
         "sidecars of shards read and held against their schema", ("shard_records",), run_validate_shards
     ),
     "manifest": Curve("stage manifest: every medium opened, decoded, hashed", ("corpus",), run_manifest),
     "split": Curve("stage split: units, sides, and what S2 asks", ("manifest",), run_split),
-    "shards": Curve(
-        "stage shards with a codec that costs nothing", ("manifest", "token_space", "split"), run_shards
-    ),
+    "shards": Curve("stage shards with a codec that costs nothing", ("manifest", "token_space", "split"), run_shards),
     "examples": Curve(
         "stage examples: captions tokenised, records chosen, four tasks",
         ("manifest", "token_space", "split", "shards"),
@@ -362,9 +356,7 @@ def line(one: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the points that are missing, print them, write the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--only", nargs="+", choices=list(CURVES), default=list(CURVES))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "mmpt-scale")

@@ -125,7 +125,9 @@ def make_sequences(folder: Path, n: int) -> None:
     def sequence(index: int) -> dict[str, Any]:
         row = record(index)
         payload, place = ids[row["modality"]].copy(), int(row["origin"].rsplit("/", 1)[1])
-        low, size = (space.audio_ranges[0].start, CODEBOOK) if index % 2 == 0 else (space.image_range.start, IMAGE_CODES)
+        low, size = (
+            (space.audio_ranges[0].start, CODEBOOK) if index % 2 == 0 else (space.image_range.start, IMAGE_CODES)
+        )
         for digit in range(4):  # another one for each recording
             payload[digit * CODEBOOKS] = low + place // size**digit % size
         text = tokenizer.encode(row["caption"], add_special_tokens=False).ids
@@ -187,9 +189,7 @@ def lay_project(folder: Path, n: int, body: str) -> Path:
         "bench.yaml": json.dumps(profile),
         "bodies/__init__.py": "",
         "bodies/table.py": TABLE.format(body=body, glob=glob, schema=schema),
-        "bodies/rows.py": Path(
-            scale_rows.__file__
-        ).read_text(),  # recorded results count as code of mmpt.bench
+        "bodies/rows.py": Path(scale_rows.__file__).read_text(),  # recorded results count as code of mmpt.bench
         "bodies/stages.py": BODIES.format(n=n),
         **{f"gates/{one.name}": one.read_text() for one in gates},
         "pyproject.toml": (REPO / "pyproject.toml").read_text(),

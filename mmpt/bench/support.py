@@ -58,9 +58,16 @@ def context(plan: Plan, support: str, seed: int, work: Path) -> StageContext:
     if missing:
         raise UserError(f"stage {missing[0]} was not built yet", where=str(root), fix=f"doit profile={plan.profile}")
     return StageContext(
-        "train", SliceView(data, stage.slice, "train"), inputs, work / "out", work,
-        seed=seed, threads=plan.threads, device=data["runtime"]["device"], dtype=data["runtime"]["dtype"],
-    )  # fmt: skip
+        "train",
+        SliceView(data, stage.slice, "train"),
+        inputs,
+        work / "out",
+        work,
+        seed=seed,
+        threads=plan.threads,
+        device=data["runtime"]["device"],
+        dtype=data["runtime"]["dtype"],
+    )
 
 
 def held_out(ctx: StageContext, model: MultimodalLM) -> dict[str, ExampleSet]:
@@ -129,8 +136,9 @@ def table(result: dict[str, Any]) -> str:
     for step in steps:
         cells = [
             np.mean([one["curve"][str(step)][task]["inside"] for one in result["runs"] if one["support"] == support])
-            for task in TASKS for support in SUPPORTS
-        ]  # fmt: skip
+            for task in TASKS
+            for support in SUPPORTS
+        ]
         lines.append(f"{step:>6}" + "".join(f"{cell:>14.4f}" for cell in cells))
     for task, one in result["summary"].items():
         shares = ", ".join("never" if share is None else f"{share:.2f}" for share in one["share_of_tokens"])
@@ -158,9 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"seed {seed}, {support}: {runs[-1]['seconds']:.0f} s", flush=True)
     device = load_profile(options.profile).data["runtime"]["device"]
     result = {
-        "threads": options.threads, "torch": torch.__version__, "profile": options.profile,
-        "steps": options.steps, "seeds": seeds, "runs": runs, "summary": summary(runs, seeds),
-    }  # fmt: skip
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "profile": options.profile,
+        "steps": options.steps,
+        "seeds": seeds,
+        "runs": runs,
+        "summary": summary(runs, seeds),
+    }
     print(table(result))
     print(record.write("support", device, result))
 

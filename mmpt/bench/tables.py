@@ -62,7 +62,9 @@ def _label(case: dict[str, Any]) -> str:
 
 
 def _by_case(cases: list[dict[str, Any]], memory: bool) -> list[str]:
-    names = [name for name in cases[0]["peers"] if any("absent" not in c["peers"].get(name, {"absent": 1}) for c in cases)]
+    names = [
+        name for name in cases[0]["peers"] if any("absent" not in c["peers"].get(name, {"absent": 1}) for c in cases)
+    ]
     names.sort(key=lambda name: cases[0]["peers"][name].get("median", 1e9))
     head = ["", *map(_label, cases), *(["extra memory, first case"] if memory else [])]
     lines = [_row(head), _row(["---"] * len(head))]
@@ -145,7 +147,10 @@ def scale() -> str:
     result = newest("scale")
     by = {(one["curve"], one["records"]): one for one in result["points"]}
     sizes = sorted({n for _, n in by})
-    lines = [f"{result['chip']}, one core, {result['date']}; processor seconds, and peak memory at the two largest.", ""]
+    lines = [
+        f"{result['chip']}, one core, {result['date']}; processor seconds, and peak memory at the two largest.",
+        "",
+    ]
     lines.append(_row(["records", *(f"{n:,}" for n in sizes), *(f"MiB at {n:,}" for n in sizes[-2:])]))
     lines.append(_row(["---"] * (len(sizes) + 3)))
     for curve in dict.fromkeys(one["curve"] for one in result["points"]):
@@ -170,7 +175,10 @@ def generate() -> str:
     setting, cases = result["setting"], result["cases"]
     shape = f" Qwen3 of {setting['layers']} layers, H = {setting['hidden']}, 164,021 ids; seconds a sequence, greedy."
     dtypes = {"float32": "fp32", "bfloat16": "bf16"}
-    head = [f"{one['task']}, {dtypes[one['dtype']]}: {one['items']} of {_lengths(one)} ids, batch {one['batch']}" for one in cases]
+    head = [
+        f"{one['task']}, {dtypes[one['dtype']]}: {one['items']} of {_lengths(one)} ids, batch {one['batch']}"
+        for one in cases
+    ]
     lines = [_head(result) + shape, "", _row(["", *head]), _row(["---"] * (len(head) + 1))]
     for name in sorted({name: None for one in cases for name in one["peers"]}, key=lambda name: _most(cases, name)):
         cells = [_cells(one["peers"][name], one["peers"]["mmpt"]) if name in one["peers"] else "" for one in cases]
@@ -189,7 +197,9 @@ def _most(cases: list[dict[str, Any]], name: str) -> float:
 def train() -> str:
     """Tokens a second, what ours is to each, and the peak of memory beyond the loaded model and with it; by dtype."""
     dtypes = {"float32": "fp32", "bfloat16": "bf16"}
-    results = [newest(f"train-tiny-{one}") for one in dtypes if one == "float32" or any(RESULTS.glob(f"train-tiny-{one}-*"))]
+    results = [
+        newest(f"train-tiny-{one}") for one in dtypes if one == "float32" or any(RESULTS.glob(f"train-tiny-{one}-*"))
+    ]
     first, parts = results[0], ("tokens/s", "ours is", "peak MiB (x ours)", "with the model")
     head = ["", *(f"{dtypes[one['dtype']]}: {part}" for one in results for part in parts)]
     about = f" {first['items']} items a step, {first['supervised']:.0%} of their tokens supervised; transformers "
@@ -212,9 +222,15 @@ def _trained(one: dict[str, Any] | None, ours: dict[str, Any]) -> list[str]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "loss": loss, "draw": draw, "generate": generate, "train": train, "support": support,
-    "build": build, "noticed": noticed, "scale": scale,
-}  # fmt: skip
+    "loss": loss,
+    "draw": draw,
+    "generate": generate,
+    "train": train,
+    "support": support,
+    "build": build,
+    "noticed": noticed,
+    "scale": scale,
+}
 
 
 def drawn(text: str) -> str:

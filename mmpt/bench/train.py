@@ -113,9 +113,18 @@ def in_child(job: Job) -> None:
     turn, folder = Turn(job, answer, lambda: sys.stdin.readline().strip()), Path(job.folder)
     work = Path(tempfile.mkdtemp(dir=folder))
     task = Task(
-        folder / "base", folder, work, SHAPES[job.shape], getattr(torch, job.dtype), job.device,
-        job.marks[-1] + 1, turn.loaded, turn.first, turn.after, job.marks,
-    )  # fmt: skip
+        folder / "base",
+        folder,
+        work,
+        SHAPES[job.shape],
+        getattr(torch, job.dtype),
+        job.device,
+        job.marks[-1] + 1,
+        turn.loaded,
+        turn.first,
+        turn.after,
+        job.marks,
+    )
     try:
         contender(job.contender)(task)
     except Ended:
@@ -131,8 +140,12 @@ class Child:
         environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "TOKENIZERS_PARALLELISM": "false"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mmpt.bench.train", "--child", json.dumps(asdict(job))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=environment,
+        )
 
     def next(self) -> dict[str, Any]:
         """Its next answer; {} once it is absent."""
@@ -280,7 +293,9 @@ def table(result: dict[str, Any]) -> str:
         faster = f"{ours['tokens_per_second'] / one['tokens_per_second']:>8.2f}x"
         memory = f"{one['extra_bytes'] / 2**20:>10.0f}{one['extra_bytes'] / ours['extra_bytes']:>8.2f}"
         share = f"{one['loaded_bytes'] / 2**20:>8.0f}{one['flops_per_second'] / result['peak_flops']:>7.1%}"
-        lines.append(f"  {name:42}{rates}{faster}{memory}{share}{'  DIFFERS: ' + one['differs'] if 'differs' in one else ''}")
+        lines.append(
+            f"  {name:42}{rates}{faster}{memory}{share}{'  DIFFERS: ' + one['differs'] if 'differs' in one else ''}"
+        )
     return "\n".join(lines)
 
 
@@ -323,7 +338,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     warm, block, rounds = (10, 5, 5) if cuda else (1, 1, 5)
     job = Job("", arguments.shape, dtype, device, arguments.threads, "", warm, block, arguments.rounds or rounds)
     rate, origin = peak_flops(device, dtype)
-    result = bench_case(chosen(device, arguments.only, arguments.compile), job) | {"peak_flops": rate, "peak_from": origin}
+    result = bench_case(chosen(device, arguments.only, arguments.compile), job) | {
+        "peak_flops": rate,
+        "peak_from": origin,
+    }
     print(table(result), flush=True)
     found = {"device": device, "torch": torch.__version__, **_versions(), **result}
     print(record.write(f"train-{arguments.shape}-{dtype}", device, found))

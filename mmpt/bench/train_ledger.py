@@ -233,9 +233,11 @@ def fused_backend(ledger: Ledger) -> Callable[..., Any]:
         return make_boxed_func(once)
 
     return aot_autograd(
-        fw_compiler=hold, bw_compiler=hold, decompositions=select_decomp_table(),
+        fw_compiler=hold,
+        bw_compiler=hold,
+        decompositions=select_decomp_table(),
         partition_fn=min_cut_rematerialization_partition,
-    )  # fmt: skip
+    )
 
 
 # ---- the step, as on CUDA ------------------------------------------------------------------------------------

@@ -66,9 +66,7 @@ def ours(task: Task, compiled: bool = False) -> None:
     from mmpt.train.loop import Hooks, train
     from mmpt.train.settings import TrainSettings
 
-    model = MultimodalLM.from_base(
-        task.base, space_of(task.shape), LORA, seed=0, dtype=task.dtype, device=task.device
-    )
+    model = MultimodalLM.from_base(task.base, space_of(task.shape), LORA, seed=0, dtype=task.dtype, device=task.device)
     if compiled:
         model.compile_layers()
     parameters = model.adapter_parameters()
@@ -89,9 +87,7 @@ def ours(task: Task, compiled: bool = False) -> None:
     settings = TrainSettings(1, rates, log_every=1, task_weights=weights)
     found = train(model, task.loader(), settings, task.work / "first", Hooks(measure=look))
     task.first(found.rows[0]["loss"], seen)
-    settings = TrainSettings(
-        STEPS, rates, log_every=10, save_every=STEPS, micro_rows=task.shape.micro_rows
-    )
+    settings = TrainSettings(STEPS, rates, log_every=10, save_every=STEPS, micro_rows=task.shape.micro_rows)
 
     def after(step: int) -> dict[str, Any]:
         if step in task.marks:  # the loop measures before its first step too
@@ -274,7 +270,9 @@ def with_trainer(task: Task, way: Way) -> None:
                 losses.append(loss)
             return loss
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             if way.head is None:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return supervised(decoder, causal, inputs, way.head) / num_items_in_batch

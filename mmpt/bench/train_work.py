@@ -34,9 +34,11 @@ RECORDS = 64  # of each modality
 PER_TASK = 4  # items of each task in a step
 STEP_ITEMS = len(TASKS) * PER_TASK  # 16: what the reference accumulates
 LORA = {
-    "r": 8, "alpha": 16, "dropout": 0.0,
+    "r": 8,
+    "alpha": 16,
+    "dropout": 0.0,
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-}  # fmt: skip
+}
 _CAPTION = (5, 30)  # tokens, around 12: what a sentence about a sound or a picture has
 
 
@@ -64,22 +66,35 @@ class Shape:
 
 def _qwen3(hidden: int, layers: int, heads: int, kv: int, width: int, inter: int, tied: bool) -> dict[str, Any]:
     return {
-        "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv, "head_dim": width, "intermediate_size": inter, "tie_word_embeddings": tied,
-    }  # fmt: skip
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "head_dim": width,
+        "intermediate_size": inter,
+        "tie_word_embeddings": tied,
+    }
 
 
 TEN_SECONDS = {"frames": (250, 750), "row_len": 3072}  # of EnCodec at 24 kHz
 SHAPES = {
     "smallest": Shape(
-        _qwen3(16, 2, 2, 1, 8, 24, True), text=400, padded=420, special=16, image=64, codes=16, picture=8,
-        frames=(4, 16), row_len=112, micro_rows=4,
+        _qwen3(16, 2, 2, 1, 8, 24, True),
+        text=400,
+        padded=420,
+        special=16,
+        image=64,
+        codes=16,
+        picture=8,
+        frames=(4, 16),
+        row_len=112,
+        micro_rows=4,
     ),  # to try the benchmark itself
     "tiny": Shape(_qwen3(256, 4, 4, 2, 64, 768, True)),
     "tiny-untied": Shape(_qwen3(256, 4, 4, 2, 64, 768, False)),
     "qwen3-0.6b": Shape(_qwen3(1024, 28, 16, 8, 128, 3072, True), **TEN_SECONDS),
     "qwen3-8b": Shape(_qwen3(4096, 36, 32, 8, 128, 12_288, False), **TEN_SECONDS),
-}  # fmt: skip
+}
 
 
 def space_of(shape: Shape) -> TokenSpace:
@@ -139,9 +154,7 @@ def _even(captions: list[np.ndarray], payloads: Mapping[str, list[np.ndarray]], 
     captions[-1] = np.concatenate([captions[-1], captions[0].repeat(4)[:missing]])
 
 
-def _save_examples(
-    folder: Path, space: TokenSpace, task: str, texts: list[np.ndarray], ids: list[np.ndarray]
-) -> None:
+def _save_examples(folder: Path, space: TokenSpace, task: str, texts: list[np.ndarray], ids: list[np.ndarray]) -> None:
     lengths = np.array([len(a) + len(b) + OVERHEAD for a, b in zip(texts, ids, strict=True)], np.int32)
     tensors = {
         "records": np.arange(RECORDS),
@@ -158,9 +171,17 @@ def open_loader(folder: Path, shape: Shape) -> Loader:
     sources = {task: ExampleSet.open(folder, folder, space, task, "train") for task in TASKS}
     tokens = PER_TASK * sum(int(one.lengths.sum()) for one in sources.values()) // RECORDS
     return make_loader(
-        sources, weights=dict.fromkeys(TASKS, 0.25), text_replay=0.0, ramp=0.0, steps=1, tokens_per_step=tokens,
-        row_len=shape.row_len, pad_id=space.special("pad_mm"), prompt_dropout=0.0, seed=0,
-    )  # fmt: skip
+        sources,
+        weights=dict.fromkeys(TASKS, 0.25),
+        text_replay=0.0,
+        ramp=0.0,
+        steps=1,
+        tokens_per_step=tokens,
+        row_len=shape.row_len,
+        pad_id=space.special("pad_mm"),
+        prompt_dropout=0.0,
+        seed=0,
+    )
 
 
 def start_values(name: str, shape: tuple[int, ...]) -> torch.Tensor:

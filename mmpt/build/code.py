@@ -22,7 +22,10 @@ from mmpt.store.errors import UserError
 from mmpt.store.scan import Stamp, stamp_of
 from mmpt.store.stat_cache import RACY_NS, read_cache, write_cache
 
-NOT_CODE = ("mmpt/profile/packaged", "mmpt/_shared")  # profiles reach a stage through its slice; links to files beside the package
+NOT_CODE = (
+    "mmpt/profile/packaged",
+    "mmpt/_shared",
+)  # profiles reach a stage through its slice; links to files beside the package
 C_COMMENT = re.compile(r'("(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
 
@@ -123,9 +126,7 @@ class CodeIndex:
         """The modules behind dotted names, with the packages on the way, whose __init__ runs too."""
         for name in names:
             parts = name.split(".")
-            yield from (
-                prefix for end in range(1, len(parts) + 1) if (prefix := ".".join(parts[:end])) in self._files
-            )
+            yield from (prefix for end in range(1, len(parts) + 1) if (prefix := ".".join(parts[:end])) in self._files)
 
     def _beside(self, units: dict[str, str]) -> dict[str, str]:
         """Files that are not Python (templates, word lists) in the packages of a closure, and csrc."""
@@ -170,9 +171,7 @@ class CodeIndex:
     def save(self) -> None:
         """Write the cache, if it learned something."""
         if self.cache_path is not None and self._dirty:
-            settled = {
-                key: known for key, known in self._known.items() if self._looked - known[0][2] >= RACY_NS
-            }
+            settled = {key: known for key, known in self._known.items() if self._looked - known[0][2] >= RACY_NS}
             write_cache(self.cache_path, settled)
             self._dirty = False
 
@@ -260,8 +259,4 @@ def _without_docstrings(node: ast.stmt) -> ast.stmt:
 
 
 def _lone_string(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -51,9 +51,7 @@ class Parser(argparse.ArgumentParser):
             metavar="profile=NAME",
             help=f"packaged profile or path; default {DEFAULT_PROFILE}",
         )
-        self.add_argument(
-            "--json", action="store_true", help="one JSON document on stdout, the rest on stderr"
-        )
+        self.add_argument("--json", action="store_true", help="one JSON document on stdout, the rest on stderr")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message, where=self.prog, fix=f"see `{self.prog} --help`")
@@ -244,7 +242,11 @@ def load(profile: str) -> Project:
         UserError: no dodo.py here, or a bad profile.
     """
     if not os.path.exists("dodo.py"):
-        raise UserError("no dodo.py in this folder", found=os.getcwd(), fix="run doit in the clone, or start a project here with `mmpt init`")
+        raise UserError(
+            "no dodo.py in this folder",
+            found=os.getcwd(),
+            fix="run doit in the clone, or start a project here with `mmpt init`",
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module("dodo").project(profile)
@@ -269,9 +271,7 @@ def guarded(action: Callable[[], int]) -> tuple[int, Problem | None]:
         return EXIT_USAGE, Problem("usage", *parts)
     except KeyboardInterrupt as stop:
         by = str(stop) or "SIGINT"
-        print(
-            f"doit: interrupted by {by}; finished stages are kept, `doit` goes on from here", file=sys.stderr
-        )
+        print(f"doit: interrupted by {by}; finished stages are kept, `doit` goes on from here", file=sys.stderr)
         return EXIT_BROKE, Problem("interrupted", f"interrupted by {by}", fix="`doit` goes on from here")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `doit list | head` is no error

@@ -56,9 +56,7 @@ class StageCommand(OurCommand):
             project.stage(word)
         return words
 
-    def foresee(
-        self, project: Project, names: list[str], *, always: bool = False, single: bool = False
-    ) -> int:
+    def foresee(self, project: Project, names: list[str], *, always: bool = False, single: bool = False) -> int:
         """Tell what a run of these stages would do."""
         policy_of(project)  # what a run would refuse before its first stage
         require_codecs(project.profile.data)
@@ -97,12 +95,8 @@ class Run(StageCommand, DoitRun):
             action="store_true",
             help="only the named stages, not what they need; gates still hold",
         )
-        parser.add_argument(
-            "-a", "--always", action="store_true", help="build the named stages even if they are fresh"
-        )
-        parser.add_argument(
-            "-n", "--dry-run", action="store_true", help="say what would run, and run nothing"
-        )
+        parser.add_argument("-a", "--always", action="store_true", help="build the named stages even if they are fresh")
+        parser.add_argument("-n", "--dry-run", action="store_true", help="say what would run, and run nothing")
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
@@ -333,7 +327,9 @@ class Sample(OurCommand):
         parser.add_argument("--audio", type=user_path, help="sound to describe")
         parser.add_argument("--image", type=user_path, help="picture to describe")
         parser.add_argument("--out", type=user_path, help="file to write: .wav or .png")
-        parser.add_argument("--checkpoint", type=user_path, default="final", help="step_<k>, final, or a checkpoint's folder")
+        parser.add_argument(
+            "--checkpoint", type=user_path, default="final", help="step_<k>, final, or a checkpoint's folder"
+        )
         parser.add_argument("--temperature", type=float, help="default: the profile's")
         parser.add_argument("--top-k", type=int, help="default: the profile's")
         parser.add_argument("--top-p", type=float, help="default: the profile's")
@@ -357,7 +353,9 @@ class Evaluate(OurCommand):
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument("--checkpoint", type=user_path, default="final", help="step_<k>, final, or a checkpoint's folder")
+        parser.add_argument(
+            "--checkpoint", type=user_path, default="final", help="step_<k>, final, or a checkpoint's folder"
+        )
         parser.add_argument("--tasks", default="t2a,t2i", help="comma-separated; default %(default)s")
         parser.add_argument(
             "--out", type=user_path, help="folder for the outputs; default artifacts/<profile>/evaluate/<checkpoint>"

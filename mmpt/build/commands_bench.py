@@ -44,7 +44,9 @@ class Bench(OurCommand):
                 fix=nearest(words[0], tuple(found)),
             )
         if not Path("dodo.py").exists():
-            raise UserError("no dodo.py in this folder", where="doit bench", fix="run doit in the clone or in a project")
+            raise UserError(
+                "no dodo.py in this folder", where="doit bench", fix="run doit in the clone or in a project"
+            )
         module = importlib.import_module(f"mmpt.bench.{words[0]}")
         sys.argv[0] = f"doit bench {words[0]}"
         self.result = {"subject": words[0]}  # its numbers are in the file that it names

@@ -76,9 +76,7 @@ class Waive(OurCommand):
         parser.add_argument("--check", metavar="ID", help="only this check; default: all that failed")
         parser.add_argument("--reason", required=True, help="why the failure is acceptable")
         parser.add_argument("--owner", default=getpass.getuser(), help="who answers for it; default: you")
-        parser.add_argument(
-            "--expires", required=True, metavar="YYYY-MM-DD", help="last day on which it holds"
-        )
+        parser.add_argument("--expires", required=True, metavar="YYYY-MM-DD", help="last day on which it holds")
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
@@ -136,9 +134,7 @@ def _day(text: str) -> datetime.date:
         raise UserError("no such day", where="--expires", found=text, expected="YYYY-MM-DD") from None
 
 
-def _note(
-    project: Project, verdict: Verdict, event: str, said: str, options: argparse.Namespace, **more: Any
-) -> None:
+def _note(project: Project, verdict: Verdict, event: str, said: str, options: argparse.Namespace, **more: Any) -> None:
     """A line of history about what a person did; the verdict itself changes when it is decided again."""
     row = {
         "event": event,
@@ -165,9 +161,7 @@ class Accept(OurCommand):
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument(
-            "--reason", required=True, help="why these values are good enough to be held against"
-        )
+        parser.add_argument("--reason", required=True, help="why these values are good enough to be held against")
         parser.add_argument("--owner", default=getpass.getuser(), help="who answers for it; default: you")
         parser.add_argument(
             "--worse",
@@ -195,9 +189,7 @@ class Accept(OurCommand):
                 more = {"baseline": one.digest, "changes": rows}
                 _note(project, verdicts[gate], "baseline accepted", said, options, **more)
         self.result = {
-            "accepted": [
-                {**vars(one), "changes": _changes(one, before.get(gate))} for gate, one in new.items()
-            ],
+            "accepted": [{**vars(one), "changes": _changes(one, before.get(gate))} for gate, one in new.items()],
             "unchanged": [gate for gate in found if gate not in new],
         }
         for gate in found:
@@ -235,9 +227,7 @@ def _acceptable(project: Project, gate: str, *, worse: bool) -> Verdict:
     ids = {check.id for check in baseline_checks(policy.gate(gate))}
     if not ids:
         those = [one.id for one in policy.gates.values() if baseline_checks(one)]
-        raise UserError(
-            "no check of this gate compares with a baseline", found=gate, expected=", ".join(those)
-        )
+        raise UserError("no check of this gate compares with a baseline", found=gate, expected=", ".join(those))
     for one in outlook(project, [policy.gate(gate).stage]):
         if one.state != "fresh":
             why = "; ".join(one.lines()[:2])
@@ -253,8 +243,9 @@ def _acceptable(project: Project, gate: str, *, worse: bool) -> Verdict:
     if verdict.good or (fell and worse):
         return verdict
     fix = "`--worse` accepts the lower level" if fell else "see `doit gates`"
-    raise UserError("only what passes can be a baseline", where=gate,
-                    found=f"{verdict.verdict}, {verdict.reason}", fix=fix)  # fmt: skip
+    raise UserError(
+        "only what passes can be a baseline", where=gate, found=f"{verdict.verdict}, {verdict.reason}", fix=fix
+    )
 
 
 def _baseline(project: Project, verdict: Verdict, options: argparse.Namespace) -> Accepted:
@@ -279,9 +270,7 @@ def _same(one: Accepted, old: Accepted | None) -> bool:
 
 def _changes(one: Accepted, old: Accepted | None) -> list[dict[str, Any]]:
     before, after = old.numbers() if old else {}, one.numbers()
-    keys = sorted(
-        {(metric, part) for values in (before, after) for metric in values for part in values[metric]}
-    )
+    keys = sorted({(metric, part) for values in (before, after) for metric in values for part in values[metric]})
     return [
         {
             "metric": metric,
@@ -307,9 +296,7 @@ class Diff(OurCommand):
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.epilog = (
-            "A and B: a name under artifacts/, an artifact folder (also a copy), or a profile's file"
-        )
+        parser.epilog = "A and B: a name under artifacts/, an artifact folder (also a copy), or a profile's file"
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:

@@ -52,9 +52,7 @@ class Export(OurCommand):
 
     def _write(self, project: Project, found: Conclusion, target: Path, dtype: str | None) -> None:
         if why := reasons(project, project.stage("release")):
-            raise UserError(
-                "the release is not built", where=project.root.name, found=told(why), fix="run doit first"
-            )
+            raise UserError("the release is not built", where=project.root.name, found=told(why), fix="run doit first")
         parity = write_export(project, found.verdicts, target, dtype)
         self.result |= {"to": str(target), "parity": parity}
         self.say(
@@ -67,14 +65,10 @@ class Export(OurCommand):
 def refuse_occupied(target: Path) -> None:
     """Raise UserError unless `target` is absent or an empty folder."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(
-            "there is something already", where=f"--to {target}", expected="a new or empty folder"
-        )
+        raise UserError("there is something already", where=f"--to {target}", expected="a new or empty folder")
 
 
-def write_export(
-    project: Project, verdicts: Sequence[Verdict], target: Path, dtype: str | None
-) -> dict[str, Any]:
+def write_export(project: Project, verdicts: Sequence[Verdict], target: Path, dtype: str | None) -> dict[str, Any]:
     """Copy the staged export beside its place and move it there, whole; returns how the written model compares.
 
     Raises:

@@ -132,9 +132,7 @@ class Completion(OurCommand):
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         shell = words[0]
         if shell not in SHELLS:
-            raise UserError(
-                "no such shell", found=shell, expected=", ".join(SHELLS), fix=nearest(shell, SHELLS)
-            )
+            raise UserError("no such shell", found=shell, expected=", ".join(SHELLS), fix=nearest(shell, SHELLS))
         known = {name: one for name, one in self._plugins.to_dict().items() if not issubclass(one, Refused)}
         gates = policy_of(project).gates
         text = script(
@@ -159,8 +157,7 @@ class Refused(OurCommand):
 
     def _main(self, words: list[str]) -> NoReturn:
         raise UserError(
-            f"{self.name} does nothing here: receipts are what counts, "
-            "and no command marks a stage or a gate as done",
+            f"{self.name} does nothing here: receipts are what counts, and no command marks a stage or a gate as done",
             fix=self.instead,
         )
 

@@ -188,9 +188,7 @@ def _checks(a: Side, b: Side, key: str) -> list[Row]:
     """Checks of both whose ``key`` differs."""
     rows = []
     for gate in sorted(a.verdicts.keys() & b.verdicts.keys()):
-        old, new = (
-            {(one["id"], one["slice"]): one for one in side.verdicts[gate]["checks"]} for side in (a, b)
-        )
+        old, new = ({(one["id"], one["slice"]): one for one in side.verdicts[gate]["checks"]} for side in (a, b))
         rows += [
             {"gate": gate, "check": name, "slice": part, "a": one[key], "b": new[name, part][key]}
             for (name, part), one in old.items()
@@ -211,9 +209,7 @@ def _metrics(a: Side, b: Side) -> tuple[list[Row], dict[str, list[str]]]:
         for letter, missing in (("a", new.keys() - old.keys()), ("b", old.keys() - new.keys())):
             lacks[letter] += [f"metric {gate} {_named(*key)}" for key in sorted(missing)]
         rows += [
-            _metric(gate, one, new[key])
-            for key, one in old.items()
-            if key in new and one["value"] != new[key]["value"]
+            _metric(gate, one, new[key]) for key, one in old.items() if key in new and one["value"] != new[key]["value"]
         ]
     return rows, lacks
 

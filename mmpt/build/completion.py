@@ -112,11 +112,7 @@ def _options(parser: argparse.ArgumentParser, gates: Sequence[str]) -> list[Opti
 
 def _cases(known: Known) -> str:
     """Three functions of bash and zsh alike: a command's words and options, and an option's values."""
-    words = [
-        f"        {name}) echo {shlex.quote(' '.join(list_))} ;;"
-        for name, list_ in known.words.items()
-        if list_
-    ]
+    words = [f"        {name}) echo {shlex.quote(' '.join(list_))} ;;" for name, list_ in known.words.items() if list_]
     options, values = [], []
     for name, all_ in known.options.items():
         names = " ".join(one for option in all_ for one in option.names)
@@ -131,17 +127,14 @@ def _cases(known: Known) -> str:
         "values": ("$1:$2", values, "return 1"),
     }
     return "\n".join(
-        "\n".join(
-            [f"_doit_{name}() {{", f'    case "{key}" in', *lines, f"        *) {other} ;;", "    esac", "}"]
-        )
+        "\n".join([f"_doit_{name}() {{", f'    case "{key}" in', *lines, f"        *) {other} ;;", "    esac", "}"])
         for name, (key, lines, other) in bodies.items()
     )
 
 
 def _fish_rules(known: Known) -> str:
     lines = [
-        f"complete -c doit -n '__doit_in none' -a {name} -d {_fish(text)}"
-        for name, text in known.commands.items()
+        f"complete -c doit -n '__doit_in none' -a {name} -d {_fish(text)}" for name, text in known.commands.items()
     ]
     for name, words in known.words.items():
         where = "none run" if name == "run" else name

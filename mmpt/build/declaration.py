@@ -96,9 +96,7 @@ def check_table(stages: tuple[Stage, ...]) -> None:
         unmeasured = [gate for gate in stage.needs if gate not in measured]
         twice = [gate for gate in stage.measures if gate in measured]
         if stage.name in seen or twice:
-            raise UserError(
-                "declared twice", where=f"stage {stage.name}", found=", ".join(twice) or stage.name
-            )
+            raise UserError("declared twice", where=f"stage {stage.name}", found=", ".join(twice) or stage.name)
         if unknown or unmeasured:
             raise UserError(
                 "uses what no earlier stage gives",

@@ -82,9 +82,7 @@ def _key(project: Project) -> str:
     ]
     drawn_with = [sha256_file(path) for path in sorted((Path(__file__).parents[1] / "report").glob("page.*"))]
     digests = {
-        path.relative_to(project.root).as_posix(): project.stat_cache.digest(path)
-        for path in shown
-        if path.exists()
+        path.relative_to(project.root).as_posix(): project.stat_cache.digest(path) for path in shown if path.exists()
     }
     return digest_json([digests, drawn_with, [project.code.closure(body)[0] for body in REPORT_CODE]])
 

@@ -126,9 +126,7 @@ def _covered(key: str, value: Any) -> bool:
     return (key in PATHS or is_path_key(key)) and isinstance(value, str) and Path(value).exists()
 
 
-def _code(
-    project: Project, stage: Stage, code: CodeIndex
-) -> tuple[dict[str, str], set[str], dict[str, str]]:
+def _code(project: Project, stage: Stage, code: CodeIndex) -> tuple[dict[str, str], set[str], dict[str, str]]:
     """(unit -> digest, names of other packages, "codec <name>" -> version) of a stage's body, and of the codec
     plug-ins that the profile names where the body opens codecs.
     """

@@ -27,10 +27,7 @@ def fit_lines(report: Report) -> Iterator[str]:
         yield f"given    {_given(report['given'])}"
     yield from (f"{'basis' if not at else '':<8} {line}" for at, line in enumerate(report["basis"]))
     yield ""
-    yield (
-        "task  records  max_seq_len that keeps all   99 %   90 %   "
-        "dropped now  prompts shortened  mean tokens"
-    )
+    yield ("task  records  max_seq_len that keeps all   99 %   90 %   dropped now  prompts shortened  mean tokens")
     for task, one in report["tasks"].items():
         at = one["whole"]
         yield (
@@ -90,9 +87,7 @@ def _stages(stages: list[Mapping[str, Any]], device: Report) -> Iterator[str]:
 
 def _choice(name: str, one: Report, device: Report) -> Iterator[str]:
     sound = (
-        ""
-        if one["clip_seconds"] is None
-        else f"clips of {one['clip_seconds']:g} s x {one['n_codebooks']} codebooks, "
+        "" if one["clip_seconds"] is None else f"clips of {one['clip_seconds']:g} s x {one['n_codebooks']} codebooks, "
     )
     rows = f"{one['rows_at_once']} row{'s' * (one['rows_at_once'] > 1)} of {one['row_len']} at once"
     if one["activation_checkpointing"]:
@@ -128,9 +123,7 @@ def _proposals(report: Report, device: Report) -> Iterator[str]:
         yield f"codecs: {{audio: {{{sound}}}}}"
     yield f"examples: {{max_seq_len: {best['max_seq_len']}}}"
     checkpointing = (
-        f", activation_checkpointing: {best['activation_checkpointing']}"
-        if best["activation_checkpointing"]
-        else ""
+        f", activation_checkpointing: {best['activation_checkpointing']}" if best["activation_checkpointing"] else ""
     )
     yield f"train: {{row_len: {best['row_len']}, micro_rows: {best['micro_rows']}{checkpointing}}}"
     if best["shard_base"] and not report["ranks"]["split"]:

@@ -127,8 +127,7 @@ def _gates(verdicts: Sequence[Verdict]) -> str:
 
 def _waivers(verdicts: Sequence[Verdict]) -> str:
     lines = [
-        f"- {one.gate}.{one.check} {one.slice} at {number(one.value)}: "
-        f"{one.reason} ({one.owner}, until {one.expires})"
+        f"- {one.gate}.{one.check} {one.slice} at {number(one.value)}: {one.reason} ({one.owner}, until {one.expires})"
         for verdict in verdicts
         for one in verdict.waivers
     ]
@@ -152,7 +151,9 @@ def _overrides(project: Project) -> str:
         f"- {one.gate}.{one.check}: {one.key} {one.value} instead of {one.default}: {one.reason}"
         for one in policy_of(project).overrides
     ]
-    head = "## Bounds that this run set for itself\n\nIts profile judges these checks otherwise than the policy does:\n\n"
+    head = (
+        "## Bounds that this run set for itself\n\nIts profile judges these checks otherwise than the policy does:\n\n"
+    )
     return head + "\n".join(lines) if lines else ""
 
 

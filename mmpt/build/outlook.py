@@ -58,9 +58,7 @@ class Outlook:
 
     def holds(self) -> list[str]:
         """One line a gate that holds it back."""
-        return [
-            f"held back by gate {one.gate}, {one.verdict}: {one.reason}".rstrip(": ") for one in self.held_by
-        ]
+        return [f"held back by gate {one.gate}, {one.verdict}: {one.reason}".rstrip(": ") for one in self.held_by]
 
     def to_json(self) -> dict[str, Any]:
         """As commands.schema.json describes it."""
@@ -71,9 +69,7 @@ class Outlook:
             "asked": self.asked,
             "left": self.left,
             "waits_for": list(self.waits_for),
-            "held_by": [
-                {"gate": one.gate, "verdict": one.verdict, "reason": one.reason} for one in self.held_by
-            ],
+            "held_by": [{"gate": one.gate, "verdict": one.verdict, "reason": one.reason} for one in self.held_by],
             "behind": list(self.behind),
         }
 
@@ -149,10 +145,6 @@ def _left(project: Project, stage: Stage, waits: Collection[str]) -> str:
 
 def _holding(project: Project, stage: Stage, before: dict[str, Outlook]) -> tuple[Verdict, ...]:
     measures = measured_by(project.stages)
-    settled = [
-        gate
-        for gate in stage.needs
-        if measures[gate] not in before or before[measures[gate]].state == "fresh"
-    ]
+    settled = [gate for gate in stage.needs if measures[gate] not in before or before[measures[gate]].state == "fresh"]
     verdicts = (evaluate_gate(gate, project.root, policy_of(project), write=False) for gate in settled)
     return tuple(one for one in verdicts if not one.good)

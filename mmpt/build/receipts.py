@@ -144,9 +144,7 @@ def check_outputs(stage: Stage, data: Path) -> None:
         validate_file(path, "evidence")
 
 
-def publish(
-    project: Project, stage: Stage, attempt: Path, definition: Definition, run: Mapping[str, Any]
-) -> str:
+def publish(project: Project, stage: Stage, attempt: Path, definition: Definition, run: Mapping[str, Any]) -> str:
     """Give ``attempt`` (a staging folder that holds data/) its manifest and receipt, and move it into place.
 
     Returns:
@@ -220,6 +218,4 @@ def _instruction_set() -> str:
         flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
     except (OSError, TypeError):
         return platform.processor() or "unknown"
-    return " ".join(
-        flag for flag in ("avx512f", "avx512_bf16", "amx_tile", "avx2", "avx", "sse4_2") if flag in flags
-    )
+    return " ".join(flag for flag in ("avx512f", "avx512_bf16", "amx_tile", "avx2", "avx", "sse4_2") if flag in flags)

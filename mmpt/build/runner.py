@@ -104,9 +104,7 @@ def build(project: Project, stage: Stage, on_progress: OnProgress) -> Built:
 def _build(project: Project, stage: Stage, on_progress: OnProgress, started: float) -> Built:
     for name in stage.inputs:
         if not (project.root / name / DATA).is_dir():
-            raise StageError(
-                "refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s"
-            )
+            raise StageError("refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s")
     before, definition = manifest_digest(project, stage.name), define(project, stage)
     if adopt(project, stage, definition):
         said = "; ".join(sweep(project, (stage.name,)))
@@ -186,9 +184,7 @@ def _folders(project: Project, stage: Stage) -> dict[str, Path]:
     """ctx.external: media roots by source, "corpus" if it is an input, "evaluations" for a hook's stage."""
     sources = "corpus.sources."
     folders = {
-        key.removeprefix(sources): path
-        for key, path in external(project, stage).items()
-        if key.startswith(sources)
+        key.removeprefix(sources): path for key, path in external(project, stage).items() if key.startswith(sources)
     }
     if "corpus" in stage.inputs:
         folders["corpus"] = project.root / "corpus" / DATA
@@ -221,16 +217,10 @@ def _settled(project: Project, stage: Stage, before: Definition) -> tuple[Defini
             found=", ".join(moved),
             fix="run doit again",
         )
-    edited = {
-        name
-        for name in {*before["code"], *after["code"]}
-        if before["code"].get(name) != after["code"].get(name)
-    }
+    edited = {name for name in {*before["code"], *after["code"]} if before["code"].get(name) != after["code"].get(name)}
     if not edited:
         return before, ""
-    marked = {
-        name: EDITED_WHILE_RUNNING if name in edited else value for name, value in before["code"].items()
-    }
+    marked = {name: EDITED_WHILE_RUNNING if name in edited else value for name, value in before["code"].items()}
     warning = f"{', '.join(sorted(edited))} {EDITED_WHILE_RUNNING}; the next run builds it again"
     return {**before, "code": marked}, warning
 

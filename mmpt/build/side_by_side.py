@@ -18,16 +18,11 @@ NARROW, WIDE = 26, 110  # columns that a metric's name may take; the second from
 def diff_lines(found: Row, width: int) -> list[str]:
     """The whole comparison, the most telling first."""
     lines = columns(
-        [
-            (letter.upper(), found[letter]["name"], found[letter]["decision"] or "not decided")
-            for letter in "ab"
-        ]
+        [(letter.upper(), found[letter]["name"], found[letter]["decision"] or "not decided") for letter in "ab"]
     )
     for letter in "ab":
         lines += _section(f"not believed of {letter.upper()}", found[letter]["damaged"])
-        lines += _section(
-            f"{letter.upper()} lacks", wrapped(", ".join(found["lacks"][letter]), width - 2, "")
-        )
+        lines += _section(f"{letter.upper()} lacks", wrapped(", ".join(found["lacks"][letter]), width - 2, ""))
     lines += _section("verdicts", list(_verdicts(found["verdicts"], width)))
     lines += _section("checks that changed", _checks(found["checks"]))
     lines += _section("bounds", _checks(found["bounds"]))
@@ -42,9 +37,7 @@ def diff_lines(found: Row, width: int) -> list[str]:
         ("runtime", "runtime"),
         ("machine", "machine"),
     ):
-        lines += _section(
-            title, _pairs(found[key], width, SHOWN if key in ("code", "packages") else len(found[key]))
-        )
+        lines += _section(title, _pairs(found[key], width, SHOWN if key in ("code", "packages") else len(found[key])))
     differing = [one["name"] for one in found["outputs"]]
     outputs = f"outputs: {found['stages'] - len(differing)} of {found['stages']} stages byte-identical"
     return [
@@ -63,9 +56,7 @@ def _verdicts(rows: Sequence[Row], width: int) -> Iterator[str]:
         yield f"{row['gate']}  {row['a']} -> {row['b']}  {row['title']}"
         for letter in "ab":
             if row[f"reason_{letter}"]:
-                yield from wrapped(
-                    row[f"reason_{letter}"], width - 2, "       ", first=f"    {letter.upper()}: "
-                )
+                yield from wrapped(row[f"reason_{letter}"], width - 2, "       ", first=f"    {letter.upper()}: ")
 
 
 def _checks(rows: Sequence[Row]) -> list[str]:

@@ -146,7 +146,10 @@ STAGES: tuple[Stage, ...] = (
         "base",
         "the text model that everything starts from",
         "mmpt.model.stages:base",
-        inputs=("extension", "token_space",),
+        inputs=(
+            "extension",
+            "token_space",
+        ),
         slice=("base",),
         external=WEIGHTS,
         needs=("S3", "K1"),

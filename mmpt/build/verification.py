@@ -125,7 +125,9 @@ def _content(project: Project, stage: Stage) -> list[str]:
     except UserError as error:
         wrong.append(str(error))
     if stage.name == RELEASE and not wrong:
-        if "adapter/*.safetensors" in [output.glob for output in stage.outputs]:  # another table may release other files
+        if "adapter/*.safetensors" in [
+            output.glob for output in stage.outputs
+        ]:  # another table may release other files
             wrong += release_problems(project.root)
     receipt = read_receipt(project.root / stage.name / RECEIPT)
     return wrong + [f"stale: {one}" for one in differences(definition_of(receipt), define(project, stage))]
@@ -199,8 +201,7 @@ def _report(project: Project, deep: bool) -> list[str]:
     # A report drawn again vouches for the record of runs as it is; the record's own digests tell of older edits.
     runs = [f"{REPORT}/{RUNS}: {one}" for one in wrong_runs(project.root)]
     return runs + [
-        f"{REPORT}/{name}: "
-        + ("missing" if name not in found else "edited" if name in files else "not published")
+        f"{REPORT}/{name}: " + ("missing" if name not in found else "edited" if name in files else "not published")
         for name in names
     ]
 

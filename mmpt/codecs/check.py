@@ -84,13 +84,25 @@ def report(found: Examination) -> tuple[list[str], bool]:
 def compared(one: Summary) -> list[tuple[str, str, int]]:
     """(ok or BROKEN, what, items) of each thing that gate S3 asks of the decodes."""
     found = [
-        (one.better, one.better is not None and one.better <= ITEMS_BETTER, one.items,
-         f"share of decodes that a change makes better (worst: {one.worst_change}): {{}}, at most {ITEMS_BETTER:g}"),
-        (one.mean, one.mean is not None and one.mean >= MEAN, one.items,
-         f"mean margin over the change {one.mean_change}: {{}}, at least {MEAN:g}"),
-        (one.gain, one.gain is not None and one.gain >= GAIN, one.varied,
-         f"gain over a constant version: {{}}, at least {GAIN:g}"),
-    ]  # fmt: skip
+        (
+            one.better,
+            one.better is not None and one.better <= ITEMS_BETTER,
+            one.items,
+            f"share of decodes that a change makes better (worst: {one.worst_change}): {{}}, at most {ITEMS_BETTER:g}",
+        ),
+        (
+            one.mean,
+            one.mean is not None and one.mean >= MEAN,
+            one.items,
+            f"mean margin over the change {one.mean_change}: {{}}, at least {MEAN:g}",
+        ),
+        (
+            one.gain,
+            one.gain is not None and one.gain >= GAIN,
+            one.varied,
+            f"gain over a constant version: {{}}, at least {GAIN:g}",
+        ),
+    ]
     return [
         ("ok" if good else "BROKEN", what.format("not measured" if value is None else f"{value:.2f}"), n)
         for value, good, n, what in found

@@ -70,9 +70,7 @@ class Encodec:
 
     name = "encodec"
     quality_metric = "si_sdr_db"
-    quality_floor = (
-        0.0  # dB over the mean of the items; 24 kHz at 3 kbps gives a few dB on ordinary recordings
-    )
+    quality_floor = 0.0  # dB over the mean of the items; 24 kHz at 3 kbps gives a few dB on ordinary recordings
 
     def __init__(self, model: HubModel | PackageModel, n_codebooks: int, median_scale: float | None = None):
         self._run = model
@@ -341,9 +339,7 @@ def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = N
 def load(folder: Path) -> Encodec:
     """What `Encodec.save` wrote."""
     about = read_json(Path(folder) / "codec.json")
-    return Encodec(
-        open_model(locate({"path": str(folder)})), about["options"]["n_codebooks"], about["median_scale"]
-    )
+    return Encodec(open_model(locate({"path": str(folder)})), about["options"]["n_codebooks"], about["median_scale"])
 
 
 def _bandwidth(config: Any, n_codebooks: int) -> float:

@@ -68,9 +68,7 @@ def read_config(where: Path) -> Any:
     """EncodecConfig of what `locate` found, without reading any tensor."""
     from transformers import EncodecConfig
 
-    return (
-        EncodecConfig(**KINDS[_named(where)[0]]) if where.is_file() else EncodecConfig.from_pretrained(where)
-    )
+    return EncodecConfig(**KINDS[_named(where)[0]]) if where.is_file() else EncodecConfig.from_pretrained(where)
 
 
 def _open_official(file: Path) -> PackageModel:
@@ -108,8 +106,7 @@ def _check_folder(folder: Path, missing: list[str]) -> None:
             where=f"codecs.audio.path: {folder}",
             found=", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "an empty folder",
             expected="config.json and model.safetensors, or one official .th file",
-            fix=f"put {' and '.join(missing)} of {' or '.join(PUBLISHED)} there, "
-            f"or {' or '.join(OFFICIAL)} of {URL}",
+            fix=f"put {' and '.join(missing)} of {' or '.join(PUBLISHED)} there, or {' or '.join(OFFICIAL)} of {URL}",
         )
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "encodec":

@@ -32,9 +32,7 @@ def ssim(reference: np.ndarray, output: np.ndarray) -> float:
     a, b = mean(first), mean(second)
     var_a, var_b = mean(first**2) - a * a, mean(second**2) - b * b
     shared = mean(first * second) - a * b
-    return float(
-        np.mean((2 * a * b + c1) * (2 * shared + c2) / ((a * a + b * b + c1) * (var_a + var_b + c2)))
-    )
+    return float(np.mean((2 * a * b + c1) * (2 * shared + c2) / ((a * a + b * b + c1) * (var_a + var_b + c2))))
 
 
 def resize(picture: np.ndarray, size: int) -> np.ndarray:

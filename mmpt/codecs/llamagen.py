@@ -196,9 +196,7 @@ def locate(options: Mapping[str, Any]) -> Path:
     if len(there) == 1:
         return there[0]
     raise UserError(
-        "the folder holds more than one LlamaGen tokenizer"
-        if there
-        else "LlamaGen needs weights that are not there",
+        "the folder holds more than one LlamaGen tokenizer" if there else "LlamaGen needs weights that are not there",
         where="codecs.image.path",
         found=", ".join(one.name for one in there) or options.get("path", "nothing"),
         expected="one weight file: " + " or ".join(str(one) for one in FILES),

@@ -12,9 +12,7 @@ from mmpt.store.errors import UserError
 class MediaError(UserError):
     """A medium that cannot be used. `kind`: missing, unreadable, empty or outside."""
 
-    def __init__(
-        self, kind: str, what: str, *, where: str, found: str = "", expected: str = "", fix: str = ""
-    ):
+    def __init__(self, kind: str, what: str, *, where: str, found: str = "", expected: str = "", fix: str = ""):
         super().__init__(what, where=where, found=found, expected=expected, fix=fix)
         self.kind = kind
 

@@ -50,8 +50,12 @@ class MelRvqOptions:
         if min(self.n_codebooks, self.codebook_size, self.n_mels, self.hop, self.stack, self.sample_rate) < 1:
             raise UserError("codec options must be positive", where="codecs.audio", found=asdict(self))
         if self.window % self.hop or self.window < 2 * self.hop:
-            raise UserError("window must be a multiple of hop, twice or more", where="codecs.audio.window",
-                            found=self.window, expected=f"a multiple of {self.hop}")
+            raise UserError(
+                "window must be a multiple of hop, twice or more",
+                where="codecs.audio.window",
+                found=self.window,
+                expected=f"a multiple of {self.hop}",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,13 +156,15 @@ class MelRvq:
 
     def _check(self, codes: np.ndarray) -> None:
         if codes.ndim != 2 or codes.shape[0] != self.n_codebooks or codes.shape[1] < 1:
-            raise UserError("wrong shape of audio codes", found=codes.shape,
-                            expected=f"[{self.n_codebooks}, frames]")
+            raise UserError("wrong shape of audio codes", found=codes.shape, expected=f"[{self.n_codebooks}, frames]")
         outside = np.argwhere((codes < 0) | (codes >= self.codebook_size))
         if len(outside):
             book, frame = (int(i) for i in outside[0])
-            raise UserError(f"audio code outside codebook {book} at frame {frame}",
-                            found=int(codes[book, frame]), expected=f"0..{self.codebook_size - 1}")
+            raise UserError(
+                f"audio code outside codebook {book} at frame {frame}",
+                found=int(codes[book, frame]),
+                expected=f"0..{self.codebook_size - 1}",
+            )
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
         """Compare log mel amplitudes (natural log) of two float32 [C, T] waves of one length.
@@ -189,8 +195,7 @@ class MelRvq:
 
     def save(self, folder: Path) -> None:
         """Write codec.json and codec.safetensors."""
-        about = {"name": self.name, "kind": self.kind, "identity": self.identity(),
-                 "options": asdict(self.options)}
+        about = {"name": self.name, "kind": self.kind, "identity": self.identity(), "options": asdict(self.options)}
         tensors = {"codebooks": self.codebooks, "mean": self.mean}
         save_tensors(Path(folder) / "codec.safetensors", tensors, {"identity": self.identity()})
         write_json(Path(folder) / "codec.json", about)
@@ -202,8 +207,12 @@ class MelRvq:
         weights = load_tensors(Path(folder) / "codec.safetensors")
         codec = cls(MelRvqOptions(**about["options"]), weights["codebooks"], weights["mean"])
         if codec.identity() != about["identity"]:
-            raise UserError("codec weights do not match codec.json", where=Path(folder),
-                            found=codec.identity(), expected=about["identity"])
+            raise UserError(
+                "codec weights do not match codec.json",
+                where=Path(folder),
+                found=codec.identity(),
+                expected=about["identity"],
+            )
         return codec
 
 

@@ -37,11 +37,14 @@ class PatchVqOptions:
 
     def __post_init__(self) -> None:
         if min(self.size, self.patch, self.codebook_size) < 1:
-            raise UserError("size, patch and codebook_size must be positive", where="codecs.image",
-                            found=asdict(self))
+            raise UserError("size, patch and codebook_size must be positive", where="codecs.image", found=asdict(self))
         if self.size % self.patch:
-            raise UserError("patch must divide size", where="codecs.image.patch", found=self.patch,
-                            expected=f"a divisor of {self.size}")
+            raise UserError(
+                "patch must divide size",
+                where="codecs.image.patch",
+                found=self.patch,
+                expected=f"a divisor of {self.size}",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +134,7 @@ class PatchVq:
 
     def save(self, folder: Path) -> None:
         """Write codec.json and codec.safetensors."""
-        about = {"name": self.name, "kind": self.kind, "identity": self.identity(),
-                 "options": asdict(self.options)}
+        about = {"name": self.name, "kind": self.kind, "identity": self.identity(), "options": asdict(self.options)}
         tensors = {"codebook": self.codebook}
         save_tensors(Path(folder) / "codec.safetensors", tensors, {"identity": self.identity()})
         write_json(Path(folder) / "codec.json", about)
@@ -144,8 +146,12 @@ class PatchVq:
         weights = load_tensors(Path(folder) / "codec.safetensors")
         codec = cls(PatchVqOptions(**about["options"]), weights["codebook"])
         if codec.identity() != about["identity"]:
-            raise UserError("codec weights do not match codec.json", where=Path(folder),
-                            found=codec.identity(), expected=about["identity"])
+            raise UserError(
+                "codec weights do not match codec.json",
+                where=Path(folder),
+                found=codec.identity(),
+                expected=about["identity"],
+            )
         return codec
 
 

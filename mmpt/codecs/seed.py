@@ -203,9 +203,7 @@ class Seed:
         from PIL import Image
 
         side = (self.proc_size, self.proc_size)
-        resized = Image.fromarray(np.ascontiguousarray(picture, np.uint8)).resize(
-            side, Image.Resampling.BICUBIC
-        )
+        resized = Image.fromarray(np.ascontiguousarray(picture, np.uint8)).resize(side, Image.Resampling.BICUBIC)
         scaled = (np.asarray(resized, np.float32) / 255 - np.float32(MEAN)) / np.float32(SPREAD)
         return torch.from_numpy(scaled.transpose(2, 0, 1).copy())[None].to(self._device)
 
@@ -226,9 +224,7 @@ class Seed:
         import torch
 
         painter = self.painter
-        generator = torch.Generator("cpu").manual_seed(
-            seed % 2**63
-        )  # on the CPU: the same noise on every device
+        generator = torch.Generator("cpu").manual_seed(seed % 2**63)  # on the CPU: the same noise on every device
         side = painter.unet.config.sample_size
         noise = torch.randn((1, painter.unet.config.in_channels, side, side), generator=generator)
         dtype = painter.unet.dtype

@@ -108,8 +108,7 @@ class SeedEncoder(nn.Module):
         bert.embeddings.LayerNorm = nn.LayerNorm(sizes.width, eps=1e-12)
         bert.encoder = nn.Module()
         bert.encoder.layer = nn.ModuleList(
-            QformerLayer(sizes.width, inner, self.visual_encoder.width if i % 2 == 0 else None)
-            for i in range(layers)
+            QformerLayer(sizes.width, inner, self.visual_encoder.width if i % 2 == 0 else None) for i in range(layers)
         )
         self.Qformer = nn.Module()
         self.Qformer.bert = bert
@@ -124,9 +123,7 @@ class SeedEncoder(nn.Module):
         for layer in self.Qformer.bert.encoder.layer:
             hidden = layer(hidden, seen)
         vectors, codes = self.encode_task_layer(hidden), self.quantize.embedding.weight
-        return (codes.square().sum(1) - 2 * vectors @ codes.T).argmin(
-            2
-        )  # squared distance, less what all share
+        return (codes.square().sum(1) - 2 * vectors @ codes.T).argmin(2)  # squared distance, less what all share
 
 
 class QformerLayer(nn.Module):
@@ -228,8 +225,7 @@ def _bert_attention(width: int, seen_width: int) -> nn.Module:
 def _attend(attention: nn.Module, x: Tensor, seen: Tensor, causal: bool) -> Tensor:
     inner = attention.self
     q, k, v = (
-        one.unflatten(2, (-1, HEAD)).transpose(1, 2)
-        for one in (inner.query(x), inner.key(seen), inner.value(seen))
+        one.unflatten(2, (-1, HEAD)).transpose(1, 2) for one in (inner.query(x), inner.key(seen), inner.value(seen))
     )
     heard = _joined(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
     return attention.output.LayerNorm(attention.output.dense(heard) + x)

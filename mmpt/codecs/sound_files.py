@@ -202,7 +202,11 @@ def _checked(blocks: Iterator[np.ndarray], path: Path) -> Iterator[np.ndarray]:
     for block in blocks:
         if not np.isfinite(block).all():
             raise _unreadable(
-                "sound with NaN or infinite samples", path, "non-finite samples", "finite numbers", "re-encode or remove it"
+                "sound with NaN or infinite samples",
+                path,
+                "non-finite samples",
+                "finite numbers",
+                "re-encode or remove it",
             )
         size = np.abs(block)
         loud, numbers, peak = loud + np.count_nonzero(size > OVER), numbers + block.size, max(peak, float(size.max()))

@@ -45,11 +45,7 @@ def require(folder: Path, wanted: Sequence[Published], codec: str, where: str) -
     """
     missing = [one for one in wanted if not (folder / one.name).exists()]
     if missing:
-        there = (
-            ", ".join(sorted(one.name for one in folder.iterdir())[:8])
-            if folder.is_dir()
-            else "no such folder"
-        )
+        there = ", ".join(sorted(one.name for one in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
         raise UserError(
             f"{codec} needs weights that are not there",
             where=f"{where}: {folder}",

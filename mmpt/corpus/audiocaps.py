@@ -43,24 +43,18 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
             expected="the published tables of AudioCaps",
         )
     files = ClipFiles.of(media)
-    entries = [
-        entry for split, table in tables.items() for entry in _entries(folder, split, table, files, source)
-    ]
+    entries = [entry for split, table in tables.items() for entry in _entries(folder, split, table, files, source)]
     return to_records(entries, name, dict.fromkeys(tables, media.packed()), source.get("limit"), media.to_convert())
 
 
-def _entries(
-    folder: Path, split: str, table: Path, files: ClipFiles, source: Mapping[str, Any]
-) -> Iterator[Entry]:
+def _entries(folder: Path, split: str, table: Path, files: ClipFiles, source: Mapping[str, Any]) -> Iterator[Entry]:
     file = f"{source['name']}/{table.name}"
     need_columns(csv_header(table, file), COLUMNS, file)
     for line in csv_lines(table, file, keep=COLUMNS):
         yield _entry(line, f"{file}:{line.number}", folder, split, files, source)
 
 
-def _entry(
-    line: Line, where: str, folder: Path, split: str, files: ClipFiles, source: Mapping[str, Any]
-) -> Entry:
+def _entry(line: Line, where: str, folder: Path, split: str, files: ClipFiles, source: Mapping[str, Any]) -> Entry:
     if line.fields is None:
         what, found, expected = line.problem or ("", "", "")
         return Entry(where, split, fault=("bad_line", what, found, expected, "correct the line"))

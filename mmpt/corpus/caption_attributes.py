@@ -22,13 +22,41 @@ FRAME = {
 }
 """Words of captions that state no value. A word that is neither here nor a value is foreign to captions."""
 FUNCTION_WORDS = {
-    "a", "an", "and", "are", "but", "has", "in", "is", "it", "its", "of", "on", "or", "that", "the", "there", "this",
-    "which", "with",
-}  # fmt: skip
+    "a",
+    "an",
+    "and",
+    "are",
+    "but",
+    "has",
+    "in",
+    "is",
+    "it",
+    "its",
+    "of",
+    "on",
+    "or",
+    "that",
+    "the",
+    "there",
+    "this",
+    "which",
+    "with",
+}
 NEGATIONS = {
-    "aren't", "cannot", "doesn't", "hardly", "isn't", "neither", "never", "no", "none", "nor", "not", "nothing",
+    "aren't",
+    "cannot",
+    "doesn't",
+    "hardly",
+    "isn't",
+    "neither",
+    "never",
+    "no",
+    "none",
+    "nor",
+    "not",
+    "nothing",
     "without",
-}  # fmt: skip
+}
 CLAUSE_ENDS = {".", ",", ";", ":", "!", "?", "-", "and", "but"}
 """Where the range of a negation ends."""
 
@@ -114,7 +142,9 @@ def _values(modality: str) -> dict[str, tuple[str, str]]:
     for name, values in ATTRIBUTES[modality].items():
         for value in values:
             if value in words:
-                raise ValueError(f"{value!r} is a value of {words[value][0]} and of {name}: a caption with it is unclear")
+                raise ValueError(
+                    f"{value!r} is a value of {words[value][0]} and of {name}: a caption with it is unclear"
+                )
             words[value] = (name, value)
             if name == "kind":
                 words[f"{value}es" if value.endswith(("s", "z")) else f"{value}s"] = (name, value)

@@ -55,9 +55,7 @@ def _file(folder: Path, name: str) -> Path:
     there = [folder / f for f in FILES if (folder / f).is_file()]
     if len(there) != 1:
         raise UserError(
-            "the source's folder has no captions file"
-            if not there
-            else "the source's folder has two captions files",
+            "the source's folder has no captions file" if not there else "the source's folder has two captions files",
             where=str(folder),
             found=", ".join(f.name for f in there) or "neither",
             expected=" or ".join(FILES),
@@ -115,9 +113,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _csv(file: Path, where: str) -> Iterator[Line]:
     header = csv_header(file, where)
-    missing = [c for c in NEEDED if c not in header] + (
-        [] if set(MEDIA) & set(header) else ["image or audio"]
-    )
+    missing = [c for c in NEEDED if c not in header] + ([] if set(MEDIA) & set(header) else ["image or audio"])
     if missing:
         raise UserError(
             f"missing column: {', '.join(missing)}",
@@ -187,9 +183,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
         )
     if misspelt := _misspelt(tuple(fields)):
         return ("bad_line", "unknown field", short(misspelt[0]), f"{misspelt[1]}, or another name", "correct it")
-    absent = [k for k in NEEDED if k not in fields] + (
-        [] if any(k in fields for k in MEDIA) else ["image or audio"]
-    )
+    absent = [k for k in NEEDED if k not in fields] + ([] if any(k in fields for k in MEDIA) else ["image or audio"])
     if absent:
         return (
             "missing_column",
@@ -209,9 +203,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
             "write two records with two ids",
         )
     if fields.get("split", "train") not in SPLITS:
-        return (
-            "bad_line", "unknown split", short(fields["split"]), " or ".join(SPLITS), "correct it or leave it out"
-        )
+        return ("bad_line", "unknown split", short(fields["split"]), " or ".join(SPLITS), "correct it or leave it out")
     if not has_word(fields["caption"]):
         return (
             "empty_caption",

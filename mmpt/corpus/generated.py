@@ -54,9 +54,7 @@ def generate_sounds(seed: int, n: int, *, val: float = 0.07, test: float = 0.2) 
     return _generate("audio", seed, n, val, test)
 
 
-def split_combinations(
-    modality: str, seed: int, *, val: float, test: float
-) -> dict[str, list[tuple[str, ...]]]:
+def split_combinations(modality: str, seed: int, *, val: float, test: float) -> dict[str, list[tuple[str, ...]]]:
     """Deal all attribute combinations into train, val and test; `val` and `test` are shares of the combinations.
 
     With any one attribute left out, train has every combination of the others. So a held-out combination is
@@ -109,7 +107,8 @@ def _make(modality: str, seed: int, index: int, split: str, combination: tuple[s
     attributes = dict(zip(ATTRIBUTES[modality], combination, strict=True))
     mentioned = _mentioned(list(attributes), rng)
     draw, caption, folder, suffix = (
-        (draw_picture, caption_picture, "pictures", "png") if modality == "image"
+        (draw_picture, caption_picture, "pictures", "png")
+        if modality == "image"
         else (play_sound, caption_sound, "sounds", "wav")
     )
     name = f"{folder[:-1]}-{index:05d}"

@@ -61,9 +61,7 @@ def _entry(item: Any, where: str, folder: Path, below: Any, source: Mapping[str,
     identity = f"llava_pretrain:{number}"
     try:
         paths = [
-            one
-            for one in (f"{sub}/{picture}".removeprefix("./") for sub in below)
-            if is_file(inside(folder, one))
+            one for one in (f"{sub}/{picture}".removeprefix("./") for sub in below) if is_file(inside(folder, one))
         ]
     except MediaError as error:
         fault = (error.kind, error.what, str(error.found), str(error.expected), error.fix)

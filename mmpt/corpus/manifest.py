@@ -150,9 +150,7 @@ def s1_metrics(
         empty.update(_without_content(record))
     by["records"] = Counter({modality: by["records"][modality] for modality in modalities})
     read = good + sum(kinds.values())
-    metrics = [
-        Metric(name, kinds[name], read, "records", "lower") for name in dict.fromkeys(METRICS.values())
-    ]
+    metrics = [Metric(name, kinds[name], read, "records", "lower") for name in dict.fromkeys(METRICS.values())]
     roots = {one["name"]: "corpus" if one["reader"] == "generated" else one["name"] for one in sources}
     kept = {name: places[root] for name, root in roots.items()}
     metrics += _losses({name: lost[name] + lost[root] * (root != name) for name, root in roots.items()}, kept)
@@ -160,9 +158,7 @@ def s1_metrics(
     silent = sum(not n for n in kept.values())
     metrics.append(Metric("sources_without_records", silent, len(sources), "sources", "lower"))
     for name, counter in by.items():
-        metrics += [
-            Metric(name, n, read, "records", "higher", slice=part) for part, n in sorted(counter.items())
-        ]
+        metrics += [Metric(name, n, read, "records", "higher", slice=part) for part, n in sorted(counter.items())]
     return metrics
 
 

@@ -166,12 +166,14 @@ def _describe(power: np.ndarray) -> np.ndarray:
     spread = np.sqrt((near * (offset - mean[:, None]) ** 2).sum(axis=1) / near.sum(axis=1))
     upper = (bands * (offset > 0.6)).sum(axis=1) / weight
     pitch = track + mean
-    return np.array([
-        np.average(pitch, weights=np.sqrt(weight)),
-        _glide(pitch, np.sqrt(weight)),
-        np.average(spread, weights=weight),
-        np.average(upper, weights=weight),
-    ])
+    return np.array(
+        [
+            np.average(pitch, weights=np.sqrt(weight)),
+            _glide(pitch, np.sqrt(weight)),
+            np.average(spread, weights=weight),
+            np.average(upper, weights=weight),
+        ]
+    )
 
 
 def _glide(pitch: np.ndarray, weight: np.ndarray) -> float:

@@ -13,8 +13,13 @@ PICTURE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "background": ("black", "white", "grey"),
 }
 RGB: dict[str, tuple[int, int, int]] = {
-    "red": (215, 45, 45), "green": (45, 165, 70), "blue": (45, 85, 215), "yellow": (240, 205, 50),
-    "black": (18, 18, 22), "white": (242, 242, 238), "grey": (128, 128, 130),
+    "red": (215, 45, 45),
+    "green": (45, 165, 70),
+    "blue": (45, 85, 215),
+    "yellow": (240, 205, 50),
+    "black": (18, 18, 22),
+    "white": (242, 242, 238),
+    "grey": (128, 128, 130),
 }
 RADIUS = {"small": 7.0, "large": 11.5}
 CENTRE = {"left": (12, 24), "right": (36, 24), "top": (24, 12), "bottom": (24, 36), "middle": (24, 24)}

@@ -67,6 +67,5 @@ def refuse(
     noun = "bad record" if total == 1 else "bad records"
     raise UserError(
         f"{total} {noun} in {within}:\n  " + "\n  ".join(lines) + "\n",
-        fix="correct them, or set corpus.on_bad_record: skip to leave them out and have "
-        f"{counted} count them",
+        fix=f"correct them, or set corpus.on_bad_record: skip to leave them out and have {counted} count them",
     )

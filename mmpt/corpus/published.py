@@ -95,9 +95,7 @@ def draw(entries: Sequence[Entry], limit: int | None) -> list[Entry]:
     """The `limit` entries with the smallest hash of their id, in their old order; faulty lines always."""
     if limit is None or len(entries) <= limit:
         return list(entries)
-    ranked = sorted(
-        (hashlib.sha256(entry.id.encode()).digest(), at) for at, entry in enumerate(entries) if entry.id
-    )
+    ranked = sorted((hashlib.sha256(entry.id.encode()).digest(), at) for at, entry in enumerate(entries) if entry.id)
     kept = {at for _, at in ranked[:limit]}
     return [entry for at, entry in enumerate(entries) if at in kept or not entry.id]
 
@@ -112,8 +110,7 @@ def _refuse_packed(entries: Sequence[Entry], name: str, packed: Mapping[str, str
             continue
         archives = packed.get(part, "")
         raise UserError(
-            f"no medium of part {part!r} is below the source's folder"
-            + ("; it is still packed" if archives else ""),
+            f"no medium of part {part!r} is below the source's folder" + ("; it is still packed" if archives else ""),
             where=f"corpus source {name}",
             found=f"archives {archives}"
             if archives

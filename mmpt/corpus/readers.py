@@ -52,9 +52,7 @@ def read_source(
             expected="path: a folder",
         )
     if source["reader"] == "captions":
-        yield from captions.read(
-            folder, source["name"], source.get("license", "unknown"), source.get("limit")
-        )
+        yield from captions.read(folder, source["name"], source.get("license", "unknown"), source.get("limit"))
     else:
         yield from PUBLISHED[source["reader"]](folder, source)
 

@@ -90,9 +90,7 @@ def _units(records: Iterable[Mapping[str, Any]], alike: np.ndarray) -> Units:
     return Units(of, hint, bits, np.bincount(unit_of_origin, minlength=len(known)) > 1)
 
 
-def _roots(
-    origin: np.ndarray, content: np.ndarray, n_origins: int, n_contents: int, alike: np.ndarray
-) -> np.ndarray:
+def _roots(origin: np.ndarray, content: np.ndarray, n_origins: int, n_contents: int, alike: np.ndarray) -> np.ndarray:
     """int32 [n_origins]: the same number for origins that a chain of shared contents or near duplicates joins.
 
     origin, content: int32 [records], each record's numbers. alike: int [pairs, 2], places of records.

@@ -101,9 +101,7 @@ def manifest(ctx: StageContext) -> None:
         "S1",
         s1_metrics(JsonLines(path), JsonLines(errors), wanted, ctx.profile["corpus.sources"]),
         subject={"manifest": sha256_file(path)},
-        samples=[
-            {"id": p["id"], "where": p["where"], "kind": p["kind"]} for p in islice(JsonLines(errors), 20)
-        ],
+        samples=[{"id": p["id"], "where": p["where"], "kind": p["kind"]} for p in islice(JsonLines(errors), 20)],
     )
     ctx.log(f"{n_good} media read, {n_bad} unusable")
 

@@ -147,8 +147,12 @@ class _Rows(Iterator[tuple[int, list[str] | None, tuple[str, str, str] | None]])
             fix = "save the file as UTF-8"
             raise UserError("not UTF-8", where=self._where, found=found, expected="UTF-8 text", fix=fix) from None
         if len(line) == LONGEST_LINE:
-            raise UserError("line is too long", where=f"{self._where}:{self._number + 1}",
-                            found=f"more than {LONGEST_LINE} characters", expected="a table of captions")
+            raise UserError(
+                "line is too long",
+                where=f"{self._where}:{self._number + 1}",
+                found=f"more than {LONGEST_LINE} characters",
+                expected="a table of captions",
+            )
         return line
 
 
@@ -159,6 +163,11 @@ def _header(rows: _Rows, where: str) -> list[str]:
         raise UserError(what, where=f"{where}:1", found=found, expected=expected, fix="correct the header")
     header = [cell.strip() for cell in row]
     if twice := sorted({cell for cell in header if cell and header.count(cell) > 1}):
-        raise UserError("column named twice", where=f"{where}:1", found=short(", ".join(twice)),
-                        expected="each column once", fix="rename one of them")
+        raise UserError(
+            "column named twice",
+            where=f"{where}:1",
+            found=short(", ".join(twice)),
+            expected="each column once",
+            fix="rename one of them",
+        )
     return header

@@ -11,8 +11,16 @@ from typing import Any
 
 import numpy as np
 
-PEOPLE = (("Anna", "she", "her"), ("Ben", "he", "his"), ("Clara", "she", "her"), ("David", "he", "his"),
-          ("Emma", "she", "her"), ("Felix", "he", "his"), ("Grace", "she", "her"), ("Henry", "he", "his"))
+PEOPLE = (
+    ("Anna", "she", "her"),
+    ("Ben", "he", "his"),
+    ("Clara", "she", "her"),
+    ("David", "he", "his"),
+    ("Emma", "she", "her"),
+    ("Felix", "he", "his"),
+    ("Grace", "she", "her"),
+    ("Henry", "he", "his"),
+)
 THINGS = ("cup", "book", "key", "coat", "lamp", "plate", "chair", "ball", "hat", "pen", "stone", "rope")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "black", "white", "grey")
 SIZES = ("small", "large", "long", "new", "heavy", "light")
@@ -21,28 +29,52 @@ ANIMALS = (("dog", "barks"), ("cat", "sleeps"), ("bird", "sings"), ("horse", "ru
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 WEATHER = (
-    ("rains", "wet"), ("snows", "white"), ("is windy", "loud"), ("is sunny", "warm"), ("is late", "quiet"),
+    ("rains", "wet"),
+    ("snows", "white"),
+    ("is windy", "loud"),
+    ("is sunny", "warm"),
+    ("is late", "quiet"),
 )
 COSTS = ("cheap", "dear")
 TURNS = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 LEVELS = {
-    "quiet": "loud", "loud": "quiet", "low": "high", "high": "low", "rising": "falling", "falling": "rising",
-    "small": "large", "large": "small",
+    "quiet": "loud",
+    "loud": "quiet",
+    "low": "high",
+    "high": "low",
+    "rising": "falling",
+    "falling": "rising",
+    "small": "large",
+    "large": "small",
 }
 
 BETWEEN = (
-    ("low", "medium", "high"), ("left", "middle", "right"), ("top", "middle", "bottom"), ("rising", "steady", "falling"),
+    ("low", "medium", "high"),
+    ("left", "middle", "right"),
+    ("top", "middle", "bottom"),
+    ("rising", "steady", "falling"),
 )
 LIKENESSES = (
     *("red as blood", "green as grass", "blue as the sky", "yellow as the sun"),
     *("black as coal", "white as snow", "grey as ash", "small as a mouse", "large as a whale", "quiet as a whisper"),
-    *("loud as thunder", "low as a cellar", "high as a tower", "rising as smoke", "falling as rain", "steady as a rock"),
+    *(
+        "loud as thunder",
+        "low as a cellar",
+        "high as a tower",
+        "rising as smoke",
+        "falling as rain",
+        "steady as a rock",
+    ),
 )
 """Each word's own: words that only ever stand where others could stand too would end up with equal embeddings."""
 SHAPES = (("circle", "zero"), ("triangle", "three"), ("cross", "four"))
 """With how many corners or ends each is said to have."""
-CALLS = (("whistle", "whistles", "train"), ("buzz", "buzzes", "bee"), ("hiss", "hisses", "snake"),
-         ("bell", "bells", "church"))
+CALLS = (
+    ("whistle", "whistles", "train"),
+    ("buzz", "buzzes", "bee"),
+    ("hiss", "hisses", "snake"),
+    ("bell", "bells", "church"),
+)
 
 
 def generate_sentences(seed: int, n: int) -> list[str]:
@@ -76,8 +108,10 @@ def _buys(rng: np.random.Generator) -> str:
     count, thing = int(rng.integers(1, 9)), _pick(rng, THINGS)
     more = int(rng.integers(1, 11 - count))
     ending = "" if count == 1 else "s"
-    return (f"{name} had {NUMBERS[count]} {thing}{ending} and bought {NUMBERS[more]} more, "
-            f"so {pronoun} has {NUMBERS[count + more]} {thing}s now.")
+    return (
+        f"{name} had {NUMBERS[count]} {thing}{ending} and bought {NUMBERS[more]} more, "
+        f"so {pronoun} has {NUMBERS[count + more]} {thing}s now."
+    )
 
 
 def _day(rng: np.random.Generator) -> str:
@@ -162,6 +196,21 @@ def _counts(rng: np.random.Generator) -> str:
 
 
 _PATTERNS: tuple[Callable[[np.random.Generator], str], ...] = (
-    _sum, _owns, _buys, _day, _travels, _animal, _weather, _opposite, _turns, _compares, _asks, _prices,
-    _between, _likens, _corners, _calls, _counts,
+    _sum,
+    _owns,
+    _buys,
+    _day,
+    _travels,
+    _animal,
+    _weather,
+    _opposite,
+    _turns,
+    _compares,
+    _asks,
+    _prices,
+    _between,
+    _likens,
+    _corners,
+    _calls,
+    _counts,
 )

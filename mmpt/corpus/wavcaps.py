@@ -67,9 +67,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
         )
     media = MediaFolder.of(folder, source.get("media", "."))
     official = _official_test(folder, below, name)
-    entries = [
-        entry for part, file in files.items() for entry in _entries(part, file, media, official, source)
-    ]
+    entries = [entry for part, file in files.items() for entry in _entries(part, file, media, official, source)]
     packed = {part: MediaFolder((), _archives(media, part)).packed() for part in files}
     return to_records(entries, name, packed, source.get("limit"), media.to_convert())
 

@@ -121,9 +121,7 @@ def swap_metrics(records: Sequence[Record], shown: Mapping[str, Record]) -> list
         or _is_true(shown[record["swap_id"]], of=shown[record["id"]])
         for record in records
     )
-    apart = [
-        abs(len(r["swap_prompt_ids"]) - len(r["prompt_ids"])) / max(1, len(r["prompt_ids"])) for r in records
-    ]
+    apart = [abs(len(r["swap_prompt_ids"]) - len(r["prompt_ids"])) / max(1, len(r["prompt_ids"])) for r in records]
     return [
         Metric("invalid_swaps", invalid, len(records), "items", "lower", slice=task),
         Metric("swap_length_difference", float(np.mean(apart)), len(records), "share", "lower", slice=task),

@@ -186,7 +186,14 @@ def alignment_metrics(
             metrics.append(found.metric("shift_margin_nats", slice=f"{task}.{shift:+d}"))
         apart = decoding_differences(model, space, chosen, scored)
         metrics.append(
-            Metric("decoding_over_tolerance", float(apart.mean()) / TOLERANCE[model.dtype], len(apart), "x", "lower", slice=task)
+            Metric(
+                "decoding_over_tolerance",
+                float(apart.mean()) / TOLERANCE[model.dtype],
+                len(apart),
+                "x",
+                "lower",
+                slice=task,
+            )
         )
         details[task] = {
             f"{shift:+d}" if shift else "0": float(np.mean([np.nanmean(one.losses[shift]) for one in scored]))

@@ -93,8 +93,15 @@ def wrong_samples(rows: Sequence[Row], limit: int = 8) -> list[dict[str, Any]]:
     for row, one in zip(rows, readings(rows), strict=True):
         wrong = [name for name, right in one.hits(row["attributes"]).items() if not right]
         if wrong and len(samples) < limit:
-            samples.append({"id": row["id"], "task": row["task"], "caption": row["caption"], "output": row["text"],
-                            "wrong": one.fault or ", ".join(wrong)})  # fmt: skip
+            samples.append(
+                {
+                    "id": row["id"],
+                    "task": row["task"],
+                    "caption": row["caption"],
+                    "output": row["text"],
+                    "wrong": one.fault or ", ".join(wrong),
+                }
+            )
     return samples
 
 
@@ -125,9 +132,7 @@ def word_gains(rows: Sequence[Row], blind: str, resamples: int, seed: int) -> di
 
 def _mean_f1(outputs: Sequence[str], groups: Sequence[str], row: Row) -> float:
     """Mean F1 of the outputs of other groups against the row's caption; NaN where there is no other group."""
-    found = [
-        token_f1(one, row["caption"]) for one, group in zip(outputs, groups, strict=True) if group != row["group"]
-    ]
+    found = [token_f1(one, row["caption"]) for one, group in zip(outputs, groups, strict=True) if group != row["group"]]
     return float(np.mean(found)) if found else float("nan")
 
 

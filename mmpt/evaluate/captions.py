@@ -53,9 +53,7 @@ def rouge_l(outputs: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
         precision = max(c / max(len(output), 1) for c in common)
         recall = max(c / max(len(one), 1) for c, one in zip(common, several, strict=True))
         scores.append(
-            (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
-            if precision and recall
-            else 0.0
+            (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision) if precision and recall else 0.0
         )
     return np.array(scores)
 
@@ -72,10 +70,7 @@ def cider(outputs: Sequence[Words], references: Sequence[Sequence[Words]]) -> np
 
     def weighted(sentence: Words) -> list[dict[tuple[str, ...], float]]:
         return [
-            {
-                gram: n * (log_items - math.log(max(1, documents[gram])))
-                for gram, n in _grams(sentence, order).items()
-            }
+            {gram: n * (log_items - math.log(max(1, documents[gram]))) for gram, n in _grams(sentence, order).items()}
             for order in range(1, _ORDER + 1)
         ]
 

@@ -112,9 +112,7 @@ class Trained:
         """A checkpoint by its name; UserError with the nearest name where there is none."""
         known = [f"step_{step}" for step in self.saved]
         if name not in known:
-            raise UserError(
-                "no such checkpoint", found=name, expected=", ".join(known), fix=nearest(name, known)
-            )
+            raise UserError("no such checkpoint", found=name, expected=", ".join(known), fix=nearest(name, known))
         return self.folder / name
 
 

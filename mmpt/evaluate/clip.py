@@ -33,9 +33,7 @@ class Clip:
         )
         return Clip(model, tokenizer, CLIPImageProcessor.from_pretrained(folder), digest)
 
-    def embeddings(
-        self, pictures: Sequence[np.ndarray], captions: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def embeddings(self, pictures: Sequence[np.ndarray], captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Pictures uint8 [H, W, 3] and their captions as unit vectors, float32 [n, D] twice."""
         seen, said = [], []
         for at in range(0, len(pictures), BATCH):

@@ -100,8 +100,12 @@ def _write(options: Namespace, codecs: Codecs, space: TokenSpace, ids: np.ndarra
 
 def _check_sample(options: Namespace) -> None:
     if getattr(options, "learned_end", False) and options.task != "t2a":
-        raise UserError("only sounds have an end of their own", where="--learned-end", found=f"task {options.task}",
-                        expected="task t2a")  # fmt: skip
+        raise UserError(
+            "only sounds have an end of their own",
+            where="--learned-end",
+            found=f"task {options.task}",
+            expected="task t2a",
+        )
     if options.task not in TASKS:
         raise UserError(
             "unknown task",
@@ -115,15 +119,11 @@ def _check_sample(options: Namespace) -> None:
         raise UserError(f"task {options.task} needs --{needed}", found="nothing")
     for other in {*SOURCE.values()} - {needed}:
         if getattr(options, other) is not None:
-            raise UserError(
-                f"task {options.task} takes --{needed}", where=f"--{other}", found=getattr(options, other)
-            )
+            raise UserError(f"task {options.task} takes --{needed}", where=f"--{other}", found=getattr(options, other))
     for name, (allowed, expected) in RANGES.items():
         value = getattr(options, name, None)
         if value is not None and not (math.isfinite(value) and allowed(value)):
-            raise UserError(
-                "out of range", where=f"--{name.replace('_', '-')}", found=value, expected=expected
-            )
+            raise UserError("out of range", where=f"--{name.replace('_', '-')}", found=value, expected=expected)
     suffix = SUFFIX.get(options.task)
     if suffix and Path(options.out or "").suffix.lower() != suffix:
         raise UserError(
@@ -133,9 +133,7 @@ def _check_sample(options: Namespace) -> None:
             expected=f"a name that ends in {suffix}",
         )
     if not suffix and options.out:
-        raise UserError(
-            f"task {options.task} prints text and writes no file", where="--out", found=options.out
-        )
+        raise UserError(f"task {options.task} prints text and writes no file", where="--out", found=options.out)
 
 
 def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Namespace) -> np.ndarray:
@@ -168,9 +166,7 @@ def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Names
     return prompt(space, "i2t", space.image_to_global(codec.encode([load_image(Path(options.image).expanduser())])[0]))
 
 
-def _grammar(
-    space: TokenSpace, codecs: Codecs, profile: Profile, task: str, learned_end: bool
-) -> Grammar:
+def _grammar(space: TokenSpace, codecs: Codecs, profile: Profile, task: str, learned_end: bool) -> Grammar:
     if task == "t2a":
         codec, seconds = _present(codecs.audio, "audio"), profile.data["codecs"]["audio"]["clip_seconds"]
         if learned_end:
@@ -183,9 +179,7 @@ def _grammar(
 
 def _present(codec: Any, modality: str) -> Any:
     if codec is None:
-        raise UserError(
-            f"this run has no {modality} codec", where=f"codecs.{modality}", fix="add it to the profile"
-        )
+        raise UserError(f"this run has no {modality} codec", where=f"codecs.{modality}", fix="add it to the profile")
     return codec
 
 

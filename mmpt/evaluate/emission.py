@@ -71,9 +71,7 @@ def random_control(made: Made, decoder: Decoder, sets: Sets, setting: Setting) -
     ]
 
 
-def write_references(
-    decoder: Decoder, sets: Sets, setting: Setting, folder: Path
-) -> dict[str, dict[str, Any]]:
+def write_references(decoder: Decoder, sets: Sets, setting: Setting, folder: Path) -> dict[str, dict[str, Any]]:
     """Decodes the stored codes of t2a and t2i, with their own meta, below `folder`.
 
     Returns, by record id, {"path"} and for sounds also {"rms"}.
@@ -85,9 +83,7 @@ def write_references(
                 continue
             path = reference_path(task, record["id"])
             if task == "t2a":
-                wave = decode_audio(
-                    decoder.codecs, decoder.space, np.asarray(record["target_ids"]), record["meta"]
-                )
+                wave = decode_audio(decoder.codecs, decoder.space, np.asarray(record["target_ids"]), record["meta"])
                 write_wav(folder / path, wave, decoder.codecs.audio.sample_rate)
                 references[record["id"]] = {"path": path, "rms": float(np.sqrt(np.mean(wave**2)))}
             else:

@@ -113,9 +113,7 @@ def expected_outputs(
     setting, folder = setting_of(ctx), ctx.inputs["generate"] / "qual" / f"step_{trained.final}"
     name, space = f"step_{trained.final}", workshop.space
     if setting.guidance == 1.0:
-        ids = {
-            task: [row["ids"] for row in read_jsonl(folder / f"{name}_golden_{task}.jsonl")] for task in sets
-        }
+        ids = {task: [row["ids"] for row in read_jsonl(folder / f"{name}_golden_{task}.jsonl")] for task in sets}
     else:
         with workshop.opened(trained.path(trained.final)) as model:
             made = generate_golden(

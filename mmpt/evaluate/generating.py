@@ -76,9 +76,7 @@ class Generating:
 
     def outputs(self, model: str) -> dict[tuple[str, str], Outputs]:
         """A model's outputs by (task, decoding), once all of its pieces are there."""
-        return assembled(
-            self.sets, [(one.piece, _load(self._path(one))) for one in self.pieces if one.model == model]
-        )
+        return assembled(self.sets, [(one.piece, _load(self._path(one))) for one in self.pieces if one.model == model])
 
     def endings(self) -> list[tuple[Piece, list[Generated]]]:
         """Sounds whose length the model chose, once all of their pieces are there."""

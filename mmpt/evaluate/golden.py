@@ -273,9 +273,7 @@ def _out_of_range(grammar, ids: np.ndarray) -> int:
     return int(bad.sum()) + max(0, len(ids) - grammar.max_len)
 
 
-def _decoded(
-    decoder: Decoder, record: Record, ids, setting: Setting, step: int, folder: Path | None
-) -> dict[str, Any]:
+def _decoded(decoder: Decoder, record: Record, ids, setting: Setting, step: int, folder: Path | None) -> dict[str, Any]:
     task = record["task"]
     if task not in EMIT:
         return {"text": decoder.tokenizer.decode(ids.tolist()).strip()}

@@ -75,12 +75,14 @@ def compare(
         told = _decoded(encoder, held.ids(place), held.record(place), space, seed)
         path = folder / reference_path(task, records[i]["id"])
         made = read_wav(path)[0] if task == "t2a" else read_png(path)
-        rows.append({
-            "group": records[i]["group"],
-            "own": _quality(encoder, media[i], made),
-            "other": _quality(encoder, media[other], made),
-            "codec": _quality(encoder, media[i], told),
-        })  # fmt: skip
+        rows.append(
+            {
+                "group": records[i]["group"],
+                "own": _quality(encoder, media[i], made),
+                "other": _quality(encoder, media[other], made),
+                "codec": _quality(encoder, media[i], told),
+            }
+        )
     return rows
 
 

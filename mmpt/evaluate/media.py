@@ -39,9 +39,7 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
     return np.atleast_2d(samples.T).astype(np.float32) / 32768.0, int(rate)
 
 
-def wav_faults(
-    path: Path, *, rate: int, channels: int, samples: int | None, reference_rms: float
-) -> list[str]:
+def wav_faults(path: Path, *, rate: int, channels: int, samples: int | None, reference_rms: float) -> list[str]:
     """What is wrong with a written sound: of missing, unreadable, wrong_form, silent, constant, clipped."""
     if not path.is_file():
         return ["missing"]
@@ -50,12 +48,7 @@ def wav_faults(
     except (ValueError, OSError, struct.error):
         return ["unreadable"]
     faults = []
-    if (
-        found_rate != rate
-        or wave.shape[0] != channels
-        or samples not in (None, wave.shape[1])
-        or not wave.size
-    ):
+    if found_rate != rate or wave.shape[0] != channels or samples not in (None, wave.shape[1]) or not wave.size:
         faults.append("wrong_form")
     if wave.size:
         faults += ["silent"] * bool(np.sqrt(np.mean(wave**2)) < SILENT * reference_rms)
@@ -87,9 +80,7 @@ def read_png(path: Path) -> np.ndarray:
         (stored,) = struct.unpack(">I", data[at + 8 + length : at + 12 + length])
         if zlib.crc32(kind + body) != stored:
             raise ValueError(f"checksum of chunk {kind!r}")
-        header, packed = (
-            (body, packed) if kind == b"IHDR" else (header, packed + body if kind == b"IDAT" else packed)
-        )
+        header, packed = (body, packed) if kind == b"IHDR" else (header, packed + body if kind == b"IDAT" else packed)
         at += 12 + length
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", header)
     if (depth, colour, interlace) != (8, 2, 0):

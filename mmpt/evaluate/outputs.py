@@ -158,9 +158,7 @@ def _read_back(
                 for i, j in zip(paired, of, strict=True)
             ]
             scores = model.score(pairs)
-            found[f"{name}_{which}"] = {
-                i: _mean(one, asked.captions[i]) for i, one in zip(paired, scores, strict=True)
-            }
+            found[f"{name}_{which}"] = {i: _mean(one, asked.captions[i]) for i, one in zip(paired, scores, strict=True)}
     return found
 
 

@@ -49,8 +49,7 @@ def caption_metrics(look: Look, shards: Path) -> list[Metric]:
             "caption_cider": (float(cap.cider(said, wanted).mean()), "score, 0..10"),
         }
         metrics += [
-            Metric(name, value, len(rows), unit, "higher", slice=task)
-            for name, (value, unit) in values.items()
+            Metric(name, value, len(rows), unit, "higher", slice=task) for name, (value, unit) in values.items()
         ]
     return metrics
 
@@ -124,9 +123,9 @@ def _fits(name: str, task: str, found: Mapping[str, Any], ctx: StageContext) -> 
         if which == "final" and len(own) > 1:
             others = ((media @ said.T).sum(1) - own) / (len(own) - 1)
             metrics.append(
-                mean_interval(
-                    own - others, resamples=ctx.profile["evaluate.bootstrap"], seed=ctx.seed
-                ).metric(f"{name}_gap_to_swapped", "cosine", "higher", task)
+                mean_interval(own - others, resamples=ctx.profile["evaluate.bootstrap"], seed=ctx.seed).metric(
+                    f"{name}_gap_to_swapped", "cosine", "higher", task
+                )
             )
     return metrics
 

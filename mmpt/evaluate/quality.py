@@ -59,11 +59,13 @@ def looped_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codeboo
 def constant_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codebooks: int) -> float:
     """Share of outputs that are one frame throughout, where their reference is not."""
     return float(
-        np.mean([
-            longest_run(row["ids"], n_codebooks) * n_codebooks == len(row["ids"])
-            and longest_run(reference, n_codebooks) * n_codebooks < len(reference)
-            for row, reference in zip(rows, references, strict=True)
-        ])
+        np.mean(
+            [
+                longest_run(row["ids"], n_codebooks) * n_codebooks == len(row["ids"])
+                and longest_run(reference, n_codebooks) * n_codebooks < len(reference)
+                for row, reference in zip(rows, references, strict=True)
+            ]
+        )
     )
 
 

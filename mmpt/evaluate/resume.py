@@ -169,14 +169,10 @@ def _in_new_process(ctx: StageContext, folder: Path, until: int, before: int) ->
 def compare(once: Path, twice: Path, step: int) -> dict[str, tuple[list[str], int]]:
     """(names that differ, number compared) of each part of a checkpoint, and of batches and logged losses."""
     folders = [step_folder(root / "steps", step) for root in (once, twice)]
-    found = {
-        "parameters_differing": _unequal(*(load_tensors(folder / WEIGHTS, "torch") for folder in folders))
-    }
+    found = {"parameters_differing": _unequal(*(load_tensors(folder / WEIGHTS, "torch") for folder in folders))}
     states = [load_tensors(folder / STATE, "torch") for folder in folders]
     for name, prefix in (("optimizer_tensors_differing", "optimizer."), ("rng_states_differing", "rng.")):
-        found[name] = _unequal(
-            *({k: v for k, v in state.items() if k.startswith(prefix)} for state in states)
-        )
+        found[name] = _unequal(*({k: v for k, v in state.items() if k.startswith(prefix)} for state in states))
     seen = [read_json(root / "seen.json") for root in (once, twice)]
     found["batches_differing"] = _unlike(*({k: v["batch"] for k, v in one.items()} for one in seen))
     drawn = _unlike(*({f"draw {k}": v["drawn"] for k, v in one.items()} for one in seen))

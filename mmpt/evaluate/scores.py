@@ -65,18 +65,14 @@ def oracle_metrics(look: Look) -> tuple[list[Metric], list[dict[str, Any]], dict
     controls: list[dict[str, Any]] = []
     details: dict[str, Any] = {}
     for task in EMIT:
-        records = [
-            record for record in look.golden.get(task, ()) if record["attributes"] and record["mentioned"]
-        ]
+        records = [record for record in look.golden.get(task, ()) if record["attributes"] and record["mentioned"]]
         if not records:
             continue
         modality = quality.MODALITY[task]
         shown = _accuracies(look, look.final, task, "greedy")
         for name, (value, n) in shown.items():
             metrics.append(Metric("accuracy", value, n, "share", "higher", slice=name))
-            metrics.append(
-                Metric("chance", oracle.chance(name.split(".")[1]), n, "share", "none", slice=name)
-            )
+            metrics.append(Metric("chance", oracle.chance(name.split(".")[1]), n, "share", "none", slice=name))
         metrics.append(
             Metric(
                 "mean_accuracy",
@@ -90,9 +86,7 @@ def oracle_metrics(look: Look) -> tuple[list[Metric], list[dict[str, Any]], dict
         metrics.append(_roundtrip(look, task, modality, records))
         for step, decoding in ((look.initial, "greedy"), (look.initial, "sampled"), (look.final, "sampled")):
             other = _accuracies(look, step, task, decoding)
-            details[f"{modality} step_{step} {decoding}"] = {
-                name: value for name, (value, _) in other.items()
-            }
+            details[f"{modality} step_{step} {decoding}"] = {name: value for name, (value, _) in other.items()}
             controls.append(
                 {
                     "name": f"step {step} {decoding} {modality} mean accuracy",
@@ -141,9 +135,7 @@ def _roundtrip(look: Look, task: str, modality: str, records: Sequence[Record]) 
         path = look.qual / f"step_{look.final}" / reference_path(task, record["id"])
         seen = quality.read_attributes(modality, path)
         right += [seen.get(name) == value for name, value in record["attributes"].items()]
-    return Metric(
-        "oracle_roundtrip_accuracy", float(np.mean(right)), len(records), "share", "higher", slice=modality
-    )
+    return Metric("oracle_roundtrip_accuracy", float(np.mean(right)), len(records), "share", "higher", slice=modality)
 
 
 def free_metrics(look: Look) -> tuple[list[Metric], dict[str, Any]]:
@@ -224,9 +216,7 @@ def memory_metrics(look: Look, ctx: StageContext, workshop: Workshop) -> tuple[l
             }
         else:
             scores = [quality.token_f1(row["text"], row["caption"]) for row in rows]
-            metrics.append(
-                Metric("caption_f1", float(np.mean(scores)), len(rows), "share", "higher", slice=task)
-            )
+            metrics.append(Metric("caption_f1", float(np.mean(scores)), len(rows), "share", "higher", slice=task))
     gaps = _train_test_gaps(look, ctx, workshop)
     metrics += gaps
     return metrics, {"nearest": nearest, "train_test_gap": {m.slice: m.value for m in gaps}}
@@ -238,9 +228,7 @@ def _train_test_gaps(look: Look, ctx: StageContext, workshop: Workshop) -> list[
         for task in look.golden:
             means = []
             for split in ("test", "train"):
-                examples = ExampleSet.open(
-                    ctx.inputs["examples"], ctx.inputs["shards"], look.space, task, split
-                )
+                examples = ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], look.space, task, split)
                 means.append(_mean_losses(model, look.space, examples))
             metrics.append(
                 Metric(

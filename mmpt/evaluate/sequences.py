@@ -43,9 +43,7 @@ def faults(
     wanted = [space.special(role) for role in ORDER[task]]
     found["examples_without_label"] += int(not (labels != IGNORE).any())
     # The first two specials enclose the source, the next two follow at once, the last one ends the sequence.
-    placed = (
-        len(at) == 5 and at[0] == 0 and (at[2:4] - at[1]).tolist() == [1, 2] and at[4] == len(input_ids) - 1
-    )
+    placed = len(at) == 5 and at[0] == 0 and (at[2:4] - at[1]).tolist() == [1, 2] and at[4] == len(input_ids) - 1
     if input_ids[at].tolist() != wanted or not placed:
         found["special_order_errors"] += 1
         return found
@@ -54,9 +52,7 @@ def faults(
     inside[start : end + 1] = True
     found["labels_outside_target"] += int((labels[~inside] != IGNORE).sum())
     found["shortened_targets"] += int(not np.array_equal(input_ids[start:end], np.asarray(whole_target)))
-    found["labels_outside_segment"] += _misplaced(space, task, labels[start:end]) + int(
-        labels[end] != input_ids[end]
-    )
+    found["labels_outside_segment"] += _misplaced(space, task, labels[start:end]) + int(labels[end] != input_ids[end])
     found["labels_outside_segment"] += int((labels[start:end] != input_ids[start:end]).sum())
     return found
 

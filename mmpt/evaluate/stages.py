@@ -210,9 +210,7 @@ def generate_part(ctx: StageContext, rank: int, world: int) -> None:
     work.write([work.pieces[place] for place in share(work.sizes(), rank, world)])
 
 
-def _score_outputs(
-    ctx: StageContext, work: Generating, last: emission.Written
-) -> dict[str, list[dict[str, Any]]]:
+def _score_outputs(ctx: StageContext, work: Generating, last: emission.Written) -> dict[str, list[dict[str, Any]]]:
     """By task, what the independent scorer says of the last checkpoint's greedy outputs."""
     dtype, workshop, setting = getattr(torch, ctx.dtype), work.workshop, work.setting
     checkpoint = work.trained.path(last.step)
@@ -222,9 +220,7 @@ def _score_outputs(
         ctx.progress(len(scored), len(work.sets), f"scoring {task}")
         asked = outputs.Asked.of(records, ctx.inputs["shards"], workshop.tokenizer, workshop.space)
         guidance = setting.guidance if task in EMIT else 1.0
-        scored[task] = outputs.scored_rows(
-            model, workshop.space, asked, last.rows[task, "greedy"], dtype, guidance
-        )
+        scored[task] = outputs.scored_rows(model, workshop.space, asked, last.rows[task, "greedy"], dtype, guidance)
     return scored
 
 
@@ -236,9 +232,7 @@ def scored_outputs(generate: Path, step: int) -> dict[str, list[dict[str, Any]]]
     return rows
 
 
-def _write_emission_evidence(
-    ctx, decoder, sets, trained, written, references, summaries, control, scored
-) -> None:
+def _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, scored) -> None:
     subject = {"initial": digest(trained.path(trained.initial)), "final": digest(trained.path(trained.final))}
     samples = [
         {
@@ -307,9 +301,7 @@ def ablation(ctx: StageContext) -> None:
             folder / "prompt_ablation.json",
             {task: abl.report(one, resamples, ctx.seed) for task, one in found[step].items()},
         )
-        write_jsonl(
-            folder / "ablation_losses.jsonl", [row for one in found[step].values() for row in one.rows(step)]
-        )
+        write_jsonl(folder / "ablation_losses.jsonl", [row for one in found[step].values() for row in one.rows(step)])
     first, last = found[trained.initial], found[trained.final]
     asked = {one[key] for records in sets.values() for one in records for key in ("id", "swap_id")}
     shown = {
@@ -318,9 +310,7 @@ def ablation(ctx: StageContext) -> None:
         for record in ShardSet.open(ctx.inputs["shards"], modality, "test").records
         if record["id"] in asked
     }
-    metrics = [
-        metric for task in sets for metric in (*_gaps(ctx, last[task]), *abl.swap_metrics(sets[task], shown))
-    ]
+    metrics = [metric for task in sets for metric in (*_gaps(ctx, last[task]), *abl.swap_metrics(sets[task], shown))]
     for task, rows in scored_outputs(ctx.inputs["generate"], trained.final).items():
         if task in EMIT:
             metrics += outputs.own_prompt_metrics(rows, resamples, ctx.seed)
@@ -399,8 +389,7 @@ def text_regression(ctx: StageContext) -> None:
         for record in ShardSet.open(ctx.inputs["shards"], modality, split).records
     )
     lines, trained_on = (
-        (folder / name).read_text(encoding="utf-8").splitlines()
-        for name in ("text_heldout.txt", "text_train.txt")
+        (folder / name).read_text(encoding="utf-8").splitlines() for name in ("text_heldout.txt", "text_train.txt")
     )
     captioned, n_lines = txt.shared_lines(lines, captions)
     trained_lines, _ = txt.shared_lines(lines, trained_on)
@@ -444,11 +433,7 @@ def scores(ctx: StageContext) -> None:
     metrics, controls, attributes = sco.oracle_metrics(look)
     captions, step_zero, read, wrong = sco.caption_metrics(look)
     subject = {"final": digest(trained.path(trained.final)), "codecs": _set_digest(ctx.inputs["codecs"])}
-    notes = (
-        []
-        if metrics
-        else ["no golden record has attributes: there is nothing that an oracle could read back"]
-    )
+    notes = [] if metrics else ["no golden record has attributes: there is nothing that an oracle could read back"]
     write_evidence(
         ctx.out,
         "Q1",

@@ -23,9 +23,7 @@ class Interval:
     n: int
     n_groups: int
 
-    def metric(
-        self, name: str, unit: str = "nats/token", direction: str = "higher", slice: str = ""
-    ) -> Metric:
+    def metric(self, name: str, unit: str = "nats/token", direction: str = "higher", slice: str = "") -> Metric:
         return Metric(name, self.value, self.n, unit, direction, self.low, self.high, slice)
 
     def groups_metric(self, slice: str = "") -> Metric:
@@ -51,9 +49,7 @@ def mean_interval(
     if not len(values):
         raise ValueError("a mean of no values")
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
-    names, member = np.unique(
-        np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True
-    )
+    names, member = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
     totals = np.bincount(member, weights * values, minlength=len(names))
     mass = np.bincount(member, weights, minlength=len(names))
     means = _resampled(totals, mass, resamples, np.random.default_rng(seed))

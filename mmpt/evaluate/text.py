@@ -137,10 +137,7 @@ def continuations(model, space: TokenSpace, tokenizer: Tokenizer, prompts: Seque
     )
     given = [np.asarray(ids) for ids in encoded]
     outputs = generate(model, given, [free] * len(encoded), measure_mass=False)
-    return [
-        Continued(text, tokenizer.decode(one.ids.tolist()))
-        for text, one in zip(prompts, outputs, strict=True)
-    ]
+    return [Continued(text, tokenizer.decode(one.ids.tolist())) for text, one in zip(prompts, outputs, strict=True)]
 
 
 def heldout_prompts(path: Path, n: int = 4) -> tuple[str, ...]:

@@ -33,9 +33,7 @@ def check_trainable(prepared: Prepared) -> tuple[list[Metric], dict[str, Any]]:
     found = {**held(model, optimizer), **moved(model, optimizer)}
     metrics = [Metric(name, value, n, "", "lower") for name, (value, n) in found.items()]
     counts = parameter_counts(model)
-    metrics += [
-        Metric("parameters", count, count, "parameters", slice=group) for group, count in counts.items()
-    ]
+    metrics += [Metric("parameters", count, count, "parameters", slice=group) for group, count in counts.items()]
     return metrics, {**{name: value for name, (value, _) in found.items()}, "parameters": counts}
 
 

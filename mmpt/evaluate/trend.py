@@ -51,11 +51,7 @@ class Watch:
             workshop,
             Decoder(workshop.space, codecs, workshop.tokenizer),
             golden_sets(ctx.inputs["golden"], ctx.profile["evaluate.trend.golden_per_task"]),
-            {
-                task: records
-                for task, records in ablation_sets(ctx.inputs["golden"], limit).items()
-                if task in EMIT
-            },
+            {task: records for task, records in ablation_sets(ctx.inputs["golden"], limit).items() if task in EMIT},
             setting_of(ctx),
             ctx.external.get("evaluations", ctx.work / "evaluations"),
         )
@@ -80,8 +76,7 @@ class Watch:
 
 def setting_of(ctx: StageContext) -> Setting:
     chosen = {
-        key: ctx.profile[f"generate.{key}"]
-        for key in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")
+        key: ctx.profile[f"generate.{key}"] for key in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")
     }
     return Setting(ctx.seed, **chosen)
 
@@ -114,9 +109,7 @@ def evaluated(watch: Watch, step: int, checkpoint: Path) -> Path:
         staging = watch.cache / f".{folder.name}"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        write_json(
-            staging / "trend.json", _evaluate(watch, step, checkpoint, staging / "qual" / f"step_{step}")
-        )
+        write_json(staging / "trend.json", _evaluate(watch, step, checkpoint, staging / "qual" / f"step_{step}"))
         publish_folder(staging, folder)
     return folder
 
@@ -129,9 +122,7 @@ def _evaluate(watch: Watch, step: int, checkpoint: Path, qual: Path) -> dict[str
             model, watch.decoder.space, watch.golden, watch.setting, decodings=("greedy",), free=False
         )
         for (task, decoding), outputs in made.items():
-            rows = output_rows(
-                watch.decoder, watch.golden[task], outputs.golden, watch.setting, step, decoding, qual
-            )
+            rows = output_rows(watch.decoder, watch.golden[task], outputs.golden, watch.setting, step, decoding, qual)
             write_jsonl(qual / f"step_{step}_golden_{task}.jsonl", rows)
             result["golden"].append(summary(rows, None))
         for task, records in watch.ablation.items():

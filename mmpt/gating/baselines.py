@@ -49,10 +49,7 @@ class Accepted:
 
     def numbers(self) -> dict[str, dict[str, float]]:
         """metric -> slice -> value."""
-        return {
-            metric: {part: one["value"] for part, one in slices.items()}
-            for metric, slices in self.values.items()
-        }
+        return {metric: {part: one["value"] for part, one in slices.items()} for metric, slices in self.values.items()}
 
 
 def baseline_checks(gate: Gate) -> list[Check]:

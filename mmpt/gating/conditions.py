@@ -46,9 +46,7 @@ def absent_slices(profile: Mapping[str, Any]) -> dict[str, str]:
     """Slice name (a modality or a task) -> why this profile has none of it."""
     present = modalities(profile)
     absent = {
-        modality: f"the profile has no {modality} codec"
-        for modality in ("audio", "image")
-        if modality not in present
+        modality: f"the profile has no {modality} codec" for modality in ("audio", "image") if modality not in present
     }
     weights = profile.get("mixture", {}).get("weights", {})
     for task, modality in MODALITY_OF_TASK.items():

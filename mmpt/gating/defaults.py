@@ -54,4 +54,3 @@ def _told(check: Check) -> dict[str, Any]:
     """What decides, without what is as in any check."""
     told = {key: one for key, one in asdict(check).items() if key not in (*WORDS, "id") and one != PLAIN[key]}
     return told | ({"severity_when": dict(check.severity_when)} if check.severity_when else {})
-

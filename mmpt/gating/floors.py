@@ -82,9 +82,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             "error_over_tolerance",
             "max",
             1.0,
-            tuple(
-                f"linear_cross_entropy.{one}" for one in ("loss", "nll", "lse", "grad_hidden", "grad_weight")
-            ),
+            tuple(f"linear_cross_entropy.{one}" for one in ("loss", "nll", "lse", "grad_hidden", "grad_weight")),
             each=True,
         ),
         _zero("support", "support_violations", ("sample_range", "sample_logits"), each=True),
@@ -265,7 +263,10 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
 BLOCKS = {gate: "release" for gate in ("B2", "B3", "C1", "C4", "L1", "E1", "X1", "R1", "Q1")}
 # Of these only the checks with a floor cannot be waived; of the other gates with floors, none can.
 PARTLY = ("W1", "B2")
-REQUIRES = {"Q1": "generated_corpus", "B2": "trained_here"}  # gates that apply under a condition; it may be dropped, not added
+REQUIRES = {
+    "Q1": "generated_corpus",
+    "B2": "trained_here",
+}  # gates that apply under a condition; it may be dropped, not added
 
 
 def is_firm(gate_id: str, check_id: str) -> bool:

@@ -164,9 +164,7 @@ def _stated(path: Path, scripts: Mapping[str, Script]) -> dict[str, Gate]:
     }
 
 
-def _gate(
-    gate_id: str, script: Script | None, numbers: Mapping[str, Any], default: Gate | None, path: Path
-) -> Gate:
+def _gate(gate_id: str, script: Script | None, numbers: Mapping[str, Any], default: Gate | None, path: Path) -> Gate:
     """One gate of its script and its numbers; what the code knows and one of them lacks is told as missing."""
     known = {check.id for check in default.checks} if default else set()
     asked = script.checks if script else {}
@@ -177,11 +175,15 @@ def _gate(
     lacking = path.parent / f"{gate_id.lower()}_*.py" if script is None else script.path
     missing = {name: f"gates/{lacking.name} does not state it" for name in sorted(known - set(asked))}
     missing |= {name: "gates/policy.yaml does not state it" for name in [*asked, *missing] if name not in numbers}
-    checks = tuple(
-        _check(gate_id, {**body, **numbers[name]}, script.path, path)
-        for name, body in asked.items()
-        if name in numbers
-    ) if script else ()  # fmt: skip
+    checks = (
+        tuple(
+            _check(gate_id, {**body, **numbers[name]}, script.path, path)
+            for name, body in asked.items()
+            if name in numbers
+        )
+        if script
+        else ()
+    )
     if script is None:
         assert default is not None  # every id comes from a script or from the defaults
         return replace(default, checks=(), missing=tuple(missing.items()))
@@ -193,8 +195,12 @@ def _gate(
             missing[check.id] = f"gates/{script.path.name} asks something else by that name: {other}"
         for name in check.voids:
             if name not in ids and name not in missing:
-                raise UserError("voids a check that does not exist", where=f"{script.path}: {check.id}", found=name,
-                                fix=nearest(name, ids))  # fmt: skip
+                raise UserError(
+                    "voids a check that does not exist",
+                    where=f"{script.path}: {check.id}",
+                    found=name,
+                    fix=nearest(name, ids),
+                )
     head = (gate_id, body["title"], body["stage"], body["blocks"])
     return Gate(*head, checks, body.get("requires"), tuple(missing.items()))
 
@@ -222,9 +228,10 @@ def _check(gate_id: str, stated: Mapping[str, Any], script: Path, path: Path) ->
     check = Check(**values)
     if check.optional and check.severity == "block":
         raise UserError(
-            "a blocking check cannot be optional", where=f"{script}: {gate_id}.{check.id}",
+            "a blocking check cannot be optional",
+            where=f"{script}: {gate_id}.{check.id}",
             fix="take `optional` out: not measured is no pass",
-        )  # fmt: skip
+        )
     if check.severity != "info" and not check.remedy:
         where, expected = f"{script}: {gate_id}.{check.id}", "what to do where it fails"
         raise UserError("a check without a remedy", where=where, expected=expected)
@@ -244,9 +251,7 @@ def _known_condition(name: str | None, where: str) -> None:
         raise UserError("unknown condition", where=where, found=name, fix=nearest(name, CONDITIONS))
 
 
-def _override(
-    gates: Mapping[str, Gate], profile: Mapping[str, Any]
-) -> tuple[dict[str, Gate], tuple[Override, ...]]:
+def _override(gates: Mapping[str, Gate], profile: Mapping[str, Any]) -> tuple[dict[str, Gate], tuple[Override, ...]]:
     changed, overrides, seen = dict(gates), [], {}
     for number, entry in enumerate(profile.get("gates", ())):
         where = f"profile {profile['name']}: gates[{number}]"

@@ -126,9 +126,7 @@ def _slice(check: Check, part: str, metrics: Metrics, policy: Policy, gate_id: s
     return _decide(check, part, metrics, policy.baselines.get(gate_id, {}))
 
 
-def _decide(
-    check: Check, part: str, metrics: Metrics, baselines: Mapping[str, Mapping[str, float]]
-) -> CheckResult:
+def _decide(check: Check, part: str, metrics: Metrics, baselines: Mapping[str, Mapping[str, float]]) -> CheckResult:
     metric = metrics.get((check.metric, part))
     reference = _reference(check, part, metrics, baselines)
     if check.reference == "baseline" and reference is None:
@@ -159,9 +157,7 @@ def _decide(
     )
 
 
-def _reference(
-    check: Check, part: str, metrics: Metrics, baselines: Mapping[str, Mapping[str, float]]
-) -> float | None:
+def _reference(check: Check, part: str, metrics: Metrics, baselines: Mapping[str, Mapping[str, float]]) -> float | None:
     if check.reference is None:
         return None
     if check.reference == "baseline":

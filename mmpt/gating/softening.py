@@ -128,9 +128,12 @@ def softened_profile(profile: Mapping[str, Any], file: str) -> Iterator[Softenin
     """Settings outside ``gates:`` that leave the gates less to judge."""
     for task in untold_tasks(profile):
         yield Softening(
-            f"mixture.weights.{task}", file, "trained", "0",
+            f"mixture.weights.{task}",
+            file,
+            "trained",
+            "0",
             f"task {task} is not trained and the profile does not say so: tasks: [{', '.join(trained_tasks(profile))}]",
-        )  # fmt: skip
+        )
     for key, least, reason in (
         ("golden.per_task", LEAST_GOLDEN, "the golden sets are smaller"),
         ("evaluate.bootstrap", LEAST_DRAWS, "intervals rest on fewer draws"),
@@ -179,4 +182,3 @@ def headline(
 def _short(what: str) -> str:
     """ "A3.mask" of "A3.mask.severity"; a profile key stays whole."""
     return ".".join(what.split(".")[:2]) if what[0].isupper() else what
-

@@ -144,9 +144,7 @@ def _problem(verdict: Mapping[str, Any], width: int) -> list[str]:
     if verdict["verdict"] not in ("NO_GO", "CANNOT_DECIDE"):
         return []
     bad = [
-        one
-        for one in verdict["checks"]
-        if one["severity"] == "block" and one["status"] in ("fail", "cannot_decide")
+        one for one in verdict["checks"] if one["severity"] == "block" and one["status"] in ("fail", "cannot_decide")
     ]
     head = f"{verdict['gate']} {verdict['verdict']}: {verdict['title']}"
     lines = ["", *wrapped(head if bad else f"{head}: {verdict['reason']}", width, "    ")]

@@ -259,9 +259,7 @@ def _apply_waivers(
         )
         if waiver is not None:
             used.append(waiver)
-            one = replace(
-                one, status="waived", note=f"{waiver.owner}, until {waiver.expires}: {waiver.reason}"
-            )
+            one = replace(one, status="waived", note=f"{waiver.owner}, until {waiver.expires}: {waiver.reason}")
         kept.append(one)
     return kept, used
 

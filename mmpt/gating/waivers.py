@@ -95,9 +95,7 @@ def waive(
     """
     if not failed:
         raise UserError("nothing to waive", where=gate, found="no failed check", fix="see `doit gates`")
-    added = [
-        Waiver(gate, one["id"], one["slice"], subject, one["value"], reason, owner, expires) for one in failed
-    ]
+    added = [Waiver(gate, one["id"], one["slice"], subject, one["value"], reason, owner, expires) for one in failed]
     for waiver in added:
         _check_waiver(waiver, f"waiver for {gate}", today)
     body = {"version": 1, "waivers": [asdict(one) for one in (*load_waivers(path, today), *added)]}
@@ -124,11 +122,13 @@ def _check_waiver(waiver: Waiver, where: str, today: datetime.date) -> None:
     try:
         last = datetime.date.fromisoformat(waiver.expires)
     except ValueError:
-        raise UserError(
-            "no such day", where=f"{where}.expires", found=waiver.expires, expected="YYYY-MM-DD"
-        ) from None
+        raise UserError("no such day", where=f"{where}.expires", found=waiver.expires, expected="YYYY-MM-DD") from None
     most = today + datetime.timedelta(days=MOST_DAYS)
     if last > most:
-        raise UserError("a waiver that does not end soon", where=f"{where}.expires", found=waiver.expires,
-                        expected=f"{most} or earlier, {MOST_DAYS} days from now")  # fmt: skip
+        raise UserError(
+            "a waiver that does not end soon",
+            where=f"{where}.expires",
+            found=waiver.expires,
+            expected=f"{most} or earlier, {MOST_DAYS} days from now",
+        )
     check_reason(waiver.reason, f"{where}.reason")

@@ -179,9 +179,7 @@ def opened(grammar: Grammar, vocab_size: int) -> Grammar:
 
 
 @torch.no_grad()
-def _decode(
-    model, items: Sequence[Item], guidance: float, batch_size: int, measure_mass: bool
-) -> list[Generated]:
+def _decode(model, items: Sequence[Item], guidance: float, batch_size: int, measure_mass: bool) -> list[Generated]:
     shape = _shape(items, batch_size)
     slots = Slots(model, shape, guidance, _screened(model, items, shape))
     step = Stepper(slots.step, shape.columns, slots.device)

@@ -69,9 +69,7 @@ class WholeHead(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         weight_base, weight_new = model.head()
-        self.weight = torch.nn.Parameter(
-            torch.cat([weight_base.float(), weight_new.float()]), requires_grad=False
-        )
+        self.weight = torch.nn.Parameter(torch.cat([weight_base.float(), weight_new.float()]), requires_grad=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.float() @ self.weight.T

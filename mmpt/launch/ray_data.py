@@ -158,9 +158,7 @@ def _require_reachable(address: str) -> None:
         ) from None
 
 
-def _dealt(
-    ray: Any, ctx: StageContext, job: WorkerJob, pieces: list[str], workers: int
-) -> list[dict[str, Any]]:
+def _dealt(ray: Any, ctx: StageContext, job: WorkerJob, pieces: list[str], workers: int) -> list[dict[str, Any]]:
     """What came back, a row a piece."""
     settings = ray.data.DataContext.get_current()
     settings.enable_progress_bars = False  # the stage has its own

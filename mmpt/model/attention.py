@@ -203,9 +203,7 @@ def _shares_heads() -> bool:
 
 
 @torch.library.custom_op("mmpt_packed::attention", mutates_args=())
-def _packed(
-    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float | None
-) -> tuple[Tensor, Tensor]:
+def _packed(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
     """(out [1, N, heads, D], log-sum-exp [1, N, heads]) of `_by_length`, by the kernels that it comes to on a CPU."""
     out, sums = [], []
     for q, k, v in _runs(bounds, query, key, value):
@@ -217,9 +215,15 @@ def _packed(
 
 @torch.library.custom_op("mmpt_packed::attention_backward", mutates_args=())
 def _packed_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, bounds: Tensor,
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    bounds: Tensor,
     scale: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients [1, N, heads, D] of query, key and value."""
     found: tuple[list[Tensor], ...] = ([], [], [])
     grad, out, sums = (one.transpose(1, 2) for one in (grad, out, sums))

@@ -100,9 +100,7 @@ def unpack_gguf(folder: Path, origin: Path, name: str, dtype: torch.dtype) -> No
     from transformers import AutoModelForCausalLM
 
     if not (origin / name).is_file():
-        raise UserError(
-            "no such file", where="base.gguf_file", found=name, expected=f"a file in {origin.name}/"
-        )
+        raise UserError("no such file", where="base.gguf_file", found=name, expected=f"a file in {origin.name}/")
     try:
         model = AutoModelForCausalLM.from_pretrained(origin, gguf_file=name, dtype=dtype)
     except Exception as error:  # whatever gguf and transformers raise on a damaged file

@@ -49,9 +49,7 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step}"
 
 
-def save_checkpoint(
-    folder: Path, model: MultimodalLM, optimizer: torch.optim.Optimizer, saved: Saved
-) -> None:
+def save_checkpoint(folder: Path, model: MultimodalLM, optimizer: torch.optim.Optimizer, saved: Saved) -> None:
     """Write a full checkpoint, atomically; the random state is the one of this moment.
 
     Raises:
@@ -84,9 +82,7 @@ def load_checkpoint(folder: Path, model: MultimodalLM, optimizer: torch.optim.Op
     path = Path(folder) / STATE
     meta = read_meta(path)
     if meta.get("version") != _VERSION:
-        raise UserError(
-            "unknown checkpoint version", where=path, found=meta.get("version"), expected=_VERSION
-        )
+        raise UserError("unknown checkpoint version", where=path, found=meta.get("version"), expected=_VERSION)
     check_identity(model, meta, path)
     load_adapter(model, folder)
     tensors = load_tensors(path, "torch")
@@ -126,9 +122,7 @@ def _optimizer_tensors(model: MultimodalLM, optimizer: torch.optim.Optimizer) ->
     return out
 
 
-def _parameter_state(
-    tensors: Mapping[str, torch.Tensor], name: str, parameter: torch.nn.Parameter, path: Path
-) -> dict:
+def _parameter_state(tensors: Mapping[str, torch.Tensor], name: str, parameter: torch.nn.Parameter, path: Path) -> dict:
     """AdamW's state of one parameter; nothing where no step was made yet."""
     state = {}
     for key in ("step", "exp_avg", "exp_avg_sq"):

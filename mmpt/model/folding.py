@@ -94,9 +94,18 @@ def _linear(
 
 @torch.library.custom_op("mmpt_lora::linear_backward", mutates_args=())
 def _linear_backward(
-    grad: Tensor, x: Tensor, low: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, own: bool,
-    wants_x: bool, wants_down: bool, wants_up: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad: Tensor,
+    x: Tensor,
+    low: Tensor,
+    weight: Tensor,
+    down: Tensor,
+    up: Tensor,
+    scale: float,
+    own: bool,
+    wants_x: bool,
+    wants_down: bool,
+    wants_up: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, y, down, up; empty where not wanted. own: `low` was made from a y, and that is given as x.
 
     Five products; without a y its gradient is added to that of x inside one.

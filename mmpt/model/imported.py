@@ -44,9 +44,7 @@ def load_rows(model: MultimodalLM, path: Path) -> None:
     for key, expected in asked.items():
         if not isinstance(stored, Mapping) or stored.get(key) != expected:
             found = stored.get(key) if isinstance(stored, Mapping) else type(stored).__name__
-            raise UserError(
-                "rows of another token space", where=f"{path}: {key}", found=found, expected=expected
-            )
+            raise UserError("rows of another token space", where=f"{path}: {key}", found=found, expected=expected)
     if model.tied == (stored.get("lm_head") is not None):
         raise UserError(
             "tied and untied heads do not mix",
@@ -139,9 +137,7 @@ def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
         return load_tensors(folder / "adapter_model.safetensors", "torch")
     if (folder / "adapter_model.bin").is_file():
         return load_torch(folder / "adapter_model.bin")
-    raise UserError(
-        "no adapter there", where=folder, expected="adapter_model.safetensors or adapter_model.bin"
-    )
+    raise UserError("no adapter there", where=folder, expected="adapter_model.safetensors or adapter_model.bin")
 
 
 def load_torch(path: Path) -> Any:

@@ -41,9 +41,7 @@ class MultimodalLM(nn.Module):
         aside: values of decoder matrices that are not in the model yet; see `layers_aside` of `from_base`.
     """
 
-    def __init__(
-        self, lm: nn.Module, space: TokenSpace, head_rows: nn.Parameter | None, lora: Mapping[str, Any]
-    ):
+    def __init__(self, lm: nn.Module, space: TokenSpace, head_rows: nn.Parameter | None, lora: Mapping[str, Any]):
         super().__init__()
         self.lm, self.space, self.head_rows, self.lora = lm, space, head_rows, dict(lora)
         causal = lm.get_base_model()
@@ -107,9 +105,7 @@ class MultimodalLM(nn.Module):
         rows = initial_rows(matrix[: space.text_vocab_size].detach(), space.n_new, generator)
         head_rows = None
         if not tied:
-            head_rows = nn.Parameter(
-                initial_rows(head[: space.text_vocab_size].detach(), space.n_new, generator)
-            )
+            head_rows = nn.Parameter(initial_rows(head[: space.text_vocab_size].detach(), space.n_new, generator))
         causal.requires_grad_(False)
         causal.set_input_embeddings(SegmentedEmbedding(matrix, rows, space.text_vocab_size))
         config = lora_config(lora, _norm_names(causal) if layer_norm else None)
@@ -293,9 +289,7 @@ class MultimodalLM(nn.Module):
 
         restore: False where the model is not used after: a copy of the base's matrices less.
         """
-        layers = [
-            module for module in self.lm.modules() if isinstance(module, LoraLayer) and not module.merged
-        ]
+        layers = [module for module in self.lm.modules() if isinstance(module, LoraLayer) and not module.merged]
         kept = [layer.get_base_layer().weight.detach().clone() for layer in layers if restore]
         for layer in layers:
             layer.merge()
@@ -403,9 +397,7 @@ def _check_targets(causal: nn.Module, targets: Iterable[str]) -> None:
 def _norm_names(causal: nn.Module) -> list[str]:
     """Last path component of every normalisation layer."""
     found = {
-        name.rsplit(".", 1)[-1]
-        for name, module in causal.named_modules()
-        if "norm" in type(module).__name__.lower()
+        name.rsplit(".", 1)[-1] for name, module in causal.named_modules() if "norm" in type(module).__name__.lower()
     }
     return sorted(found)
 
@@ -438,9 +430,7 @@ def check_base(causal: nn.Module, space: TokenSpace, where: object) -> None:
         logits = causal(input_ids=ids, use_cache=False).logits
         # Not through output_hidden_states: that leaves hooks in the layers, which cannot be compiled.
         plain = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state @ head.weight.T
-    if not torch.allclose(
-        logits.float(), plain.float(), rtol=PARITY, atol=PARITY * float(plain.abs().max())
-    ):
+    if not torch.allclose(logits.float(), plain.float(), rtol=PARITY, atol=PARITY * float(plain.abs().max())):
         raise UserError(
             "the head does more than a matrix product (logit scaling or capping)",
             where=where,

@@ -164,8 +164,7 @@ class PlainLM:
         wanted = one.ids[one.start :]
         step = max(1, LOGITS_AT_ONCE // self.vocab_size)
         parts = [
-            self._part(before[at : at + step], wanted[at : at + step], one, at)
-            for at in range(0, len(wanted), step)
+            self._part(before[at : at + step], wanted[at : at + step], one, at) for at in range(0, len(wanted), step)
         ]
         return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -203,8 +202,12 @@ def _check_places(tensors: dict[str, Tensor], modules: dict[str, nn.Module], whe
         path = key.removeprefix(PREFIX).removesuffix(ROWS)
         path = path.rsplit(".lora_", 1)[0] if ".lora_" in path else path.removesuffix(".weight")
         if path not in modules:
-            raise UserError("the adapter belongs to another base", where=f"{where}: {key}", found=f"no module {path}",
-                            fix="open it with the base that it was trained on")
+            raise UserError(
+                "the adapter belongs to another base",
+                where=f"{where}: {key}",
+                found=f"no module {path}",
+                fix="open it with the base that it was trained on",
+            )
 
 
 def _add_lora(tensors: dict[str, Tensor], modules: dict[str, nn.Module], scale: float) -> None:

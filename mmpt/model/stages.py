@@ -29,9 +29,7 @@ def base(ctx: StageContext) -> None:
     if kind == "tiny":
         report |= _tiny(ctx, folder, space)
     else:
-        copy_pretrained(
-            folder, ctx.profile["base.path"], ctx.profile.get("base.gguf_file"), getattr(torch, ctx.dtype)
-        )
+        copy_pretrained(folder, ctx.profile["base.path"], ctx.profile.get("base.gguf_file"), getattr(torch, ctx.dtype))
     model = load_causal_lm(folder, getattr(torch, ctx.dtype))
     check_base(model, space, "base.path" if kind == "pretrained" else "base.config")
     report |= {
@@ -62,13 +60,9 @@ def _isolation(causal: nn.Module, space: TokenSpace, ctx: StageContext) -> dict[
 
 def _tiny(ctx: StageContext, folder, space) -> dict:  # type: ignore[no-untyped-def]
     source, tokenizer = ctx.inputs["token_space"], open_tokenizer(ctx.inputs["token_space"])
-    train, heldout = (
-        encode_lines(source / f"text_{part}.txt", tokenizer, space) for part in ("train", "heldout")
-    )
+    train, heldout = (encode_lines(source / f"text_{part}.txt", tokenizer, space) for part in ("train", "heldout"))
     plan = ctx.profile.get("base.pretrain")
-    settings = (
-        Pretraining(plan["steps"], plan["lr"], plan["tokens_per_step"]) if plan and plan["steps"] else None
-    )
+    settings = Pretraining(plan["steps"], plan["lr"], plan["tokens_per_step"]) if plan and plan["steps"] else None
     began = time.monotonic()
 
     def on_step(step: int, loss: float) -> None:

@@ -5,5 +5,13 @@ from mmpt.ops.reference_loss import LossResult
 from mmpt.ops.screens import Screen
 
 __all__ = [
-    "LossResult", "Screen", "active", "adopt", "linear_cross_entropy", "sample_logits", "sample_range", "screen", "use",
-]  # fmt: skip
+    "LossResult",
+    "Screen",
+    "active",
+    "adopt",
+    "linear_cross_entropy",
+    "sample_logits",
+    "sample_range",
+    "screen",
+    "use",
+]

@@ -16,9 +16,7 @@ _WEYL_A, _WEYL_B = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
 
 
-def philox4x32(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
-) -> tuple[Tensor, ...]:
+def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Four 32-bit words, int64 tensors in 0..2**32-1, of 32-bit counters and keys held in int64 (broadcast).
 
     int64 products wrap modulo 2**64, which keeps every bit that the 32 x 32 -> 64 product needs.
@@ -54,9 +52,7 @@ def _quads(seed: Tensor, offset: Tensor, block: Tensor) -> Tensor:
     """The four words of each block, [..., 4]."""
     seed, offset = seed.long(), offset.long()
     counter = (block & _MASK, offset & _MASK, (offset >> 32) & _MASK, torch.zeros_like(block))
-    return torch.stack(
-        torch.broadcast_tensors(*philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))), -1
-    )
+    return torch.stack(torch.broadcast_tensors(*philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))), -1)
 
 
 def gumbel(word: Tensor) -> Tensor:

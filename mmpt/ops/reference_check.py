@@ -86,9 +86,7 @@ def check(device: str, seed: int) -> Findings:
 
 def _check_loss(found: Findings, case: LossCase, dtype: torch.dtype, device: str, seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
-    hidden, base, new = (
-        torch.randn(n, case.width, generator=g).to(dtype) for n in (case.rows, case.base, case.new)
-    )
+    hidden, base, new = (torch.randn(n, case.width, generator=g).to(dtype) for n in (case.rows, case.base, case.new))
     labels = torch.randint(0, case.base + case.new, (case.rows,), generator=g)
     labels[torch.rand(case.rows, generator=g) >= case.supervised] = -100
     options = dict(case.options)
@@ -113,9 +111,7 @@ def _check_loss(found: Findings, case: LossCase, dtype: torch.dtype, device: str
             found.notes.append(f"{where}: {error:.3g} times the tolerance in {case} {dtype}")
 
 
-def _our_loss(
-    hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds, options: dict
-) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+def _our_loss(hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds, options: dict) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
     hidden.requires_grad_(), new.requires_grad_()
     bounds = None if bounds is None else tuple(bound.to(hidden.device) for bound in bounds)
     out = linear_cross_entropy(hidden, labels, base, new, column_range=bounds, return_stats=True, **options)
@@ -129,9 +125,7 @@ def _our_loss(
     }
 
 
-def _torch_loss(
-    hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds, options: dict
-) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+def _torch_loss(hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds, options: dict) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
     """The same from full logits with torch's own operators, in the dtype of the input."""
     hidden, new = hidden.clone().requires_grad_(), new.clone().requires_grad_()
     logits = hidden @ torch.cat([base, new]).T
@@ -211,9 +205,7 @@ def _check_screen(found: Findings, device: str, g: torch.Generator) -> None:
                 found.notes.append(f"{where}: {wrong} of {batch} draws by a screen are other ids, {dtype} {how}")
 
 
-def _support(
-    logits: np.ndarray, lo: int, hi: int, extra: int, temperature: float, k: int, p: float
-) -> Iterator[int]:
+def _support(logits: np.ndarray, lo: int, hi: int, extra: int, temperature: float, k: int, p: float) -> Iterator[int]:
     """Ids that a draw may return, in float64; an id whose membership hangs on rounding counts as allowed."""
     ids = sorted({*range(lo, hi), *([int(extra)] if extra >= 0 else [])})
     order = sorted(ids, key=lambda i: (-logits[i], i))

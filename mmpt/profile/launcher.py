@@ -64,16 +64,28 @@ def check_launcher(data: Mapping[str, Any], path: Path) -> None:
     levels = {"launcher": whole, **{f"launcher.stages.{name}": one for name, one in stages.items()}}
     for place, level in levels.items():
         if level.get("kind", whole.get("kind", "local")) == "local" and level.get("processes", 1) > 1:
-            raise UserError("a local stage is one process", where=f"{path}: {place}.processes",
-                            found=level["processes"], fix="name a kind: torchrun, ray or slurm")
+            raise UserError(
+                "a local stage is one process",
+                where=f"{path}: {place}.processes",
+                found=level["processes"],
+                fix="name a kind: torchrun, ray or slurm",
+            )
     for name in stages:
         if _keys(whole, name)["kind"] == "ray" and name not in BY_RAY:
-            raise UserError("ray only tokenises", where=f"{path}: launcher.stages.{name}.kind", found="ray",
-                            expected=f"for {name}: local, torchrun or slurm")
+            raise UserError(
+                "ray only tokenises",
+                where=f"{path}: launcher.stages.{name}.kind",
+                found="ray",
+                expected=f"for {name}: local, torchrun or slurm",
+            )
     split = [name for name in ("warmup", "train") if _keys(whole, name).get("shard_base")]
     if data["train"].get("compile") and split:
-        raise UserError("a compiled layer cannot be split over the workers", where=f"{path}: train.compile", found=True,
-                        expected=f"false, or no shard_base for {' and '.join(split)} in launcher")
+        raise UserError(
+            "a compiled layer cannot be split over the workers",
+            where=f"{path}: train.compile",
+            found=True,
+            expected=f"false, or no shard_base for {' and '.join(split)} in launcher",
+        )
     for name in SPREAD:
         keys = _keys(whole, name)
         if keys["kind"] == "slurm":
@@ -83,15 +95,21 @@ def check_launcher(data: Mapping[str, Any], path: Path) -> None:
 
 def _check_slurm(keys: Mapping[str, Any], place: str, device: str) -> None:
     if "slurm" not in keys:
-        raise UserError("missing key 'slurm'", where=place, expected="at least its time",
-                        fix="slurm: {time: 12:00:00, partition: ..}")
+        raise UserError(
+            "missing key 'slurm'",
+            where=place,
+            expected="at least its time",
+            fix="slurm: {time: 12:00:00, partition: ..}",
+        )
     workers, nodes = processes(keys, device), keys["slurm"].get("nodes", 1)
     if workers == 0:
-        raise UserError("how many workers", where=place,
-                        expected="processes, or slurm.gpus_per_node: a worker for each")
+        raise UserError(
+            "how many workers", where=place, expected="processes, or slurm.gpus_per_node: a worker for each"
+        )
     if workers % nodes:
-        raise UserError("the workers do not share the nodes evenly", where=f"{place}.processes",
-                        found=f"{workers} on {nodes} nodes")
+        raise UserError(
+            "the workers do not share the nodes evenly", where=f"{place}.processes", found=f"{workers} on {nodes} nodes"
+        )
 
 
 def processes(keys: Mapping[str, Any], device: str) -> int:

@@ -100,8 +100,12 @@ def _locate(name_or_path: str) -> Path:
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
         raise UserError("no such profile file", where=name_or_path)
     names = sorted(one.stem for one in PACKAGED.glob("*.yaml"))
-    raise UserError("no such profile", where=f"profile={name_or_path}", expected="a path to a .yaml file or a packaged name",
-                    fix=nearest(name_or_path, names))
+    raise UserError(
+        "no such profile",
+        where=f"profile={name_or_path}",
+        expected="a path to a .yaml file or a packaged name",
+        fix=nearest(name_or_path, names),
+    )
 
 
 def extended(path: Path, parent: str) -> Path:
@@ -130,9 +134,12 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     below = _inherit(extended(path, parent), (*seen, path))
     below.pop("gates", None)
     if "name" not in data:  # it would inherit the name, and with it build over the other profile's artifacts
-        raise UserError("a profile that extends another needs a name of its own", where=path,
-                        found=f"extends: {parent}, no name",
-                        expected="name: .., the folder of its run below artifacts/")
+        raise UserError(
+            "a profile that extends another needs a name of its own",
+            where=path,
+            found=f"extends: {parent}, no name",
+            expected="name: .., the folder of its run below artifacts/",
+        )
     return _merge(below, data)
 
 
@@ -146,8 +153,12 @@ def path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     evaluate = data.get("evaluate")
     judges = evaluate.get("scores") if isinstance(evaluate, dict) else None
     owners += [(one, "path") for one in judges.values()] if isinstance(judges, dict) else []
-    owners += [(data.get("base"), "path"), (data.get("text"), "replay_file"), (data.get("text"), "heldout_file"),
-               (data.get("token_space"), "reference")]
+    owners += [
+        (data.get("base"), "path"),
+        (data.get("text"), "replay_file"),
+        (data.get("text"), "heldout_file"),
+        (data.get("token_space"), "reference"),
+    ]
     yield from ((one, key) for one, key in owners if isinstance(one, dict) and isinstance(one.get(key), str))
 
 

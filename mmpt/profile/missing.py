@@ -56,11 +56,16 @@ def missing(profile: Profile, keys: Container[str] | None = None) -> list[Missin
     Args:
         keys: of the profile, as stages declare them in `external` ("corpus.sources", "base.path"); None: all.
     """
+
     def asked(group: str) -> bool:
         return keys is None or group in keys or group == "launcher"
 
-    files = [Missing(key, path, what) for group, key, path, what in _named(profile) if asked(group) and not _there(path)]
-    packages = [MissingPackage(key, name, why) for group, key, name, why in missing_packages(profile.data) if asked(group)]
+    files = [
+        Missing(key, path, what) for group, key, path, what in _named(profile) if asked(group) and not _there(path)
+    ]
+    packages = [
+        MissingPackage(key, name, why) for group, key, name, why in missing_packages(profile.data) if asked(group)
+    ]
     return [*files, *packages]
 
 

@@ -48,32 +48,61 @@ def check_rules(data: Mapping[str, Any], path: Path) -> None:
     names = [source["name"] for source in data["corpus"]["sources"]]
     for name in names:
         if names.count(name) > 1 or name == "corpus":
-            raise UserError("two corpus sources share a name, or it is the reserved 'corpus'", where=f"{path}: corpus.sources",
-                            found=name, fix="name each source differently")
+            raise UserError(
+                "two corpus sources share a name, or it is the reserved 'corpus'",
+                where=f"{path}: corpus.sources",
+                found=name,
+                fix="name each source differently",
+            )
     if data["split"]["val"] + data["split"]["test"] >= 1:
-        raise UserError("val and test leave nothing to train on", where=f"{path}: split",
-                        found=f"{data['split']['val']} + {data['split']['test']}", expected="a sum below 1")
+        raise UserError(
+            "val and test leave nothing to train on",
+            where=f"{path}: split",
+            found=f"{data['split']['val']} + {data['split']['test']}",
+            expected="a sum below 1",
+        )
     for task in data.get("tasks", ()):
         modality = "audio" if "a" in task else "image"
         if not data["codecs"].get(modality):
-            raise UserError("a task of the run without a codec", where=f"{path}: tasks", found=task,
-                            fix=f"give codecs.{modality}, or leave {task} out of `tasks`")
+            raise UserError(
+                "a task of the run without a codec",
+                where=f"{path}: tasks",
+                found=task,
+                fix=f"give codecs.{modality}, or leave {task} out of `tasks`",
+            )
         if not data["mixture"]["weights"].get(task):
-            raise UserError("a task of the run without a weight", where=f"{path}: mixture.weights.{task}", found=0,
-                            fix=f"give it a weight, or leave {task} out of `tasks`")
+            raise UserError(
+                "a task of the run without a weight",
+                where=f"{path}: mixture.weights.{task}",
+                found=0,
+                fix=f"give it a weight, or leave {task} out of `tasks`",
+            )
     if not any(data["mixture"]["weights"].values()):
-        raise UserError("every task has weight 0", where=f"{path}: mixture.weights", fix="give at least one task a weight")
+        raise UserError(
+            "every task has weight 0", where=f"{path}: mixture.weights", fix="give at least one task a weight"
+        )
     image = data["codecs"].get("image", {})
     if image.get("name") == "patchvq" and image.get("size", 32) % image.get("patch", 4):
-        raise UserError("the picture size is no multiple of the patch size", where=f"{path}: codecs.image",
-                        found=f"size {image['size']}, patch {image['patch']}")
+        raise UserError(
+            "the picture size is no multiple of the patch size",
+            where=f"{path}: codecs.image",
+            found=f"size {image['size']}, patch {image['patch']}",
+        )
     for name, judge in data["evaluate"].get("scores", {}).items():
         if Path(judge["path"]).is_absolute() and not Path(judge["path"]).is_dir():  # known before hours of training
-            raise UserError("no such folder", where=f"{path}: evaluate.scores.{name}.path", found=judge["path"],
-                            expected="a folder with the model's files, or a hub id")
+            raise UserError(
+                "no such folder",
+                where=f"{path}: evaluate.scores.{name}.path",
+                found=judge["path"],
+                expected="a folder with the model's files, or a hub id",
+            )
     if data["train"]["row_len"] < data["examples"]["max_seq_len"]:
-        raise UserError("a packed row cannot hold the longest example", where=f"{path}: train.row_len",
-                        found=data["train"]["row_len"], expected=f"at least examples.max_seq_len = {data['examples']['max_seq_len']}")
+        raise UserError(
+            "a packed row cannot hold the longest example",
+            where=f"{path}: train.row_len",
+            found=data["train"]["row_len"],
+            expected=f"at least examples.max_seq_len = {data['examples']['max_seq_len']}",
+        )
     if data["base"]["kind"] == "tiny":
         _check_heads(data["base"].get("config", {}), path)
     if data["base"]["kind"] == "pretrained" and "path" not in data["base"]:
@@ -88,11 +117,15 @@ def _check_heads(config: Mapping[str, Any], path: Path) -> None:
     heads = {key: config.get(key, 32) for key in ("num_attention_heads", "num_key_value_heads")}
     for key, n in heads.items():
         if type(n) is not int or n < 1:
-            raise UserError("no number of heads", where=f"{path}: base.config.{key}", found=n,
-                            expected="a whole number from 1 up")
+            raise UserError(
+                "no number of heads", where=f"{path}: base.config.{key}", found=n, expected="a whole number from 1 up"
+            )
     if heads["num_attention_heads"] % heads["num_key_value_heads"]:
-        raise UserError("the query heads do not share the key and value heads evenly", where=f"{path}: base.config",
-                        found=", ".join(f"{key} {n}" for key, n in heads.items()))
+        raise UserError(
+            "the query heads do not share the key and value heads evenly",
+            where=f"{path}: base.config",
+            found=", ".join(f"{key} {n}" for key, n in heads.items()),
+        )
 
 
 def _check_targets(data: Mapping[str, Any], path: Path) -> None:
@@ -100,13 +133,21 @@ def _check_targets(data: Mapping[str, Any], path: Path) -> None:
     layers = _layers(data["base"])
     for target in data["lora"]["target_modules"] if layers else ():
         if not any(one == target or one.endswith(f".{target}") for one in layers):
-            raise UserError("the base has no such layer", where=f"{path}: lora.target_modules", found=target,
-                            fix=nearest(target, {one.rsplit(".", 1)[-1] for one in layers}))
+            raise UserError(
+                "the base has no such layer",
+                where=f"{path}: lora.target_modules",
+                found=target,
+                fix=nearest(target, {one.rsplit(".", 1)[-1] for one in layers}),
+            )
         meant = [one for one in layers if one == target or one.endswith(f".{target}")]
         if all(".experts." in one for one in meant):
-            raise UserError("the layers of that name are experts, which transformers keeps in one tensor",
-                            where=f"{path}: lora.target_modules", found=target,
-                            expected="layers outside of the experts", fix="leave it out, as in [q_proj, k_proj, v_proj, o_proj]")
+            raise UserError(
+                "the layers of that name are experts, which transformers keeps in one tensor",
+                where=f"{path}: lora.target_modules",
+                found=target,
+                expected="layers outside of the experts",
+                fix="leave it out, as in [q_proj, k_proj, v_proj, o_proj]",
+            )
 
 
 def _layers(base: Mapping[str, Any]) -> set[str]:
@@ -129,5 +170,9 @@ def _check_inputs(data: Mapping[str, Any], path: Path) -> None:
     if not inputs.get("shards") and not inputs.get("jsonl"):
         raise UserError("no records to import", where=f"{path}: inputs", expected="shards or jsonl")
     if data["base"]["kind"] != "pretrained":
-        raise UserError("imported tokens belong to a base model that exists", where=f"{path}: base.kind",
-                        found=data["base"]["kind"], expected="pretrained, with path")
+        raise UserError(
+            "imported tokens belong to a base model that exists",
+            where=f"{path}: base.kind",
+            found=data["base"]["kind"],
+            expected="pretrained, with path",
+        )

@@ -101,7 +101,9 @@ def _check_size(value: Any, path: Path) -> None:
             return
         if count > MOST_VALUES:
             break
-    found = f"more than {MOST_VALUES} values" if count > MOST_VALUES else "lists or mappings in one another, hundreds deep"
+    found = (
+        f"more than {MOST_VALUES} values" if count > MOST_VALUES else "lists or mappings in one another, hundreds deep"
+    )
     raise UserError("not a profile", where=path, found=found, expected="a mapping of keys")
 
 

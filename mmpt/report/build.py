@@ -93,9 +93,7 @@ def record(root: Path) -> None:
 def _decided(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The decision and the verdicts it rests on, in the order in which a run comes by them."""
     decision = read_decision(root)
-    gates = sorted(
-        decision["gates"].items(), key=lambda pair: (ORDER.find(pair[0][0]) % (len(ORDER) + 1), pair[0])
-    )
+    gates = sorted(decision["gates"].items(), key=lambda pair: (ORDER.find(pair[0][0]) % (len(ORDER) + 1), pair[0]))
     return decision, [_verdict(root, gate_id, entry) for gate_id, entry in gates]
 
 
@@ -136,9 +134,7 @@ def _data(root: Path) -> tuple[dict[str, Any], str]:
     )  # brings numpy and scipy: half a second that a finished run need not pay
 
     inputs = {
-        folder.parent.name: folder
-        for folder in root.glob("*/data")
-        if (folder.parent / "MANIFEST.sha256").is_file()
+        folder.parent.name: folder for folder in root.glob("*/data") if (folder.parent / "MANIFEST.sha256").is_file()
     }
     roots = {"corpus": inputs["corpus"]} if "corpus" in inputs else {}
     data = collect(inputs, root / "report", roots)

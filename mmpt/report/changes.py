@@ -30,9 +30,7 @@ def key_of(gate: str, check: Mapping[str, Any]) -> str:
 def changes(before: Mapping[str, Any], state: Mapping[str, Any]) -> list[dict[str, str]]:
     """The rows {"what", "name", "before", "after"} that lead from one state to the next."""
     rows = (
-        []
-        if before["decision"] == state["decision"]
-        else [_row("decision", "", before["decision"], state["decision"])]
+        [] if before["decision"] == state["decision"] else [_row("decision", "", before["decision"], state["decision"])]
     )
     rows += _differences("verdict", before["verdicts"], state["verdicts"])
     rows += _differences("value", before["values"], state["values"])

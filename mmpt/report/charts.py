@@ -131,9 +131,7 @@ def wave(peaks: Sequence[float]) -> Markup:
         for place, size in enumerate(sizes)
     )
     box = f"0 0 {4 * max(1, len(peaks))} 48"
-    return Markup(
-        f'<svg class="wave" viewBox="{box}" preserveAspectRatio="none" aria-hidden="true">{bars}</svg>'
-    )
+    return Markup(f'<svg class="wave" viewBox="{box}" preserveAspectRatio="none" aria-hidden="true">{bars}</svg>')
 
 
 def task_graph(nodes: Sequence[Mapping[str, Any]]) -> Markup:
@@ -213,9 +211,7 @@ def _reduced(name: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
         return seen
 
     mine = inputs[name]
-    return sorted(
-        one for one in mine if not any(one in above(other, set()) for other in mine if other != one)
-    )
+    return sorted(one for one in mine if not any(one in above(other, set()) for other in mine if other != one))
 
 
 def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
@@ -240,9 +236,7 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
         shown = ticks[first:] if last is None else ticks[first : max(last, first + 1) + 1]
         if len(shown) <= most:
             return shown
-    return shown[:: -(-len(shown) // most)] + (
-        [shown[-1]] if (len(shown) - 1) % -(-len(shown) // most) else []
-    )
+    return shown[:: -(-len(shown) // most)] + ([shown[-1]] if (len(shown) - 1) % -(-len(shown) // most) else [])
 
 
 def _open(width: int, height: float, label: str) -> str:

@@ -33,10 +33,7 @@ def collect(inputs: Mapping[str, Path], out: Path, roots: Mapping[str, Path]) ->
         "corpus": _corpus(inputs),
         "drops": _drops(inputs),
         "curves": [
-            curve
-            for stage in ("warmup", "train")
-            if stage in inputs
-            for curve in _curves(stage, inputs[stage])
+            curve for stage in ("warmup", "train") if stage in inputs for curve in _curves(stage, inputs[stage])
         ],
         "trend": _trend(inputs.get("trend")),
         "ablation": _ablation(inputs.get("ablation")),
@@ -75,9 +72,7 @@ def _drops(inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
                     "task": task,
                     "kept": counts["kept"],
                     "dropped": sum(dropped.values()),
-                    "reasons": ", ".join(
-                        f"{name} {count}" for name, count in sorted(dropped.items()) if count
-                    ),
+                    "reasons": ", ".join(f"{name} {count}" for name, count in sorted(dropped.items()) if count),
                 }
             )
     return rows
@@ -127,9 +122,7 @@ def _trend(folder: Path | None) -> list[dict[str, Any]]:
 def _ablation(folder: Path | None) -> list[dict[str, Any]]:
     """One row a step, task and kind of wrong prompt: gap with interval, win rate."""
     rows = []
-    for path in (
-        sorted(folder.glob("qual/step_*/prompt_ablation.json"), key=step_of) if folder is not None else ()
-    ):
+    for path in sorted(folder.glob("qual/step_*/prompt_ablation.json"), key=step_of) if folder is not None else ():
         body = read_json(path)
         tasks = body.get("tasks", body)
         for task, entry in sorted(tasks.items()):
@@ -157,14 +150,9 @@ def _texts(folder: Path | None) -> list[dict[str, Any]]:
     path = folder / "text_regression.json" if folder is not None else None
     if path is None or not path.is_file():
         return []
-    return [
-        {key: str(row[key]) for key in ("prompt", "before", "after")}
-        for row in read_json(path).get("prompts", [])
-    ]
+    return [{key: str(row[key]) for key in ("prompt", "before", "after")} for row in read_json(path).get("prompts", [])]
 
 
 def step_of(path: Path) -> int:
     """The step in a path with a folder ``step_<k>``."""
-    return next(
-        int(part.removeprefix("step_")) for part in reversed(path.parts) if re.fullmatch(r"step_\d+", part)
-    )
+    return next(int(part.removeprefix("step_")) for part in reversed(path.parts) if re.fullmatch(r"step_\d+", part))

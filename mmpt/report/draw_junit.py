@@ -19,9 +19,7 @@ def junit(report: Mapping[str, Any]) -> str:
     name = f"gates of {report['profile']}: {report['decision']['headline']}"
     suites = ElementTree.Element("testsuites", name=_said(name))
     for verdict in report["verdicts"]:
-        suite = ElementTree.SubElement(
-            suites, "testsuite", name=_said(f"{verdict['gate']} {verdict['title']}")
-        )
+        suite = ElementTree.SubElement(suites, "testsuite", name=_said(f"{verdict['gate']} {verdict['title']}"))
         checks = verdict["checks"] or [None]
         for check in checks:
             _case(suite, verdict, check)
@@ -31,18 +29,14 @@ def junit(report: Mapping[str, Any]) -> str:
     for name in ("tests", "failures", "errors", "skipped"):
         suites.set(name, str(sum(int(suite.get(name, "0")) for suite in suites)))
     ElementTree.indent(suites, " ")
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
-    )
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
 
 
 def _case(suite: ElementTree.Element, verdict: Mapping[str, Any], check: Mapping[str, Any] | None) -> None:
     name = check_name(check) if check is not None else "evidence"
     case = ElementTree.SubElement(suite, "testcase", classname=verdict["gate"], name=_said(name))
     if check is None:
-        tag = {"NO_GO": "failure", "CANNOT_DECIDE": "error", "NOT_APPLICABLE": "skipped"}.get(
-            verdict["verdict"]
-        )
+        tag = {"NO_GO": "failure", "CANNOT_DECIDE": "error", "NOT_APPLICABLE": "skipped"}.get(verdict["verdict"])
         if tag is not None:
             ElementTree.SubElement(case, tag, message=_said(verdict["reason"]))
         return

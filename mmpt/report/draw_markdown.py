@@ -56,10 +56,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             _table(
                 "",
                 ("what", "name", "before", "after"),
-                [
-                    (one["what"], one["name"], one["before"], one["after"])
-                    for one in report["changes"][:CHANGES]
-                ],
+                [(one["what"], one["name"], one["before"], one["after"]) for one in report["changes"][:CHANGES]],
             ),
         ),
         "Curves, gallery with sounds and pictures, and provenance are in `report/index.html`.",
@@ -93,9 +90,7 @@ def _todo(report: Mapping[str, Any]) -> str:
                 said = [f"- {_cell(finding['problem'])} *({_cell(finding['meaning'])})*"]
                 lines += said if finding["problem"] else []
                 indent = "  " if finding["problem"] else ""
-                lines += [
-                    f"{indent}- **{_cell(line['name'])}** {_cell(line['said'])}" for line in finding["lines"]
-                ]
+                lines += [f"{indent}- **{_cell(line['name'])}** {_cell(line['said'])}" for line in finding["lines"]]
             lines += [f"- **Next:** {_coded(step['remedy'])}"] if step["remedy"] else []
         lines += [f"- log: `{one['log']}`"] if one["log"] else []
     then = f"Then `{report['command']}`: it builds only what a change touches, and decides again."

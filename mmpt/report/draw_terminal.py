@@ -19,9 +19,7 @@ def terminal(report: Mapping[str, Any]) -> str:
         change = f"{one['key']} {one['default']} -> {one['value']}"
         lines.append(f"override {one['gate']}.{one['check']}: {change} ({one['reason']})")
     for one in decision["waivers"]:
-        lines.append(
-            f"waived {one['gate']}.{one['check']} by {one['owner']} until {one['expires']}: {one['reason']}"
-        )
+        lines.append(f"waived {one['gate']}.{one['check']} by {one['owner']} until {one['expires']}: {one['reason']}")
     lines += [f"out of date: {line['name']}: {line['said']}" for line in outdated(report)]
     todo = remedies(report)
     for one in todo:

@@ -44,9 +44,7 @@ def _outputs(folder: Path | None, task: str) -> dict[str, tuple[Path, dict[str, 
     if folder is None:
         return {}
     steps = sorted(
-        (int(path.name.removeprefix("step_")), path)
-        for path in folder.glob("qual/step_*")
-        if path.name[5:].isdigit()
+        (int(path.name.removeprefix("step_")), path) for path in folder.glob("qual/step_*") if path.name[5:].isdigit()
     )
     if not steps:
         return {}
@@ -184,6 +182,5 @@ def _read(path: Path, modality: str, record: Row) -> list[dict[str, Any]]:
         wave, rate = read_audio(path)
         shown = oracle.read("audio", wave, rate)
     return [
-        {"attribute": name, "wanted": record["attributes"][name], "shown": shown[name]}
-        for name in record["mentioned"]
+        {"attribute": name, "wanted": record["attributes"][name], "shown": shown[name]} for name in record["mentioned"]
     ]

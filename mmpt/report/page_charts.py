@@ -60,9 +60,7 @@ def _table(curves: list[dict[str, Any]]) -> list[list[str]]:
     thin = steps[:: -(-len(steps) // TABLE_ROWS)] if steps else []
     thin += [steps[-1]] if steps and thin[-1] != steps[-1] else []
     columns = [dict(zip(curve["steps"], curve["values"], strict=True)) for curve in curves]
-    return [
-        [str(step), *(number(column[step]) if step in column else "" for column in columns)] for step in thin
-    ]
+    return [[str(step), *(number(column[step]) if step in column else "" for column in columns)] for step in thin]
 
 
 def along_the_way(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -70,9 +68,7 @@ def along_the_way(rows: list[dict[str, Any]]) -> dict[str, Any]:
     curves = []
     for task in sorted({row["task"] for row in rows}):
         for key, name in GAPS.items():
-            points = [
-                (row["step"], row[key]) for row in rows if row["task"] == task and row.get(key) is not None
-            ]
+            points = [(row["step"], row[key]) for row in rows if row["task"] == task and row.get(key) is not None]
             if points:
                 steps, values = map(list, zip(*points, strict=True))
                 curves.append({"name": f"{task} {name}", "steps": steps, "values": values})

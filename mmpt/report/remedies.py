@@ -40,10 +40,7 @@ def remedies(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     waiting = [one for one in silent if NOT_YET in one["reason"]]
     if waiting:
         stages = _grouped(waiting, lambda one: one["stage"]).items()
-        lines = [
-            _line(", ".join(one["gate"] for one in many), f"waits for stage {stage}")
-            for stage, many in stages
-        ]
+        lines = [_line(", ".join(one["gate"] for one in many), f"waits for stage {stage}") for stage, many in stages]
         entries.append(_group(report, waiting, "Not measured yet", lines, AFTER if entries else LOGS))
     return entries
 

@@ -119,9 +119,7 @@ def _sample(sets: Sequence[ShardSet], key: np.uint64) -> list[tuple[ShardSet, in
     ends = np.cumsum([len(shards) for shards in sets])
     order = np.argsort(bits(key, np.arange(int(ends[-1]))), kind="stable")[:REENCODED]
     which = np.searchsorted(ends, order, side="right")
-    return [
-        (sets[one], int(place - ends[one] + len(sets[one]))) for one, place in zip(which, order, strict=True)
-    ]
+    return [(sets[one], int(place - ends[one] + len(sets[one]))) for one, place in zip(which, order, strict=True)]
 
 
 def check_segments(shards: ShardSet, space: TokenSpace, found: Findings) -> None:
@@ -166,9 +164,7 @@ def _tokens_per_image(encoder: Encoder) -> int:
     return 0 if encoder.modality == "audio" else encoder.codec.tokens_per_image
 
 
-def _encode_again(
-    chosen: Sequence[tuple[ShardSet, int]], encoder: Encoder, batch: int, found: Findings
-) -> None:
+def _encode_again(chosen: Sequence[tuple[ShardSet, int]], encoder: Encoder, batch: int, found: Findings) -> None:
     records = [shards.record(index) for shards, index in chosen]
     for (shards, index), record, again in zip(chosen, records, encode_records(encoder, records, batch)):
         if isinstance(again, Failed):
@@ -220,20 +216,14 @@ def _decode(
         found.trivial = summarise(compare(encoder.codec, encoder.modality, media_seen, outputs))
 
 
-def _decode_one(
-    ids: np.ndarray, record: Record, encoder: Encoder, space: TokenSpace
-) -> tuple[np.ndarray, str]:
+def _decode_one(ids: np.ndarray, record: Record, encoder: Encoder, space: TokenSpace) -> tuple[np.ndarray, str]:
     """(what the codec gives back, what is wrong with it or nothing)."""
     if encoder.modality == "audio":
         (wave,) = encoder.codec.decode([stored_audio(space, ids, record)])
         return wave, _wrong_sound(wave, record, encoder)
     (picture,) = encoder.codec.decode([stored_image(space, ids)], [0])
     width, height = record["decode_size"]
-    good = (
-        picture.dtype == np.uint8
-        and picture.shape == (height, width, 3)
-        and width == encoder.codec.decode_size
-    )
+    good = picture.dtype == np.uint8 and picture.shape == (height, width, 3) and width == encoder.codec.decode_size
     return picture, "" if good else f"{picture.dtype} {picture.shape}, expected uint8 ({height}, {width}, 3)"
 
 

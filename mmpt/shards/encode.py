@@ -128,10 +128,7 @@ class ImageEncoder:
         absent = dict.fromkeys(
             ("n_codebooks", "frames", "sample_rate", "channels", "samples", "clipped", "scales", "codec_meta")
         )
-        return [
-            Encoded(self.space.image_to_global(codes), {**absent, **sizes})
-            for codes in self.codec.encode(media)
-        ]
+        return [Encoded(self.space.image_to_global(codes), {**absent, **sizes}) for codes in self.codec.encode(media)]
 
     def size(self, record: Record) -> float:
         """All pictures become the same number of tokens."""
@@ -186,6 +183,4 @@ def _encode_each(encoder: Encoder, media: list[Any]) -> list[Encoded | Failed]:
 def _said(error: BaseException) -> str:
     """The error's words without this machine's folders."""
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return " ".join(
-        part.rsplit("/", 1)[-1] if part.strip("'\"").startswith("/") else part for part in text.split()
-    )
+    return " ".join(part.rsplit("/", 1)[-1] if part.strip("'\"").startswith("/") else part for part in text.split())

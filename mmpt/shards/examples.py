@@ -58,11 +58,7 @@ def select(
     emits = task in EMIT_TASKS
     sources, targets = (texts, payloads) if emits else (payloads, texts)
     room = max_seq_len - OVERHEAD - payloads
-    used = (
-        np.minimum(texts, np.minimum(room, max_prompt) if max_prompt is not None else room)
-        if emits
-        else texts
-    )
+    used = np.minimum(texts, np.minimum(room, max_prompt) if max_prompt is not None else room) if emits else texts
     no_target, no_source = targets == 0, (targets > 0) & (sources == 0)
     too_long = ~no_target & ~no_source & ((used < 1) | (used > room))
     kept = np.flatnonzero(~(no_target | no_source | too_long))

@@ -71,9 +71,7 @@ class Kept:
         return 1 - self.kept / self.records if self.records else 0.0
 
 
-def keeps(
-    corpus: Corpus, audio: AudioShape | None, image: ImageShape | None, choice: Choice
-) -> dict[str, Kept]:
+def keeps(corpus: Corpus, audio: AudioShape | None, image: ImageShape | None, choice: Choice) -> dict[str, Kept]:
     """By task, for the tasks that have records."""
     shape = audio and replace(audio, n_codebooks=choice.n_codebooks)
     payloads = corpus.payloads(shape, image, choice.seconds)
@@ -133,9 +131,7 @@ def mean_step(
     seed: int,
 ) -> Step:
     """What a step holds. Its sequences are, in turn, as long as the longest and as much below the mean."""
-    usable = {
-        task: weight for task, weight in weights.items() if weight > 0 and task in kept and kept[task].kept
-    }
+    usable = {task: weight for task, weight in weights.items() if weight > 0 and task in kept and kept[task].kept}
     total = sum(usable.values())
     shares = {task: (1 - text_replay) * weight / total for task, weight in usable.items()}
     means = {task: kept[task].mean for task in usable}
@@ -221,9 +217,7 @@ def propose(
             one = _shortened(corpus, audio, image, tried, keep=given.max_seq_len is not None)
             found.append(replace(one, **_cut(corpus, seconds)) if audio else one)
     sound = {id(one): one.choice.seconds * one.choice.n_codebooks for one in found}
-    best = sorted(
-        found, key=lambda one: (max(0.0, one.worst - (1 - KEEP)), -sound[id(one)], -one.choice.seconds)
-    )
+    best = sorted(found, key=lambda one: (max(0.0, one.worst - (1 - KEEP)), -sound[id(one)], -one.choice.seconds))
     return _distinct(best)
 
 
@@ -309,9 +303,7 @@ def _distinct(proposals: Sequence[Proposal], most: int = 4) -> list[Proposal]:
     for one in proposals:
         size = (one.choice.seconds, one.choice.n_codebooks)
         beaten = any(
-            size[0] <= other.choice.seconds
-            and size[1] <= other.choice.n_codebooks
-            and other.worst <= one.worst
+            size[0] <= other.choice.seconds and size[1] <= other.choice.n_codebooks and other.worst <= one.worst
             for other in out
         )
         if not beaten:

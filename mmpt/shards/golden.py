@@ -140,9 +140,7 @@ def swaps(examples: ExampleSet, n: int, seed: int) -> list[Swap]:
         return []
     picked = [examples.record(index) for index in chosen]
     emits = examples.task in EMIT_TASKS
-    lengths = np.array(
-        [len(examples.text_ids(i) if emits else examples.payload_ids(i)) for i in chosen], np.float64
-    )
+    lengths = np.array([len(examples.text_ids(i) if emits else examples.payload_ids(i)) for i in chosen], np.float64)
     cost = np.abs(lengths[:, None] - lengths[None, :])
     noise = uniform(stream(seed, f"swap {examples.task}"), np.arange(len(chosen) ** 2))
     cost += noise.reshape(cost.shape) / 2  # chooses among the equally long
@@ -158,10 +156,7 @@ def swaps(examples: ExampleSet, n: int, seed: int) -> list[Swap]:
 
 
 def _penalty(item: Record, donor: Record, emits: bool) -> float:
-    same = (
-        item["media_sha256"] == donor["media_sha256"]
-        or item["caption"].casefold() == donor["caption"].casefold()
-    )
+    same = item["media_sha256"] == donor["media_sha256"] or item["caption"].casefold() == donor["caption"].casefold()
     if same or (_described(item, donor) and not contradicts(item, donor, emits)):
         return _FORBIDDEN
     if item["group"] == donor["group"]:

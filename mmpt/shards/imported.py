@@ -191,9 +191,7 @@ class _Writer:
             return "", _unusable(item, "empty caption", repr(caption), "at least one word", "empty_caption")
         if self.tokenizer.encode(caption, add_special_tokens=False).ids != ids:
             found = f"{ids[:6]} for {caption[:40]!r}"
-            return "", _unusable(
-                item, "text ids are not of this tokenizer", found, "its own ids of that text"
-            )
+            return "", _unusable(item, "text ids are not of this tokenizer", found, "its own ids of that text")
         return caption, None
 
     def _fields(self, item: Item) -> tuple[np.ndarray, dict[str, Any]]:
@@ -207,9 +205,7 @@ class _Writer:
         self.padding += len(item.payload) - len(ids)
         return ids, audio_fields(ids, chunks, item.meta, self.codecs["audio"], self.space, self.lengths)
 
-    def _row(
-        self, item: Item, ids: np.ndarray, fields: Mapping[str, Any], caption: str, side: str
-    ) -> dict[str, Any]:
+    def _row(self, item: Item, ids: np.ndarray, fields: Mapping[str, Any], caption: str, side: str) -> dict[str, Any]:
         # The reference's digest of the run's own token space is ours; any other stays as it was found.
         digest = self.space.digest if item.token_space == self.sha else item.token_space
         return {
@@ -233,9 +229,7 @@ class _Writer:
         }
 
 
-def without_padding(
-    ids: np.ndarray, meta: Mapping[str, Any], n_codebooks: int
-) -> tuple[np.ndarray, list[int] | None]:
+def without_padding(ids: np.ndarray, meta: Mapping[str, Any], n_codebooks: int) -> tuple[np.ndarray, list[int] | None]:
     """(ids without the frames that pad the last chunk, frames of each chunk or None).
 
     The reference stores whole chunks: of 48 kHz sounds of 10 s the last one has 15 real frames of 150.

@@ -123,9 +123,7 @@ def _check(codec: Any, described: Mapping[str, Any], modality: str) -> None:
             )
     order = described.get("serialization", SERIALIZATION)
     if order != SERIALIZATION:
-        raise UserError(
-            "unknown serialization", where="uti.yaml: audio_codec", found=order, expected=SERIALIZATION
-        )
+        raise UserError("unknown serialization", where="uti.yaml: audio_codec", found=order, expected=SERIALIZATION)
 
 
 def median_scale(ctx: StageContext) -> float:

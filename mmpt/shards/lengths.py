@@ -61,9 +61,7 @@ class Corpus:
     seconds: np.ndarray
     basis: tuple[str, ...]
 
-    def payloads(
-        self, audio: AudioShape | None, image: ImageShape | None, clip: float
-    ) -> dict[str, np.ndarray]:
+    def payloads(self, audio: AudioShape | None, image: ImageShape | None, clip: float) -> dict[str, np.ndarray]:
         """Tokens of each record's medium, int64 [n], with sounds cut to `clip` seconds."""
         out = {}
         if "audio" in self.texts and audio is not None:

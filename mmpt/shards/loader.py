@@ -166,9 +166,7 @@ class Loader:
         Raises:
             UserError: no token of the batch is supervised.
         """
-        draws = [
-            (kind, index, dropped) for kind in self.sources for index, dropped in self._drawn(kind, step)
-        ]
+        draws = [(kind, index, dropped) for kind in self.sources for index, dropped in self._drawn(kind, step)]
         sequences = [self.sources[kind].draw(index, dropped) for kind, index, dropped in draws]
         kinds = [KINDS.index(kind) for kind, _, _ in draws]
         rows = pack([len(one.input_ids) for one in sequences], self.row_len)
@@ -250,9 +248,7 @@ class Loader:
         if (kind, epoch) not in self._orders:
             for old in [key for key in self._orders if key[0] == kind][: 1 - _KEPT_EPOCHS]:
                 del self._orders[old]
-            self._orders[kind, epoch] = permutation(
-                stream(self.seed, "epoch", kind, epoch), len(self.sources[kind])
-            )
+            self._orders[kind, epoch] = permutation(stream(self.seed, "epoch", kind, epoch), len(self.sources[kind]))
         return self._orders[kind, epoch]
 
     def _totals(self, step: int) -> np.ndarray:
@@ -286,9 +282,7 @@ def make_loader(
     """
     total = sum(weights.values())
     if total <= 0:
-        raise UserError(
-            "no task has a weight", where="mixture.weights", found=dict(weights), expected="one above 0"
-        )
+        raise UserError("no task has a weight", where="mixture.weights", found=dict(weights), expected="one above 0")
     shares = {task: (1 - text_replay) * weight / total for task, weight in weights.items() if weight > 0}
     if text_replay > 0:
         shares["text"] = text_replay

@@ -86,9 +86,7 @@ class Mixture:
                     f"{kind} has a weight but no examples",
                     where=f"mixture.weights.{kind}",
                     found=weight,
-                    fix=f"set mixture.weights.{kind} to 0"
-                    if kind != "text"
-                    else "set mixture.text_replay to 0",
+                    fix=f"set mixture.weights.{kind} to 0" if kind != "text" else "set mixture.text_replay to 0",
                 )
         if self.tokens_per_step < 1:
             raise UserError(

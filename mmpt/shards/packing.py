@@ -30,9 +30,7 @@ def pack(lengths: Sequence[int], row_len: int) -> list[list[int]]:
     """
     require_fit(max(lengths, default=0), row_len)
     rows: list[list[int]] = []
-    free: list[
-        tuple[int, int]
-    ] = []  # (tokens left, row), sorted: bisect finds the tightest row that still fits
+    free: list[tuple[int, int]] = []  # (tokens left, row), sorted: bisect finds the tightest row that still fits
     for index in sorted(range(len(lengths)), key=lambda one: (-int(lengths[one]), one)):
         length = int(lengths[index])
         place = bisect_left(free, (length, -1))

@@ -192,15 +192,11 @@ def _item(where: str, members: Mapping[str, bytes], side: str, dataset: str) -> 
         try:
             array = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
-            return _bad(
-                "unreadable", where, record_id, f"{name}.npy cannot be read", str(error)[:80], "int32 ids"
-            )
+            return _bad("unreadable", where, record_id, f"{name}.npy cannot be read", str(error)[:80], "int32 ids")
         if array.ndim != 1 or array.dtype.kind not in "iu" or promised not in (0, len(array)):
             found = f"{array.dtype} {list(array.shape)}"
             expected = f"integers [{promised or 'n'}]"
-            return _bad(
-                "unreadable", where, record_id, f"{name}.npy is not what its .json says", found, expected
-            )
+            return _bad("unreadable", where, record_id, f"{name}.npy is not what its .json says", found, expected)
         arrays[name] = array.astype(np.int32)
     text = next((arrays[name] for name in _TEXTS if len(arrays.get(name, ()))), np.zeros(0, np.int32))
     meta = about.get("meta") or {}

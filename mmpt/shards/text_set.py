@@ -59,14 +59,24 @@ def read_lines(path: Path, where: object = "") -> list[str]:
     data = Path(path).read_bytes()
     for mark, kind in MARKS.items():
         if data.startswith(mark):
-            raise UserError("not UTF-8 text", where=where or path, found=kind, expected="plain text, a line each",
-                            fix="unpack it" if kind in PACKED else "save it as UTF-8")
+            raise UserError(
+                "not UTF-8 text",
+                where=where or path,
+                found=kind,
+                expected="plain text, a line each",
+                fix="unpack it" if kind in PACKED else "save it as UTF-8",
+            )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         found = f"byte 0x{data[error.start]:02x} in line {data.count(bytes([10]), 0, error.start) + 1}"
-        raise UserError("not UTF-8 text", where=where or path, found=found, expected="UTF-8",
-                        fix="save it as UTF-8: iconv -f latin1 -t utf-8 FILE") from None
+        raise UserError(
+            "not UTF-8 text",
+            where=where or path,
+            found=found,
+            expected="UTF-8",
+            fix="save it as UTF-8: iconv -f latin1 -t utf-8 FILE",
+        ) from None
     return [line.strip() for line in io.StringIO(text, newline=None) if line.strip()]
 
 
@@ -93,9 +103,7 @@ class TextSet:
 
     def __init__(self, ids: np.ndarray, space: TokenSpace, length: int):
         if length < 2:
-            raise UserError(
-                "text sequences are too short to supervise", found=length, expected="at least 2 tokens"
-            )
+            raise UserError("text sequences are too short to supervise", found=length, expected="at least 2 tokens")
         self.space, self.ids = space, np.asarray(ids, np.int32)
         starts = np.arange(0, len(self.ids), length)
         sizes = np.minimum(length, len(self.ids) - starts)

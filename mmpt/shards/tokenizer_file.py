@@ -35,8 +35,12 @@ def open_tokenizer_file(path: Path, where: str = "base.path") -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise UserError("not a tokenizer that tokenizers reads", where=f"{where}: {path.name}", found=said,
-                        fix="fetch it again, or save it with a newer transformers") from None
+        raise UserError(
+            "not a tokenizer that tokenizers reads",
+            where=f"{where}: {path.name}",
+            found=said,
+            fix="fetch it again, or save it with a newer transformers",
+        ) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     controls = [token for token in _added(tokenizer) if not token.special and CONTROL.fullmatch(token.content)]
@@ -75,9 +79,13 @@ def check_tokenizer(path: Path, space: TokenSpace, where: str = "base.path") -> 
     codes = set(token_names(space)[space.ranges["SPECIAL"].size : -1])  # thousands alike: the last one stands for them
     for name in [one.content for one in _added(tokenizer) if one.special and one.content not in codes]:
         if (found := tokenizer.token_to_id(name)) in tokenizer.encode(f"a {name} b", add_special_tokens=False).ids:
-            raise UserError("the tokenizer makes a control id of a text", where=f"{where}: {path.name}",
-                            found=f"{name!r} in a caption is id {found}", expected="ordinary tokens that spell it",
-                            fix="this base cannot be used: captions could steer it")
+            raise UserError(
+                "the tokenizer makes a control id of a text",
+                where=f"{where}: {path.name}",
+                found=f"{name!r} in a caption is id {found}",
+                expected="ordinary tokens that spell it",
+                fix="this base cannot be used: captions could steer it",
+            )
 
 
 def _added(tokenizer: Tokenizer) -> Sequence[AddedToken]:

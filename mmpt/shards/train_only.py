@@ -30,9 +30,7 @@ def codec_fit_outside(codecs: Path, modality: str, splits: Labels) -> Metric:
     return Metric("codec_fit_items_outside_train", fitted[False], n, "items", "lower", slice=modality)
 
 
-def base_text_outside(
-    token_space: Path, records: Iterable[Mapping[str, Any]], splits: Labels
-) -> Metric:
+def base_text_outside(token_space: Path, records: Iterable[Mapping[str, Any]], splits: Labels) -> Metric:
     """Lines of text_train.txt that are a caption of val or test, but of no train record; n: all lines.
 
     Looked for in the text itself: what the stage says that it put there proves nothing.

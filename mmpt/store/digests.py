@@ -70,8 +70,12 @@ class Manifest:
         for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
             found = LINE.fullmatch(line)
             if found is None or found[1][0] == "/" or ".." in line and ".." in found[1].split("/"):
-                raise UserError("not a manifest line", where=f"{where}:{number}", found=repr(line[:120]),
-                                expected="'<sha256>  <relative path>'")
+                raise UserError(
+                    "not a manifest line",
+                    where=f"{where}:{number}",
+                    found=repr(line[:120]),
+                    expected="'<sha256>  <relative path>'",
+                )
             entries.append((found[1], line[:64]))
         if len({name for name, _ in entries}) != len(entries):
             raise UserError("a path is listed twice", where=where)

@@ -50,9 +50,16 @@ def _finite(value: float | int | None) -> float | int | None:
     return number if math.isfinite(number) else None
 
 
-def write_evidence(folder: Path, gate: str, metrics: Sequence[Metric], *, subject: dict[str, str],
-                   samples: Sequence[dict[str, Any]] = (), controls: Sequence[dict[str, Any]] = (),
-                   notes: Sequence[str] = ()) -> Path:
+def write_evidence(
+    folder: Path,
+    gate: str,
+    metrics: Sequence[Metric],
+    *,
+    subject: dict[str, str],
+    samples: Sequence[dict[str, Any]] = (),
+    controls: Sequence[dict[str, Any]] = (),
+    notes: Sequence[str] = (),
+) -> Path:
     """Write ``folder/evidence/<gate>.json``, schema-checked.
 
     Args:
@@ -61,9 +68,15 @@ def write_evidence(folder: Path, gate: str, metrics: Sequence[Metric], *, subjec
         controls: negative and positive controls: {"name", "value", "expected"...}.
         notes: sentences for the reader of the report.
     """
-    evidence = {"schema": "evidence/1", "gate": gate, "subject": dict(sorted(subject.items())),
-                "metrics": [metric.to_json() for metric in metrics], "samples": list(samples),
-                "controls": list(controls), "notes": list(notes)}
+    evidence = {
+        "schema": "evidence/1",
+        "gate": gate,
+        "subject": dict(sorted(subject.items())),
+        "metrics": [metric.to_json() for metric in metrics],
+        "samples": list(samples),
+        "controls": list(controls),
+        "notes": list(notes),
+    }
     path = folder / "evidence" / f"{gate}.json"
     validate(evidence, "evidence", where=path)
     write_json(path, evidence, durable=False)

@@ -32,8 +32,12 @@ def exclusive(path: Path, holder: str) -> Iterator[None]:
         try:
             _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         except BlockingIOError:
-            raise UserError("another run holds this profile", where=path, found=_holder(path),
-                            fix="wait for it, or stop that process") from None
+            raise UserError(
+                "another run holds this profile",
+                where=path,
+                found=_holder(path),
+                fix="wait for it, or stop that process",
+            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"holder": holder, "pid": os.getpid()}).encode(), 0)
         yield
@@ -64,8 +68,9 @@ def _hold(path: Path, seconds: float, how: int) -> int:
         except BlockingIOError:
             if time.monotonic() > end:
                 os.close(descriptor)
-                raise UserError("a process of an earlier run still works there", where=path,
-                                fix="end it, then run doit again") from None
+                raise UserError(
+                    "a process of an earlier run still works there", where=path, fix="end it, then run doit again"
+                ) from None
             time.sleep(0.02)
 
 
@@ -85,9 +90,13 @@ def _flock(descriptor: int, how: int, path: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        raise UserError("the file system has no file locks", where=path, found=error.strerror,
-                        expected="flock, which tells a second run of the first",
-                        fix="mount it with locks (Lustre: -o flock; NFS: lockd), or work in a clone on a local disk") from None
+        raise UserError(
+            "the file system has no file locks",
+            where=path,
+            found=error.strerror,
+            expected="flock, which tells a second run of the first",
+            fix="mount it with locks (Lustre: -o flock; NFS: lockd), or work in a clone on a local disk",
+        ) from None
 
 
 def _open(path: Path) -> int:
@@ -97,8 +106,12 @@ def _open(path: Path) -> int:
     except OSError as error:
         if error.errno not in MAY_NOT_WRITE:
             raise
-        raise UserError("may not be written", where=error.filename, found=error.strerror,
-                        fix="plan, why, gates, verify, history and list only read") from None
+        raise UserError(
+            "may not be written",
+            where=error.filename,
+            found=error.strerror,
+            fix="plan, why, gates, verify, history and list only read",
+        ) from None
 
 
 def _holder(path: Path) -> str:

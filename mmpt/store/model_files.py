@@ -31,9 +31,13 @@ def check_model_folder(folder: Path, where: str) -> dict[str, Any]:
     config = _config(folder, where)
     if quantised := config.get("quantization_config"):
         method = quantised.get("quant_method", "a method") if isinstance(quantised, Mapping) else "a method"
-        raise UserError("the base is stored quantised", where=where, found=f"{method} in {folder.name}/config.json",
-                        expected="weights in float32, float16 or bfloat16",
-                        fix="use the model that it was made from, as Qwen3-8B for Qwen3-8B-AWQ")
+        raise UserError(
+            "the base is stored quantised",
+            where=where,
+            found=f"{method} in {folder.name}/config.json",
+            expected="weights in float32, float16 or bfloat16",
+            fix="use the model that it was made from, as Qwen3-8B for Qwen3-8B-AWQ",
+        )
     tensors: dict[str, Any] = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= read_header(file, where)
@@ -72,8 +76,12 @@ def read_header(file: Path, where: str) -> dict[str, Any]:
 def refuse_pointer(file: Path, head: bytes, where: str) -> None:
     """Raise UserError where a file's first bytes are those of a Git LFS pointer."""
     if head.startswith(POINTER):
-        raise UserError("a Git LFS pointer stands in the place of the file", where=f"{where}: {file.name}",
-                        found=f"{file.stat().st_size} bytes of text", fix=f"fetch it: git lfs pull, in {file.parent}")
+        raise UserError(
+            "a Git LFS pointer stands in the place of the file",
+            where=f"{where}: {file.name}",
+            found=f"{file.stat().st_size} bytes of text",
+            fix=f"fetch it: git lfs pull, in {file.parent}",
+        )
 
 
 def check_json_file(file: Path, where: str) -> None:
@@ -111,10 +119,19 @@ def _check_index(folder: Path, where: str) -> None:
         raise _damaged(file, where, "no weight_map") from None
     if missing := sorted(str(one) for one in named if not (folder / str(one)).is_file()):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError("files of the base are missing", where=where, found=", ".join(missing[:3]) + more,
-                        expected=f"every file that {INDEX} names", fix="fetch them")
+        raise UserError(
+            "files of the base are missing",
+            where=where,
+            found=", ".join(missing[:3]) + more,
+            expected=f"every file that {INDEX} names",
+            fix="fetch them",
+        )
 
 
 def _damaged(file: Path, where: str, found: str) -> UserError:
-    return UserError("the file is damaged, or half a download", where=f"{where}: {file.name}", found=found,
-                     fix=f"fetch it again into {file.parent}")
+    return UserError(
+        "the file is damaged, or half a download",
+        where=f"{where}: {file.name}",
+        found=found,
+        fix=f"fetch it again into {file.parent}",
+    )

@@ -130,7 +130,9 @@ def _lines(error: ValidationError, prefix: str) -> Iterable[str]:
         known = ", ".join(error.schema["properties"])
         yield f"{place}: found {_short(error.instance)}; expected at least {error.validator_value} of {known}"
     elif error.validator in ("oneOf", "anyOf") and error.context:
-        best = min(error.context, key=lambda one: (len(one.absolute_path) == len(error.absolute_path), -len(one.absolute_path)))
+        best = min(
+            error.context, key=lambda one: (len(one.absolute_path) == len(error.absolute_path), -len(one.absolute_path))
+        )
         yield from _lines(best, prefix)
     else:
         yield f"{place}: found {_short(error.instance)}; {error.message.split(' is not valid under')[0][-160:]}"

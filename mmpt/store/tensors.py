@@ -85,4 +85,6 @@ def read_meta(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError("no such file", where=path) from None
     except (struct.error, ValueError, KeyError, OverflowError, MemoryError) as error:
-        raise UserError("no readable metadata", where=path, found=repr(error), expected=f"safetensors with key {KEY!r}") from None
+        raise UserError(
+            "no readable metadata", where=path, found=repr(error), expected=f"safetensors with key {KEY!r}"
+        ) from None

@@ -64,9 +64,7 @@ def grammar(
     target = LAYOUTS[task].target
     end_id = space.special(LAYOUTS[task].end)
     if target == "audio":
-        least, most = (
-            (frames, frames) if isinstance(frames, (int, np.integer)) else _bounds(task, "frames", frames)
-        )
+        least, most = (frames, frames) if isinstance(frames, (int, np.integer)) else _bounds(task, "frames", frames)
         _ordered(task, "frames", least, most)
         segments, step = space.audio_ranges, space.n_codebooks
     elif target == "image":
@@ -77,9 +75,7 @@ def grammar(
         _ordered(task, "text", least, most)
         segments, step = (space.ranges["TEXT"],), 1
     if not segments or segments[0] is None:
-        raise UserError(
-            f"{task}: this token space has no {target} segment", expected=f"a space built with {target}"
-        )
+        raise UserError(f"{task}: this token space has no {target} segment", expected=f"a space built with {target}")
     p = np.arange(most * step)
     starts = np.array([s.start for s in segments], np.int64)
     stops = np.array([s.stop for s in segments], np.int64)

@@ -41,9 +41,7 @@ def check_layout(space: TokenSpace, where: str) -> None:
     }
     for key, (found, expected) in totals.items():
         if found != expected:
-            raise UserError(
-                f"{key} disagrees with the ranges", where=where, found=str(found), expected=str(expected)
-            )
+            raise UserError(f"{key} disagrees with the ranges", where=where, found=str(found), expected=str(expected))
     _check_specials(space, where)
     _check_codec(space.image_tokenizer, [space.image_range], "image_tokenizer", where)
     _check_codec(space.audio_codec, list(space.audio_ranges), "audio_codec", where)
@@ -69,9 +67,7 @@ def _check_specials(space: TokenSpace, where: str) -> None:
                 expected=f"{special.start}..{special.end}",
             )
         if token in seen:
-            raise UserError(
-                f"special tokens {seen[token]} and {name} share an id", where=where, found=str(token)
-            )
+            raise UserError(f"special tokens {seen[token]} and {name} share an id", where=where, found=str(token))
         seen[token] = name
 
 

@@ -158,8 +158,7 @@ class TokenSpace:
             t, k = (int(i) for i in np.argwhere(bad)[0])
             lo = int(starts[k])
             raise UserError(
-                f"audio id outside its codebook: {int(frames[t, k])} at position {t * n + k} "
-                f"(frame {t}, codebook {k})",
+                f"audio id outside its codebook: {int(frames[t, k])} at position {t * n + k} (frame {t}, codebook {k})",
                 found=f"{int(frames[t, k])} ({self.segment(int(frames[t, k]))})",
                 expected=f"{lo}..{lo + int(sizes[k]) - 1} (AUDIO_CB{k})",
             )
@@ -168,9 +167,7 @@ class TokenSpace:
     def check_text(self, ids) -> np.ndarray:
         """Text ids int[N] -> int32[N], refused when one isn't in TEXT."""
         ids = _ints(ids, "text ids")
-        _refuse(
-            ids, (ids < 0) | (ids >= self.text_vocab_size), "text id", f"0..{self.text_vocab_size - 1} (TEXT)"
-        )
+        _refuse(ids, (ids < 0) | (ids >= self.text_vocab_size), "text id", f"0..{self.text_vocab_size - 1} (TEXT)")
         return ids.astype(np.int32)
 
     def segment(self, token: int) -> str:
@@ -184,9 +181,7 @@ class TokenSpace:
 
     def _audio(self) -> tuple[np.ndarray, np.ndarray]:
         if not self.audio_ranges:
-            raise UserError(
-                "this token space has no audio segment", expected="ranges AUDIO_CB0, AUDIO_CB1 .."
-            )
+            raise UserError("this token space has no audio segment", expected="ranges AUDIO_CB0, AUDIO_CB1 ..")
         return (
             np.array([r.start for r in self.audio_ranges], np.int64),
             np.array([r.size for r in self.audio_ranges], np.int64),
@@ -374,9 +369,7 @@ def _ints(values, what: str) -> np.ndarray:
 
 def _refuse(values: np.ndarray, bad: np.ndarray, what: str, expected: str) -> None:
     if values.ndim != 1:
-        raise UserError(
-            f"{what}s have the wrong shape", found=str(list(values.shape)), expected="one dimension"
-        )
+        raise UserError(f"{what}s have the wrong shape", found=str(list(values.shape)), expected="one dimension")
     if bad.any():
         at = int(np.argmax(bad))
         raise UserError(

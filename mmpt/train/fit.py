@@ -260,9 +260,7 @@ def device_of(
         )
     peak, gib = footprint.GPUS.get(gpu or "", (0, 0))
     if not (gpu or (memory_gib and tflops)):
-        raise UserError(
-            "half a device", where="doit fit", expected="--gpu, or both --memory-gib and --tflops"
-        )
+        raise UserError("half a device", where="doit fit", expected="--gpu, or both --memory-gib and --tflops")
     if not ranks:
         raise UserError(
             "how many GPUs", where="doit fit", expected="a number: the launcher takes them all", fix="--gpus 8"
@@ -462,9 +460,7 @@ def _measured(
 ) -> dict[str, Any]:
     """The same on real steps, and by how much the estimates were off."""
     if not device.timed:
-        raise UserError(
-            "only this machine's device can be measured", where="doit fit --measure", found=device.name
-        )
+        raise UserError("only this machine's device can be measured", where="doit fit --measure", found=device.name)
     found = measure(plan.shape, plan.data, kept, device.kind, steps)
     estimate = now["memory"]["total"] - now["memory"]["context"]
     return {

@@ -48,9 +48,7 @@ def payload_slots(space: TokenSpace) -> dict[int, tuple[int, int]]:
 
 
 @torch.no_grad()
-def item_losses(
-    model: MultimodalLM, examples: ExampleSet, indices: Sequence[int], row_len: int
-) -> ItemLosses:
+def item_losses(model: MultimodalLM, examples: ExampleSet, indices: Sequence[int], row_len: int) -> ItemLosses:
     """Losses of some examples under the model as it is now; packed rows, several at a time."""
     space = model.space
     sequences = [examples[i] for i in indices]
@@ -96,10 +94,5 @@ def _both(model: MultimodalLM, hidden: torch.Tensor, targets) -> list[tuple[np.n
     lo = torch.tensor([bounds.get(int(s), (0, 1))[0] for s in slot], device=hidden.device)
     hi = torch.tensor([bounds.get(int(s), (0, 1))[1] for s in slot], device=hidden.device)
     labels = torch.where(torch.from_numpy(payload).to(hidden.device), targets.labels, -100)
-    inside = (
-        linear_cross_entropy(hidden, labels, *head, column_range=(lo, hi), reduction="none")
-        .double()
-        .cpu()
-        .numpy()
-    )
+    inside = linear_cross_entropy(hidden, labels, *head, column_range=(lo, hi), reduction="none").double().cpu().numpy()
     return [(full, np.ones(len(full), bool)), (inside, payload)]

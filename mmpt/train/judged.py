@@ -23,16 +23,10 @@ def loss_metrics(start: Mapping[str, list[float]], end: Mapping[str, Any]) -> li
         ratio = float(np.mean(end[task]) / np.mean(start[task])) if n else None
         if task in ("t2a", "t2i"):
             out.append(
-                Metric(
-                    "loss_drop_share", None if ratio is None else 1 - ratio, n, "share", "higher", slice=task
-                )
+                Metric("loss_drop_share", None if ratio is None else 1 - ratio, n, "share", "higher", slice=task)
             )
         else:
-            out.append(
-                Metric(
-                    "loss_rise_share", None if ratio is None else ratio - 1, n, "share", "lower", slice=task
-                )
-            )
+            out.append(Metric("loss_rise_share", None if ratio is None else ratio - 1, n, "share", "lower", slice=task))
     return out
 
 

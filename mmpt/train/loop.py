@@ -194,9 +194,7 @@ def train(
     return Outcome(run.step, run.stopped, run.saved, run.measured, run.monitors, run.rows, run.draws)
 
 
-def _facts(
-    model: MultimodalLM, loader: Loader, settings: TrainSettings, hooks: Hooks, end: int
-) -> dict[str, Any]:
+def _facts(model: MultimodalLM, loader: Loader, settings: TrainSettings, hooks: Hooks, end: int) -> dict[str, Any]:
     """What every rank must have been given alike."""
     return {
         "base": bits(whole(model.frozen())),
@@ -216,9 +214,7 @@ def _before(
     monitors = Monitors(settings.monitor_from)
     interval, watch = Interval.empty(model.space), Watch(monitors, model.device)
     noise, draws = draws_noise(model), Draws.none(loader.sources)
-    return _Run(
-        model, loader, settings, folder, hooks, optimizer, monitors, interval, watch, ranks, noise, draws
-    )
+    return _Run(model, loader, settings, folder, hooks, optimizer, monitors, interval, watch, ranks, noise, draws)
 
 
 def _start(run: _Run) -> _Run:
@@ -234,9 +230,7 @@ def _start(run: _Run) -> _Run:
         return run
     saved = load_checkpoint(newest, model, run.optimizer)
     if saved.schedule != run.settings.schedule():
-        changed = sorted(
-            key for key, value in run.settings.schedule().items() if saved.schedule.get(key) != value
-        )
+        changed = sorted(key for key, value in run.settings.schedule().items() if saved.schedule.get(key) != value)
         raise UserError(
             "the checkpoint was made with another schedule",
             where=newest,
@@ -277,9 +271,7 @@ def _append_row(folder: Path, row: dict[str, Any]) -> None:
 def _lay(run: _Run, step: int) -> Laid:
     """A step's micro-batches; called by the thread that works ahead."""
     pin = run.model.device.type == "cuda"
-    return lay(
-        run.loader.at(step), run.settings, packs=run.model.packs, noise=run.noise, ranks=run.ranks, pin=pin
-    )
+    return lay(run.loader.at(step), run.settings, packs=run.model.packs, noise=run.noise, ranks=run.ranks, pin=pin)
 
 
 def _one_step(run: _Run, laid: Laid, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, float]:
@@ -416,9 +408,7 @@ def deterministic() -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # for finding reads of empty(); costs 2 % of a step
-    )
+    torch.utils.deterministic.fill_uninitialized_memory = False  # for finding reads of empty(); costs 2 % of a step
     try:
         yield
     finally:

@@ -57,10 +57,7 @@ class RandomExamples:
         if self.task in ("t2a", "a2t"):
             payload = max(1, round(payload / self.space.n_codebooks)) * self.space.n_codebooks
             codes = np.stack(
-                [
-                    self.rng.integers(0, r.size, payload // self.space.n_codebooks)
-                    for r in self.space.audio_ranges
-                ]
+                [self.rng.integers(0, r.size, payload // self.space.n_codebooks) for r in self.space.audio_ranges]
             )
             ids = self.space.audio_to_global(codes)
         else:
@@ -72,9 +69,7 @@ class RandomExamples:
         return self.rng.integers(bounds.start, bounds.stop, n)
 
 
-def measure(
-    shape: Shape, data: Mapping[str, Any], kept: Mapping[str, Kept], device: str, steps: int
-) -> dict[str, Any]:
+def measure(shape: Shape, data: Mapping[str, Any], kept: Mapping[str, Kept], device: str, steps: int) -> dict[str, Any]:
     """Train `steps` steps after one that does not count, in a process of its own: memory once freed would
     not show.
 
@@ -144,12 +139,8 @@ def random_model(shape: Shape, device: str) -> MultimodalLM:
 
 def random_loader(space: TokenSpace, data: Mapping[str, Any], kept: Mapping[str, Kept]) -> Loader:
     """Batches of the profile's mixture, of random ids in the lengths that each task keeps."""
-    weights = {
-        task: data["mixture"]["weights"].get(task, 0) for task in TASKS if task in kept and kept[task].kept
-    }
-    sources = {
-        task: RandomExamples(space, task, kept[task], i) for i, task in enumerate(weights) if weights[task]
-    }
+    weights = {task: data["mixture"]["weights"].get(task, 0) for task in TASKS if task in kept and kept[task].kept}
+    sources = {task: RandomExamples(space, task, kept[task], i) for i, task in enumerate(weights) if weights[task]}
     replay = data["mixture"]["text_replay"]
     if replay:
         sources["text"] = RandomExamples(space, "text", None, 9)

@@ -57,9 +57,7 @@ class Monitors:
         if step <= self.start or not before:
             return None
         self.judged_intervals += 1
-        name, jump = max(
-            ((key, rows[key] / max(before[key], SMALLEST_NORM)) for key in rows), key=lambda pair: pair[1]
-        )
+        name, jump = max(((key, rows[key] / max(before[key], SMALLEST_NORM)) for key in rows), key=lambda pair: pair[1])
         self.worst_row_jump = max(self.worst_row_jump, jump)
         if jump > ROW_FACTOR:
             return f"step {step}: norm of {name} grew {jump:.2f} times in a log interval"

@@ -104,9 +104,7 @@ def targets_of(labels: np.ndarray, task: np.ndarray, slot: np.ndarray, device: t
     """
     row, column = np.nonzero(labels != IGNORE)
     if (column == 0).any():
-        raise ValueError(
-            f"the first token of row {int(row[column == 0][0])} is a target: no hidden state predicts it"
-        )
+        raise ValueError(f"the first token of row {int(row[column == 0][0])} is a target: no hidden state predicts it")
     flat = row * labels.shape[1] + column
 
     def put(values: np.ndarray) -> Tensor:
@@ -175,9 +173,7 @@ def draws_noise(model: MultimodalLM) -> bool:
     return own or (getattr(model.config, "attention_dropout", None) or 0.0) > 0
 
 
-def token_weights(
-    n_supervised: Mapping[str, int], task_weights: Mapping[str, float], device: torch.device
-) -> Tensor:
+def token_weights(n_supervised: Mapping[str, int], task_weights: Mapping[str, float], device: torch.device) -> Tensor:
     """fp32 [kinds]: w_task / (that task's supervised tokens in the global batch), 0 where it has none."""
     weights = [task_weights[kind] / n_supervised[kind] if n_supervised.get(kind) else 0.0 for kind in KINDS]
     return torch.tensor(weights, dtype=torch.float32, device=device)
@@ -264,9 +260,7 @@ class Piece:
     targets: Targets
 
 
-def lay(
-    batch: Batch, settings: TrainSettings, *, packs: bool, noise: bool, ranks: Ranks, pin: bool = False
-) -> Laid:
+def lay(batch: Batch, settings: TrainSettings, *, packs: bool, noise: bool, ranks: Ranks, pin: bool = False) -> Laid:
     """Cut a batch into its micro-batches and find their targets. Needs no device and no model.
 
     packs: as streams without padding. noise: `draws_noise` of the model. pin: into memory from which a copy to CUDA

@@ -147,9 +147,7 @@ def warmup(ctx: StageContext) -> None:
     ready = prepare_warmup(ctx)
     outcome = _run_warmup(ctx, ready, Ranks.alone())
     if outcome.stopped:
-        raise UserError(
-            "the warm-up diverged", where="warmup.lr", found=outcome.stopped, fix="lower warmup.lr"
-        )
+        raise UserError("the warm-up diverged", where="warmup.lr", found=outcome.stopped, fix="lower warmup.lr")
     last = step_folder(ctx.work / "run" / "steps", outcome.step)
     for name in (WEIGHTS, CONFIG):
         _copy(last / name, ctx.out / "checkpoint" / name)
@@ -275,8 +273,12 @@ def _code_vectors(codecs: Path, space: TokenSpace) -> dict[str, torch.Tensor]:
         if path.is_file():
             found |= dict(zip(ranges, load_tensors(path, "torch")["vectors"], strict=True))
     if not found:
-        raise UserError("no codec of this run offers code vectors", where="warmup.init", found="codec",
-                        fix="set warmup.init: random")
+        raise UserError(
+            "no codec of this run offers code vectors",
+            where="warmup.init",
+            found="codec",
+            fix="set warmup.init: random",
+        )
     return found
 
 
@@ -290,10 +292,7 @@ def _sources(
     ctx: StageContext, space: TokenSpace, weights: dict[str, float], split: str = "train"
 ) -> dict[str, ExampleSet]:
     wanted = [task for task, weight in _present(space, weights).items() if weight > 0]
-    return {
-        task: ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], space, task, split)
-        for task in wanted
-    }
+    return {task: ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], space, task, split) for task in wanted}
 
 
 def _with_text(
@@ -331,9 +330,7 @@ class _Report:
 
     def on_log(self, row: dict[str, Any]) -> None:
         losses = " ".join(
-            f"{task} {row[f'loss_{task}']:.3f}"
-            for task in (*TASKS, "text")
-            if row[f"loss_{task}"] is not None
+            f"{task} {row[f'loss_{task}']:.3f}" for task in (*TASKS, "text") if row[f"loss_{task}"] is not None
         )
         self.ctx.progress(row["step"], self.steps, losses)
         self.ctx.log(

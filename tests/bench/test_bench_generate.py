@@ -46,7 +46,12 @@ def test_other_ids_end_the_benchmark(models, monkeypatch):
     monkeypatch.setattr(generate, "peers", lambda device, dtype: wrong)
     with pytest.raises(RuntimeError, match="transformers, wrong gives other ids than mmpt in 1 of 1"):
         generate.agree(models, todo, "float32", generate.peers("cpu", "float32"), 1)
-    assert generate.agree(models, todo, "bfloat16", generate.peers("cpu", "bfloat16"), 1)["same_ids"]["transformers, wrong"]["same"] == 0
+    assert (
+        generate.agree(models, todo, "bfloat16", generate.peers("cpu", "bfloat16"), 1)["same_ids"][
+            "transformers, wrong"
+        ]["same"]
+        == 0
+    )
 
 
 def test_cases_of_the_same_settings_are_not_run_again(tmp_path, monkeypatch):

@@ -14,10 +14,7 @@ def test_both_ways_give_the_same_tokens(tmp_path, codec):
     assert result["tokens"] > 0 and result["tokens_that_differ"] == 0
     assert [len(found) for found in result["seconds"].values()] == [2, 2]
     speed = result["clips_per_second"]
-    assert (
-        speed["one"] == 6 / min(result["seconds"]["one"])
-        and result["speedup"] == speed["batched"] / speed["one"]
-    )
+    assert speed["one"] == 6 / min(result["seconds"]["one"]) and result["speedup"] == speed["batched"] / speed["one"]
     assert codec in tokenise.line(result)
 
 

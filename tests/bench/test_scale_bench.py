@@ -8,7 +8,11 @@ from mmpt.store.schema import accepted
 
 
 def test_made_up_rows_hold_their_schemas_and_are_the_same_every_time():
-    for make, name in ((scale_rows.record, "record"), (scale_rows.manifest_row, "manifest_record"), (scale_rows.shard_row, "shard_record")):
+    for make, name in (
+        (scale_rows.record, "record"),
+        (scale_rows.manifest_row, "manifest_record"),
+        (scale_rows.shard_row, "shard_record"),
+    ):
         assert all(accepted(make(index), name) for index in range(40)), name
         assert make(7) == make(7) and len({make(index)["id"] for index in range(100)}) == 100
     rows = [scale_rows.manifest_row(index) for index in range(4000)]
@@ -43,10 +47,20 @@ def test_the_table_shows_time_and_memory_by_size(tmp_path, monkeypatch):
         {"curve": "split", "records": n, "seconds": 99.0, "processor_seconds": n / 1e4, "peak_mib": 50.0}
         for n in (1000, 10_000, 100_000)
     ]
-    points += [{**points[0], "curve": "validate manifest", "records": 100_000, "processor_seconds": 0.5, "jsonschema_us_a_record": 110}]
+    points += [
+        {
+            **points[0],
+            "curve": "validate manifest",
+            "records": 100_000,
+            "processor_seconds": 0.5,
+            "jsonschema_us_a_record": 110,
+        }
+    ]
     points += [{**points[0], "curve": "reading", "records": 100_000, "anonymous_mib": 24.0}]
     says = {"validate manifest": "a manifest", "split": "the split", "reading": "drawn"}
-    write_json(tmp_path / "scale-x-2026-01-01.json", {"chip": "x", "date": "2026-01-01", "points": points, "says": says})
+    write_json(
+        tmp_path / "scale-x-2026-01-01.json", {"chip": "x", "date": "2026-01-01", "points": points, "says": says}
+    )
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     text = tables.scale()
     assert "| records | 1,000 | 10,000 | 100,000 | MiB at 10,000 | MiB at 100,000 |" in text

@@ -33,7 +33,10 @@ def first_step(folder, work, name, contender=None) -> dict:
     )
     with pytest.raises(train.Ended):
         (contender or CONTENDERS[name])(task)
-    assert [sorted(answer) for answer in answers[1:]] == [["extra_bytes"], ["extra_bytes", "processor_seconds", "seconds"]]
+    assert [sorted(answer) for answer in answers[1:]] == [
+        ["extra_bytes"],
+        ["extra_bytes", "processor_seconds", "seconds"],
+    ]
     return answers[0]
 
 
@@ -104,7 +107,9 @@ def test_flops_of_a_step_are_those_that_torch_counts(folder, monkeypatch):
 
 def test_the_whole_of_it_in_processes_of_their_own(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
-    train.main(f"--device cpu --shape smallest --rounds 1 --threads {torch.get_num_threads()} --only".split() + [MODULES])
+    train.main(
+        f"--device cpu --shape smallest --rounds 1 --threads {torch.get_num_threads()} --only".split() + [MODULES]
+    )
     (path,) = tmp_path.glob("train-smallest-float32-*.json")
     result = read_json(path)
     rows = result["contenders"]

@@ -38,12 +38,17 @@ def test_ours_move_less_than_pefts_and_compiled_less_again(ledgers):
     moved = [sum(line.bytes for line in lines if line.kind != "optimizer") for lines, *_ in ledgers.values()]
     assert moved[0] > 1.5 * moved[1] > 1.5 * 1.2 * moved[2]
     kinds = [Counter(line.kind for line in lines) for lines, *_ in ledgers.values()]
-    assert kinds[0]["attention"] == kinds[1]["attention"] == kinds[2]["attention"] == 2 * 2 * 2  # layers, halves, two ways
+    assert (
+        kinds[0]["attention"] == kinds[1]["attention"] == kinds[2]["attention"] == 2 * 2 * 2
+    )  # layers, halves, two ways
     assert all(one["head and loss"] == 2 for one in kinds)
 
 
 def test_a_kernel_takes_the_longer_of_its_two_times_and_the_table_adds_them_up():
-    busy, long = Line("products", "mm", torch.bfloat16, 0.7 * PEAK[torch.bfloat16], 1.0), Line("between products", "add", torch.bfloat16, 0.0, 0.85 * 3.35e12)  # fmt: skip
+    busy, long = (
+        Line("products", "mm", torch.bfloat16, 0.7 * PEAK[torch.bfloat16], 1.0),
+        Line("between products", "add", torch.bfloat16, 0.0, 0.85 * 3.35e12),
+    )
     assert busy.seconds(3.35e12) == pytest.approx(1.0) and long.seconds(3.35e12) == pytest.approx(1.0)
     assert Line("between products", "add", torch.bfloat16, 0.0, 4.0).seconds(3.35e12) == train_ledger.LAUNCH
     text = table([busy, long], 0.5 * PEAK[torch.bfloat16], 1000, "h100")

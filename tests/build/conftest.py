@@ -269,9 +269,7 @@ class Tiny:
         self.wait_for(lambda: log.exists() and "step 2" in log.read_text())
         process.send_signal(signum)
         process.communicate(timeout=300)
-        return sorted(
-            {int(line.split()[-1]) for line in log.read_text().splitlines() if line.startswith("step")}
-        )
+        return sorted({int(line.split()[-1]) for line in log.read_text().splitlines() if line.startswith("step")})
 
 
 class Outcome:
@@ -279,9 +277,7 @@ class Outcome:
 
     def __init__(self, code: int, text: str):
         self.code, self.text = code, text
-        self.ran = [
-            line.split()[0] for line in text.splitlines() if " runs: " in line and not line.startswith(" ")
-        ]
+        self.ran = [line.split()[0] for line in text.splitlines() if " runs: " in line and not line.startswith(" ")]
 
     def __repr__(self) -> str:
         return f"exit {self.code}\n{self.text}"

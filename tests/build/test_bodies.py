@@ -46,14 +46,17 @@ def wrapped(error: Exception) -> Exception:
         return outer
 
 
-@pytest.mark.parametrize("error, full", [
-    (OSError(errno.ENOSPC, "x"), True),
-    (OSError(errno.EDQUOT, "x"), True),
-    (wrapped(OSError(errno.ENOSPC, "x")), True),
-    (ValueError("I/O error: No space left on device (os error 28)"), True),  # as safetensors says it
-    (OSError(errno.EACCES, "x"), False),
-    (wrapped(ValueError("x")), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, full",
+    [
+        (OSError(errno.ENOSPC, "x"), True),
+        (OSError(errno.EDQUOT, "x"), True),
+        (wrapped(OSError(errno.ENOSPC, "x")), True),
+        (ValueError("I/O error: No space left on device (os error 28)"), True),  # as safetensors says it
+        (OSError(errno.EACCES, "x"), False),
+        (wrapped(ValueError("x")), False),
+    ],
+)
 def test_a_full_disk_is_known_however_it_is_wrapped(error, full):
     assert disk_full(error) is full
 
@@ -98,16 +101,12 @@ def context(tmp_path):
 
 def test_a_release_holds_the_adapter_and_names_it_by_digest(context):
     release(context)
-    files = sorted(
-        path.relative_to(context.out).as_posix() for path in context.out.rglob("*") if path.is_file()
-    )
+    files = sorted(path.relative_to(context.out).as_posix() for path in context.out.rglob("*") if path.is_file())
     assert "adapter/adapter_model.safetensors" in files and "adapter/trainer_state.safetensors" not in files
     said = read_json(context.out / "RELEASE.json")
     assert said["decision"] == GRANTED
     assert said["step"] == "step_20" and said["token_space_sha256"] == "a" * 64 and said["profile"] == "mine"
-    assert said["files"] == {
-        name: sha256_file(context.out / name) for name in files if name != "RELEASE.json"
-    }
+    assert said["files"] == {name: sha256_file(context.out / name) for name in files if name != "RELEASE.json"}
 
 
 def test_a_release_is_what_the_table_says(context):

@@ -124,14 +124,12 @@ def test_comments_in_cpp_do_not_count_and_strings_do(tmp_path):
 
     def digest(source):
         (tmp_path / "csrc" / "op.cu").write_text(source)
-        return CodeIndex({"mmpt": tmp_path / "mmpt"}, tmp_path / "csrc").closure("mmpt.ops.stages:kernels")[
-            0
-        ]["csrc/op.cu"]
+        return CodeIndex({"mmpt": tmp_path / "mmpt"}, tmp_path / "csrc").closure("mmpt.ops.stages:kernels")[0][
+            "csrc/op.cu"
+        ]
 
     base = digest('int a = 1; // one\n\n/* two\n lines */ const char* s = "//no";\n')
-    assert digest('int a  = 1;\nconst char* s = "//no"; // other\n') == digest(
-        'int a = 1;\nconst char* s = "//no";\n'
-    )
+    assert digest('int a  = 1;\nconst char* s = "//no"; // other\n') == digest('int a = 1;\nconst char* s = "//no";\n')
     assert base != digest('int a = 2; const char* s = "//no";\n')
     assert digest('const char* s = "// a";\n') != digest('const char* s = "// b";\n')
 
@@ -161,7 +159,5 @@ def test_training_does_not_depend_on_evaluation_or_the_build():
         if stage.name in ("corpus", "shards", "base", "warmup", "train"):
             units, _ = CodeIndex({"mmpt": REPO / "mmpt"}).closure(stage.body)
             assert not [
-                name
-                for name in units
-                if name.startswith(("mmpt.evaluate", "mmpt.gating", "mmpt.report", "mmpt.build"))
+                name for name in units if name.startswith(("mmpt.evaluate", "mmpt.gating", "mmpt.report", "mmpt.build"))
             ]

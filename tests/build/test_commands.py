@@ -249,7 +249,10 @@ def test_help_names_every_command_and_each_explains_itself(_built):
         (["history", "--limit", "0"], "argument --limit: found 0, expected a number from 1 up"),
         (["fit", "--gpus", "-1"], "argument --gpus: found -1, expected a number from 1 up"),
         (["fit", "--measure", "0"], "argument --measure: found 0, expected a number from 1 up"),
-        (["fit", "--memory-gib", "nan", "--tflops", "9"], "argument --memory-gib: found nan, expected a number above 0"),
+        (
+            ["fit", "--memory-gib", "nan", "--tflops", "9"],
+            "argument --memory-gib: found nan, expected a number above 0",
+        ),
         (["history", "--gate", "S99"], "no such gate; found S99"),
         (["completion", "csh"], "no such shell; found csh; expected bash, zsh, fish"),
         (["info", "slow"], "see `doit help STAGE` and `doit why STAGE`"),
@@ -351,9 +354,7 @@ def test_what_is_stale_or_undecided_is_no_baseline(built):
     assert touched.returncode == 2 and "double/data/evidence/S3.json was edited" in touched.stderr
     path = built.folder / "bodies/evidence/S3.json"
     text = path.read_text()
-    path.write_text(
-        text.replace('"value": 0.87', '"value": null').replace('"name": "ids_out', '"name": "ids_in')
-    )
+    path.write_text(text.replace('"value": 0.87', '"value": null').replace('"name": "ids_out', '"name": "ids_in'))
     run(built, "-a", "double")
     undecided = run(built, "accept", "S3", *ANSWERS)
     assert undecided.returncode == 2 and "found CANNOT_DECIDE, segments" in undecided.stderr
@@ -480,9 +481,7 @@ def bash(_built):
 )
 def test_bash_completes(_built, bash, typed, offered):
     code = bash + '\nCOMP_WORDS=(doit "$@"); COMP_CWORD=$#; _doit; printf "%s\\n" "${COMPREPLY[@]}"'
-    outcome = subprocess.run(
-        ["bash", "-c", code, "bash", *typed], cwd=_built.folder, text=True, capture_output=True
-    )
+    outcome = subprocess.run(["bash", "-c", code, "bash", *typed], cwd=_built.folder, text=True, capture_output=True)
     assert (sorted(outcome.stdout.split()), outcome.stderr) == (sorted(offered), "")
 
 

@@ -172,9 +172,7 @@ def place(trace: list[str], wanted: str) -> int:
 
 # Half of the telling places are tried by a kill, a quarter each by the others; -m slow tries all by all.
 @pytest.mark.parametrize("how, first, step", [("KILL", 0, 2), ("TERM", 1, 4), ("full", 3, 4)])
-def test_a_run_ended_at_a_telling_place_goes_on_to_the_same_bytes(
-    stale, uncrashed, tmp_path, how, first, step
-):
+def test_a_run_ended_at_a_telling_place_goes_on_to_the_same_bytes(stale, uncrashed, tmp_path, how, first, step):
     for name in list(PLACES)[first::step]:
         check(stale, uncrashed, tmp_path, place(uncrashed[1].trace, PLACES[name]), how)
 

@@ -52,9 +52,7 @@ def test_what_a_body_started_ends_with_doit(tiny, signum):
 def test_the_process_that_torch_stages_are_forked_from_ends_too(tiny):
     tiny.edit("bodies/table.py", '"bodies.stages:side", inputs', '"bodies.stages:side", torch=True, inputs')
     # The real one imports torch, transformers and peft first, which takes 5 s.
-    tiny.edit(
-        "dodo.py", "import yaml", "import yaml\nfrom mmpt.build import runner\nrunner.PRELOADED[:] = []"
-    )
+    tiny.edit("dodo.py", "import yaml", "import yaml\nfrom mmpt.build import runner\nrunner.PRELOADED[:] = []")
     process, others = start_waiting(tiny)
     assert len(others) == 3, "stage, its child, and the parent that is not doit"
     process.kill()
@@ -197,9 +195,7 @@ def at_another_time(days: float):
     return first
 
 
-@pytest.mark.parametrize(
-    "days", [-1000, *(pytest.param(days, marks=OFTEN) for days in (-0.0001, 0.0001, 1000))]
-)
+@pytest.mark.parametrize("days", [-1000, *(pytest.param(days, marks=OFTEN) for days in (-0.0001, 0.0001, 1000))])
 def test_a_clock_that_jumped_changes_nothing(built, days):
     def doit(*words):
         return Outcome(*forked_doit(built.folder, *words, first=at_another_time(days)))

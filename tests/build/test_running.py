@@ -29,9 +29,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on_where_it_was(tiny, signum):
     assert not (tiny.root / "slow").exists()
     again = tiny.doit()
     assert (again.code, "count" in again.ran, "double" in again.ran) == (0, False, False), again
-    steps = [
-        line for line in (tiny.root / "logs/slow.log").read_text().splitlines() if line.startswith("step")
-    ]
+    steps = [line for line in (tiny.root / "logs/slow.log").read_text().splitlines() if line.startswith("step")]
     assert steps[0].split()[1] in ("3", "4"), "it went on from its work folder"
     assert list((tiny.root / ".staging").glob("*-slow-*")) == []
     if signum != signal.SIGKILL:
@@ -74,9 +72,7 @@ def test_a_users_error_is_one_line_and_leaves_nothing(tiny):
     tiny.edit("smoke.yaml", "n: 4", "n: -1")
     outcome = tiny.doit()
     assert (
-        outcome.code == 2
-        and "count.n: a negative count; found -1" in outcome.text
-        and "Traceback" not in outcome.text
+        outcome.code == 2 and "count.n: a negative count; found -1" in outcome.text and "Traceback" not in outcome.text
     )
     assert not (tiny.root / "count").exists() and list((tiny.root / ".staging").glob("out-*")) == []
     assert outcome.text.splitlines()[-1] == "CANNOT-DECIDE"
@@ -85,11 +81,7 @@ def test_a_users_error_is_one_line_and_leaves_nothing(tiny):
 def test_a_break_exits_1_with_the_log_and_leaves_the_other_branch_alone(tiny):
     tiny.edit("smoke.yaml", "how: plain", "how: break")
     outcome = tiny.doit()
-    assert (
-        outcome.code == 1
-        and "RuntimeError: side went wrong" in outcome.text
-        and "logs/side.log" in outcome.text
-    )
+    assert outcome.code == 1 and "RuntimeError: side went wrong" in outcome.text and "logs/side.log" in outcome.text
     assert "render" in outcome.ran and not (tiny.root / "side").exists()
 
 
@@ -103,8 +95,7 @@ def test_a_missing_declared_output_is_refused(tiny):
     tiny.edit("smoke.yaml", "how: plain", "how: nothing")
     outcome = tiny.doit("side")
     assert (
-        "did not write an output it declares; expected side.json" in outcome.text
-        and not (tiny.root / "side").exists()
+        "did not write an output it declares; expected side.json" in outcome.text and not (tiny.root / "side").exists()
     )
 
 
@@ -182,9 +173,7 @@ def test_media_edited_while_a_stage_runs_void_it(tiny):
     tiny.wait_for(lambda: (tiny.root / "logs/count.log").exists())
     (tiny.folder / "media" / "b.txt").write_text("new")
     text, _ = run.communicate(timeout=300)
-    assert (
-        run.returncode == 2 and "changed while the stage ran" in text and not (tiny.root / "count").exists()
-    )
+    assert run.returncode == 2 and "changed while the stage ran" in text and not (tiny.root / "count").exists()
 
 
 @pytest.mark.parametrize(
@@ -215,12 +204,7 @@ def test_wrong_words_are_one_line_and_exit_2(tiny, words, said):
 def test_a_waiver_lets_go_until_the_artifact_changes(built):
     built.ask_for(99)
     assert built.doit().code == 10
-    assert (
-        built.doit(
-            "waive", "S1", "--reason", "n=4 is a known gap", "--owner", "me", "--expires", SOON
-        ).code
-        == 0
-    )
+    assert built.doit("waive", "S1", "--reason", "n=4 is a known gap", "--owner", "me", "--expires", SOON).code == 0
     assert built.doit().code == 0
     assert built.doit("decide", "--strict").code == 10
 

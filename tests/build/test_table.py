@@ -31,9 +31,7 @@ def drawn() -> set[tuple[str, str, tuple[str, ...]]]:
         names, gates = parts[::2], parts[1::2]
         for left, gate, right in zip(names[:-1], gates, names[1:], strict=True):
             arrows |= {
-                (a.strip(), b.strip(), tuple((gate or "").split()))
-                for a in left.split(",")
-                for b in right.split(",")
+                (a.strip(), b.strip(), tuple((gate or "").split())) for a in left.split(",") for b in right.split(",")
             }
     return arrows
 
@@ -41,9 +39,7 @@ def drawn() -> set[tuple[str, str, tuple[str, ...]]]:
 def real() -> set[tuple[str, str]]:
     measures = measured_by(STAGES)
     return {
-        (name, stage.name)
-        for stage in STAGES
-        for name in (*stage.inputs, *(measures[gate] for gate in stage.needs))
+        (name, stage.name) for stage in STAGES for name in (*stage.inputs, *(measures[gate] for gate in stage.needs))
     }
 
 
@@ -93,9 +89,7 @@ def test_every_body_is_a_function_of_its_module():
 def test_evaluation_keys_are_not_in_the_slices_of_training():
     for name in ("warmup", "train"):
         assert not [
-            key
-            for key in TABLE[name].slice
-            if key.split(".")[0] in ("evaluate", "generate", "golden", "gates")
+            key for key in TABLE[name].slice if key.split(".")[0] in ("evaluate", "generate", "golden", "gates")
         ]
 
 

@@ -36,11 +36,7 @@ def write_quantizer(folder: Path) -> None:
         encoder.quantize.embedding.weight.mul_(1 + 0.3 * torch.randn_like(encoder.quantize.embedding.weight))
         decoder.quantize.load_state_dict(encoder.quantize.state_dict())
     state = {
-        **{
-            name: tensor
-            for name, tensor in encoder.state_dict().items()
-            if not name.startswith("visual_encoder.")
-        },
+        **{name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("visual_encoder.")},
         **decoder.state_dict(),
         "pos_embed": torch.zeros(1, SIZES.queries, SIZES.width),  # what SEED has for its text side
         "Qformer.bert.encoder.layer.0.output.dense.weight": torch.zeros(SIZES.width, 96),
@@ -62,9 +58,7 @@ def _vision() -> dict[str, torch.Tensor]:
     }
     for i in range(3):
         for name, tensor in modules.EvaBlock(width, inner).state_dict().items():
-            state[f"blocks.{i}.{name}"] = (
-                tensor + 0.3 * torch.randn_like(tensor) if tensor.ndim == 1 else tensor
-            )
+            state[f"blocks.{i}.{name}"] = tensor + 0.3 * torch.randn_like(tensor) if tensor.ndim == 1 else tensor
     return state
 
 

@@ -160,9 +160,7 @@ def test_resampling_keeps_a_tone_and_drops_what_the_new_rate_cannot_hold(old, ne
     assert abs(got[0] - ideal)[new // 50 : -new // 50].max() < 5e-3
     if new < old:
         high = np.sin(2 * np.pi * new * 0.75 * t)  # above the new Nyquist frequency
-        assert (
-            abs(convert(high[None].astype(np.float32), old, new, 1)[0, new // 50 : -new // 50]).max() < 0.02
-        )
+        assert abs(convert(high[None].astype(np.float32), old, new, 1)[0, new // 50 : -new // 50]).max() < 0.02
 
 
 def test_very_short_clips_are_kept(tmp_path):
@@ -185,9 +183,7 @@ def test_loud_samples_are_clipped():
     assert convert(np.array([[2.0, -3.0]], np.float32), 8, 8, 1).tolist() == [[1.0, -1.0]]
 
 
-@pytest.mark.parametrize(
-    "path", ["../x.png", "a/../../x.png", "a/../b.png", "/etc/passwd", "..\\x.png", "", "."]
-)
+@pytest.mark.parametrize("path", ["../x.png", "a/../../x.png", "a/../b.png", "/etc/passwd", "..\\x.png", "", "."])
 def test_paths_do_not_leave_their_folder(tmp_path, path):
     with pytest.raises(MediaError) as error:
         inside(tmp_path, path)

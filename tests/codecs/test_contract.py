@@ -60,12 +60,16 @@ BREAKS = {
     "noise at decode": ("(wave / 8", "(np.random.rand(*wave.shape) + wave / 8", "decoded", "decodes otherwise"),
     "no metric": ('{"match": 1.0}', '{"other": 1.0}', "quality", "no 'match'.*'other'"),
     "state between calls": ("(wave[:, ::2] + 1) * 8", "(wave[:, ::2] + 1) * 8 + self.calls % 2", "alone", "state"),
-    "the batch shifts codes": ("self.one(wave) for wave in waves", "self.one(wave * len(waves) / 3) for wave in waves",
-                               "alone", "each alone"),
+    "the batch shifts codes": (
+        "self.one(wave) for wave in waves",
+        "self.one(wave * len(waves) / 3) for wave in waves",
+        "alone",
+        "each alone",
+    ),
     "silence refused": ("codes = np.clip", "assert wave.any()\n        codes = np.clip", "extremes", "silence"),
     "another identity": ('b"levels"', 'b"%d" % id(self)', "loaded", "isn't the one that was saved"),
     "codes of this process": ("(wave[:, ::2] + 1) * 8", "(wave[:, ::2] + 1) * 8 + HERE", "process", "another process"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

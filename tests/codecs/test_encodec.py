@@ -96,16 +96,12 @@ def test_scales_are_the_loudness_of_each_chunk(large):
     scales = [large.encode([sound])[0].scales for sound in (loud, quiet)]
     assert np.allclose(scales[0], np.array(scales[1]) * 100, rtol=1e-3)
     assert np.allclose(scales[0], large.gains(loud), rtol=1e-4)
-    levels = [
-        np.sqrt((back**2).mean()) for back in large.decode([large.encode([s])[0] for s in (loud, quiet)])
-    ]
+    levels = [np.sqrt((back**2).mean()) for back in large.decode([large.encode([s])[0] for s in (loud, quiet)])]
     assert levels[0] / levels[1] == pytest.approx(100, rel=0.02)  # the same codes, each at its own loudness
 
 
 def test_generated_codes_get_the_median_gain_of_the_training_clips(large):
-    clips = [np.full((2, 96_000), level, np.float32) for level in (0.1, 0.2, 0.6)] + [
-        np.zeros((2, 96_000), np.float32)
-    ]
+    clips = [np.full((2, 96_000), level, np.float32) for level in (0.1, 0.2, 0.6)] + [np.zeros((2, 96_000), np.float32)]
     large.fit_gain(clips)
     assert large.median_scale == pytest.approx(0.2, rel=1e-3)  # silence does not count
     coded = large.encode([wave(large, 96_000)])[0]
@@ -149,9 +145,7 @@ def test_codes_that_cannot_be_are_refused(codec):
 
 
 def test_a_saved_codec_is_itself_again_and_needs_no_other_folder(codec, tmp_path):
-    registry.save(
-        codec, tmp_path / "audio", "encodec", "audio", clip_seconds=2.0, crop="first", resampler="r"
-    )
+    registry.save(codec, tmp_path / "audio", "encodec", "audio", clip_seconds=2.0, crop="first", resampler="r")
     validate_file(tmp_path / "audio/codec.json", "codec")
     assert str(tmp_path) not in (tmp_path / "audio/codec.json").read_text()
     (tmp_path / "audio").rename(tmp_path / "moved")
@@ -180,9 +174,7 @@ def test_other_weights_are_another_identity_and_do_not_load(codec, tmp_path):
 
 
 def test_missing_weights_say_what_to_put_where(tmp_path):
-    with pytest.raises(
-        UserError, match="put config.json and model.safetensors of facebook/encodec_24khz"
-    ) as error:
+    with pytest.raises(UserError, match="put config.json and model.safetensors of facebook/encodec_24khz") as error:
         encodec.create({"path": str(tmp_path)})
     assert str(tmp_path) in str(error.value)
     with pytest.raises(UserError, match="EnCodec needs its weights.*path: facebook/encodec_24khz"):
@@ -229,9 +221,9 @@ def test_quality_is_scale_invariant_and_falls_with_noise(codec):
     assert codec.quality(sound, 0.3 * sound)["si_sdr_db"] == 100
     noisy = sound + 0.01 * np.random.default_rng(1).standard_normal(sound.shape).astype(np.float32)
     worse = sound + 0.1 * np.random.default_rng(1).standard_normal(sound.shape).astype(np.float32)
-    assert codec.quality(sound, noisy)["si_sdr_db"] - codec.quality(sound, worse)[
-        "si_sdr_db"
-    ] == pytest.approx(20, abs=0.5)
+    assert codec.quality(sound, noisy)["si_sdr_db"] - codec.quality(sound, worse)["si_sdr_db"] == pytest.approx(
+        20, abs=0.5
+    )
     assert codec.quality(sound, np.zeros_like(sound))["si_sdr_db"] <= -50
 
 

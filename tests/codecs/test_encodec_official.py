@@ -91,12 +91,8 @@ def test_the_published_numbers(layouts):
     ten = codec.sample_rate * 10
     assert codec.frames(ten) == (1515 if large else 750)  # 10 x 150 + 15, and 10 x 75
     assert codec.chunk_frames(ten) == ([150] * 10 + [15] if large else [750])
-    assert (codec.config.chunk_length, codec.config.chunk_stride) == (
-        (48_000, 47_520) if large else (None, None)
-    )
-    assert codec.frames(codec.sample_rate) * 4 == (
-        608 if large else 300
-    )  # tokens of a second, four codebooks
+    assert (codec.config.chunk_length, codec.config.chunk_stride) == ((48_000, 47_520) if large else (None, None))
+    assert codec.frames(codec.sample_rate) * 4 == (608 if large else 300)  # tokens of a second, four codebooks
 
 
 @pytest.mark.parametrize("n_codebooks", [2, 4, 8, 16])
@@ -139,9 +135,7 @@ def test_generated_codes_are_as_loud_as_the_corpus(layouts):
 def test_a_saved_codec_carries_its_file_and_loads_as_itself(layouts, tmp_path):
     _, _, file = layouts
     codec = opened(file, 4, [wave(unheard(file), 4800)])
-    registry.save(
-        codec, tmp_path / "audio", "encodec", "audio", clip_seconds=1.0, crop="first", resampler="r"
-    )
+    registry.save(codec, tmp_path / "audio", "encodec", "audio", clip_seconds=1.0, crop="first", resampler="r")
     validate_file(tmp_path / "audio/codec.json", "codec")
     names = {one.name for one in (tmp_path / "audio").iterdir()}
     assert names == {"code_vectors.safetensors", "codec.json", file.name}
@@ -161,9 +155,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(layouts, tmp_path):
     damaged.write_bytes(data)
     with pytest.raises(UserError, match="fails the checksum in its name.*dl.fbaipublicfiles.com"):
         opened(damaged)
-    with pytest.raises(
-        UserError, match="not the name of an official EnCodec file.*encodec_24khz-d7cc33bc.th"
-    ):
+    with pytest.raises(UserError, match="not the name of an official EnCodec file.*encodec_24khz-d7cc33bc.th"):
         opened((tmp_path / "weights.th").absolute() if (tmp_path / "weights.th").write_bytes(b"x") else "")
     other = {"24khz": "48khz", "48khz": "24khz"}[kind]
     mislabelled = tmp_path / file.name.replace(kind, other)

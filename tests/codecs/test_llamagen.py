@@ -187,9 +187,7 @@ def test_psnr_and_ssim_of_known_pictures(codec):
 
 
 def test_stage_codecs_takes_it(file, tiny_corpus):
-    out = tiny_corpus.run(
-        codecs_stage, {"image": {"name": "llamagen", "path": str(file), "size": 16}}, only="image"
-    )
+    out = tiny_corpus.run(codecs_stage, {"image": {"name": "llamagen", "path": str(file), "size": 16}}, only="image")
     validate_file(out / "image/codec.json", "codec")
     assert registry.load_image(out / "image").tokens_per_image == 16
     assert str(file.parent) not in (out / "image/codec.json").read_text()

@@ -17,8 +17,10 @@ OPTIONS = MelRvqOptions(n_codebooks=2, codebook_size=256, stack=8)
 @pytest.fixture(scope="module")
 def sounds():
     items = generate_sounds(9, 800)
-    return {side: [i for i in items if (i.record["split_hint"] == "train") == (side == "train")]
-            for side in ("train", "held_out")}
+    return {
+        side: [i for i in items if (i.record["split_hint"] == "train") == (side == "train")]
+        for side in ("train", "held_out")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,11 @@ def codec(sounds):
 def test_held_out_sounds_keep_their_attributes_and_sound_alike(codec, sounds):
     held_out = sounds["held_out"][::4]
     back = codec.decode(codec.encode([item.medium for item in held_out]))
-    right = [oracle.read_sound(out, 16_000)[name] == value for item, out in zip(held_out, back, strict=True)
-             for name, value in item.record["attributes"].items()]
+    right = [
+        oracle.read_sound(out, 16_000)[name] == value
+        for item, out in zip(held_out, back, strict=True)
+        for name, value in item.record["attributes"].items()
+    ]
     assert np.mean(right) >= 0.98
     pairs = zip(held_out, back, strict=True)
     quality = [codec.quality(item.medium[None], out)["log_mel_snr"] for item, out in pairs]

@@ -17,8 +17,10 @@ OPTIONS = PatchVqOptions(size=48, patch=12, codebook_size=320)
 @pytest.fixture(scope="module")
 def pictures():
     items = generate_pictures(9, 900)
-    return {side: [i for i in items if (i.record["split_hint"] == "train") == (side == "train")]
-            for side in ("train", "held_out")}
+    return {
+        side: [i for i in items if (i.record["split_hint"] == "train") == (side == "train")]
+        for side in ("train", "held_out")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,11 @@ def test_held_out_pictures_keep_their_attributes_and_look_alike(codec, pictures)
     media = [item.medium for item in pictures["held_out"]]
     back = codec.decode(codec.encode(media))
     pairs = zip(pictures["held_out"], back, strict=True)
-    right = [oracle.read_picture(out)[name] == value for item, out in pairs
-             for name, value in item.record["attributes"].items()]
+    right = [
+        oracle.read_picture(out)[name] == value
+        for item, out in pairs
+        for name, value in item.record["attributes"].items()
+    ]
     assert np.mean(right) >= 0.99
     quality = [codec.quality(*pair)["psnr"] for pair in zip(media, back, strict=True)]
     assert np.quantile(quality, 0.05) > codec.quality_floor + 6

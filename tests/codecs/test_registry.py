@@ -63,9 +63,7 @@ def installed(tmp_path, monkeypatch):
         info.mkdir(parents=True, exist_ok=True)
         (site / "levels_codec.py").write_text(PLUGIN)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(
-            "[mmpt.codecs]\n" + "".join(f"{k} = {v}\n" for k, v in points.items())
-        )
+        (info / "entry_points.txt").write_text("[mmpt.codecs]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
         monkeypatch.syspath_prepend(str(site))
         importlib.invalidate_caches()
 
@@ -79,9 +77,7 @@ def test_a_plug_in_from_an_entry_point_does_all_that_a_built_in_does(installed, 
     assert "levels" in names("audio") and registry.fit_format("audio", section) == (100, 1)
     codec = registry.create_audio(section, [np.full((1, 10), 0.5, np.float32)])
     assert codec.gain == 1.0
-    registry.save(
-        codec, tmp_path / "audio", "levels", "audio", clip_seconds=1.0, crop="first", resampler="none"
-    )
+    registry.save(codec, tmp_path / "audio", "levels", "audio", clip_seconds=1.0, crop="first", resampler="none")
     validate_file(tmp_path / "audio/codec.json", "codec")
     again = registry.load_audio(tmp_path / "audio")
     sound = np.linspace(-0.9, 0.9, 41, dtype=np.float32)[None]
@@ -111,9 +107,7 @@ def test_a_plug_in_that_cannot_be_imported_is_a_clear_line(installed):
 def test_two_packages_under_one_name_are_refused(installed):
     installed({"levels": "levels_codec:Plugin"})
     installed({"levels": "levels_codec:Unfinished"}, dist="other_codec")
-    with pytest.raises(
-        UserError, match="two packages register a codec under one name.*Plugin or .*Unfinished"
-    ):
+    with pytest.raises(UserError, match="two packages register a codec under one name.*Plugin or .*Unfinished"):
         registry.create_audio({"name": "levels", "clip_seconds": 1.0})
 
 
@@ -160,9 +154,7 @@ def test_an_unknown_option_of_a_built_in_is_refused():
 
 
 def test_the_registry_does_not_import_torch():
-    code = (
-        "import sys; import mmpt.codecs.registry, mmpt.codecs.stages as s; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; import mmpt.codecs.registry, mmpt.codecs.stages as s; sys.exit('torch' in sys.modules)"
     import subprocess
 
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

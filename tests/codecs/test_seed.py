@@ -55,29 +55,16 @@ def test_the_published_sizes_are_those_of_the_paper():
     assert sum(p.numel() for p in published.parameters()) == 29_947_680
     assert published(torch.zeros((2, 32), dtype=torch.int64, device="meta")).shape == (2, 1024)
     # BLIP-2 reads 511 tensors of the vision file: "missing keys 511" is what SEED's own loader prints
-    names = {
-        name
-        for i in range(39)
-        for name in (f"blocks.{i}.{n}" for n in seed_modules.EvaBlock(88, 8).state_dict())
-    }
-    assert (
-        len(names) + len(("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"))
-        == 511
-    )
+    names = {name for i in range(39) for name in (f"blocks.{i}.{n}" for n in seed_modules.EvaBlock(88, 8).state_dict())}
+    assert len(names) + len(("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")) == 511
 
 
 def test_codes_are_legal_varied_and_do_not_depend_on_the_batch(codec):
     media = pictures(6)
     together = codec.encode(media)
     assert all(one.shape == (4,) and one.dtype == np.int32 for one in together)
-    assert (
-        0 <= min(map(min, together))
-        and max(map(max, together)) < 64
-        and len({tuple(c) for c in together}) == 6
-    )
-    assert all(
-        np.array_equal(codec.encode([one])[0], codes) for one, codes in zip(media, together, strict=True)
-    )
+    assert 0 <= min(map(min, together)) and max(map(max, together)) < 64 and len({tuple(c) for c in together}) == 6
+    assert all(np.array_equal(codec.encode([one])[0], codes) for one, codes in zip(media, together, strict=True))
 
 
 def test_the_vision_tower_is_blip_2s(folder):
@@ -165,9 +152,7 @@ def test_the_q_former_is_blip_2s_made_causal(folder):
         later[:, 3] = torch.randn(64)
         earlier[:, 0] = torch.randn(64)
         alone = theirs(query_embeds=queries[:, :1], encoder_hidden_states=seen).last_hidden_state
-        assert torch.allclose(
-            ours[:, :1], alone, atol=1e-4
-        )  # the first query sees itself and the picture alone
+        assert torch.allclose(ours[:, :1], alone, atol=1e-4)  # the first query sees itself and the picture alone
         assert torch.allclose(through(later)[:, :3], ours[:, :3], atol=1e-6)
         assert (through(earlier)[:, 3] - ours[:, 3]).abs().max() > 1e-3
 

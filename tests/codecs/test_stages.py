@@ -29,8 +29,7 @@ def test_both_codecs_are_written_loadable_and_described(tiny_corpus):
     for modality in ("audio", "image"):
         validate_file(out / modality / "codec.json", "codec")
     assert (
-        registry.load_audio(out / "audio").n_codebooks == 2
-        and registry.load_image(out / "image").tokens_per_image == 4
+        registry.load_audio(out / "audio").n_codebooks == 2 and registry.load_image(out / "image").tokens_per_image == 4
     )
 
 

@@ -103,8 +103,7 @@ def wavcaps(root: Path, audioset: list[str], freesound: list[int], blacklisted: 
 def musiccaps(root: Path, seconds: float = 0.1) -> Path:
     """12 clips, every third of AudioSet's evaluation set."""
     header = (
-        "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,"
-        "is_balanced_subset,is_audioset_eval"
+        "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval"
     )
     rows = []
     for i, video in enumerate(YOUTUBE[20:32]):

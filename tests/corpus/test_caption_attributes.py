@@ -89,5 +89,9 @@ def test_what_is_no_caption_is_wrong_about_everything(text, ended, why):
 def test_what_is_left_out_is_neither_right_nor_wrong():
     assert read_caption("image", "a red circle.").hits(CIRCLE) == {"shape": True, "colour": True}
     assert read_caption("image", "a blue circle.").hits(CIRCLE) == {"shape": True, "colour": False}
-    assert read_caption("audio", "We hear two LOUD buzzes").hits(BUZZ) == {"count": True, "loudness": True, "kind": True}
+    assert read_caption("audio", "We hear two LOUD buzzes").hits(BUZZ) == {
+        "count": True,
+        "loudness": True,
+        "kind": True,
+    }
     assert read_caption("audio", "some sounds at a high pitch.").hits(BUZZ) == {"pitch": False}

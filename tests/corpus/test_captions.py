@@ -49,9 +49,7 @@ def rows():
 
 
 def write(folder, lines, name="captions.jsonl"):
-    (folder / name).write_text(
-        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
-    )
+    (folder / name).write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
 
 
 def read(folder, **options):
@@ -276,9 +274,7 @@ def test_fail_lists_all_bad_records_in_one_error_and_writes_nothing(tmp_path, fo
 def test_a_damaged_file_alone_also_fails(tmp_path, folder):
     write(folder, [*rows(), {"id": "g", "image": "p2.png", "caption": "broken"}])
     (folder / "p2.png").write_bytes(b"not a picture")
-    with pytest.raises(
-        UserError, match="1 bad record in the corpus:\n  real/p2.png: record g: not a readable picture"
-    ):
+    with pytest.raises(UserError, match="1 bad record in the corpus:\n  real/p2.png: record g: not a readable picture"):
         run(tmp_path, folder)
     assert os.listdir(tmp_path / "out/manifest") == []
 

@@ -119,9 +119,7 @@ def s2(found: list[dict], sides: list[str | None] = SIDES, more=()):
 
 def test_a_sound_split_passes():
     assert s2(records()).verdict == "GO"
-    alike = [
-        {**one, "origin": f"o{i // 3}", "content_sha256": f"c{i % 4}"} for i, one in enumerate(records())
-    ]
+    alike = [{**one, "origin": f"o{i // 3}", "content_sha256": f"c{i % 4}"} for i, one in enumerate(records())]
     dealt = failing(judged("S2", s2_metrics(alike, deal(alike, 0.3, 0.3), NO_PAIRS)))
     assert not dealt & {"content", "origins", "official_test", "unassigned"}
 

@@ -103,10 +103,16 @@ def test_equal_rows_make_few_pairs_however_many_they_are(drawings):
 
 def records(n):
     return [
-        {"id": f"r{i}", "origin": f"o{i}", "content_sha256": f"{i:064}", "split_hint": None, "attributes": None,
-         "modality": ("image", "audio")[i % 2]}
+        {
+            "id": f"r{i}",
+            "origin": f"o{i}",
+            "content_sha256": f"{i:064}",
+            "split_hint": None,
+            "attributes": None,
+            "modality": ("image", "audio")[i % 2],
+        }
         for i in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def test_near_duplicates_are_dealt_to_one_side_and_counted_where_they_were_not(drawings):

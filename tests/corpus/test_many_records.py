@@ -68,10 +68,15 @@ def test_the_manifest_holds_what_its_threads_work_on(monkeypatch):
 
 SMALL = st.integers(0, 9)
 RECORDS = st.lists(
-    st.tuples(SMALL, SMALL, st.sampled_from([None, None, None, "train", "val", "test"]), st.booleans(),
-              st.sampled_from([None, {}, {"a": "x"}, {"a": "x", "b": "y"}, {"b": "y", "a": "x"}, {"a": "z"}])),
+    st.tuples(
+        SMALL,
+        SMALL,
+        st.sampled_from([None, None, None, "train", "val", "test"]),
+        st.booleans(),
+        st.sampled_from([None, {}, {"a": "x"}, {"a": "x", "b": "y"}, {"b": "y", "a": "x"}, {"a": "z"}]),
+    ),
     max_size=30,
-)  # fmt: skip
+)
 
 
 def drawn_records(drawn):
@@ -89,7 +94,10 @@ def test_the_split_is_that_of_lists_and_dicts(drawn, val, test):
 
 
 @settings(max_examples=150, deadline=None)
-@given(RECORDS, st.lists(st.tuples(st.integers(0, 35), st.sampled_from(["train", "val", "test", "all", None])), max_size=40))
+@given(
+    RECORDS,
+    st.lists(st.tuples(st.integers(0, 35), st.sampled_from(["train", "val", "test", "all", None])), max_size=40),
+)
 def test_what_s2_counts_is_what_lists_and_dicts_gave(drawn, dealt):
     records = drawn_records(drawn)
     rows = [{"id": f"r{i}", "split": side} for i, side in dealt]

@@ -23,8 +23,11 @@ def test_chance_is_one_over_the_values():
 
 
 def test_a_picture_moved_or_recoloured_reads_as_moved_or_recoloured():
-    item = next(i for i in generate_pictures(1, 60) if i.record["attributes"]["place"] == "left"
-                and i.record["attributes"]["colour"] == "red")
+    item = next(
+        i
+        for i in generate_pictures(1, 60)
+        if i.record["attributes"]["place"] == "left" and i.record["attributes"]["colour"] == "red"
+    )
     right = oracle.read_picture(item.medium[:, ::-1])
     blue = oracle.read_picture(item.medium[:, :, ::-1])
     assert right == {**item.record["attributes"], "place": "right"}
@@ -56,8 +59,10 @@ def test_noise_is_read_as_something():
         assert all(read[name] in values for name, values in attributes.items())
 
 
-@pytest.mark.parametrize("modality, blank", [
-    ("image", np.zeros((48, 48, 3), np.uint8)), ("audio", np.zeros(16_000)), ("audio", np.zeros(10))])
+@pytest.mark.parametrize(
+    "modality, blank",
+    [("image", np.zeros((48, 48, 3), np.uint8)), ("audio", np.zeros(16_000)), ("audio", np.zeros(10))],
+)
 def test_a_blank_medium_is_no_error(modality, blank):
     assert set(oracle.read(modality, blank)) == set(ATTRIBUTES[modality])
 

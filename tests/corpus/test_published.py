@@ -10,10 +10,7 @@ from mmpt.corpus.problems import Problem
 from mmpt.corpus.youtube import STEM
 from mmpt.store.errors import UserError
 
-READERS = {
-    one.__name__.rpartition(".")[2]: one.read
-    for one in (audiocaps, clotho, llava_pretrain, musiccaps, wavcaps)
-}
+READERS = {one.__name__.rpartition(".")[2]: one.read for one in (audiocaps, clotho, llava_pretrain, musiccaps, wavcaps)}
 
 
 def read(reader, folder, **options):
@@ -93,10 +90,7 @@ def test_clotho_names_what_is_missing(tmp_path):
     edit(tmp_path / "clotho_captions_validation.csv", "validation 1 caption 3", " ")
     found = problems("clotho", tmp_path)
     assert [p.kind for p in found] == ["missing"] * 5 + ["empty_caption"]
-    assert (
-        found[0].id == "clotho:Sound d #2, één.wav:0"
-        and found[0].where == "src/clotho_captions_development.csv:4"
-    )
+    assert found[0].id == "clotho:Sound d #2, één.wav:0" and found[0].where == "src/clotho_captions_development.csv:4"
     assert found[-1].where == "src/clotho_captions_validation.csv:3"
 
 
@@ -172,9 +166,7 @@ def test_audiocaps_a_whole_video_is_not_its_clip(tmp_path):
 def test_audiocaps_two_versions_in_one_folder_need_a_name(tmp_path):
     made.audiocaps(tmp_path)
     made.table(tmp_path / "dataset2.0/train.csv", ",".join(audiocaps.COLUMNS), [[1, made.YOUTUBE[0], 0, "x"]])
-    with pytest.raises(
-        UserError, match="two files are called train.csv.*dataset/train.csv and dataset2.0/train.csv"
-    ):
+    with pytest.raises(UserError, match="two files are called train.csv.*dataset/train.csv and dataset2.0/train.csv"):
         read("audiocaps", tmp_path)
     assert len(records("audiocaps", tmp_path, metadata="dataset2.0")) == 1
 
@@ -243,9 +235,7 @@ def test_musiccaps_evaluation_clips_are_official_test(tmp_path):
     found = records("musiccaps", made.musiccaps(tmp_path))
     assert len(found) == 12 and found[1]["caption"] == 'music 1, slow and "warm"'
     assert [r["split_hint"] for r in found[:4]] == ["test", None, None, "test"]
-    assert found[0]["origin"] == f"youtube:{made.YOUTUBE[20]}" and found[0]["license"].startswith(
-        "CC-BY-SA-4.0"
-    )
+    assert found[0]["origin"] == f"youtube:{made.YOUTUBE[20]}" and found[0]["license"].startswith("CC-BY-SA-4.0")
 
 
 def test_musiccaps_like_tables_need_only_four_columns(tmp_path):

@@ -31,9 +31,7 @@ def run(root, folders, modalities=("audio",), mode="fail", gates=(), **options):
         out = root / name
         out.mkdir(parents=True)
         view = SliceView(profile, tuple(profile), name)
-        getattr(stages, name)(
-            StageContext(name, view, dict(done), out, root / "work", external=dict(folders))
-        )
+        getattr(stages, name)(StageContext(name, view, dict(done), out, root / "work", external=dict(folders)))
         done[name] = out
     validate_file(done["corpus"] / "records.jsonl", "record")
     validate_file(done["manifest"] / "manifest.jsonl", "manifest_record")
@@ -53,9 +51,7 @@ BUILT = {
     "audiocaps": made.audiocaps,
     "musiccaps": made.musiccaps,
     "llava_pretrain": made.llava,
-    "wavcaps": lambda root: made.wavcaps(
-        root, made.YOUTUBE[:10], list(range(50, 60)), (made.YOUTUBE[3], "55")
-    ),
+    "wavcaps": lambda root: made.wavcaps(root, made.YOUTUBE[:10], list(range(50, 60)), (made.YOUTUBE[3], "55")),
 }
 
 

@@ -54,7 +54,9 @@ def test_records_and_media_are_there_and_measured(made):
     forms = {tuple(row["audio"][key] for key in ("channels", "rate", "samples")) for row in rows if row["audio"]}
     assert forms == {(1, 16_000, 16_000)}
     sizes = {(row["image"]["height"], row["image"]["width"]) for row in rows if row["image"]}
-    assert sizes == {(PICTURE_SIZE, PICTURE_SIZE)} and not any(row["image"]["one_colour"] for row in rows if row["image"])
+    assert sizes == {(PICTURE_SIZE, PICTURE_SIZE)} and not any(
+        row["image"]["one_colour"] for row in rows if row["image"]
+    )
 
 
 def test_the_generators_split_is_kept_and_no_combination_is_torn(made):

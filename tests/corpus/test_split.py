@@ -47,9 +47,7 @@ RECORDS = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(RECORDS, st.randoms(use_true_random=False))
 def test_what_holds_for_every_split(drawn, random):
-    records = [
-        record(i, f"o{origin}", f"c{content}", hint) for i, (origin, content, hint) in enumerate(drawn)
-    ]
+    records = [record(i, f"o{origin}", f"c{content}", hint) for i, (origin, content, hint) in enumerate(drawn)]
     rows = assign(records, 0.2, 0.2)
     found = metrics(records, rows)
     assert found["content_in_two_splits", ""] == found["origins_in_two_splits", ""] == 0

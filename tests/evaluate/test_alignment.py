@@ -48,7 +48,9 @@ def records(task, n=64, seed=0, stay=0.0):
             while len(codes) < 24:
                 codes.append(codes[-1] if rng.random() < stay else int(rng.integers(IMAGE)))
             target = SPACE.image_to_global(np.array(codes))
-        made.append({"id": str(i), "task": task, "group": str(i), "prompt_ids": [1, 2, 3], "target_ids": target.tolist()})
+        made.append(
+            {"id": str(i), "task": task, "group": str(i), "prompt_ids": [1, 2, 3], "target_ids": target.tolist()}
+        )
     return made
 
 
@@ -56,9 +58,7 @@ def margins(model, task, bigrams=None, **how):
     """Shift -> the lower end of the margin's interval."""
     shifts = al.shifts_of(SPACE, task)
     scored = [al.score(model, SPACE, record, shifts) for record in records(task, **how)]
-    return {
-        s: mean_interval(al.margins(scored, s, (bigrams or {}).get(s)), resamples=200, seed=0).low for s in shifts
-    }
+    return {s: mean_interval(al.margins(scored, s, (bigrams or {}).get(s)), resamples=200, seed=0).low for s in shifts}
 
 
 @pytest.mark.parametrize("task", ["t2a", "t2i"])
@@ -144,11 +144,19 @@ def test_a_cache_that_hides_the_newest_id_is_seen(measured, monkeypatch):
 
 
 def test_evidence_of_the_faults_fails_the_gate():
-    sound = [al.Metric("shift_margin_nats", 4.0, 64, "", "higher", 3.0, 5.0, f"{t}.{s:+d}")
-             for t in ("a2t", "i2t", "t2a", "t2i") for s in al.SHIFTS]  # fmt: skip
-    agrees = [al.Metric("decoding_over_tolerance", 1e-4, 64, "", "lower", slice=t) for t in ("a2t", "i2t", "t2a", "t2i")]
+    sound = [
+        al.Metric("shift_margin_nats", 4.0, 64, "", "higher", 3.0, 5.0, f"{t}.{s:+d}")
+        for t in ("a2t", "i2t", "t2a", "t2i")
+        for s in al.SHIFTS
+    ]
+    agrees = [
+        al.Metric("decoding_over_tolerance", 1e-4, 64, "", "lower", slice=t) for t in ("a2t", "i2t", "t2a", "t2i")
+    ]
     assert judged("L1", [*sound, *agrees]).verdict == "GO"
     frame = al.Metric("shift_margin_nats", -1.0, 64, "", "higher", -1.5, -0.5, "t2a.+4")
     assert failing(judged("L1", [*sound, frame, *agrees])) == {"shift [t2a.+4]"}
-    off = [al.Metric("decoding_over_tolerance", 20.0, 64, "", "lower", slice="t2i") if m.slice == "t2i" else m for m in agrees]
+    off = [
+        al.Metric("decoding_over_tolerance", 20.0, 64, "", "lower", slice="t2i") if m.slice == "t2i" else m
+        for m in agrees
+    ]
     assert failing(judged("L1", [*sound, *off])) == {"decoding [t2i]"}

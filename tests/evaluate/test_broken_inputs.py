@@ -52,8 +52,10 @@ class TestTokenSpaces:
             context = run.context("preflight", tmp_path / "out" / "data", **replaced)
             preflight_stage(context)
             validate_file(context.out / "preflight.json", "preflight")
-            return {gate: judged(gate, read_evidence(context.out / "evidence" / f"{gate}.json")) for gate in
-                    ("A1", "A2", "A3", "A4")}  # fmt: skip
+            return {
+                gate: judged(gate, read_evidence(context.out / "evidence" / f"{gate}.json"))
+                for gate in ("A1", "A2", "A3", "A4")
+            }
 
         return judge
 
@@ -68,9 +70,7 @@ class TestTokenSpaces:
             ("warmup", f"*/{WEIGHTS}"),
         ],
     )
-    def test_a_file_of_another_space_fails_and_nothing_rests_on_it(
-        self, run, tmp_path, judge, stage, pattern
-    ):
+    def test_a_file_of_another_space_fails_and_nothing_rests_on_it(self, run, tmp_path, judge, stage, pattern):
         other = broken(run, tmp_path, stage, header(pattern, token_space="1" * 64))
         verdicts = judge(**{stage: other})
         assert verdicts["A1"].verdict == "NO_GO" and failing(verdicts["A1"]) == {"digests"}
@@ -106,9 +106,7 @@ class TestTokenSpaces:
         assert verdict.verdict == "CANNOT_DECIDE" and undecided(verdict) == {"unmarked"}
 
     def test_a_sha_that_its_own_rule_does_not_give_fails(self, run, tmp_path, judge):
-        other = broken(
-            run, tmp_path, "token_space", lambda f: (f / "token_space.sha256").write_text("4" * 64 + "\n")
-        )
+        other = broken(run, tmp_path, "token_space", lambda f: (f / "token_space.sha256").write_text("4" * 64 + "\n"))
         assert failing(judge(token_space=other)["A1"]) == {"reference_sha"}
 
     def test_no_checkpoint_at_all_is_no_pass(self, run, tmp_path):
@@ -130,9 +128,7 @@ class TestTrainable:
         optimizer = optimizer or make_optimizer(model, rates, (0.9, 0.95), 0.0)
         found = {**trainable.held(model, optimizer), **trainable.moved(model, optimizer)}
         metrics = [Metric(name, value, n) for name, (value, n) in found.items()]
-        metrics += [
-            Metric("parameters", n, n, slice=name) for name, n in trainable.parameter_counts(model).items()
-        ]
+        metrics += [Metric("parameters", n, n, slice=name) for name, n in trainable.parameter_counts(model).items()]
         return judged("A2", metrics)
 
     def test_the_model_as_built_passes(self, model):
@@ -185,9 +181,7 @@ class TestSequences:
 
     def judge(self, run, **replaced):
         folders = {name: replaced.get(name, run.data(name)) for name in ("shards", "examples", "token_space")}
-        metrics, _ = preflight.sequence_checks(
-            run.workshop().space, *folders.values(), lambda done, total: None
-        )
+        metrics, _ = preflight.sequence_checks(run.workshop().space, *folders.values(), lambda done, total: None)
         return judged("A3", [*metrics, *self.packed(run)])
 
     def packed(self, run):
@@ -222,9 +216,16 @@ class TestSequences:
 
     def test_a_shortened_target_fails(self, run, monkeypatch):
         right = example_set.build
-        monkeypatch.setattr(example_set, "build", lambda space, task, text, payload: right(
-            space, task, text[:-1] if task in READ else text, payload if task in READ else payload[: -space.n_codebooks]
-        ))  # fmt: skip
+        monkeypatch.setattr(
+            example_set,
+            "build",
+            lambda space, task, text, payload: right(
+                space,
+                task,
+                text[:-1] if task in READ else text,
+                payload if task in READ else payload[: -space.n_codebooks],
+            ),
+        )
         assert failing(self.judge(run)) == {f"shortened [{task}]" for task in TASKS}
 
     def test_an_id_out_of_its_segment_in_a_shard_fails(self, run, tmp_path):

@@ -36,8 +36,9 @@ def made(task, gap, n=300, groups=100):
     rng = np.random.default_rng(0)
     correct = rng.normal(5, 1, n)
     names, members = tuple(f"r{i}" for i in range(n)), tuple(f"g{i % groups}" for i in range(n))
-    return abl.Ablation(task, names, members, correct, correct + rng.normal(gap, 0.2, n),
-                        correct + 1.0 if task in EMIT else None)  # fmt: skip
+    return abl.Ablation(
+        task, names, members, correct, correct + rng.normal(gap, 0.2, n), correct + 1.0 if task in EMIT else None
+    )
 
 
 def measured(one):
@@ -58,8 +59,11 @@ class TestAblations:
         assert verdict.verdict == "NO_GO" and failing(verdict) == {"gap [i2t]", "win_rate [i2t]"}
 
     def b3(self, records=None, **ablations):
-        swaps = [Metric(name, value, 300, slice=task) for task in EMIT for name, value in
-                 (("invalid_swaps", 0), ("swap_length_difference", 0.0))]  # fmt: skip
+        swaps = [
+            Metric(name, value, 300, slice=task)
+            for task in EMIT
+            for name, value in (("invalid_swaps", 0), ("swap_length_difference", 0.0))
+        ]
         found = swaps + [metric for one in ablations.values() for metric in measured(one)]
         return judged("B3", completed("B3", found))
 
@@ -166,10 +170,7 @@ class TestFiles:
         assert verdict.verdict == "NO_GO" and failing(verdict) == {f"{check} [{task}]"}
 
     def test_content_is_counted_over_the_outputs_that_it_is_asked_of(self, run, generated):
-        n = {
-            (m["name"], m["slice"]): m["n"]
-            for m in read_evidence(generated / "evidence" / "B4.json")["metrics"]
-        }
+        n = {(m["name"], m["slice"]): m["n"] for m in read_evidence(generated / "evidence" / "B4.json")["metrics"]}
         assert n["silent_files", "t2a"] == n["constant_files", "t2i"] == 4 and n["missing_files", "t2a"] == 16
 
 
@@ -226,8 +227,10 @@ def _refuse():
 class TestText:
     """C3. The base of the miniature run knows nothing, so the unigram is made worse than it."""
 
-    OPEN = ({"gate": "C3", "check": "nll", "min_n": 100, "reason": "a run in miniature"},
-            {"gate": "C3", "check": "base", "min_n": 100, "reason": "a run in miniature"})  # fmt: skip
+    OPEN = (
+        {"gate": "C3", "check": "nll", "min_n": 100, "reason": "a run in miniature"},
+        {"gate": "C3", "check": "base", "min_n": 100, "reason": "a run in miniature"},
+    )
 
     @pytest.fixture
     def judge(self, run, tmp_path, monkeypatch):
@@ -309,9 +312,7 @@ class TestResume:
 
         def judge(differing=None, loaded=None):
             metrics = [Metric(name, int(name == differing), 3) for name in names]
-            metrics += [
-                Metric("mismatches_not_refused", int(kind == loaded), 2, slice=kind) for kind in kinds
-            ]
+            metrics += [Metric("mismatches_not_refused", int(kind == loaded), 2, slice=kind) for kind in kinds]
             return judged("C4", metrics)
 
         assert judge().verdict == "GO"
@@ -332,10 +333,7 @@ class TestResume:
         def forgetful(model, loader, settings, folder, hooks, *, until):
             path = folder / "steps" / f"step_{before}" / resume.STATE
             tensors = {name: np.array(one) for name, one in load_tensors(path).items()}
-            tensors = {
-                name: one * 0 if name.startswith("optimizer.exp_avg") else one
-                for name, one in tensors.items()
-            }
+            tensors = {name: one * 0 if name.startswith("optimizer.exp_avg") else one for name, one in tensors.items()}
             save_tensors(path, tensors, read_meta(path))
             return right(model, loader, settings, folder, hooks, until=until)
 

@@ -77,9 +77,7 @@ class TestOracle:
     def test_files_of_other_prompts_fail(self, copied, task):
         path, rows = self.final(copied, task)
         paths = [row["path"] for row in rows]
-        write_jsonl(
-            path, [{**row, "path": other} for row, other in zip(rows, paths[1:] + paths[:1], strict=True)]
-        )
+        write_jsonl(path, [{**row, "path": other} for row, other in zip(rows, paths[1:] + paths[:1], strict=True)])
         verdict, modality = self.judge(copied), MODALITY[task]
         assert verdict.verdict == "NO_GO" and f"mean [{modality}]" in failing(verdict)
         assert all(modality in name for name in failing(verdict))
@@ -104,9 +102,7 @@ class TestOracle:
         assert {"oracle [image]", "mean [image]", "attributes [image.shape]"} <= undecided(verdict)
 
     def test_sets_without_attributes_decide_nothing(self, shown):
-        plain = {
-            task: [{**one, "attributes": None} for one in records] for task, records in shown.golden.items()
-        }
+        plain = {task: [{**one, "attributes": None} for one in records] for task, records in shown.golden.items()}
         assert self.judge(replace(shown, golden=plain)).verdict == "CANNOT_DECIDE"
 
 
@@ -154,9 +150,7 @@ class TestFreeRunning:
         assert "duplicates [t2i.greedy]" in warning(self.q2(look))
 
     def test_a_sound_that_repeats_its_frame_warns(self, look):
-        self.change(
-            look, "t2a", "sampled", lambda row: {**row, "ids": row["ids"][:2] * (len(row["ids"]) // 2)}
-        )
+        self.change(look, "t2a", "sampled", lambda row: {**row, "ids": row["ids"][:2] * (len(row["ids"]) // 2)})
         assert {"loops [t2a.sampled]"} <= warning(self.q2(look))
 
     def test_a_single_code_warns(self, look):
@@ -223,6 +217,4 @@ class TestFreeRunning:
             return right(model, space, examples) + far
 
         monkeypatch.setattr(scores, "_mean_losses", memorised)
-        assert {f"train_test_gap [{task}]" for task in ("a2t", "i2t", "t2a", "t2i")} <= warning(
-            self.t1(run, look)
-        )
+        assert {f"train_test_gap [{task}]" for task in ("a2t", "i2t", "t2a", "t2i")} <= warning(self.t1(run, look))

@@ -40,16 +40,11 @@ def test_a_sound_and_a_picture_and_what_they_are_read_as(run, tmp_path, capsys):
         == 0
     )
     assert (
-        sample(
-            run.root, run.profile, asked(task="t2i", prompt="a red circle", out=str(png), checkpoint="step_2")
-        )
-        == 0
+        sample(run.root, run.profile, asked(task="t2i", prompt="a red circle", out=str(png), checkpoint="step_2")) == 0
     )
     wave, rate = read_wav(wav)
     assert rate == 16000 and wave.shape == (1, 16000)
-    assert "wrong_form" not in png_faults(png, size=(16, 16)) and "unreadable" not in png_faults(
-        png, size=(16, 16)
-    )
+    assert "wrong_form" not in png_faults(png, size=(16, 16)) and "unreadable" not in png_faults(png, size=(16, 16))
     capsys.readouterr()
     assert sample(run.root, run.profile, asked(task="a2t", audio=str(wav))) == 0
     assert sample(run.root, run.profile, asked(task="i2t", image=str(png))) == 0

@@ -65,7 +65,9 @@ def test_silent_tails_are_told():
     assert found.verdict == "GO" and {one.id for one in found.warnings()} == {"silent_tails"}
 
 
-@pytest.mark.parametrize(("wave", "seconds"), [([1, 1, 1, 1], 0.0), ([1, 1, 0, 0], 0.04), ([0, 0, 0, 0], 0.08), ([1, 0, 1, 0], 0.02)])
+@pytest.mark.parametrize(
+    ("wave", "seconds"), [([1, 1, 1, 1], 0.0), ([1, 1, 0, 0], 0.04), ([0, 0, 0, 0], 0.08), ([1, 0, 1, 0], 0.02)]
+)
 def test_the_silent_tail_of_a_wave(wave, seconds):
     made = np.repeat(np.array(wave, np.float32), 20)[None] * 0.5  # windows of 20 ms at 1 kHz
     assert end.silent_tail(made, 1000) == pytest.approx(seconds)

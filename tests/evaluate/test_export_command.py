@@ -96,10 +96,12 @@ def test_the_folder_is_whole_and_its_card_tells_all(exported, project, tmp_path)
         "token_space.json",
         "token_space.sha256",
     } <= set(names)
-    assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "grammar_logits.py"} <= set(
-        names
+    assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "grammar_logits.py"} <= set(names)
+    assert (
+        "**GO (softened: W1.gap" in text
+        and ", 1 gate waived, see below**" in text
+        and "drawn by hand (somebody, until 2099-01-01)" in text
     )
-    assert "**GO (softened: W1.gap" in text and ", 1 gate waived, see below**" in text and "drawn by hand (somebody, until 2099-01-01)" in text
     (own,) = [line for line in text.splitlines() if line.startswith("- W1.gap: severity")]
     assert own == f"- W1.gap: severity warn instead of block: {project.profile.data['gates'][0]['reason']}"
     for gate in ("K1", "C1", "B3", "R1"):

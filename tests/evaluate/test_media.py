@@ -83,16 +83,9 @@ def test_every_line_filter_is_undone(tmp_path, line_filter):
         paeth = [min((a, b, c), key=lambda v: abs(e - v)) for a, b, c, e in zip(left, up, corner, near)]
         predicted = [0 * left, left, up, (left + up) // 2, np.array(paeth)][line_filter]
         rows += bytes([line_filter]) + bytes(((flat[y] - predicted) % 256).astype(np.uint8))
-    chunk = lambda kind, body: (
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    )
+    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     head = struct.pack(">IIBBBBB", 4, 5, 8, 2, 0, 0, 0)
-    data = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     (tmp_path / "f.png").write_bytes(data)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "f.png")), pixels)
     assert np.array_equal(read_png(tmp_path / "f.png"), pixels)

@@ -26,8 +26,11 @@ def loud_base(run, tmp_path_factory):
     shutil.copytree(run.data("base"), folder)
     path = folder / "model" / "model.safetensors"
     tensors = load_file(path)
-    save_file({name: one * (4.0 if ".layers." in name and one.ndim == 2 else 1.0) for name, one in tensors.items()},
-              path, {"format": "pt"})  # fmt: skip
+    save_file(
+        {name: one * (4.0 if ".layers." in name and one.ndim == 2 else 1.0) for name, one in tensors.items()},
+        path,
+        {"format": "pt"},
+    )
     return folder
 
 
@@ -109,8 +112,15 @@ def test_tolerance_grows_with_the_dtype_and_the_logits():
 
 
 def record(name, group, caption, attributes=None, mentioned=()):
-    return {"id": name, "group": group, "caption": caption, "media_sha256": name, "attributes": attributes,
-            "mentioned": list(mentioned), "prompt_ids": [1] * len(caption)}  # fmt: skip
+    return {
+        "id": name,
+        "group": group,
+        "caption": caption,
+        "media_sha256": name,
+        "attributes": attributes,
+        "mentioned": list(mentioned),
+        "prompt_ids": [1] * len(caption),
+    }
 
 
 def test_partners_are_of_another_group_and_false():

@@ -42,8 +42,6 @@ def test_every_file_comes_out_whole(tmp_path, geometry, seconds):
             if m["value"] != (1.0 if m["name"] == "decode_success_rate" else 0)
         }
         # what an untrained codec gives may be constant, silent or too loud: form is what must hold
-        assert not {
-            key for key in wrong if key[1].split("_files")[0] not in ("constant", "silent", "clipped")
-        }, wrong
+        assert not {key for key in wrong if key[1].split("_files")[0] not in ("constant", "silent", "clipped")}, wrong
     published = read_json(run.data("scores") / "scores.json")["published"]
     assert {"t2i clip_score", "t2a clap_score", "t2a kad", "a2t caption_cider"} <= set(published)

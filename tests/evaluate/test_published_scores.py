@@ -37,9 +37,7 @@ def test_clip_embeds_each_picture_and_caption_alone_and_cuts_long_captions(judge
     with torch.inference_mode():  # the model's own answer
         inputs = clip.tokenizer(captions[:1], return_tensors="pt")
         pixels = clip.processor(images=pictures[:1], return_tensors="pt").pixel_values
-        own = clip.model(
-            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, pixel_values=pixels
-        )
+        own = clip.model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, pixel_values=pixels)
         cosine = own.logits_per_image / clip.model.logit_scale.exp()
     assert float(seen[0] @ said[0]) == pytest.approx(float(cosine), abs=1e-5)
 
@@ -49,9 +47,7 @@ def test_clap_hears_at_its_own_rate_and_the_same_each_time(fused, tmp_path):
     clap = Clap.open(str(write_clap(tmp_path, fused)), "cpu")
     rng = np.random.default_rng(0)
     sounds = [(rng.standard_normal((1, 8000)).astype(np.float32) * 0.1, 16_000) for _ in range(3)]
-    sounds.append(
-        (rng.standard_normal((2, 96_000)).astype(np.float32) * 0.1, 24_000)
-    )  # longer than the model hears
+    sounds.append((rng.standard_normal((2, 96_000)).astype(np.float32) * 0.1, 24_000))  # longer than the model hears
     heard, said = clap.embeddings(sounds, ["a", "b", "c", "d"])
     assert heard.shape == said.shape == (4, 16)
     for seed in range(3):  # whatever numpy's random state, which the extractor draws from
@@ -67,13 +63,9 @@ def test_kad_by_hand_and_at_its_ends():
     assert abs(kad(one, two)) < 1 < kad(one, far)  # one distribution: about nothing
     assert kad(one + 0.3, two) < kad(one + 1, two) < kad(one + 2, two)
     pair = np.array([[0.0], [1.0]])  # width 1: k = exp(-d^2 / 2)
-    expected = 100 * (
-        np.exp(-0.5) + np.exp(-0.5) - 2 * np.mean([np.exp(-2), np.exp(-0.5), np.exp(-4.5), np.exp(-2)])
-    )
+    expected = 100 * (np.exp(-0.5) + np.exp(-0.5) - 2 * np.mean([np.exp(-2), np.exp(-0.5), np.exp(-4.5), np.exp(-2)]))
     assert kad(np.array([[2.0], [3.0]]), pair) == pytest.approx(expected)
-    assert np.mean([kad(*np.split(rng.standard_normal((16, 4)), 2)) for _ in range(300)]) == pytest.approx(
-        0, abs=0.6
-    )
+    assert np.mean([kad(*np.split(rng.standard_normal((16, 4)), 2)) for _ in range(300)]) == pytest.approx(0, abs=0.6)
     with pytest.raises(ValueError, match="two items"):
         kad(one[:1], two)
 
@@ -104,10 +96,7 @@ def test_scores_measures_what_the_profile_asks_for(run, judges, tmp_path):
     assert {"kad", "kad_step_0"} <= {name for name, _ in found}
     assert {"clip", "clap"} <= set(evidence["subject"])
     for task in ("a2t", "i2t"):
-        assert (
-            0 <= found["caption_bleu4", task]["value"] <= 1
-            and 0 <= found["caption_cider", task]["value"] <= 10
-        )
+        assert 0 <= found["caption_bleu4", task]["value"] <= 1 and 0 <= found["caption_cider", task]["value"] <= 10
     policy = load_policy(None, run.profile.data)
     verdict = decide_evidence(policy.gate("T1"), evidence, policy, "0" * 64)
     assert verdict.verdict in ("GO", "GO_WAIVED")  # trends warn, they never block
@@ -123,9 +112,7 @@ def test_unasked_models_are_not_opened(run, judges, tmp_path):
 
 def test_missing_and_incomplete_models_are_refused_with_what_is_missing(judges, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(
-        UserError, match="incomplete.*model.safetensors and preprocessor_config.json.*openai/clip"
-    ):
+    with pytest.raises(UserError, match="incomplete.*model.safetensors and preprocessor_config.json.*openai/clip"):
         Clip.open(str(tmp_path), "cpu")
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((judges[1] / name).read_bytes())
@@ -140,15 +127,11 @@ def test_missing_and_incomplete_models_are_refused_with_what_is_missing(judges, 
 
 def test_a_hub_that_cannot_be_reached_is_a_clear_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        UserError, match="evaluate.scores.clap.path.*found somebody/clap.*laion/clap-htsat-unfused"
-    ):
+    with pytest.raises(UserError, match="evaluate.scores.clap.path.*found somebody/clap.*laion/clap-htsat-unfused"):
         Clap.open("somebody/clap", "cpu")
 
 
 def test_a_folder_that_is_not_there_is_refused_when_the_profile_is_read(tmp_path):
-    (tmp_path / "run.yaml").write_text(
-        "extends: smoke\nname: x\nevaluate: {scores: {clip: {path: ./nowhere}}}\n"
-    )
+    (tmp_path / "run.yaml").write_text("extends: smoke\nname: x\nevaluate: {scores: {clip: {path: ./nowhere}}}\n")
     with pytest.raises(UserError, match="evaluate.scores.clip.path.*nowhere"):
         load_profile(str(tmp_path / "run.yaml"))

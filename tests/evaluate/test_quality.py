@@ -72,9 +72,7 @@ def test_the_oracle_reads_files_and_a_missing_one_is_wrong(tmp_path):
     assert np.mean([hit for found in hits.values() for hit in found]) > 0.95
     wrong = oracle_hits([{**one, "path": None} for one in rows], tmp_path)
     assert not any(hit for found in wrong.values() for hit in found)
-    assert {name: len(found) for name, found in wrong.items()} == {
-        name: len(found) for name, found in hits.items()
-    }
+    assert {name: len(found) for name, found in wrong.items()} == {name: len(found) for name, found in hits.items()}
 
 
 def test_caption_f1():

@@ -56,13 +56,21 @@ def learned(folder, shuffled: bool):
 def ablation(model):
     """Losses with the true caption, with another picture's, and with none."""
     true = Described(model.space)
-    others = [next(j for j in range(i + 1, i + ITEMS) if true.texts[j % ITEMS][0] != true.texts[i][0]) % ITEMS
-              for i in range(ITEMS)]  # fmt: skip
+    others = [
+        next(j for j in range(i + 1, i + ITEMS) if true.texts[j % ITEMS][0] != true.texts[i][0]) % ITEMS
+        for i in range(ITEMS)
+    ]
     records = [
-        {"id": f"r{i}", "group": f"g{i}", "task": "t2i", "prompt_ids": true.texts[i].tolist(),
-         "swap_prompt_ids": true.texts[j].tolist(), "target_ids": true.payloads[i].tolist()}
+        {
+            "id": f"r{i}",
+            "group": f"g{i}",
+            "task": "t2i",
+            "prompt_ids": true.texts[i].tolist(),
+            "swap_prompt_ids": true.texts[j].tolist(),
+            "target_ids": true.payloads[i].tolist(),
+        }
         for i, j in enumerate(others)
-    ]  # fmt: skip
+    ]
     with torch.no_grad():
         return abl.ablate(model, model.space, records)
 
@@ -75,9 +83,7 @@ def verdicts(before, after):
     ]
     b3 = judged("B3", completed("B3", [*abl.gap_metrics(after, 300, 0), *sound, groups]), **PROFILE)
     grown = abl.growth(after, before, 300, 0)
-    return b3, judged(
-        "C2", [grown.metric("gap_growth_nats", slice="t2i"), grown.groups_metric("t2i")], **PROFILE
-    )
+    return b3, judged("C2", [grown.metric("gap_growth_nats", slice="t2i"), grown.groups_metric("t2i")], **PROFILE)
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

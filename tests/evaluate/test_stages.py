@@ -191,9 +191,7 @@ def test_out_of_range_and_short_outputs_are_counted(built):
     setting = trend.setting_of(built.context("trend"))
     good = [np.asarray(record["target_ids"], np.int32) for record in sets["t2a"]]
     bad = [good[0][:-1], np.append(good[1][1:], good[1][:1]), good[2], good[3]]
-    rows = output_rows(
-        decoder, sets["t2a"], [Generated(ids, True, 1.0) for ids in bad], setting, 0, "greedy", None
-    )
+    rows = output_rows(decoder, sets["t2a"], [Generated(ids, True, 1.0) for ids in bad], setting, 0, "greedy", None)
     counted = summary(rows, None)
     assert (counted["decoded"], counted["length_mismatches"]) == (2, 1)
     assert counted["ids_out_of_range"] > 0 and len(counted["failures"]) == 2
@@ -242,14 +240,8 @@ def test_stored_codes_of_another_codec_do_not_pass_a4(built, tmp_path):
 def test_read_tasks_are_those_with_a_text_target(built):
     read = {m["slice"] for m in evidence(built, "W1")["metrics"] if m["name"] == "gap_swapped_nats"}
     assert read == set(READ) == {"a2t", "i2t"}
-    after = {
-        m["slice"]: m["value"]
-        for m in evidence(built, "R1")["metrics"]
-        if m["name"] == "gap_after_warmup_nats"
-    }
-    before = {
-        m["slice"]: m["value"] for m in evidence(built, "W1")["metrics"] if m["name"] == "gap_swapped_nats"
-    }
+    after = {m["slice"]: m["value"] for m in evidence(built, "R1")["metrics"] if m["name"] == "gap_after_warmup_nats"}
+    before = {m["slice"]: m["value"] for m in evidence(built, "W1")["metrics"] if m["name"] == "gap_swapped_nats"}
     assert after == pytest.approx(before)
 
 

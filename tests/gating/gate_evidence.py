@@ -41,9 +41,7 @@ def completed(gate_id: str, metrics: Iterable[Metric], least_n: int = 0) -> dict
 
 def failing(verdict: Verdict) -> set[str]:
     """ "check [slice]" of what fails, checks that cannot decide left out."""
-    return {
-        check_name(vars(one)) for one in verdict.checks if one.status == "fail" and one.severity == "block"
-    }
+    return {check_name(vars(one)) for one in verdict.checks if one.status == "fail" and one.severity == "block"}
 
 
 def warning(verdict: Verdict) -> set[str]:

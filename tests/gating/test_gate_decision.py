@@ -61,9 +61,7 @@ def test_edited_evidence_is_not_the_published_file(policy, root):
     path = publish(root, "ablation", "B3", fixture("B3", "bad"))
     path.write_text(json.dumps(fixture("B3", "good")))
     verdict = evaluate_gate("B3", root, policy)
-    assert (
-        verdict.verdict == "CANNOT_DECIDE" and "not the file that stage ablation published" in verdict.reason
-    )
+    assert verdict.verdict == "CANNOT_DECIDE" and "not the file that stage ablation published" in verdict.reason
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "evidence/1"}', '{"gate": NaN}'])

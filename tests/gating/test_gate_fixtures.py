@@ -144,26 +144,20 @@ def test_the_worst_slice_decides(gate_id, check, part):
     metric = next(one for one in evidence["metrics"] if (one["name"], one["slice"]) == (check.metric, part))
     push(metric, check, result(judge(gate_id, evidence), check, part).bound, 1e-3)
     verdict = judge(gate_id, evidence)
-    assert verdict.verdict == "NO_GO" and [(one.id, one.slice) for one in verdict.failing()] == [
-        (check.id, part)
-    ]
+    assert verdict.verdict == "NO_GO" and [(one.id, one.slice) for one in verdict.failing()] == [(check.id, part)]
 
 
 def named_slices():
     for one in checks("block", "warn"):
         gate_id, check, part = one.values
-        if check.each and any(
-            name and (part == name or part.startswith(f"{name}.")) for name in check.slices
-        ):
+        if check.each and any(name and (part == name or part.startswith(f"{name}.")) for name in check.slices):
             yield one
 
 
 @pytest.mark.parametrize(("gate_id", "check", "part"), list(named_slices()))
 def test_a_part_that_nobody_measured_does_not_pass_in_silence(gate_id, check, part):
     evidence = fixture(gate_id, "good")
-    evidence["metrics"] = [
-        one for one in evidence["metrics"] if (one["name"], one["slice"]) != (check.metric, part)
-    ]
+    evidence["metrics"] = [one for one in evidence["metrics"] if (one["name"], one["slice"]) != (check.metric, part)]
     verdict = judge(gate_id, evidence)
     missing = [one for one in verdict.checks if one.id == check.id and one.status == "cannot_decide"]
     assert len(missing) == 1 and (part + ".").startswith(missing[0].slice + ".")
@@ -174,13 +168,9 @@ def test_a_part_that_nobody_measured_does_not_pass_in_silence(gate_id, check, pa
     assert verdict.verdict == ("CANNOT_DECIDE" if check.severity == "block" or blocks else "GO")
 
 
-@pytest.mark.parametrize(
-    "gate_id", [gate.id for gate in POLICY.gates.values() if any(c.each for c in gate.checks)]
-)
+@pytest.mark.parametrize("gate_id", [gate.id for gate in POLICY.gates.values() if any(c.each for c in gate.checks)])
 def test_checks_that_take_each_slice_name_what_must_be_there(gate_id):
-    loose = [
-        c.id for c in POLICY.gate(gate_id).checks if c.each and c.severity != "info" and c.slices == ("",)
-    ]
+    loose = [c.id for c in POLICY.gate(gate_id).checks if c.each and c.severity != "info" and c.slices == ("",)]
     assert not loose
 
 
@@ -231,19 +221,14 @@ def nothing_measured(metric, evidence):
 def test_what_was_not_measured_cannot_be_decided(spoil):
     undecided = 0
     for gate_id, check, part in (one.values for one in every_check()):
-        if (
-            (spoil is no_interval
-            and not check.rule.startswith("ci_"))
-            or (spoil is nothing_measured
-            and check.min_n == 0)
+        if (spoil is no_interval and not check.rule.startswith("ci_")) or (
+            spoil is nothing_measured and check.min_n == 0
         ):
             continue
         if spoil is remove and check.each:
             continue  # its slices are those that are there; none at all is the next test
         evidence = copy.deepcopy(fixture(gate_id, "good"))
-        metric = next(
-            one for one in evidence["metrics"] if (one["name"], one["slice"]) == (check.metric, part)
-        )
+        metric = next(one for one in evidence["metrics"] if (one["name"], one["slice"]) == (check.metric, part))
         spoil(metric, evidence)
         verdict = judge(gate_id, json.loads(json.dumps(evidence)))
         assert verdict.verdict == "CANNOT_DECIDE", (gate_id, check.id, part)
@@ -259,9 +244,7 @@ def test_no_slice_at_all_cannot_be_decided():
 
 def test_one_metric_twice_cannot_be_decided():
     evidence = fixture("B3", "bad")
-    evidence["metrics"] += [
-        {**one, "value": 1.0} for one in evidence["metrics"] if one["name"] == "win_rate_swapped"
-    ]
+    evidence["metrics"] += [{**one, "value": 1.0} for one in evidence["metrics"] if one["name"] == "win_rate_swapped"]
     assert judge("B3", evidence).verdict == "CANNOT_DECIDE"
 
 
@@ -281,11 +264,9 @@ def test_an_untrusted_oracle_decides_nothing():
     evidence = fixture("Q1", "bad")
     captions = [one for one in fixture("Q1", "good")["metrics"] if "caption" in one["name"]]
     evidence["metrics"] = [one for one in evidence["metrics"] if "caption" not in one["name"]] + captions
-    next(
-        one
-        for one in evidence["metrics"]
-        if one["name"] == "oracle_roundtrip_accuracy" and one["slice"] == "image"
-    )["value"] = 0.6
+    next(one for one in evidence["metrics"] if one["name"] == "oracle_roundtrip_accuracy" and one["slice"] == "image")[
+        "value"
+    ] = 0.6
     verdict = judge("Q1", evidence)
     assert verdict.verdict == "CANNOT_DECIDE"
     notes = {(one.id, one.slice): one.note for one in verdict.checks}

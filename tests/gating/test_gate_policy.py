@@ -85,9 +85,7 @@ def test_a_remedy_names_something_to_do_that_exists(gate, remedy):
     """A key of the profile, a file of the run, a command: and each of them is real."""
     commands = re.findall(r"`([^`]+)`", remedy)
     files = re.findall(r"\{run\}(/[\w./{}-]*\w)?", remedy)
-    plain = re.sub(
-        r"`[^`]+`|\{run\}[\w./{}-]*|[\w]+\.(json|jsonl|safetensors|log|html|sha256)\b", " ", remedy
-    )
+    plain = re.sub(r"`[^`]+`|\{run\}[\w./{}-]*|[\w]+\.(json|jsonl|safetensors|log|html|sha256)\b", " ", remedy)
     keys = set(re.findall(r"\b[a-z_]+(?:\.[a-z_]+[a-z0-9_]*)+\b", plain))
     assert keys <= profile_keys(SCHEMA) | IN_JSON, keys
     for command in commands:
@@ -207,9 +205,7 @@ def test_a_corpus_without_oracle_attributes_has_no_q1(profile, gates_folder, roo
     decision = decide(root, policy, profile)
     assert decision.decision == "GO"
     assert decision.body["gates"]["Q1"]["verdict"] == "NOT_APPLICABLE"
-    assert (
-        "generated" in next(one for one in decision.body["not_applicable"] if one["gate"] == "Q1")["reason"]
-    )
+    assert "generated" in next(one for one in decision.body["not_applicable"] if one["gate"] == "Q1")["reason"]
 
 
 def test_real_sounds_soften_only_the_mean_gap_of_sounds(profile, gates_folder):

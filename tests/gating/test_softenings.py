@@ -208,17 +208,21 @@ def test_a_check_of_another_metric_cannot_be_decided_and_a_stricter_rule_can(gat
     ("change", "what"),
     [
         ({"golden": {"per_task": 63, "ablation": 256}}, {"golden.per_task"}),
-        ({"mixture": {"prompt_dropout": 1e-9}}, {f"B3.{one}.severity" for one in
-          ("win_empty", "gap_empty", "mean_empty_t2i", "mean_empty_t2a")}),
-        ({"mixture": {"prompt_dropout": 0.0}}, {f"B3.{one}.severity" for one in
-          ("win_empty", "gap_empty", "mean_empty_t2i", "mean_empty_t2a")}),
+        (
+            {"mixture": {"prompt_dropout": 1e-9}},
+            {f"B3.{one}.severity" for one in ("win_empty", "gap_empty", "mean_empty_t2i", "mean_empty_t2a")},
+        ),
+        (
+            {"mixture": {"prompt_dropout": 0.0}},
+            {f"B3.{one}.severity" for one in ("win_empty", "gap_empty", "mean_empty_t2i", "mean_empty_t2a")},
+        ),
         ({"mixture": {"prompt_dropout": 0.02}}, set()),
         ({"evaluate": {"bootstrap": 999}}, {"evaluate.bootstrap"}),
         ({"mixture": {"weights": {"a2t": 1, "i2t": 1, "t2a": 1, "t2i": 0}}}, {"mixture.weights.t2i"}),
         ({"tasks": ["a2t", "i2t", "t2a"], "mixture": {"weights": {"a2t": 1, "i2t": 1, "t2a": 1, "t2i": 0}}}, set()),
         ({"codecs": {"image": {"name": "patchvq"}}}, set()),
     ],
-)  # fmt: skip
+)
 def test_a_profile_that_leaves_the_gates_less_to_judge(profile, change, what):
     for key, one in change.items():
         merged = isinstance(one, dict) and key not in ("codecs", "tasks")

@@ -70,13 +70,16 @@ def test_a_step_holds_nothing_that_a_capture_forbids(model, items, guidance, kin
     assert addresses == {name: id(one) for name, one in vars(slots).items() if isinstance(one, torch.Tensor)}
 
 
-@pytest.mark.parametrize("forbidden", [
-    lambda x: x.add_(torch.arange(3.0)),
-    lambda x: x.add_(torch.tensor([1.0, 2.0, 3.0]).to(x.device)),
-    lambda x: x.masked_fill_(x > 0, 1)[x > 0],
-    lambda x: x.add_(x.sum().item()),
-    lambda x: x.cpu(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        lambda x: x.add_(torch.arange(3.0)),
+        lambda x: x.add_(torch.tensor([1.0, 2.0, 3.0]).to(x.device)),
+        lambda x: x.masked_fill_(x > 0, 1)[x > 0],
+        lambda x: x.add_(x.sum().item()),
+        lambda x: x.cpu(),
+    ],
+)
 def test_what_is_forbidden_is_found(forbidden):
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)), Capture():
         forbidden(torch.empty(3, device="meta"))

@@ -50,10 +50,7 @@ def test_a_sample_does_not_depend_on_its_batch(model, items, task):
     how = {"temperature": 1.0, "top_k": 20, "top_p": 0.95}
     together = ids_of(generate(model, prompts, grammars, seeds=range(5), **how))
     assert together == ids_of(generate(model, prompts, grammars, seeds=range(5), batch_size=2, **how))
-    alone = [
-        ids_of(generate(model, [p], [g], seeds=[i], **how))[0]
-        for i, (p, g) in enumerate(zip(prompts, grammars))
-    ]
+    alone = [ids_of(generate(model, [p], [g], seeds=[i], **how))[0] for i, (p, g) in enumerate(zip(prompts, grammars))]
     assert together == alone
     assert together != ids_of(generate(model, prompts, grammars, seeds=range(5, 10), **how))
 
@@ -118,8 +115,7 @@ def test_legal_mass_counts_the_end_token_where_it_is_allowed(model, items):
         whole = torch.as_tensor(np.concatenate([given, decoded]).astype(np.int64))[None]
         shares = model.lm(whole).logits.detach()[0, len(given) - 1 : -1].softmax(-1)
         legal = (
-            shares[:, :TEXT].sum(1)
-            + torch.as_tensor(grammar.end_allowed[: len(decoded)]) * shares[:, grammar.end_id]
+            shares[:, :TEXT].sum(1) + torch.as_tensor(grammar.end_allowed[: len(decoded)]) * shares[:, grammar.end_id]
         )
         assert output.legal_mass == pytest.approx(float(legal.mean()), abs=1e-6)
 

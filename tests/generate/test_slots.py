@@ -162,9 +162,7 @@ class NoReading(TorchDispatchMode):
 def filled(model, mixed, guided=False):
     prompts, grammars, how = mixed
     pairs = [(p, p[-2:]) if guided else (p,) for p in prompts]
-    rows = zip(
-        pairs, grammars, *(how[name] for name in ("temperature", "top_k", "top_p", "seeds")), strict=True
-    )
+    rows = zip(pairs, grammars, *(how[name] for name in ("temperature", "top_k", "top_p", "seeds")), strict=True)
     all_items = [Item(*row, measure=True) for row in rows]
     shape = engine._shape(all_items, len(all_items))
     slots = Slots(model, shape, 2.0 if guided else 1.0)

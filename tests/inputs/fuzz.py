@@ -68,17 +68,38 @@ def picture_files() -> dict[str, bytes]:
     exif = Image.Exif()
     exif.update({0x0112: 6, 0x010E: "a cat", 0x8298: "CC0"})
     forms: list[tuple[str, str, dict[str, Any]]] = [
-        ("RGB", "JPEG", {"exif": exif}), ("RGB", "JPEG", {"progressive": True}), ("CMYK", "JPEG", {}),
-        ("L", "JPEG", {"restart_marker_blocks": 3}), ("RGB", "PNG", {"exif": exif}), ("RGBA", "PNG", {}),
-        ("P", "PNG", {}), ("I;16", "PNG", {}), ("P", "GIF", {}), ("RGB", "WEBP", {"exif": exif}),
-        ("RGBA", "WEBP", {"lossless": True}), ("RGB", "AVIF", {"speed": 10, "exif": exif}), ("RGB", "BMP", {}),
-        ("RGB", "TIFF", {"exif": exif}), ("RGB", "TIFF", {"compression": "tiff_lzw"}),
-        ("L", "TIFF", {"compression": "tiff_deflate"}), ("RGB", "TIFF", {"compression": "jpeg"}),
-        ("1", "TIFF", {"compression": "group4"}), ("RGB", "JPEG2000", {}), ("RGB", "PPM", {}), ("RGB", "TGA", {}),
-        ("RGB", "TGA", {"compression": "tga_rle"}), ("RGB", "ICO", {}), ("RGB", "ICNS", {}), ("RGB", "PCX", {}),
-        ("RGB", "SGI", {}), ("RGB", "QOI", {}), ("RGB", "DDS", {}), ("1", "XBM", {}), ("1", "MSP", {}),
+        ("RGB", "JPEG", {"exif": exif}),
+        ("RGB", "JPEG", {"progressive": True}),
+        ("CMYK", "JPEG", {}),
+        ("L", "JPEG", {"restart_marker_blocks": 3}),
+        ("RGB", "PNG", {"exif": exif}),
+        ("RGBA", "PNG", {}),
+        ("P", "PNG", {}),
+        ("I;16", "PNG", {}),
+        ("P", "GIF", {}),
+        ("RGB", "WEBP", {"exif": exif}),
+        ("RGBA", "WEBP", {"lossless": True}),
+        ("RGB", "AVIF", {"speed": 10, "exif": exif}),
+        ("RGB", "BMP", {}),
+        ("RGB", "TIFF", {"exif": exif}),
+        ("RGB", "TIFF", {"compression": "tiff_lzw"}),
+        ("L", "TIFF", {"compression": "tiff_deflate"}),
+        ("RGB", "TIFF", {"compression": "jpeg"}),
+        ("1", "TIFF", {"compression": "group4"}),
+        ("RGB", "JPEG2000", {}),
+        ("RGB", "PPM", {}),
+        ("RGB", "TGA", {}),
+        ("RGB", "TGA", {"compression": "tga_rle"}),
+        ("RGB", "ICO", {}),
+        ("RGB", "ICNS", {}),
+        ("RGB", "PCX", {}),
+        ("RGB", "SGI", {}),
+        ("RGB", "QOI", {}),
+        ("RGB", "DDS", {}),
+        ("1", "XBM", {}),
+        ("1", "MSP", {}),
         ("RGB", "IM", {}),
-    ]  # fmt: skip
+    ]
     files = {}
     for mode, form, options in forms:
         picture = photo.convert("L").convert(mode) if mode == "I;16" else photo.convert(mode)
@@ -94,10 +115,27 @@ def sound_files() -> dict[str, bytes]:
 
     rng = np.random.default_rng(0)
     wave = (rng.standard_normal((6000, 2)) * 0.1).astype(np.float32)
-    forms = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("WAV", "ULAW"), ("WAV", "IMA_ADPCM"),
-             ("WAVEX", "PCM_16"), ("RF64", "PCM_16"), ("W64", "PCM_16"), ("AIFF", "PCM_16"), ("AIFF", "IMA_ADPCM"),
-             ("AU", "PCM_16"), ("CAF", "PCM_16"), ("CAF", "ALAC_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"),
-             ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("NIST", "PCM_16"), ("SVX", "PCM_16")]  # fmt: skip
+    forms = [
+        ("WAV", "PCM_16"),
+        ("WAV", "PCM_24"),
+        ("WAV", "FLOAT"),
+        ("WAV", "ULAW"),
+        ("WAV", "IMA_ADPCM"),
+        ("WAVEX", "PCM_16"),
+        ("RF64", "PCM_16"),
+        ("W64", "PCM_16"),
+        ("AIFF", "PCM_16"),
+        ("AIFF", "IMA_ADPCM"),
+        ("AU", "PCM_16"),
+        ("CAF", "PCM_16"),
+        ("CAF", "ALAC_16"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("MP3", "MPEG_LAYER_III"),
+        ("NIST", "PCM_16"),
+        ("SVX", "PCM_16"),
+    ]
     files = {}
     for form, subtype in forms:
         stream = io.BytesIO()

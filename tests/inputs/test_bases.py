@@ -59,11 +59,21 @@ def damaged(base, how):
 
 
 WRONG = {
-    "pointer": "Git LFS pointer .*git lfs pull", "config pointer": "Git LFS pointer", "half": "half a download; found .* bytes",
-    "longer": "damaged", "empty": "damaged", "header": "damaged", "half a config": "no JSON", "half a tokenizer": "no closing brace",
-    "a shard": "missing; found model-00002.safetensors", "an index": "no weight_map",
-    **{method: f"stored quantised; found {method}" for method in ("awq", "gptq", "bitsandbytes", "compressed-tensors", "mxfp4")},
-}  # fmt: skip
+    "pointer": "Git LFS pointer .*git lfs pull",
+    "config pointer": "Git LFS pointer",
+    "half": "half a download; found .* bytes",
+    "longer": "damaged",
+    "empty": "damaged",
+    "header": "damaged",
+    "half a config": "no JSON",
+    "half a tokenizer": "no closing brace",
+    "a shard": "missing; found model-00002.safetensors",
+    "an index": "no weight_map",
+    **{
+        method: f"stored quantised; found {method}"
+        for method in ("awq", "gptq", "bitsandbytes", "compressed-tensors", "mxfp4")
+    },
+}
 
 
 @pytest.mark.parametrize("how", WRONG)
@@ -72,9 +82,13 @@ def test_a_base_that_is_not_whole_and_plain_is_one_line_wherever_it_is_met(tmp_p
     (tmp_path / "run.yaml").write_text(
         "extends: smoke\nname: x\nbase: {kind: pretrained, path: ./base}\nlora: {target_modules: [q_proj]}\n"
     )
-    for met in (lambda: check_model_folder(base, "base.path"), lambda: load_profile(str(tmp_path / "run.yaml")),
-                lambda: copy_pretrained(tmp_path / "copy", str(base), None, torch.float32),
-                lambda: load_causal_lm(base, torch.float32), lambda: map_causal_lm(base, torch.float32)):
+    for met in (
+        lambda: check_model_folder(base, "base.path"),
+        lambda: load_profile(str(tmp_path / "run.yaml")),
+        lambda: copy_pretrained(tmp_path / "copy", str(base), None, torch.float32),
+        lambda: load_causal_lm(base, torch.float32),
+        lambda: map_causal_lm(base, torch.float32),
+    ):
         with pytest.raises(UserError, match=WRONG[how]) as error:
             met()
         assert "\n" not in str(error.value)
@@ -84,12 +98,18 @@ def test_a_base_that_is_not_whole_and_plain_is_one_line_wherever_it_is_met(tmp_p
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
-@pytest.mark.parametrize(("change", "match"), [
-    (lambda all: {k: v for k, v in all.items() if k != DOWN}, f"found .*: 1 missing, as {DOWN}"),
-    (lambda all: {k.replace("model.", "transformer."): v for k, v in all.items()}, "missing, as .*unexpected, as transformer"),
-    (lambda all: {**all, "model.layers.0.self_attn.q_proj.bias": torch.zeros(8)}, "1 unexpected, as .*q_proj.bias"),
-    (lambda all: {k: v[:3] if k == DOWN else v for k, v in all.items()}, "no causal language model|mismatched"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda all: {k: v for k, v in all.items() if k != DOWN}, f"found .*: 1 missing, as {DOWN}"),
+        (
+            lambda all: {k.replace("model.", "transformer."): v for k, v in all.items()},
+            "missing, as .*unexpected, as transformer",
+        ),
+        (lambda all: {**all, "model.layers.0.self_attn.q_proj.bias": torch.zeros(8)}, "1 unexpected, as .*q_proj.bias"),
+        (lambda all: {k: v[:3] if k == DOWN else v for k, v in all.items()}, "no causal language model|mismatched"),
+    ],
+)
 def test_a_base_with_other_tensors_is_refused_and_not_filled_up(base, change, match):
     load_causal_lm(base, torch.float32)
     rewritten(base, lambda tensors: {name: one.contiguous() for name, one in change(tensors).items()})
@@ -98,13 +118,27 @@ def test_a_base_with_other_tensors_is_refused_and_not_filled_up(base, change, ma
 
 
 def test_experts_are_no_target_of_lora(tmp_path):
-    config = Qwen3MoeConfig(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-                            num_key_value_heads=1, head_dim=8, num_experts=2, moe_intermediate_size=8, num_experts_per_tok=1)
+    config = Qwen3MoeConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        num_experts=2,
+        moe_intermediate_size=8,
+        num_experts_per_tok=1,
+    )
     Qwen3MoeForCausalLM(config).save_pretrained(tmp_path / "base")
     profile = tmp_path / "run.yaml"
-    text = "extends: smoke\nname: x\nbase: {kind: pretrained, path: ./base}\nlora: {target_modules: [q_proj, gate_proj]}\n"
+    text = (
+        "extends: smoke\nname: x\nbase: {kind: pretrained, path: ./base}\nlora: {target_modules: [q_proj, gate_proj]}\n"
+    )
     profile.write_text(text)
-    with pytest.raises(UserError, match=r"experts, which transformers keeps in one tensor; found gate_proj|no such layer"):
+    with pytest.raises(
+        UserError, match=r"experts, which transformers keeps in one tensor; found gate_proj|no such layer"
+    ):
         load_profile(str(profile))
     profile.write_text(text.replace(", gate_proj", ""))
     load_profile(str(profile))

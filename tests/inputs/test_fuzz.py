@@ -26,8 +26,26 @@ def test_damaged_media(tmp_path, kind, files):
     came = [fuzz.outcome(kind, good, whole, number, tmp_path / "f.bin") for number in range(files)]
     assert not [one for one in came if one[2][0].isupper()]
     assert {one[2] for one in came} >= {"unreadable", "changed"}
-    plain = ("BMP", "DDS", "IM", "MSP", "PCX", "PPM", "SGI", "TGA", "TIFF", "WAV", "RF64", "W64", "AIFF", "AU", "CAF", "NIST",
-             "SVX", "XBM")  # uncompressed: zeros are black or silent
+    plain = (
+        "BMP",
+        "DDS",
+        "IM",
+        "MSP",
+        "PCX",
+        "PPM",
+        "SGI",
+        "TGA",
+        "TIFF",
+        "WAV",
+        "RF64",
+        "W64",
+        "AIFF",
+        "AU",
+        "CAF",
+        "NIST",
+        "SVX",
+        "XBM",
+    )  # uncompressed: zeros are black or silent
     taken = [one for one in came if one[2] == "different" and not (one[1] == "zeros" and one[0].startswith(plain))]
     assert len(taken) <= files // 50  # a few bytes at the very end
 
@@ -42,7 +60,10 @@ def is_fine(read, number):
 
 
 def table(form):
-    rows = [{"id": f"r{i}", "image": "p.png", "caption": f'a "big" cat, no. {i}\u00e9\u2028x', "split": "test"} for i in range(12)]
+    rows = [
+        {"id": f"r{i}", "image": "p.png", "caption": f'a "big" cat, no. {i}\u00e9\u2028x', "split": "test"}
+        for i in range(12)
+    ]
     if form == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=bool(i % 2)) + "\n" for i, row in enumerate(rows)).encode()
     quoted = [[f'"{cell}"'.replace('"big"', '""big""') for cell in row.values()] for row in rows]
@@ -86,7 +107,9 @@ def test_damaged_tokenizers(tmp_path):
 
 def test_damaged_safetensors(tmp_path):
     path, read = tmp_path / "t.safetensors", 0
-    save_tensors(path, {"a": np.arange(40.0, dtype=np.float32).reshape(5, 8), "b": np.zeros(3, np.int32)}, {"kind": "x"})
+    save_tensors(
+        path, {"a": np.arange(40.0, dtype=np.float32).reshape(5, 8), "b": np.zeros(3, np.int32)}, {"kind": "x"}
+    )
     data = path.read_bytes()
     for number in range(400):
         path.write_bytes(fuzz.changed(data, np.random.default_rng([number, 8]))[1])

@@ -14,7 +14,9 @@ from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.plain_text import plain_line
 from tests.report import sample_run
 
-MARKUP = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'></table></div>--><style>*{display:none}"
+MARKUP = (
+    "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'></table></div>--><style>*{display:none}"
+)
 TURNED = "\u202eabc \u0643\u0644\u0628 \u05db\u05dc\u05d1\u2066 x \u202d"
 CONTROL = "a\x1b[31m\x07\x08\x00\x9b2Jb\x7f\u2028c"
 LONG = "word" * 2500
@@ -31,8 +33,15 @@ def test_a_line_on_a_terminal_steers_nothing(text):
 @pytest.mark.parametrize("text", HOSTILE.values())
 def test_the_story_of_a_record_steers_nothing(text):
     record_ = {"caption": text, "media": {"root": text, "path": text}, "source": text, "license": text}
-    story = {"id": text, "record": record_, "tokens": None, "lost": [], "split": "test", "tasks": {"t2i": "kept"},
-             "outputs": [{"step": 1, "task": "i2t", "decoding": "greedy", "path": None, "text": text, "fault": text}]}
+    story = {
+        "id": text,
+        "record": record_,
+        "tokens": None,
+        "lost": [],
+        "split": "test",
+        "tasks": {"t2i": "kept"},
+        "outputs": [{"step": 1, "task": "i2t", "decoding": "greedy", "path": None, "text": text, "fault": text}],
+    }
     lost = [{"stage": "corpus", "id": text, "where": text, "why": text}]
     found = {"sides": {"test": 1}, "read": 1, "lost": lost, "cut": [], "unused": {}, "stale": False, "tasks": {}}
     problem = str(Problem("missing", text, text, text, "x", text, "y", "z"))
@@ -91,7 +100,9 @@ def test_the_page_shows_any_text_as_text(browser, tmp_path, name):
         said = []
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else 0)
+        page.on(
+            "request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else 0
+        )
         page.goto(file.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert not said and page.evaluate("window.broken") is None

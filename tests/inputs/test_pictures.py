@@ -35,11 +35,24 @@ def refused(tmp_path, data, match="cut off|not a readable picture"):
     assert str(tmp_path) not in str(error.value)
 
 
-@pytest.mark.parametrize(("form", "options"), [
-    ("JPEG", {}), ("JPEG", {"progressive": True}), ("JPEG", {"optimize": True, "subsampling": 0}),
-    ("JPEG", {"restart_marker_blocks": 5}), ("WEBP", {}), ("WEBP", {"lossless": True}), ("AVIF", {"speed": 10}),
-    ("PNG", {}), ("GIF", {}), ("JPEG2000", {}), ("TIFF", {"compression": "tiff_deflate"}), ("ICO", {}), ("QOI", {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("JPEG", {"optimize": True, "subsampling": 0}),
+        ("JPEG", {"restart_marker_blocks": 5}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("AVIF", {"speed": 10}),
+        ("PNG", {}),
+        ("GIF", {}),
+        ("JPEG2000", {}),
+        ("TIFF", {"compression": "tiff_deflate"}),
+        ("ICO", {}),
+        ("QOI", {}),
+    ],
+)
 @pytest.mark.parametrize("share", [0.4, 0.8])
 def test_half_a_picture_is_refused_however_it_was_closed(tmp_path, form, options, share):
     data = stored(form, **options)
@@ -68,8 +81,16 @@ def odd_exif(value):
     return b"Exif\0\0II*\0\x08\0\0\0" + entries + b"\0\0\0\0"
 
 
-@pytest.mark.parametrize("value", [(2, 4, b"abc\0"), (5, 1, b"\xff\xff\xff\x7f"), (7, 9_999_999, b"\1\0\0\0"),
-                                   (13, 1, b"\0\0\0\0"), (4, 1, b"\x08\0\0\0")])
+@pytest.mark.parametrize(
+    "value",
+    [
+        (2, 4, b"abc\0"),
+        (5, 1, b"\xff\xff\xff\x7f"),
+        (7, 9_999_999, b"\1\0\0\0"),
+        (13, 1, b"\0\0\0\0"),
+        (4, 1, b"\x08\0\0\0"),
+    ],
+)
 def test_odd_exif_costs_at_most_its_picture(tmp_path, value):
     data = stored("JPEG")
     exif = odd_exif(value)
@@ -80,8 +101,21 @@ def test_odd_exif_costs_at_most_its_picture(tmp_path, value):
         assert error.kind == "unreadable"
 
 
-@pytest.mark.parametrize("raised", [TypeError, KeyError, AttributeError, RuntimeError, OverflowError, struct.error,
-                                    MemoryError, RecursionError, ZeroDivisionError, AssertionError])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        TypeError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+        struct.error,
+        MemoryError,
+        RecursionError,
+        ZeroDivisionError,
+        AssertionError,
+    ],
+)
 def test_whatever_a_decoder_raises_is_one_bad_record(tmp_path, monkeypatch, raised):
     def broken(self, *args, **kwargs):
         raise raised("odd\x1b[31m\nsecond line")

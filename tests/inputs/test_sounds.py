@@ -102,7 +102,7 @@ def test_chunks_before_the_samples_hide_no_missing_half(tmp_path):
     for part in (1, 2):
         body = data[12:36] + listed + data[36:]
         whole = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
-        path.write_bytes(whole[: len(whole) // part] if part == 1 else whole[:-NOISE.size])
+        path.write_bytes(whole[: len(whole) // part] if part == 1 else whole[: -NOISE.size])
         if part == 1:
             assert summarise_audio(path).samples == len(NOISE)
     refused(path, "24000 of 48000 bytes of its samples are missing")
@@ -166,9 +166,17 @@ def test_formats_whose_end_cannot_be_checked_are_named(tmp_path, form):
 
 
 @pytest.mark.parametrize("crop", ["first", "center"])
-@pytest.mark.parametrize(("form", "original", "rate"), [("WAV", 44_100, 24_000), ("FLAC", 48_000, 16_000),
-                                                        ("OGG", 16_000, 24_000), ("MP3", 22_050, 16_000),
-                                                        ("WAV", 16_000, 16_000), ("WAV", 11_025, 48_000)])
+@pytest.mark.parametrize(
+    ("form", "original", "rate"),
+    [
+        ("WAV", 44_100, 24_000),
+        ("FLAC", 48_000, 16_000),
+        ("OGG", 16_000, 24_000),
+        ("MP3", 22_050, 16_000),
+        ("WAV", 16_000, 16_000),
+        ("WAV", 11_025, 48_000),
+    ],
+)
 def test_a_clip_is_the_same_samples_as_the_whole_sound_cut(tmp_path, crop, form, original, rate):
     wave = RNG.standard_normal((original * 3 + 17, 2)) * 0.1
     path = sound(tmp_path, form, wave=wave, rate=original)
@@ -209,7 +217,9 @@ def test_levels_show_silence_and_channels_that_cancel(tmp_path):
 
 def test_a_recording_has_one_content_in_every_lossless_container(tmp_path):
     wave = (NOISE * 32768).round() / 32768
-    contents = {summarise_audio(sound(tmp_path, form, "PCM_16", wave)).content_sha256
-                for form in ("WAV", "FLAC", "AIFF", "CAF", "W64", "RF64", "AU")}
+    contents = {
+        summarise_audio(sound(tmp_path, form, "PCM_16", wave)).content_sha256
+        for form in ("WAV", "FLAC", "AIFF", "CAF", "W64", "RF64", "AU")
+    }
     assert len(contents) == 1
     assert summarise_audio(sound(tmp_path, wave=wave, rate=8000)).content_sha256 not in contents

@@ -35,7 +35,7 @@ def test_only_line_feeds_and_carriage_returns_end_a_row(tmp_path, mark):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_every_line_end_of_a_system_ends_a_row(tmp_path, end):
-    lines = rows(tmp_path, f"id,caption{end}1,\"two{end}lines\"{end}{end}2,b{end}")
+    lines = rows(tmp_path, f'id,caption{end}1,"two{end}lines"{end}{end}2,b{end}')
     assert [(line.number, line.fields["id"]) for line in lines] == [(2, "1"), (5, "2")]
     assert lines[0].fields["caption"].split() == ["two", "lines"]
 
@@ -57,15 +57,18 @@ def test_many_stray_quotes_take_no_time(tmp_path):
     assert len(lines) == 3000 and not good(lines)
 
 
-@pytest.mark.parametrize(("data", "match"), [
-    ("id,caption\n1,caf\u00e9\n".encode("latin-1"), "not UTF-8; found byte 0xe9"),
-    ("id,caption\n1,x\n".encode("utf-16"), "not UTF-8; found UTF-16"),
-    (b"\x1f\x8b\x08\0\0\0\0\0", "not UTF-8; found gzip"),
-    (b"PK\3\4\0\0\0\0", r"found zip \(xlsx\)"),
-    (b"id,caption,caption\n1,a,b\n", "column named twice; found caption"),
-    (b'id,"caption\n', "expected one row a line|not CSV"),
-    (b"id,caption\n" + b"x" * (1 << 21), "line is too long"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ("id,caption\n1,caf\u00e9\n".encode("latin-1"), "not UTF-8; found byte 0xe9"),
+        ("id,caption\n1,x\n".encode("utf-16"), "not UTF-8; found UTF-16"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "not UTF-8; found gzip"),
+        (b"PK\3\4\0\0\0\0", r"found zip \(xlsx\)"),
+        (b"id,caption,caption\n1,a,b\n", "column named twice; found caption"),
+        (b'id,"caption\n', "expected one row a line|not CSV"),
+        (b"id,caption\n" + b"x" * (1 << 21), "line is too long"),
+    ],
+)
 def test_a_table_that_is_none_is_one_line(tmp_path, data, match):
     with pytest.raises(UserError, match=match) as error:
         rows(tmp_path, data)
@@ -85,9 +88,19 @@ def test_a_mark_at_the_start_is_no_part_of_the_first_name(tmp_path):
     assert [item["id"] for _, item in captions.read(tmp_path, "real")] == ["a"]
 
 
-@pytest.mark.parametrize("line", ["[" * 100_000, '{"a":' * 5000, "x" * (1 << 21), "9" * 5000, '{"id": NaN}', "\0",
-                                  '{"id": "a", "caption": "x", "image": "' + "a" * 300 + '.png"}',
-                                  '{"id": "a", "caption": "x", "image": "' + "d/" * 3000 + 'p.png"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"a":' * 5000,
+        "x" * (1 << 21),
+        "9" * 5000,
+        '{"id": NaN}',
+        "\0",
+        '{"id": "a", "caption": "x", "image": "' + "a" * 300 + '.png"}',
+        '{"id": "a", "caption": "x", "image": "' + "d/" * 3000 + 'p.png"}',
+    ],
+)
 def test_an_odd_line_is_one_bad_record(tmp_path, line):
     (tmp_path / "captions.jsonl").write_text(line + '\n{"id": "b", "image": "p.png", "caption": "a cat"}\n')
     Image.new("RGB", (2, 2)).save(tmp_path / "p.png")
@@ -95,7 +108,9 @@ def test_an_odd_line_is_one_bad_record(tmp_path, line):
     assert isinstance(bad, Problem) and len(str(bad)) < 600 and fine["id"] == "b"
 
 
-@pytest.mark.parametrize("caption", ["", "\u200b", "\ufeff", "\u00ad\u2060", "\0", ".", "...", "\u3164", "\u2800", "- -"])
+@pytest.mark.parametrize(
+    "caption", ["", "\u200b", "\ufeff", "\u00ad\u2060", "\0", ".", "...", "\u3164", "\u2800", "- -"]
+)
 def test_a_caption_that_only_looks_like_one_is_empty(tmp_path, caption):
     assert not has_word(caption)
     (tmp_path / "captions.jsonl").write_text(json.dumps({"id": "a", "image": "p.png", "caption": caption}) + "\n")

@@ -13,8 +13,15 @@ from mmpt.store.errors import UserError
 from mmpt.tokens.exported_names import token_names
 from mmpt.tokens.space import build_token_space
 
-TEXTS = ["a red circle", "a <|image_7|> cat", "say <|gen_img|> now", "<|endoftext|>", "x<|im_end|>y <think> [INST] <|text_start|>",
-         "<|audio_cb0_0|><|pad_mm|>", "caf\u00e9 \U0001f436"]
+TEXTS = [
+    "a red circle",
+    "a <|image_7|> cat",
+    "say <|gen_img|> now",
+    "<|endoftext|>",
+    "x<|im_end|>y <think> [INST] <|text_start|>",
+    "<|audio_cb0_0|><|pad_mm|>",
+    "caf\u00e9 \U0001f436",
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +29,23 @@ def folder(tmp_path_factory):
     """A byte-level BPE with control tokens of the kinds that bases have."""
     folder = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer(["a red circle and a cat say now"] * 4, 300, folder)
-    changed(folder, lambda file: file["added_tokens"].extend(
-        {"id": len(file["model"]["vocab"]) + at, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False, "special": special}
-        for at, (name, special) in enumerate([("<|im_end|>", True), ("<think>", False), ("[INST]", False), ("zwei", False)])
-    ))
+    changed(
+        folder,
+        lambda file: file["added_tokens"].extend(
+            {
+                "id": len(file["model"]["vocab"]) + at,
+                "content": name,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": special,
+            }
+            for at, (name, special) in enumerate(
+                [("<|im_end|>", True), ("<think>", False), ("[INST]", False), ("zwei", False)]
+            )
+        ),
+    )
     return folder
 
 
@@ -43,9 +62,13 @@ def space_of(folder):
 
 
 def space_for(text):
-    return build_token_space(base_text_model="tiny", text_vocab_size=text, n_special=16,
-                             image_tokenizer={"name": "p", "codebook_size": 12, "tokens_per_image": 6},
-                             audio_codec={"name": "m", "n_codebooks": 1, "codebook_size": 6})
+    return build_token_space(
+        base_text_model="tiny",
+        text_vocab_size=text,
+        n_special=16,
+        image_tokenizer={"name": "p", "codebook_size": 12, "tokens_per_image": 6},
+        audio_codec={"name": "m", "n_codebooks": 1, "codebook_size": 6},
+    )
 
 
 def test_no_text_becomes_a_control_id_and_none_is_lost(folder):
@@ -68,11 +91,22 @@ def test_the_exported_tokenizer_gives_the_ids_of_the_run(folder, tmp_path):
         assert exported.convert_tokens_to_ids(name) == place
 
 
-@pytest.mark.parametrize("carried", [
-    {"truncation": {"max_length": 6, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}},
-    {"padding": {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": 8, "pad_id": 0, "pad_type_id": 0,
-                 "pad_token": "<|endoftext|>"}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "carried",
+    [
+        {"truncation": {"max_length": 6, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}},
+        {
+            "padding": {
+                "strategy": "BatchLongest",
+                "direction": "Right",
+                "pad_to_multiple_of": 8,
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "<|endoftext|>",
+            }
+        },
+    ],
+)
 def test_padding_and_truncation_of_the_file_are_off(folder, tmp_path, carried):
     plain = open_tokenizer_file(folder / "tokenizer.json")
     carrying = open_tokenizer_file(changed(folder, lambda file: file.update(carried), tmp_path))
@@ -80,11 +114,16 @@ def test_padding_and_truncation_of_the_file_are_off(folder, tmp_path, carried):
     assert list(encoded(carrying, texts)) == list(encoded(plain, texts))
 
 
-@pytest.mark.parametrize(("data", "match"), [
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "a Git LFS pointer .* git lfs pull"),
-    (b'{"model": {"vocab": {"a": 1', "damaged, or half a download; found no closing brace"),
-    (b"{}", "not a tokenizer that tokenizers reads"), (b"", "no closing brace"), (b"\xff\xfe{}", "not a tokenizer"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "a Git LFS pointer .* git lfs pull"),
+        (b'{"model": {"vocab": {"a": 1', "damaged, or half a download; found no closing brace"),
+        (b"{}", "not a tokenizer that tokenizers reads"),
+        (b"", "no closing brace"),
+        (b"\xff\xfe{}", "not a tokenizer"),
+    ],
+)
 def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path, data, match):
     (tmp_path / "tokenizer.json").write_bytes(data)
     with pytest.raises(UserError, match=match) as error:
@@ -109,10 +148,16 @@ def test_a_hole_or_a_name_of_ours_is_refused_before_training(folder, tmp_path):
         check_tokenizer(path, space_of(tmp_path))
 
 
-@pytest.mark.parametrize(("data", "match"), [
-    ("caf\u00e9\nx".encode("latin-1"), "not UTF-8 text; found byte 0xe9 in line 1"), (b"\x1f\x8b\x08", "found gzip"),
-    ("x".encode("utf-16"), "found UTF-16"), (b"PK\3\4", "found zip"), (b"ok\n\xff", "in line 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ("caf\u00e9\nx".encode("latin-1"), "not UTF-8 text; found byte 0xe9 in line 1"),
+        (b"\x1f\x8b\x08", "found gzip"),
+        ("x".encode("utf-16"), "found UTF-16"),
+        (b"PK\3\4", "found zip"),
+        (b"ok\n\xff", "in line 2"),
+    ],
+)
 def test_a_text_that_is_none_is_one_line(tmp_path, data, match):
     (tmp_path / "t").write_bytes(data)
     with pytest.raises(UserError, match=match) as error:

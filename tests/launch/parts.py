@@ -57,6 +57,4 @@ def note_place(ctx, rank, world):
         "OMP_NUM_THREADS",
         "PYTHONHASHSEED",
     )
-    write_json(
-        ctx.work / f"place-{rank}.json", {"world": world, **{name: os.environ[name] for name in names}}
-    )
+    write_json(ctx.work / f"place-{rank}.json", {"world": world, **{name: os.environ[name] for name in names}})

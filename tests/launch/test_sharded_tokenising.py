@@ -28,9 +28,7 @@ def world(tmp_path_factory) -> World:
     return build_world(tmp_path_factory.mktemp("world") / "stages")
 
 
-def spread(
-    world: World, folder, launcher: Launcher, part=stages.shards_part, each=stages.Tokenising, **changes
-):
+def spread(world: World, folder, launcher: Launcher, part=stages.shards_part, each=stages.Tokenising, **changes):
     """The shards stage with a launcher: (digest of its output, its context)."""
     ctx = world.context("shards", folder / "out", folder / "work", **changes)
     said = []
@@ -76,10 +74,13 @@ def test_a_worker_that_is_killed_half_way_costs_no_byte(world, tmp_path, kind):
 
 @needs_ray
 @pytest.mark.slow  # a cluster each time, 12 s
-@pytest.mark.parametrize("each, said", [
-    (parts.KilledAlways, "ActorDiedError: .*; what is done stays and doit goes on from there"),
-    (parts.Breaking, "RuntimeError: a fault of ours; what is done stays"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "each, said",
+    [
+        (parts.KilledAlways, "ActorDiedError: .*; what is done stays and doit goes on from there"),
+        (parts.Breaking, "RuntimeError: a fault of ours; what is done stays"),
+    ],
+)
 def test_ray_s_failures_are_told_in_a_line(world, tmp_path, each, said):
     with pytest.raises(WorkersFailed, match=said) as caught:
         spread(world, tmp_path, Launcher("ray", 2, restarts=1), each=each)

@@ -275,11 +275,14 @@ def test_a_job_that_slurm_forgot_is_judged_by_its_reports(spread, slurm):
     assert "slurm job 100: rank 1 was killed by SIGKILL (out of memory?); submitted again" in project.log
 
 
-@pytest.mark.parametrize("what, said", [
-    ("broken", "launcher.slurm: slurm took no job; found sbatch: error: invalid partition specified: nowhere"),
-    ("down", "launcher.slurm: slurm does not answer; found squeue: error: Unable to contact slurm controller"),
-    ("absent", "launcher.kind: there is no slurm here; expected squeue on PATH"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "what, said",
+    [
+        ("broken", "launcher.slurm: slurm took no job; found sbatch: error: invalid partition specified: nowhere"),
+        ("down", "launcher.slurm: slurm does not answer; found squeue: error: Unable to contact slurm controller"),
+        ("absent", "launcher.kind: there is no slurm here; expected squeue on PATH"),
+    ],
+)
 def test_a_slurm_that_takes_no_job_is_one_line(tmp_path, slurm, monkeypatch, what, said):
     (slurm.folder / what).touch()
     if what == "absent":
@@ -296,9 +299,7 @@ def test_without_submitit_a_line_says_what_to_install(tmp_path, monkeypatch):
 
 def context(folder: Path, launcher: Launcher) -> StageContext:
     (folder / "work-shards-abc").mkdir()
-    return StageContext(
-        "shards", SliceView({}, ()), {}, folder / "out", folder / "work-shards-abc", launcher=launcher
-    )
+    return StageContext("shards", SliceView({}, ()), {}, folder / "out", folder / "work-shards-abc", launcher=launcher)
 
 
 def test_workers_on_several_machines_find_each_other(tmp_path, slurm, monkeypatch):
@@ -309,6 +310,4 @@ def test_workers_on_several_machines_find_each_other(tmp_path, slurm, monkeypatc
     assert {place["MASTER_ADDR"] for place in places} == {"127.0.0.1"}  # as slurm has it: no such host name
     assert len({place["MASTER_PORT"] for place in places}) == 1
     assert [place["LOCAL_RANK"] for place in places] == ["0", "1", "0", "1"]
-    assert {(place["world"], place["OMP_NUM_THREADS"], place["PYTHONHASHSEED"]) for place in places} == {
-        (4, "1", "0")
-    }
+    assert {(place["world"], place["OMP_NUM_THREADS"], place["PYTHONHASHSEED"]) for place in places} == {(4, "1", "0")}

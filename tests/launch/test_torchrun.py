@@ -16,14 +16,15 @@ def test_two_workers_do_what_one_process_does_and_the_receipt_says_so(spread):
     project = spread(TWO)
     outcome = project.doit("shards")
     assert outcome.code == BUILT and project.squares() == SQUARES, (outcome, project.log)
-    assert set(re.findall(r"piece (\d) by (\d) of 2", project.log)) == {
-        (str(n), str(n % 2)) for n in range(5)
-    }
+    assert set(re.findall(r"piece (\d) by (\d) of 2", project.log)) == {(str(n), str(n % 2)) for n in range(5)}
     info = project.receipt()["runDetails"]["info"]
     assert info["world"] == 2
     assert {**info["launcher"], "peak_memory_mib": len(info["launcher"]["peak_memory_mib"])} == {
-        "kind": "torchrun", "processes": 2, "restarts": 0, "peak_memory_mib": 2,
-    }  # fmt: skip
+        "kind": "torchrun",
+        "processes": 2,
+        "restarts": 0,
+        "peak_memory_mib": 2,
+    }
     project.edit("smoke.yaml", TWO, "{kind: local, processes: 1}")
     again = project.doit("shards")
     assert (again.code, again.ran) == (BUILT, [])  # a launcher makes nothing stale

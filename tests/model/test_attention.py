@@ -19,9 +19,17 @@ from tests.model.tiny_model import LORA, TEXT, small_model, small_space
 
 LENGTHS = (9, 5, 5, 2, 1)
 SHAPE = dict(
-    vocab_size=TEXT, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8, bos_token_id=None, eos_token_id=None, tie_word_embeddings=True,
-)  # fmt: skip
+    vocab_size=TEXT,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    bos_token_id=None,
+    eos_token_id=None,
+    tie_word_embeddings=True,
+)
 
 
 CPU = torch.device("cpu")

@@ -116,7 +116,11 @@ def test_attention_that_is_no_one_operator_is_told_in_a_line(tmp_path, monkeypat
         compile_layers(model, "aot_eager")
     model.config.attention_dropout = 0.0
     cuda = torch.device("cuda")
-    for has, dtype, takes in ((True, torch.float32, False), (True, torch.bfloat16, True), (False, torch.bfloat16, False)):
+    for has, dtype, takes in (
+        (True, torch.float32, False),
+        (True, torch.bfloat16, True),
+        (False, torch.bfloat16, False),
+    ):
         monkeypatch.setattr(attention, "_has_kernel", lambda device, has=has: has)
         assert (attention.obstacle_to_compiling(model.config, cuda, dtype) is None) == takes
     assert attention.obstacle_to_compiling(model.config, torch.device("cpu"), torch.float32) is None

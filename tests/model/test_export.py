@@ -38,9 +38,7 @@ def space_of_bytes():
 class Exported:
     """A small model with its exported folder, and what our engine generates with it."""
 
-    def __init__(
-        self, root: Path, *, tied: bool, padded_to: int = TEXT, dtype=torch.float32, layer_norm=False
-    ):
+    def __init__(self, root: Path, *, tied: bool, padded_to: int = TEXT, dtype=torch.float32, layer_norm=False):
         self.space = space_of_bytes()
         self.model = small_model(
             root / "base" / "model", tied=tied, padded_to=padded_to, space=self.space, layer_norm=layer_norm
@@ -92,18 +90,12 @@ class Exported:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def exported(request, tmp_path_factory):
-    return Exported(
-        tmp_path_factory.mktemp("export"), tied=request.param, padded_to=TEXT + 9, layer_norm=True
-    )
+    return Exported(tmp_path_factory.mktemp("export"), tied=request.param, padded_to=TEXT + 9, layer_norm=True)
 
 
 def test_plain_transformers_gives_our_logits(exported):
     model, plain = exported.model, exported.plain
-    assert (
-        plain.get_input_embeddings().num_embeddings
-        == exported.space.vocab_size_total
-        == plain.config.vocab_size
-    )
+    assert plain.get_input_embeddings().num_embeddings == exported.space.vocab_size_total == plain.config.vocab_size
     assert (plain.lm_head.weight is plain.get_input_embeddings().weight) == model.tied
     for ids in exported.probes:
         ids = torch.as_tensor(ids)[None].long()

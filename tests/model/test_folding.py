@@ -92,7 +92,9 @@ def test_a_base_in_16_bits_errs_no_more_than_peft_does(dropout, dtype, inputs_as
     plain, ours, folded = models(dropout, dtype, torch.float32)
     assert folded == 0 and all(type(ours.base_model.model.get_submodule(n)) is SlimLora for n in ("first", "small"))
     if dropout:  # its draws differ by dtype
-        monkeypatch.setattr(nn.functional, "dropout", lambda x, p, *_: x * (torch.arange(x.shape[-1]) % 3 > 0) / (1 - p))
+        monkeypatch.setattr(
+            nn.functional, "dropout", lambda x, p, *_: x * (torch.arange(x.shape[-1]) % 3 > 0) / (1 - p)
+        )
     x = torch.randn(2, 50, WIDE[0]).to(dtype).requires_grad_(inputs_ask)
     y = torch.randn(3, NARROW[0]).to(dtype)
     found = []

@@ -12,9 +12,7 @@ from mmpt.store.errors import UserError
 
 gguf = pytest.importorskip("gguf", reason="package gguf is not installed")
 
-WORDS = [
-    chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))
-]  # GPT-2's bytes
+WORDS = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]  # GPT-2's bytes
 TOKENS = [*WORDS, "\u0120a", "he", "<|endoftext|>"]
 SIZES = {"embedding": 16, "head": 8, "mlp": 24, "heads": 2}
 

@@ -13,9 +13,13 @@ from tests.model.tiny_model import small_model, small_space
 COMMON = dict(vocab_size=64, hidden_size=32, num_hidden_layers=2, intermediate_size=48)
 HEADS = dict(num_attention_heads=4, num_key_value_heads=2)
 LINEAR = dict(
-    layer_types=["linear_attention", "full_attention"], head_dim=8, linear_num_value_heads=4, linear_num_key_heads=2,
-    linear_key_head_dim=8, linear_value_head_dim=8,
-)  # fmt: skip
+    layer_types=["linear_attention", "full_attention"],
+    head_dim=8,
+    linear_num_value_heads=4,
+    linear_num_key_heads=2,
+    linear_key_head_dim=8,
+    linear_value_head_dim=8,
+)
 EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
 GPT2 = dict(vocab_size=64, n_embd=32, n_layer=2, n_head=4)
 APART = {
@@ -29,13 +33,18 @@ LEAKING = {
     "qwen3_5_text": {**COMMON, **HEADS, **LINEAR},
     "lfm2": {**COMMON, **HEADS, "layer_types": ["conv", "full_attention"]},
     "falcon_h1": {
-        **COMMON, **HEADS, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1,
+        **COMMON,
+        **HEADS,
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_n_groups": 1,
         "mamba_d_state": 8,
     },
     "mamba2": dict(
         vocab_size=64, hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, state_size=8, n_groups=1
     ),
-}  # fmt: skip
+}
 UNABLE = {
     "mamba": dict(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=8),
     "bloom": dict(vocab_size=64, hidden_size=32, n_layer=2, n_head=4),

@@ -68,8 +68,14 @@ def same(ours, theirs):
 
 
 def test_a_base_that_is_set_aside_takes_no_memory_of_its_own(tmp_path):
-    shape = {"hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64,
-             "intermediate_size": 1024}  # fmt: skip
+    shape = {
+        "hidden_size": 256,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "intermediate_size": 1024,
+    }
     build_tiny(shape, TEXT, 0).to(torch.bfloat16).save_pretrained(tmp_path / "base")
     size = sum(one.nbytes for one in load_file(tmp_path / "base" / "model.safetensors").values())
 

@@ -16,9 +16,16 @@ from mmpt.train.schedule import make_optimizer
 from tests.model.tiny_model import LORA, small_space
 
 CONFIG = {
-    "model_type": "qwen3", "vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "tie_word_embeddings": False,
-}  # fmt: skip
+    "model_type": "qwen3",
+    "vocab_size": 50,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "tie_word_embeddings": False,
+}
 RATES = {"lora": 1e-3, "embed": 1e-3, "head": 1e-3}
 
 

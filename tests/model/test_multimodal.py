@@ -29,12 +29,8 @@ def test_plain_peft_reloads_the_adapter_bit_for_bit(tmp_path, tied, padded_to, l
     stored, ours = get_peft_model_state_dict(theirs, save_embedding_layers=False), model.adapter_parameters()
     assert set(stored) == set(ours) and all(torch.equal(stored[key], ours[key]) for key in ours)
     with torch.no_grad():
-        torch.testing.assert_close(
-            theirs(input_ids=IDS).logits, model.logits(model.hidden(IDS)), rtol=1e-5, atol=1e-5
-        )
-        assert torch.equal(
-            theirs(input_ids=IDS).logits.argmax(-1), model.logits(model.hidden(IDS)).argmax(-1)
-        )
+        torch.testing.assert_close(theirs(input_ids=IDS).logits, model.logits(model.hidden(IDS)), rtol=1e-5, atol=1e-5)
+        assert torch.equal(theirs(input_ids=IDS).logits.argmax(-1), model.logits(model.hidden(IDS)).argmax(-1))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -65,9 +61,7 @@ def test_an_adapter_of_something_else_is_refused(tmp_path, change, words):
     model = small_model(tmp_path / "base")
     model.save_adapter(tmp_path / "a")
     arguments = {"space": model.space, "lora": LORA, "seed": 1, **change}
-    other = MultimodalLM.from_base(
-        tmp_path / "base", arguments.pop("space"), arguments.pop("lora"), **arguments
-    )
+    other = MultimodalLM.from_base(tmp_path / "base", arguments.pop("space"), arguments.pop("lora"), **arguments)
     with pytest.raises(UserError, match=words):
         other.load_adapter(tmp_path / "a")
 
@@ -154,9 +148,7 @@ def test_our_loss_is_hugging_faces_loss_on_the_same_labels(tmp_path):
     labels[:, :4] = -100
     theirs = base(input_ids=ids, labels=labels).loss
     hidden = base.get_decoder()(input_ids=ids).last_hidden_state[:, :-1]
-    ours = linear_cross_entropy(
-        hidden.flatten(0, 1), labels[:, 1:].flatten(), base.get_output_embeddings().weight
-    )
+    ours = linear_cross_entropy(hidden.flatten(0, 1), labels[:, 1:].flatten(), base.get_output_embeddings().weight)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
@@ -194,9 +186,7 @@ def test_a_folded_lora_layer_computes_what_peft_computes(tmp_path):
         module.__class__ = LoraLinear
     plain = model.hidden(IDS)
     torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
-    for a, b in zip(
-        grads, torch.autograd.grad(plain.square().sum(), list(model.adapter_parameters().values()))
-    ):
+    for a, b in zip(grads, torch.autograd.grad(plain.square().sum(), list(model.adapter_parameters().values()))):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 

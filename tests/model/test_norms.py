@@ -31,7 +31,9 @@ class Twice(LlamaRMSNorm):
 def test_only_what_computes_that_norm_in_16_bits_gets_the_kernel(norm, dtype, fits):
     model = nn.Sequential(copy.deepcopy(norm).to(dtype), nn.Linear(8, 8).to(dtype))
     assert norms.fuse_norms(model) == fits and isinstance(model[0], norms.OneKernel) == fits
-    assert isinstance(model[0], type(norm)) and list(model.state_dict()) == list(nn.Sequential(norm, model[1]).state_dict())
+    assert isinstance(model[0], type(norm)) and list(model.state_dict()) == list(
+        nn.Sequential(norm, model[1]).state_dict()
+    )
 
 
 def test_its_numbers_are_transformers_to_rounding_and_the_cpu_keeps_transformers_own(monkeypatch):

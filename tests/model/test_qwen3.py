@@ -105,9 +105,7 @@ class Run:
         return StageContext(name, SliceView(profile, tuple(profile), name), inputs, out, self.root / "work")
 
     def model(self) -> MultimodalLM:
-        return MultimodalLM.from_base(
-            self.root / "base" / "model", load(self.root / "token_space"), LORA, seed=1
-        )
+        return MultimodalLM.from_base(self.root / "base" / "model", load(self.root / "token_space"), LORA, seed=1)
 
 
 def tokenizer_bytes() -> bytes:

@@ -34,9 +34,7 @@ def test_equals_torch_on_full_logits(reduction):
     theirs = F.cross_entropy(hidden @ torch.cat([base, new]).T, labels, reduction=reduction)
     up = torch.randn_like(theirs)
     torch.testing.assert_close(ours, theirs)
-    for a, b in zip(
-        grads((ours * up).sum(), hidden, base, new), grads((theirs * up).sum(), hidden, base, new)
-    ):
+    for a, b in zip(grads((ours * up).sum(), hidden, base, new), grads((theirs * up).sum(), hidden, base, new)):
         torch.testing.assert_close(a, b)
 
 
@@ -98,9 +96,7 @@ def test_a_column_range_is_a_softmax_over_that_range():
     lo[5:8], hi[5:8] = torch.tensor([3, 3, V0 + 2]), V0 + 4  # ranges that start inside a matrix, or end there
     new.requires_grad_(), hidden.requires_grad_()
     ids = torch.arange(V0 + T)
-    logits = (hidden @ torch.cat([base, new]).T).masked_fill(
-        (ids < lo[:, None]) | (ids >= hi[:, None]), -torch.inf
-    )
+    logits = (hidden @ torch.cat([base, new]).T).masked_fill((ids < lo[:, None]) | (ids >= hi[:, None]), -torch.inf)
     theirs = F.cross_entropy(logits, labels)
     ours = linear_cross_entropy(hidden, labels, base, new, column_range=(lo, hi))
     torch.testing.assert_close(ours, theirs)
@@ -117,9 +113,7 @@ def test_statistics_and_group_sums():
     keep = labels != -100
     nll = F.cross_entropy(logits, labels, reduction="none")
     torch.testing.assert_close(out.nll, nll)
-    torch.testing.assert_close(
-        out.lse, torch.where(keep, logits.logsumexp(1), torch.zeros(N, dtype=torch.float64))
-    )
+    torch.testing.assert_close(out.lse, torch.where(keep, logits.logsumexp(1), torch.zeros(N, dtype=torch.float64)))
     assert torch.equal(out.correct, (logits.argmax(1) == labels) & keep)
     for g in range(3):
         torch.testing.assert_close(out.group_loss[g], nll[group == g].sum())
@@ -132,9 +126,7 @@ def test_of_equal_logits_the_lowest_id_is_the_prediction():
     labels = torch.tensor([0, 1, 3, 4])
     out = linear_cross_entropy(torch.ones(4, 2), labels, base, new, return_stats=True)
     assert out.correct.tolist() == [True, False, False, False]
-    tail = linear_cross_entropy(
-        torch.ones(4, 2), labels.clamp(2), base, new, column_range=(2, 5), return_stats=True
-    )
+    tail = linear_cross_entropy(torch.ones(4, 2), labels.clamp(2), base, new, column_range=(2, 5), return_stats=True)
     assert tail.correct.tolist() == [True, True, False, False]
 
 
@@ -142,9 +134,7 @@ def test_nothing_supervised_is_a_zero_with_zero_gradients():
     hidden, base, new, labels = problem()
     hidden.requires_grad_(), new.requires_grad_()
     for reduction in ("mean", "sum", "none"):
-        loss = linear_cross_entropy(
-            hidden, torch.full_like(labels, -100), base, new, reduction=reduction
-        ).sum()
+        loss = linear_cross_entropy(hidden, torch.full_like(labels, -100), base, new, reduction=reduction).sum()
         assert loss == 0 and loss.grad_fn is not None
         for g, t in zip(grads(loss, hidden, new), (hidden, new)):
             assert g.shape == t.shape and not g.any()
@@ -153,9 +143,7 @@ def test_nothing_supervised_is_a_zero_with_zero_gradients():
 @pytest.mark.parametrize("rows", [0, 1])
 def test_empty_and_single_row_batches(rows):
     hidden, base, new, labels = problem(ignored=())
-    loss = linear_cross_entropy(
-        hidden[:rows].requires_grad_(), labels[:rows].int(), base, new, reduction="sum"
-    )
+    loss = linear_cross_entropy(hidden[:rows].requires_grad_(), labels[:rows].int(), base, new, reduction="sum")
     expected = F.cross_entropy(hidden[:rows] @ torch.cat([base, new]).T, labels[:rows], reduction="sum")
     torch.testing.assert_close(loss, expected)
 
@@ -164,9 +152,7 @@ def test_no_new_rows_and_a_vocabulary_of_one():
     hidden, base, _, _ = problem()
     zero = torch.zeros(N, dtype=torch.int64)
     assert linear_cross_entropy(hidden, zero, base[:1]) == 0
-    torch.testing.assert_close(
-        linear_cross_entropy(hidden, zero, base), F.cross_entropy(hidden @ base.T, zero)
-    )
+    torch.testing.assert_close(linear_cross_entropy(hidden, zero, base), F.cross_entropy(hidden @ base.T, zero))
 
 
 def test_bfloat16_input_accumulates_in_fp32():

@@ -15,15 +15,24 @@ import pytest
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
-LEFT_OUT = shutil.ignore_patterns("artifacts", ".git", "*.pyc", "__pycache__", ".venv*", "*.egg-info", ".pytest_cache", ".hypothesis")
+LEFT_OUT = shutil.ignore_patterns(
+    "artifacts", ".git", "*.pyc", "__pycache__", ".venv*", "*.egg-info", ".pytest_cache", ".hypothesis"
+)
 PROFILE = "tests/pipeline/quick.yaml"
 GATES = "K1 S1 S2 S3 W1 A1 A2 A3 A4 B1 B2 B3 B4 C1 C2 C3 C4 L1 E1 X1 R1 Q1 Q2 T1".split()
 
 
 def start(project: Path, *words: str, **more) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(project), "CI": "true"}
-    return subprocess.Popen([sys.executable, "-m", "doit", *words], cwd=project, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **more)
+    return subprocess.Popen(
+        [sys.executable, "-m", "doit", *words],
+        cwd=project,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **more,
+    )
 
 
 def doit(project: Path, *words: str) -> tuple[int, str]:
@@ -81,7 +90,10 @@ def test_the_run_ends_in_a_decision_with_every_gate_on_its_evidence(first):
     assert (code, decision["decision"]) == (10, "NO-GO"), output
     assert sorted(decision["gates"]) == sorted(GATES)
     assert all(gate["verdict"] in ("GO", "NO_GO", "CANNOT_DECIDE") for gate in decision["gates"].values())
-    assert all(decision["gates"][gate]["verdict"] == "GO" for gate in ("K1", "S1", "S2", "S3", "A1", "A2", "A3", "A4", "C1", "C4"))
+    assert all(
+        decision["gates"][gate]["verdict"] == "GO"
+        for gate in ("K1", "S1", "S2", "S3", "A1", "A2", "A3", "A4", "C1", "C4")
+    )
     assert output.rstrip().endswith("NO-GO")
 
 
@@ -146,7 +158,19 @@ def test_a_comment_runs_nothing_and_train_code_runs_from_its_first_user_on(proje
     assert {plan for stage, plan in planned(project).items() if stage != "release"} == {"fresh"}
     loop.write_text(loop.read_text() + "\n\nADDED = 1\n")
     plan = planned(project)
-    before = ("corpus", "manifest", "split", "codecs", "token_space", "shards", "shard_audit", "kernels", "base", "examples", "golden")
+    before = (
+        "corpus",
+        "manifest",
+        "split",
+        "codecs",
+        "token_space",
+        "shards",
+        "shard_audit",
+        "kernels",
+        "base",
+        "examples",
+        "golden",
+    )
     assert {plan[stage] for stage in before} == {"fresh"} and plan["warmup"] == plan["train"] == "runs"
 
 
@@ -186,21 +210,43 @@ def test_kill_9_in_training_resumes_and_gives_the_same_bytes(first, tmp_path):
 
 def test_sample_writes_what_was_asked_for(first, tmp_path):
     picture, sound = tmp_path / "x.png", tmp_path / "x.wav"
-    assert doit(first[0], "sample", f"profile={PROFILE}", "--prompt", "a red circle", "--task", "t2i", "--out", str(picture))[0] == 0
-    assert doit(first[0], "sample", f"profile={PROFILE}", "--prompt", "two loud bells", "--task", "t2a", "--out", str(sound))[0] == 0
+    assert (
+        doit(
+            first[0], "sample", f"profile={PROFILE}", "--prompt", "a red circle", "--task", "t2i", "--out", str(picture)
+        )[0]
+        == 0
+    )
+    assert (
+        doit(
+            first[0], "sample", f"profile={PROFILE}", "--prompt", "two loud bells", "--task", "t2a", "--out", str(sound)
+        )[0]
+        == 0
+    )
     assert Image.open(picture).size == (48, 48) and sound.stat().st_size > 1000
-    words = ("--image", str(picture), "--task", "i2t", "--temperature", "1", "--seed", "0")  # greedily it says nothing yet
+    words = (
+        "--image",
+        str(picture),
+        "--task",
+        "i2t",
+        "--temperature",
+        "1",
+        "--seed",
+        "0",
+    )  # greedily it says nothing yet
     code, output = doit(first[0], "sample", f"profile={PROFILE}", *words)
     assert code == 0 and len(output.split()) > 1, output
     code, output = doit(first[0], "sample", f"profile={PROFILE}", "--prompt", "x", "--task", "t2v", "--out", "y.png")
     assert code == 2 and "t2v" in output
 
 
-@pytest.mark.parametrize("old, new, said", [
-    ("name: pipeline-test", "name: pipeline-test\nexamples: {max_seq_len: 12}", "max_seq_len"),
-    ("train: {steps: 24", "train: {stepz: 24", "stepz"),
-    ("pictures: 420", "pictures: many", "pictures"),
-])
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("name: pipeline-test", "name: pipeline-test\nexamples: {max_seq_len: 12}", "max_seq_len"),
+        ("train: {steps: 24", "train: {stepz: 24", "stepz"),
+        ("pictures: 420", "pictures: many", "pictures"),
+    ],
+)
 def test_a_bad_profile_is_one_clear_line_and_exit_2(project, old, new, said):
     edited(project / PROFILE, old, new)
     before = manifests(project)

@@ -16,20 +16,23 @@ def loaded(folder, launcher: str):
 SLURM = "{time: 60, partition: gpu, nodes: 2, gpus_per_node: 4}"
 
 
-@pytest.mark.parametrize("launcher, stage, kind, workers", [
-    ("torchrun", "train", "torchrun", 2),
-    ("torchrun", "warmup", "torchrun", 2),
-    ("torchrun", "ablation", "local", 1),  # what cannot be spread
-    ("{kind: torchrun, processes: 8}", "generate", "torchrun", 8),
-    ("{kind: torchrun, processes: 8, stages: {generate: local}}", "generate", "local", 1),
-    ("{kind: torchrun, processes: 8, stages: {generate: local}}", "train", "torchrun", 8),
-    ("{stages: {shards: {kind: ray, processes: 3}}}", "shards", "ray", 3),
-    ("{stages: {shards: {kind: ray, processes: 3}}}", "train", "local", 1),
-    ("ray", "shards", "ray", 2),
-    ("ray", "train", "local", 1),
-    ("{kind: slurm, slurm: %s}" % SLURM, "train", "slurm", 8),
-    ("{kind: slurm, slurm: %s, stages: {train: {processes: 2}}}" % SLURM, "train", "slurm", 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "launcher, stage, kind, workers",
+    [
+        ("torchrun", "train", "torchrun", 2),
+        ("torchrun", "warmup", "torchrun", 2),
+        ("torchrun", "ablation", "local", 1),  # what cannot be spread
+        ("{kind: torchrun, processes: 8}", "generate", "torchrun", 8),
+        ("{kind: torchrun, processes: 8, stages: {generate: local}}", "generate", "local", 1),
+        ("{kind: torchrun, processes: 8, stages: {generate: local}}", "train", "torchrun", 8),
+        ("{stages: {shards: {kind: ray, processes: 3}}}", "shards", "ray", 3),
+        ("{stages: {shards: {kind: ray, processes: 3}}}", "train", "local", 1),
+        ("ray", "shards", "ray", 2),
+        ("ray", "train", "local", 1),
+        ("{kind: slurm, slurm: %s}" % SLURM, "train", "slurm", 8),
+        ("{kind: slurm, slurm: %s, stages: {train: {processes: 2}}}" % SLURM, "train", "slurm", 2),
+    ],
+)
 def test_what_a_launcher_means_for_a_stage(tmp_path, launcher, stage, kind, workers):
     found = launcher_of(loaded(tmp_path, launcher), stage)
     assert (found.kind, found.processes, found.spreads) == (kind, workers, kind != "local")
@@ -52,19 +55,22 @@ def test_the_short_form_replaces_what_is_inherited(tmp_path):
         assert launcher_of(load_profile(str(path)).data, "train").processes == workers
 
 
-@pytest.mark.parametrize("launcher, said", [
-    ("torchruns", 'launcher.kind: found "torchruns"; expected one of local, torchrun, ray, slurm'),
-    ("{kind: torchrun, processes: 0}", "launcher.processes: found 0; 0 is less than the minimum of 1"),
-    ("{kind: torchrun, proceses: 2}", "launcher: unknown key 'proceses'; did you mean 'processes'?"),
-    ("{processes: 2}", "launcher.processes: a local stage is one process; found 2"),
-    ("slurm", "launcher: missing key 'slurm'"),
-    ("{kind: slurm, slurm: {partition: gpu}}", "launcher.slurm: missing 'time'"),
-    ("{kind: slurm, processes: 3, slurm: %s}" % SLURM, "do not share the nodes evenly; found 3 on 2 nodes"),
-    ("{stages: {train: ray}}", "launcher.stages.train.kind: ray only tokenises"),
-    ("{kind: ray, stages: {train: {processes: 4}}}", "launcher.stages.train.kind: ray only tokenises"),
-    ("{stages: {trian: local}}", "launcher.stages: unknown key 'trian'; did you mean 'train'?"),
-    ("[1]", "launcher: found [1]; expected object"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "launcher, said",
+    [
+        ("torchruns", 'launcher.kind: found "torchruns"; expected one of local, torchrun, ray, slurm'),
+        ("{kind: torchrun, processes: 0}", "launcher.processes: found 0; 0 is less than the minimum of 1"),
+        ("{kind: torchrun, proceses: 2}", "launcher: unknown key 'proceses'; did you mean 'processes'?"),
+        ("{processes: 2}", "launcher.processes: a local stage is one process; found 2"),
+        ("slurm", "launcher: missing key 'slurm'"),
+        ("{kind: slurm, slurm: {partition: gpu}}", "launcher.slurm: missing 'time'"),
+        ("{kind: slurm, processes: 3, slurm: %s}" % SLURM, "do not share the nodes evenly; found 3 on 2 nodes"),
+        ("{stages: {train: ray}}", "launcher.stages.train.kind: ray only tokenises"),
+        ("{kind: ray, stages: {train: {processes: 4}}}", "launcher.stages.train.kind: ray only tokenises"),
+        ("{stages: {trian: local}}", "launcher.stages: unknown key 'trian'; did you mean 'train'?"),
+        ("[1]", "launcher: found [1]; expected object"),
+    ],
+)
 def test_bad_launchers_say_what_is_wrong_in_one_line(tmp_path, launcher, said):
     with pytest.raises(UserError) as caught:
         loaded(tmp_path, launcher)

@@ -15,7 +15,9 @@ def write(folder, text):
     return str(path)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PACKAGED.glob("*.yaml") if path.stem not in ("captions", "imported")))
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in PACKAGED.glob("*.yaml") if path.stem not in ("captions", "imported"))
+)
 def test_packaged_profiles_hold_their_schema(name):
     assert load_profile(name).name == name
 
@@ -27,39 +29,57 @@ def test_a_profile_inherits_and_overrides(tmp_path):
     assert profile.data["train"]["clip"] == load_profile("smoke").data["train"]["clip"]
 
 
-@pytest.mark.parametrize("text, said", [
-    ("extends: smoke\nname: x\ntrian: {}\n", "unknown key 'trian'; did you mean 'train'"),
-    ("extends: smoke\nname: x\ntrain: {steps: many}\n", 'train.steps: found "many"; expected integer'),
-    ("extends: smoke\nname: x\nname: y\n", "key 'name' given twice"),
-    ("a: [", ":1:"),
-    ("- 1\n", "expected a mapping"),
-    ("extends: smok\n", "did you mean 'smoke'"),
-    ("extends: ./run.yaml\nname: x\n", "circle"),
-    ("extends: smoke\nname: x\nsplit: {val: 0.6, test: 0.4}\n", "nothing to train on"),
-    ("extends: smoke\nname: x\ntrain: {row_len: 16}\n", "packed row cannot hold"),
-    ("extends: smoke\nname: x\ncodecs: {image: {patch: 5}}\n", "no multiple of the patch"),
-    ("extends: smoke\nname: x\nmixture: {weights: {a2t: 0, i2t: 0, t2a: 0, t2i: 0}}\n", "weight 0"),
-    ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: 3}}\n",
-     "num_attention_heads 3, num_key_value_heads 2"),
-    ("extends: smoke\nname: x\nbase: {config: {num_key_value_heads: 0}}\n",
-     "base.config.num_key_value_heads: no number of heads"),
-    ("extends: smoke\nname: x\nbase: {config: {num_attention_heads: four}}\n",
-     "num_attention_heads: no number of heads; found four"),
-    ("extends: smoke\nname: x\nbase: {kind: pretrained}\n", "missing key 'path'"),
-    ("extends: smoke\nname: x\nlora: {target_modules: [q_proj, k_porj]}\n",
-     "lora.target_modules: the base has no such layer; found k_porj; did you mean 'k_proj'?"),
-    ("extends: smoke\ntrain: {steps: 7}\n", "needs a name of its own"),  # else it would build over artifacts/smoke
-    ("extends: smoke\nname: x\ntrain: {lr: {lora: .nan}}\n", "train.lr.lora: not a finite number; found nan"),
-    ("extends: smoke\nname: x\ngates: [{gate: B3, check: win_swapped, threshold: -.inf, reason: a reason}]\n",
-     "gates[0].threshold: not a finite number"),
-    ("extends: smoke\nname: x\nseed: 99999999999999999999\n", "seed: the number is too large"),
-    (f"extends: smoke\nname: x\nseed: {'9' * 400}\n", "seed: the number is too large; found 99999999999999999999.."),
-    ("extends: smoke\nname: x\nruntime: {threads: 100000}\n", "runtime.threads: found 100000"),
-    (f"extends: smoke\nname: {'x' * 300}\n", "name: found"),
-    (f"extends: smoke\nname: x\ntrain: {'[' * 2000}{']' * 2000}\n", "hundreds deep"),
-    ("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captoins, path: .}]}\n",
-     "did you mean 'captions'?"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("extends: smoke\nname: x\ntrian: {}\n", "unknown key 'trian'; did you mean 'train'"),
+        ("extends: smoke\nname: x\ntrain: {steps: many}\n", 'train.steps: found "many"; expected integer'),
+        ("extends: smoke\nname: x\nname: y\n", "key 'name' given twice"),
+        ("a: [", ":1:"),
+        ("- 1\n", "expected a mapping"),
+        ("extends: smok\n", "did you mean 'smoke'"),
+        ("extends: ./run.yaml\nname: x\n", "circle"),
+        ("extends: smoke\nname: x\nsplit: {val: 0.6, test: 0.4}\n", "nothing to train on"),
+        ("extends: smoke\nname: x\ntrain: {row_len: 16}\n", "packed row cannot hold"),
+        ("extends: smoke\nname: x\ncodecs: {image: {patch: 5}}\n", "no multiple of the patch"),
+        ("extends: smoke\nname: x\nmixture: {weights: {a2t: 0, i2t: 0, t2a: 0, t2i: 0}}\n", "weight 0"),
+        (
+            "extends: smoke\nname: x\nbase: {config: {num_attention_heads: 3}}\n",
+            "num_attention_heads 3, num_key_value_heads 2",
+        ),
+        (
+            "extends: smoke\nname: x\nbase: {config: {num_key_value_heads: 0}}\n",
+            "base.config.num_key_value_heads: no number of heads",
+        ),
+        (
+            "extends: smoke\nname: x\nbase: {config: {num_attention_heads: four}}\n",
+            "num_attention_heads: no number of heads; found four",
+        ),
+        ("extends: smoke\nname: x\nbase: {kind: pretrained}\n", "missing key 'path'"),
+        (
+            "extends: smoke\nname: x\nlora: {target_modules: [q_proj, k_porj]}\n",
+            "lora.target_modules: the base has no such layer; found k_porj; did you mean 'k_proj'?",
+        ),
+        ("extends: smoke\ntrain: {steps: 7}\n", "needs a name of its own"),  # else it would build over artifacts/smoke
+        ("extends: smoke\nname: x\ntrain: {lr: {lora: .nan}}\n", "train.lr.lora: not a finite number; found nan"),
+        (
+            "extends: smoke\nname: x\ngates: [{gate: B3, check: win_swapped, threshold: -.inf, reason: a reason}]\n",
+            "gates[0].threshold: not a finite number",
+        ),
+        ("extends: smoke\nname: x\nseed: 99999999999999999999\n", "seed: the number is too large"),
+        (
+            f"extends: smoke\nname: x\nseed: {'9' * 400}\n",
+            "seed: the number is too large; found 99999999999999999999..",
+        ),
+        ("extends: smoke\nname: x\nruntime: {threads: 100000}\n", "runtime.threads: found 100000"),
+        (f"extends: smoke\nname: {'x' * 300}\n", "name: found"),
+        (f"extends: smoke\nname: x\ntrain: {'[' * 2000}{']' * 2000}\n", "hundreds deep"),
+        (
+            "extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captoins, path: .}]}\n",
+            "did you mean 'captions'?",
+        ),
+    ],
+)
 def test_bad_profiles_say_what_is_wrong(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
         load_profile(write(tmp_path, text))
@@ -105,11 +125,15 @@ def test_another_codec_does_not_inherit_the_options_of_the_one_it_replaces(tmp_p
     assert load_profile(str(path)).data["codecs"]["audio"]["options"] == {"stack": 8}  # the same one keeps them
 
 
-@pytest.mark.parametrize("codec", ["audio: {name: encodec, path: ./gone.th, clip_seconds: 1.0}", "image: {name: seed, path: ./gone}"])
+@pytest.mark.parametrize(
+    "codec", ["audio: {name: encodec, path: ./gone.th, clip_seconds: 1.0}", "image: {name: seed, path: ./gone}"]
+)
 def test_weights_that_are_not_there_are_refused_before_anything_is_built(tmp_path, codec):
     path = tmp_path / "run.yaml"
     path.write_text(f"extends: smoke\nname: x\ncodecs: {{{codec}}}\n")
-    with pytest.raises(UserError, match=r"codecs\.(audio|image)\.path: .*gone(\.th)? is not there .*\n.* or edit run.yaml"):
+    with pytest.raises(
+        UserError, match=r"codecs\.(audio|image)\.path: .*gone(\.th)? is not there .*\n.* or edit run.yaml"
+    ):
         require_present(load_profile(str(path)))
 
 

@@ -62,9 +62,7 @@ def test_a_hub_id_and_a_profile_without_files_lack_nothing(tmp_path):
 
 def test_a_folder_of_captions_that_is_not_there(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text(
-        "extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: nowhere}]}\n"
-    )
+    path.write_text("extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captions, path: nowhere}]}\n")
     assert "corpus.sources.a.path" in str(missing(load_profile(str(path)))[0])
 
 
@@ -89,14 +87,18 @@ def test_the_profiles_of_an_upstream_run_train_as_the_trial_does(home):
         }
         # Rows hold a 48 kHz clip of 10 s: 1,515 frames x 4 codebooks, its caption and five specials.
         assert data["examples"]["max_seq_len"] >= 6060 + data["examples"]["max_prompt_tokens"] + 5
-        assert data["train"]["tokens_per_step"] / trial["train"]["tokens_per_step"] == pytest.approx(6060 / 3000, rel=0.02)
+        assert data["train"]["tokens_per_step"] / trial["train"]["tokens_per_step"] == pytest.approx(
+            6060 / 3000, rel=0.02
+        )
     assert "stage4" not in load_profile("from_stage3").data["inputs"]
     assert load_profile("imported").data["inputs"]["stage4"]["step"] == 2000
 
 
 def test_what_an_upstream_run_lacks_is_listed_with_what_belongs_there(home):
     lost = {one.key: one.what for one in missing(load_profile("imported"))}
-    assert {"inputs.uti", "inputs.token_space", "inputs.stage3", "inputs.stage4.rows", "inputs.stage4.lora"} <= set(lost)
+    assert {"inputs.uti", "inputs.token_space", "inputs.stage3", "inputs.stage4.rows", "inputs.stage4.lora"} <= set(
+        lost
+    )
     assert "token_space.sha256" in lost["inputs.token_space"] and not any("corpus" in key for key in lost)
 
 

@@ -171,8 +171,7 @@ def text_can_be_selected(seen: Opened) -> None:
     """All of it, that in drawings too."""
     unfold(seen.page)
     barred = seen.page.evaluate(
-        "[...document.body.querySelectorAll('*')]"
-        ".filter(one => getComputedStyle(one).userSelect === 'none').length"
+        "[...document.body.querySelectorAll('*')].filter(one => getComputedStyle(one).userSelect === 'none').length"
     )
     assert barred == 0
     for name in ("svg.chart text.tick", ".graph svg text"):

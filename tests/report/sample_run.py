@@ -67,9 +67,7 @@ def profile() -> dict[str, Any]:
     return {**load_profile("smoke").data, "gates": [softened]}
 
 
-def make_run(
-    root: Path, *, items: int = 3, bad: tuple[str, ...] = (), stop_before: str | None = None
-) -> Policy:
+def make_run(root: Path, *, items: int = 3, bad: tuple[str, ...] = (), stop_before: str | None = None) -> Policy:
     """Write the run, decide it, and return the policy it was decided by.
 
     Args:
@@ -190,9 +188,7 @@ def record(task: str, place: int) -> dict[str, Any]:
 
 def _golden(data: Path, items: int) -> None:
     for task in ("t2a", "t2i", "a2t", "i2t"):
-        write_jsonl(
-            data / f"golden_{task}_64.jsonl", [record(task, place) for place in range(items)], durable=False
-        )
+        write_jsonl(data / f"golden_{task}_64.jsonl", [record(task, place) for place in range(items)], durable=False)
 
 
 def _manifest(data: Path, items: int) -> None:
@@ -238,9 +234,7 @@ def _metrics(data: Path, items: int) -> None:
         }
         for place, name in enumerate(("loss", "loss_a2t", "loss_i2t", "loss_t2a", "loss_t2i")):
             row[name] = 1.2 + 0.3 * place + 3.5 * math.exp(-step / 120) + 0.1 * noise.random()
-        row |= {
-            f"loss_t2a_cb{book}": 2.0 + 0.4 * book + 3 * math.exp(-step / 150) for book in range(CODEBOOKS)
-        }
+        row |= {f"loss_t2a_cb{book}": 2.0 + 0.4 * book + 3 * math.exp(-step / 150) for book in range(CODEBOOKS)}
         rows.append(row)
     write_jsonl(data / "metrics.jsonl", rows, durable=False)
 
@@ -284,11 +278,7 @@ def _ablation(data: Path, items: int) -> None:
 def _texts(data: Path, items: int) -> None:
     write_json(
         data / "text_regression.json",
-        {
-            "prompts": [
-                {"prompt": "The capital of France is", "before": "a small town by the sea", "after": HOSTILE}
-            ]
-        },
+        {"prompts": [{"prompt": "The capital of France is", "before": "a small town by the sea", "after": HOSTILE}]},
         durable=False,
     )
 
@@ -305,9 +295,7 @@ def picture(place: int, noise: float) -> Image.Image:
 def sound(place: int, noise: float) -> np.ndarray:
     """One second with two tones, float64 [RATE]."""
     time = np.arange(RATE) / RATE
-    tone = (
-        0.6 * np.sin(2 * np.pi * (220 + 60 * place) * time) * (np.sin(2 * np.pi * 2 * time) > 0) * (1 - noise)
-    )
+    tone = 0.6 * np.sin(2 * np.pi * (220 + 60 * place) * time) * (np.sin(2 * np.pi * 2 * time) > 0) * (1 - noise)
     return tone + noise * 0.5 * np.random.default_rng(place).uniform(-1, 1, RATE)
 
 
@@ -327,9 +315,7 @@ def _generate(data: Path, items: int) -> None:
             write_jsonl(folder / f"step_{step}_golden_{task}.jsonl", rows, durable=False)
     for task, kind, suffix in (("t2a", "audio", "wav"), ("t2i", "image", "png")):
         for place in range(items):
-            reference = (
-                data / "qual" / "step_500" / "reference" / f"{task}_{kind}" / f"{kind}-{place:03d}.{suffix}"
-            )
+            reference = data / "qual" / "step_500" / "reference" / f"{task}_{kind}" / f"{kind}-{place:03d}.{suffix}"
             _write_medium(reference, task, place, 0.02)
 
 

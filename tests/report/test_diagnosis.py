@@ -16,8 +16,11 @@ LEVEL = {task: [(0, 5.0), (450, 0.5), (900, 0.495)] for task in ("a2t", "i2t", "
 
 def check(gate, name, part="", status="fail", severity="block", value=0.1, bound=0.2, n=256, min_n=256):
     return {"gate": gate, "id": name, "slice": part, "status": status, "severity": severity} | {
-        "value": value, "bound": bound, "n": n, "min_n": min_n,
-    }  # fmt: skip
+        "value": value,
+        "bound": bound,
+        "n": n,
+        "min_n": min_n,
+    }
 
 
 def facts(*checks, metrics=None, validation=None, records=None, profile=PROFILE.data):

@@ -136,9 +136,7 @@ def _put(markup: str) -> Callable[[str], str]:
 
 
 def _first_sound(change: Callable[[str], str]) -> Callable[[str], str]:
-    return lambda page: re.sub(
-        r"(?<=audio/wav;base64,)[^\"]+", lambda hit: change(hit.group()), page, count=1
-    )
+    return lambda page: re.sub(r"(?<=audio/wav;base64,)[^\"]+", lambda hit: change(hit.group()), page, count=1)
 
 
 BROKEN = {

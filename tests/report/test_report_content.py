@@ -91,10 +91,7 @@ def test_damaged_files_do_not_stop_the_report(tmp_path):
     (root / "train" / "receipt.json").write_text("[]")
     shutil.rmtree(root / "render")
     report = build_report(root)
-    assert (
-        next(one for one in report["provenance"]["stages"] if one["stage"] == "train")["receipt"]
-        == "unreadable"
-    )
+    assert next(one for one in report["provenance"]["stages"] if one["stage"] == "train")["receipt"] == "unreadable"
     assert "receipt unreadable" in html(report)
 
 

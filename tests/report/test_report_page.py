@@ -90,9 +90,7 @@ def test_pictures_and_sounds_have_names(parsed):
 
 def test_charts_have_names_and_their_numbers(page, parsed):
     charts = [
-        attributes
-        for tag, attributes in parsed.attributes
-        if tag == "svg" and attributes.get("class") == "chart"
+        attributes for tag, attributes in parsed.attributes if tag == "svg" and attributes.get("class") == "chart"
     ]
     assert len(charts) >= 5 and all(one["role"] == "img" and one["aria-label"] for one in charts)
     # the tables of the ablation and of the small evaluations stand open beside them

@@ -92,9 +92,7 @@ def build_run(root: Path, sounds: int = 40, pictures: int = 40) -> ReferenceRun:
     root.mkdir(parents=True, exist_ok=True)
     heard, seen = generate_sounds(3, sounds), generate_pictures(3, pictures)
     audio = MelRvq.fit([one.medium[None] for one in heard], MelRvqOptions(CODEBOOKS, CODES, stack=8))
-    image = PatchVq.fit(
-        [one.medium for one in seen], PatchVqOptions(size=48, patch=12, codebook_size=PATCHES)
-    )
+    image = PatchVq.fit([one.medium for one in seen], PatchVqOptions(size=48, patch=12, codebook_size=PATCHES))
     clipping = {"clip_seconds": 1.0, "crop": "first", "resampler": "x"}
     registry.save(audio, root / "codecs/audio", "melrvq", "audio", **clipping)
     registry.save(image, root / "codecs/image", "patchvq", "image")

@@ -80,13 +80,8 @@ def test_sound_shards_have_nothing_wrong(world):
     values = {key: one["value"] for key, one in metrics.items()}
     assert not bad_names(values) and values["", "base_text_captions_outside_train"] == 0
     assert values["audio", "reconstruction_margin"] > 0 and values["image", "reconstruction_margin"] > 0
-    assert {(part, name) for part in ("audio", "image") for name in (*BAD, "reconstruction_margin")} <= set(
-        metrics
-    )
-    assert (
-        metrics["audio", "ids_out_of_segment"]["n"] == 1200
-        and metrics["image", "reencode_mismatch_rate"]["n"] == 90
-    )
+    assert {(part, name) for part in ("audio", "image") for name in (*BAD, "reconstruction_margin")} <= set(metrics)
+    assert metrics["audio", "ids_out_of_segment"]["n"] == 1200 and metrics["image", "reencode_mismatch_rate"]["n"] == 90
     assert metrics["image", "decode_errors"]["n"] == 32
     assert values["image", "psnr_db"] == pytest.approx(values["image", "reconstruction_margin"] + 14.0)
     validate_file(world.path("shard_audit") / "audit.json", "audit")
@@ -164,9 +159,7 @@ def test_a_medium_that_is_gone_is_missing_from_the_items(hurt):
 def test_a_sound_that_decodes_to_another_length(hurt):
     for split in ("train", "val", "test"):
         for path in hurt.path("shards").glob(f"audio-{split}-*.jsonl"):
-            write_jsonl(
-                path, [{**row, "samples": row["samples"], "sample_rate": 24_000} for row in read_jsonl(path)]
-            )
+            write_jsonl(path, [{**row, "samples": row["samples"], "sample_rate": 24_000} for row in read_jsonl(path)])
     values = found(hurt)
     assert bad_names(values) == {"audio decode_errors"} and values["audio", "decode_errors"] == 32
     assert values["audio", "reconstruction_margin"] is None
@@ -175,9 +168,7 @@ def test_a_sound_that_decodes_to_another_length(hurt):
 
 def test_a_codec_fitted_on_test_items(hurt):
     path = hurt.path("codecs") / "image" / "fitted_on.jsonl"
-    tested = next(
-        row["id"] for row in read_jsonl(hurt.path("split") / "split.jsonl") if row["split"] == "test"
-    )
+    tested = next(row["id"] for row in read_jsonl(hurt.path("split") / "split.jsonl") if row["split"] == "test")
     write_jsonl(path, [*read_jsonl(path), {"id": tested}])
     assert bad_names(found(hurt)) == {"image codec_fit_items_outside_train"}
     assert failing(verdict(hurt)) == {"codec_fit [image]"}

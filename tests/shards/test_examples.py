@@ -118,8 +118,7 @@ def test_a_limit_too_small_for_any_example_names_the_smallest_that_works(world, 
         world.run("examples", folder / "small", examples__max_seq_len=12)
     tokenizer = open_tokenizer(world.path("token_space"))
     texts = [
-        len(tokenizer.encode(r["caption"]).ids)
-        for r in ShardSet.open(world.path("shards"), "audio", "train").records
+        len(tokenizer.encode(r["caption"]).ids) for r in ShardSet.open(world.path("shards"), "audio", "train").records
     ]
     least = min(texts) + 20 + OVERHEAD
     assert f"at least {least} (a2t {least}, t2a 26," in str(caught.value)

@@ -51,9 +51,7 @@ def test_known_picture_codecs_need_not_be_built(tmp_path, section, expected):
 
 
 def test_known_sound_codecs_need_not_be_built_and_others_must(tmp_path):
-    shape = audio_shape(
-        {"name": "melrvq", "clip_seconds": 1, "n_codebooks": 2, "options": {"stack": 8}}, tmp_path
-    )
+    shape = audio_shape({"name": "melrvq", "clip_seconds": 1, "n_codebooks": 2, "options": {"stack": 8}}, tmp_path)
     assert shape.frames(16_000) == 10 and shape.n_codebooks == 2
     assert audio_shape({"name": "encodec", "path": "facebook/encodec_48khz"}, tmp_path).rate == 48_000
     with pytest.raises(UserError, match="unknown audio codec"):

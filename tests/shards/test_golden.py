@@ -20,14 +20,11 @@ from mmpt.tokens.formats import TASKS, prompt
 @pytest.fixture(scope="module")
 def tests(world):
     return {
-        task: ExampleSet.open(world.path("examples"), world.path("shards"), world.space, task, "test")
-        for task in TASKS
+        task: ExampleSet.open(world.path("examples"), world.path("shards"), world.space, task, "test") for task in TASKS
     }
 
 
-def record(
-    name, caption, *, media=None, group=None, source="s", attributes=None, mentioned=None, category=None
-):
+def record(name, caption, *, media=None, group=None, source="s", attributes=None, mentioned=None, category=None):
     return {
         "id": name,
         "caption": caption,
@@ -99,16 +96,12 @@ def test_strata_are_served_in_turn(strata, n):
 
 
 def test_golden_media_are_distinct_and_strata_even():
-    records = [
-        record(f"r{i}", f"caption {i}", media=f"m{i // 5}", source="ab"[i // 5 % 2]) for i in range(500)
-    ]
+    records = [record(f"r{i}", f"caption {i}", media=f"m{i // 5}", source="ab"[i // 5 % 2]) for i in range(500)]
     items = golden_items(Listed("t2a", records, np.random.default_rng(0).integers(1, 41, 500)), 30, seed=3)
     assert len(items) == 30 and len({records[index]["media_sha256"] for index, _ in items}) == 30
     strata = Counter((bucket, records[index]["source"]) for index, bucket in items)
     assert len(strata) == 6 and set(strata.values()) == {5}
-    assert (
-        len(golden_items(Listed("t2a", records, [1] * 500), 500, seed=3)) == 100
-    )  # as many as there are media
+    assert len(golden_items(Listed("t2a", records, [1] * 500), 500, seed=3)) == 100  # as many as there are media
     prefix = Counter(bucket for _, bucket in items[:12])
     assert max(prefix.values()) - min(prefix.values()) <= 2
 
@@ -143,11 +136,7 @@ def test_selection_depends_on_seed_and_ids_alone():
     order = shuffled(records, 0, "x", distinct_media=True)
     reversed_order = shuffled(records[::-1], 0, "x", distinct_media=True)
     assert [records[i]["id"] for i in order] == [records[::-1][i]["id"] for i in reversed_order]
-    assert (
-        order
-        != shuffled(records, 1, "x", distinct_media=True)
-        != shuffled(records, 1, "y", distinct_media=True)
-    )
+    assert order != shuffled(records, 1, "x", distinct_media=True) != shuffled(records, 1, "y", distinct_media=True)
 
 
 def test_golden_files(world, tests):
@@ -162,14 +151,9 @@ def test_golden_files(world, tests):
                 (one.text_ids, one.payload_ids) if task in EMIT_TASKS else (one.payload_ids, one.text_ids)
             )
             assert (
-                row["id"] == one.id
-                and row["prompt_ids"] == condition.tolist()
-                and row["target_ids"] == target.tolist()
+                row["id"] == one.id and row["prompt_ids"] == condition.tolist() and row["target_ids"] == target.tolist()
             )
-            assert (
-                one.input_ids[: -len(target) - 1].tolist()
-                == prompt(world.space, task, row["prompt_ids"]).tolist()
-            )
+            assert one.input_ids[: -len(target) - 1].tolist() == prompt(world.space, task, row["prompt_ids"]).tolist()
             if task in ("t2a", "a2t"):
                 assert row["n_frames"] * row["meta"]["n_codebooks"] == len(one.payload_ids)
 
@@ -182,9 +166,7 @@ def test_ablation_files(world):
         assert len(rows) == 16
         assert all(row["id"] != row["swap_id"] and row["group"] != row["swap_group"] for row in rows)
         assert len({row["swap_id"] for row in rows}) == len({row["id"] for row in rows}) == 16
-        assert {row["swap_id"] for row in rows} == {
-            row["id"] for row in rows
-        }  # a permutation of the conditions
+        assert {row["swap_id"] for row in rows} == {row["id"] for row in rows}  # a permutation of the conditions
         difference = [abs(len(row["prompt_ids"]) - len(row["swap_prompt_ids"])) for row in rows]
         assert np.mean(difference) < 4
     counts = read_json(world.path("golden") / "golden.json")
@@ -197,17 +179,13 @@ def test_swapped_conditions_contradict_what_they_are_swapped_onto(tests):
         for swap in swaps(tests[task], 99, seed=0):
             item, donor = tests[task].record(swap.index), tests[task].record(swap.donor)
             speaker, shown = (donor, item) if task in EMIT_TASKS else (item, donor)
-            assert any(
-                speaker["attributes"][name] != shown["attributes"][name] for name in speaker["mentioned"]
-            )
+            assert any(speaker["attributes"][name] != shown["attributes"][name] for name in speaker["mentioned"])
             assert swap.kind == "attributes" == kind_of(item, donor)
 
 
 def test_only_mentioned_attributes_count():
     red = record("a", "a red one", attributes={"colour": "red", "size": "big"}, mentioned=["colour"])
-    small = record(
-        "b", "a red thing", attributes={"colour": "red", "size": "small"}, mentioned=["colour", "size"]
-    )
+    small = record("b", "a red thing", attributes={"colour": "red", "size": "small"}, mentioned=["colour", "size"])
     assert contradicts(red, small, emits=True)  # "red, small" is false of a big red one
     assert not contradicts(small, red, emits=True)  # "red" is true of a small red one
     assert contradicts(small, red, emits=False) and not contradicts(red, small, emits=False)
@@ -220,25 +198,18 @@ def test_an_item_without_a_wrong_condition_is_left_out():
         for i in range(10)
     ]
     found = swaps(Listed("t2a", records, [5] * 10), 10, seed=0)
-    assert {swap.index for swap in found} >= {9} and len(
-        found
-    ) == 2  # nine reds can borrow from one blue only
+    assert {swap.index for swap in found} >= {9} and len(found) == 2  # nine reds can borrow from one blue only
 
 
 def test_real_data_swaps_across_captions_media_and_categories():
     records = [
-        record(f"r{i}", f"caption {i // 2}", media=f"m{i}", category="dogs" if i < 8 else "rain")
-        for i in range(16)
+        record(f"r{i}", f"caption {i // 2}", media=f"m{i}", category="dogs" if i < 8 else "rain") for i in range(16)
     ]
     found = swaps(Listed("t2a", records, [5] * 16), 16, seed=0)
     assert len(found) == 16
     for swap in found:
         item, donor = records[swap.index], records[swap.donor]
-        assert (
-            item["caption"] != donor["caption"]
-            and item["category"] != donor["category"]
-            and swap.kind == "category"
-        )
+        assert item["caption"] != donor["caption"] and item["category"] != donor["category"] and swap.kind == "category"
 
 
 def test_where_one_category_is_all_there_is_captions_are_swapped():
@@ -250,9 +221,7 @@ def test_where_one_category_is_all_there_is_captions_are_swapped():
 def test_lengths_are_matched():
     texts = [3, 40, 3, 40, 20, 20, 3, 40]
     records = [record(f"r{i}", f"caption {i}") for i in range(8)]
-    assert all(
-        texts[swap.index] == texts[swap.donor] for swap in swaps(Listed("t2i", records, texts), 8, seed=0)
-    )
+    assert all(texts[swap.index] == texts[swap.donor] for swap in swaps(Listed("t2i", records, texts), 8, seed=0))
 
 
 def test_one_item_cannot_be_swapped():

@@ -86,9 +86,7 @@ def test_the_runs_tokens_arrive_unchanged_and_pass_s2_and_s3(whole, tmp_path):
     for modality in ("audio", "image"):
         for side in ("train", "val", "test"):
             shards = ShardSet.open(imported.root / "shards", modality, side, space)
-            kept |= {
-                shards.record(i)["id"]: (side, shards.ids(i), shards.record(i)) for i in range(len(shards))
-            }
+            kept |= {shards.record(i)["id"]: (side, shards.ids(i), shards.record(i)) for i in range(len(shards))}
     assert len(kept) == len(whole.items)
     for one in whole.items:
         side, ids, record = kept[one["id"]]

@@ -35,9 +35,7 @@ def sources(world):
         task: ExampleSet.open(world.path("examples"), world.path("shards"), world.space, task, "train")
         for task in TASKS
     }
-    text = TextSet.open(
-        world.path("token_space") / "text_train.txt", world.path("token_space"), world.space, 96
-    )
+    text = TextSet.open(world.path("token_space") / "text_train.txt", world.path("token_space"), world.space, 96)
     return {**opened, "text": text}
 
 
@@ -49,14 +47,10 @@ def test_a_packed_batch_holds_exactly_its_sequences(sources):
     load = loader(sources)
     for step in range(0, 60, 7):
         batch = load.batch(step)
-        wanted = [
-            (KINDS.index(kind), sources[kind].draw(index, dropped)) for kind, index, dropped in batch.draws
-        ]
+        wanted = [(KINDS.index(kind), sources[kind].draw(index, dropped)) for kind, index, dropped in batch.draws]
         found = unpacked(batch)
         key = lambda pair: (pair[0], pair[1].tobytes(), pair[2].tobytes(), pair[3].tobytes())  # noqa: E731
-        separate = [
-            (k, one.input_ids.astype(np.int64), one.labels.astype(np.int64), one.slots) for k, one in wanted
-        ]
+        separate = [(k, one.input_ids.astype(np.int64), one.labels.astype(np.int64), one.slots) for k, one in wanted]
         assert sorted(map(key, found)) == sorted(map(key, separate))
 
 
@@ -101,13 +95,9 @@ def test_layout_keeps_every_token_with_its_kind(sizes, row_len):
         for i, n in enumerate(sizes)
     ]
     rows = pack(sizes, row_len)
-    inputs, labels, positions, task, _ = lay_out(
-        rows, sequences, [i % 5 for i in range(len(sizes))], row_len, PAD
-    )
+    inputs, labels, positions, task, _ = lay_out(rows, sequences, [i % 5 for i in range(len(sizes))], row_len, PAD)
     real = task >= 0
-    assert sorted(inputs[real].tolist()) == sorted(
-        np.concatenate([one.input_ids for one in sequences]).tolist()
-    )
+    assert sorted(inputs[real].tolist()) == sorted(np.concatenate([one.input_ids for one in sequences]).tolist())
     assert (inputs[~real] == PAD).all()
     assert (task[real] == (inputs[real] // 100) % 5).all()
     assert (positions[real] == inputs[real] % 100).all()
@@ -183,25 +173,20 @@ def test_steps_are_near_their_tokens_and_follow_the_weights(sources):
     assert abs(np.mean([batch.n_tokens for batch in batches]) - 900) < 45
     late = [kind for batch in batches[12:] for kind, _, _ in batch.draws]
     shares = {kind: late.count(kind) / len(late) for kind in KINDS}
-    assert shares == pytest.approx(
-        {"a2t": 0.18, "i2t": 0.18, "t2a": 0.27, "t2i": 0.27, "text": 0.1}, abs=0.01
-    )
+    assert shares == pytest.approx({"a2t": 0.18, "i2t": 0.18, "t2a": 0.27, "t2i": 0.27, "text": 0.1}, abs=0.01)
 
 
 def test_before_the_ramp_nothing_is_emitted(sources):
     load = loader(sources)
     assert all(
-        "t2a" not in load.batch(step).n_supervised and "t2i" not in load.batch(step).n_supervised
-        for step in range(6)
+        "t2a" not in load.batch(step).n_supervised and "t2i" not in load.batch(step).n_supervised for step in range(6)
     )
     assert "t2a" in load.batch(20).n_supervised
 
 
 def test_a_dropped_prompt_is_empty_and_the_target_whole(sources):
     load = loader(sources)
-    dropped = [
-        (kind, index) for step in range(60) for kind, index, dropped in load.batch(step).draws if dropped
-    ]
+    dropped = [(kind, index) for step in range(60) for kind, index, dropped in load.batch(step).draws if dropped]
     total = sum(kind in ("t2a", "t2i") for step in range(60) for kind, _, _ in load.batch(step).draws)
     assert {kind for kind, _ in dropped} == {"t2a", "t2i"}
     assert abs(len(dropped) / total - 0.25) < 0.08
@@ -213,9 +198,7 @@ def test_a_dropped_prompt_is_empty_and_the_target_whole(sources):
 
 def test_supervised_tokens_are_counted_by_kind(sources):
     batch = loader(sources).batch(30)
-    counted = {
-        kind: int(((batch.task == KINDS.index(kind)) & (batch.labels != IGNORE)).sum()) for kind in KINDS
-    }
+    counted = {kind: int(((batch.task == KINDS.index(kind)) & (batch.labels != IGNORE)).sum()) for kind in KINDS}
     assert batch.n_supervised == {kind: n for kind, n in counted.items() if n}
 
 

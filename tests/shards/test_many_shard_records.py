@@ -151,9 +151,7 @@ def test_ids_are_audited_shard_by_shard(tmp_path):
         rows = [{"id": f"{index}-{place}"} for place in range(len(ids))]
         save_shard(tmp_path, "audio", "train", index, ids, rows, stamp)
 
-    space = SimpleNamespace(
-        audio_ranges=(SimpleNamespace(start=10, end=19), SimpleNamespace(start=20, end=29))
-    )
+    space = SimpleNamespace(audio_ranges=(SimpleNamespace(start=10, end=19), SimpleNamespace(start=20, end=29)))
     found = Findings(expected=5, quality_metric="x", quality_floor=0.0)
     check_segments(ShardSet.open(tmp_path, "audio", "train"), space, found)
     assert found.ids_out_of_segment == 1

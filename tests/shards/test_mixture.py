@@ -31,9 +31,7 @@ def test_running_counts_stay_near_their_quota(weights, tokens, seed, steps):
     assert behind.max() < 2 + np.log2(steps + 1)
 
 
-@given(
-    st.fixed_dictionaries({kind: positive for kind in KINDS}), st.integers(100, 20_000), st.integers(0, 999)
-)
+@given(st.fixed_dictionaries({kind: positive for kind in KINDS}), st.integers(100, 20_000), st.integers(0, 999))
 def test_each_count_is_its_quota_rounded_up_or_down(weights, tokens, step):
     mix = Mixture(weights, MEANS, tokens)
     counts, quotas = np.array(list(mix.counts(step).values())), mix.quotas(step)

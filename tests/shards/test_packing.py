@@ -29,8 +29,7 @@ def test_no_two_rows_could_share_one(sizes, row_len):
 def test_the_rows_depend_on_the_lengths_not_on_their_order(sizes, row_len, random):
     shuffled = random.sample(sizes, len(sizes))
     contents = [
-        sorted(sorted(some[index] for index in row) for row in pack(some, row_len))
-        for some in (sizes, shuffled)
+        sorted(sorted(some[index] for index in row) for row in pack(some, row_len)) for some in (sizes, shuffled)
     ]
     assert contents[0] == contents[1]
 

@@ -148,14 +148,10 @@ def write_lines(path, *lines):
 
 
 def test_sequences_of_both_directions_are_one_record(tmp_path):
-    path = write_lines(
-        tmp_path / "s.jsonl", line("a2t"), line("t2a"), line("i2t", "llava:1", payload=[70, 71])
-    )
+    path = write_lines(tmp_path / "s.jsonl", line("a2t"), line("t2a"), line("i2t", "llava:1", payload=[70, 71]))
     inputs = {"jsonl": {"train": [path], "eval": [write_lines(tmp_path / "e.jsonl")]}}
     first, picture = [one for _, one in read_all(inputs, SPACE)]
-    assert (
-        isinstance(first, Item) and first.payload.tolist() == AUDIO.tolist() and first.text.tolist() == [1, 2]
-    )
+    assert isinstance(first, Item) and first.payload.tolist() == AUDIO.tolist() and first.text.tolist() == [1, 2]
     assert first.token_space is None and picture.modality == "image" and picture.payload.tolist() == [70, 71]
 
 

@@ -56,9 +56,7 @@ def run(tmp_path, name="one", profile=None, codecs=("audio", "image"), seed=3):
         ("c", "val", "VALIDATION words"),
         ("d", "test", "TEST words"),
     ]
-    write_jsonl(
-        base / "manifest/manifest.jsonl", [{"id": i, "caption": caption} for i, _, caption in records]
-    )
+    write_jsonl(base / "manifest/manifest.jsonl", [{"id": i, "caption": caption} for i, _, caption in records])
     write_jsonl(base / "split/split.jsonl", [{"id": i, "split": side} for i, side, _ in records])
     for about in (AUDIO, IMAGE):
         if about["kind"] in codecs:
@@ -174,18 +172,14 @@ def test_a_missing_text_file_is_refused(tmp_path):
 
 def test_a_given_token_space_is_kept_as_it_is_if_it_fits(tmp_path):
     given = run(tmp_path)
-    out = run(
-        tmp_path, "two", {"token_space": {"n_special": 64, "reference": str(given / "token_space.json")}}
-    )
+    out = run(tmp_path, "two", {"token_space": {"n_special": 64, "reference": str(given / "token_space.json")}})
     assert (out / "token_space.json").read_bytes() == (given / "token_space.json").read_bytes()
     with pytest.raises(UserError, match="segment AUDIO_CB0 doesn't fit.*found 16 ids; expected 0 ids"):
         run(tmp_path, "three", {"token_space": {"n_special": 64, "reference": str(given)}}, codecs=("image",))
 
 
 def test_generated_sentences_serve_where_no_file_is_given(tmp_path):
-    out = run(
-        tmp_path, profile={"text": {"vocab_size": 300, "train_sentences": 200, "heldout_sentences": 50}}
-    )
+    out = run(tmp_path, profile={"text": {"vocab_size": 300, "train_sentences": 200, "heldout_sentences": 50}})
     train, heldout = ((out / f"text_{which}.txt").read_text().splitlines() for which in ("train", "heldout"))
     assert len(train) == 200 + 2 and len(set(heldout)) == 50 and not set(train) & set(heldout)
     other = run(

@@ -53,9 +53,7 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(world, folder, at):
         [sys.executable, "-c", KILLED, *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert killed.returncode == -signal.SIGKILL
-    finished = {
-        path.name.split(".")[0]: path.stat().st_mtime_ns for path in (folder / "work").glob("*.done.json")
-    }
+    finished = {path.name.split(".")[0]: path.stat().st_mtime_ns for path in (folder / "work").glob("*.done.json")}
     assert at < 40 or finished
     out = world.run("shards", folder / "out", folder / "work")
     assert Manifest.of(out) == Manifest.of(world.path("shards"))
@@ -67,9 +65,7 @@ def test_a_shard_without_its_sidecar_is_encoded_again(world, folder):
     world.run("shards", folder / "first", folder / "work")
     for name in ("audio-train-00001.done.json", "audio-train-00001.jsonl"):
         (folder / "work" / name).unlink()
-    assert Manifest.of(world.run("shards", folder / "out", folder / "work")) == Manifest.of(
-        world.path("shards")
-    )
+    assert Manifest.of(world.run("shards", folder / "out", folder / "work")) == Manifest.of(world.path("shards"))
 
 
 def test_an_edited_published_shard_does_not_reach_the_next_run(world, folder):
@@ -87,8 +83,7 @@ def test_all_records_are_there_once_in_manifest_order(world):
     for modality in ("audio", "image"):
         for split in ("train", "val", "test"):
             stored = [
-                record["id"]
-                for record in ShardSet.open(world.path("shards"), modality, split, world.space).records
+                record["id"] for record in ShardSet.open(world.path("shards"), modality, split, world.space).records
             ]
             assert stored == [one for one in manifest if sides[one] == split and one in set(stored)]
             assert len(stored) == world_count(world, modality, split)
@@ -96,8 +91,7 @@ def test_all_records_are_there_once_in_manifest_order(world):
 
 def world_count(world: World, modality: str, split: str) -> int:
     return sum(
-        row["modality"] == modality and row["split"] == split
-        for row in read_jsonl(world.path("split") / "split.jsonl")
+        row["modality"] == modality and row["split"] == split for row in read_jsonl(world.path("split") / "split.jsonl")
     )
 
 
@@ -152,14 +146,10 @@ def test_a_damaged_file_costs_one_record(world, folder):
     validate_file(out / "errors.jsonl", "error")
     for modality in ("audio", "image"):
         stored = [
-            r["id"]
-            for s in ("train", "val", "test")
-            for r in ShardSet.open(out, modality, s, hurt.space).records
+            r["id"] for s in ("train", "val", "test") for r in ShardSet.open(out, modality, s, hurt.space).records
         ]
         whole = [
-            r["id"]
-            for s in ("train", "val", "test")
-            for r in ShardSet.open(world.path("shards"), modality, s).records
+            r["id"] for s in ("train", "val", "test") for r in ShardSet.open(world.path("shards"), modality, s).records
         ]
         assert stored == [one for one in whole if one not in {row["id"] for row in errors}]
 

@@ -84,17 +84,13 @@ class World:
         return out
 
 
-def build_world(
-    root: Path, profile: dict[str, Any] | None = None, external: dict[str, Path] | None = None
-) -> World:
+def build_world(root: Path, profile: dict[str, Any] | None = None, external: dict[str, Path] | None = None) -> World:
     """All stages in order."""
     profile = copy.deepcopy(profile or PROFILE)
     root.mkdir(parents=True, exist_ok=True)
     for name, numbers in (("replay_file", range(400)), ("heldout_file", range(400, 500))):
         path = root / f"{name}.txt"
-        path.write_text(
-            "".join(f"number {n} follows number {n - 1} and comes before {n + 1}.\n" for n in numbers)
-        )
+        path.write_text("".join(f"number {n} follows number {n - 1} and comes before {n + 1}.\n" for n in numbers))
         profile["text"].setdefault(name, str(path))
     world = World(root, profile, external or {})
     for stage in BODIES:

@@ -14,9 +14,46 @@ from mmpt.store.jsonl import write_jsonl
 from mmpt.store.schema import SCHEMAS, SchemaError, accepted, compiled, validate, validate_file, validator
 
 NAMES = sorted(path.name.removesuffix(".schema.json") for path in SCHEMAS.glob("*.schema.json"))
-TEXTS = ("a", "0" * 64, "A1", "GO", "step_1", "2026-01-02", "code:x", "a.b:c", "x" * 20, "", "https://in-toto.io/Statement/v1")
-STRANGE = (None, True, False, 0, -1, 1, 7, 1.0, 0.5, -0.25, 10**20, 1e300, "", "x", "é", "😀", "0" * 64, "F" * 64, [], {},
-           [None, None], [1, 1.0], {"unknown": 1}, "train", "A1")  # fmt: skip
+TEXTS = (
+    "a",
+    "0" * 64,
+    "A1",
+    "GO",
+    "step_1",
+    "2026-01-02",
+    "code:x",
+    "a.b:c",
+    "x" * 20,
+    "",
+    "https://in-toto.io/Statement/v1",
+)
+STRANGE = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    7,
+    1.0,
+    0.5,
+    -0.25,
+    10**20,
+    1e300,
+    "",
+    "x",
+    "é",
+    "😀",
+    "0" * 64,
+    "F" * 64,
+    [],
+    {},
+    [None, None],
+    [1, 1.0],
+    {"unknown": 1},
+    "train",
+    "A1",
+)
 
 
 def resolve(schema, root):
@@ -155,7 +192,9 @@ ROW = {"id": "a", "modality": "audio", "split": "train", "unit": "u", "decided_b
 def test_jsonschema_looks_at_bad_lines_alone_and_a_schema_is_read_once(tmp_path, monkeypatch):
     looked, opened, read = [], [], store.SCHEMAS.__class__.read_bytes
     kept = store.violations
-    monkeypatch.setattr(store, "violations", lambda row, name, prefix="": looked.append(prefix) or kept(row, name, prefix))
+    monkeypatch.setattr(
+        store, "violations", lambda row, name, prefix="": looked.append(prefix) or kept(row, name, prefix)
+    )
     monkeypatch.setattr(type(SCHEMAS), "read_bytes", lambda path: opened.append(path.name) or read(path))
     for cache in (store.schema, store.validator, store.compiled):
         cache.cache_clear()

@@ -12,7 +12,8 @@ from mmpt.store.errors import UserError
 from mmpt.store.stat_cache import StatCache
 
 names = st.from_regex(r"[a-zA-Z0-9_. -]{1,20}(/[a-zA-Z0-9_ -]{1,8})?", fullmatch=True).filter(
-    lambda name: ".." not in name.split("/") and not name.startswith("/"))
+    lambda name: ".." not in name.split("/") and not name.startswith("/")
+)
 entries = st.dictionaries(names, st.from_regex(r"[0-9a-f]{64}", fullmatch=True), max_size=8)
 
 
@@ -60,8 +61,16 @@ def test_missing_and_extra_files_are_named(folder):
     assert "missing" in str(Difference("x", "missing"))
 
 
-@pytest.mark.parametrize("text", ["zz  a\n", "0" * 64 + " a\n", "0" * 64 + "  /etc/passwd\n", "0" * 64 + "  ../x\n",
-                                  "0" * 64 + "  a\n" + "1" * 64 + "  a\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "zz  a\n",
+        "0" * 64 + " a\n",
+        "0" * 64 + "  /etc/passwd\n",
+        "0" * 64 + "  ../x\n",
+        "0" * 64 + "  a\n" + "1" * 64 + "  a\n",
+    ],
+)
 def test_bad_manifest_lines_are_refused(text):
     with pytest.raises(UserError):
         Manifest.parse(text)

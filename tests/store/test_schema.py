@@ -10,8 +10,25 @@ from mmpt.store.jsonl import write_jsonl
 from mmpt.store.schema import SchemaError, validate, validate_file
 from mmpt.store.stage import SliceView
 
-METRIC = {"name": "loss", "value": 1.0, "n": 3, "unit": "", "direction": "none", "ci_low": None, "ci_high": None, "slice": ""}
-EVIDENCE = {"schema": "evidence/1", "gate": "B3", "subject": {}, "metrics": [METRIC], "samples": [], "controls": [], "notes": []}
+METRIC = {
+    "name": "loss",
+    "value": 1.0,
+    "n": 3,
+    "unit": "",
+    "direction": "none",
+    "ci_low": None,
+    "ci_high": None,
+    "slice": "",
+}
+EVIDENCE = {
+    "schema": "evidence/1",
+    "gate": "B3",
+    "subject": {},
+    "metrics": [METRIC],
+    "samples": [],
+    "controls": [],
+    "notes": [],
+}
 
 
 def test_all_violations_are_listed():
@@ -34,7 +51,9 @@ def test_jsonl_errors_carry_the_line(tmp_path):
 
 
 def test_evidence_round_trip_keeps_what_is_not_a_number_as_null(tmp_path):
-    path = write_evidence(tmp_path, "B2", [Metric("norm", math.nan, 3, ci_low=-math.inf, ci_high=1.0)], subject={"x": "0" * 64})
+    path = write_evidence(
+        tmp_path, "B2", [Metric("norm", math.nan, 3, ci_low=-math.inf, ci_high=1.0)], subject={"x": "0" * 64}
+    )
     stored = read_evidence(path)["metrics"][0]
     assert stored["value"] is None and stored["ci_low"] is None and stored["ci_high"] == 1.0
 

@@ -68,8 +68,10 @@ def test_missing_and_broken_json_name_the_place(tmp_path):
 
 
 def test_safetensors_bytes_do_not_depend_on_the_process(tmp_path):
-    code = ("import sys, numpy; from mmpt.store.tensors import save_tensors;"
-            "save_tensors(sys.argv[1], {'b': numpy.arange(3), 'a': numpy.ones(2)}, {'z': 1, 'y': [2], 'x': 'w'})")
+    code = (
+        "import sys, numpy; from mmpt.store.tensors import save_tensors;"
+        "save_tensors(sys.argv[1], {'b': numpy.arange(3), 'a': numpy.ones(2)}, {'z': 1, 'y': [2], 'x': 'w'})"
+    )
     for name in ("one", "two", "three"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)
     assert len({(tmp_path / name).read_bytes() for name in ("one", "two", "three")}) == 1
@@ -87,8 +89,10 @@ def test_what_is_not_safetensors_is_said_so(tmp_path, data):
 
 
 def test_lock_names_its_holder_and_dies_with_it(tmp_path):
-    code = ("import sys, time; from pathlib import Path; from mmpt.store.lock import exclusive\n"
-            "with exclusive(Path(sys.argv[1]), 'doit train'): print('held', flush=True); time.sleep(60)")
+    code = (
+        "import sys, time; from pathlib import Path; from mmpt.store.lock import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), 'doit train'): print('held', flush=True); time.sleep(60)"
+    )
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE)
     owner.stdout.readline()
     with pytest.raises(UserError, match=f"process {owner.pid} .doit train."):

@@ -33,9 +33,7 @@ KINDS = st.one_of(
 
 def naive(task, options, position):
     """All ids allowed at a position of the payload, spelled out from the rules."""
-    end = {"t2a": SPACE.special("aud_end"), "t2i": SPACE.special("img_end")}.get(
-        task, SPACE.special("text_end")
-    )
+    end = {"t2a": SPACE.special("aud_end"), "t2i": SPACE.special("img_end")}.get(task, SPACE.special("text_end"))
     if task == "t2a":
         frames = options["frames"]
         least, most = (frames, frames) if isinstance(frames, int) else frames

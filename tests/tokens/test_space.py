@@ -263,11 +263,7 @@ def test_id_maps_agree_with_a_loop_and_come_back(n_codebooks, size, frames, seed
     space = small(audio_codec={"n_codebooks": n_codebooks, "codebook_size": size})
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, size, (n_codebooks, frames))
-    naive = [
-        space.ranges[f"AUDIO_CB{k}"].start + int(codes[k, t])
-        for t in range(frames)
-        for k in range(n_codebooks)
-    ]
+    naive = [space.ranges[f"AUDIO_CB{k}"].start + int(codes[k, t]) for t in range(frames) for k in range(n_codebooks)]
     ids = space.audio_to_global(codes)
     assert ids.tolist() == naive
     assert np.array_equal(space.audio_from_global(ids), codes)
@@ -291,9 +287,7 @@ def test_an_id_outside_its_segment_is_named():
     space = small()
     ids = space.audio_to_global(np.zeros((4, 3), int))
     ids[5] = space.ranges["AUDIO_CB2"].start
-    with pytest.raises(
-        UserError, match=r"at position 5 \(frame 1, codebook 1\).*AUDIO_CB2.*expected.*AUDIO_CB1"
-    ):
+    with pytest.raises(UserError, match=r"at position 5 \(frame 1, codebook 1\).*AUDIO_CB2.*expected.*AUDIO_CB1"):
         space.audio_from_global(ids)
     with pytest.raises(UserError, match="whole frames"):
         space.audio_from_global(ids[:5])

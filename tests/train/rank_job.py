@@ -32,7 +32,9 @@ def main(root: Path, name: str, deaths: list[list]) -> None:
 
         def measure(step):
             if (step, ranks.rank) == (step_, rank) and how != "SAVE":
-                os.kill(os.getppid() if how == "ALL" else os.getpid(), signal.SIGKILL if how == "KILL" else signal.SIGTERM)
+                os.kill(
+                    os.getppid() if how == "ALL" else os.getpid(), signal.SIGKILL if how == "KILL" else signal.SIGTERM
+                )
                 time.sleep(PATIENCE)
             return {"step": step}
 

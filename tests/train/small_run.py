@@ -70,9 +70,7 @@ def small_loader(
 
 
 def small_settings(steps: int, **changes) -> TrainSettings:
-    numbers = dict(
-        lr={"lora": 5e-3, "embed": 1e-2, "head": 1e-2}, warmup_steps=2, log_every=3, save_every=4, clip=5.0
-    )
+    numbers = dict(lr={"lora": 5e-3, "embed": 1e-2, "head": 1e-2}, warmup_steps=2, log_every=3, save_every=4, clip=5.0)
     return TrainSettings(steps, **{**numbers, **changes})
 
 

@@ -79,9 +79,7 @@ def test_a_checkpointed_layer_keeps_its_input(dropout):
     shape = small(dropout, width=128)
     counted = activations(shape, 48)
     for checkpointed in (1, 2):
-        assert counted.of(4, 3, checkpointed) == pytest.approx(
-            kept_on_cpu(shape, 4, 3, 48, checkpointed), rel=0.01
-        )
+        assert counted.of(4, 3, checkpointed) == pytest.approx(kept_on_cpu(shape, 4, 3, 48, checkpointed), rel=0.01)
     again = 3 * counted.layer_row + counted.layer
     angles = 2 * 3 * 48 * 16 * 4  # of the positions: alive for the next run, though not kept by autograd
     assert counted.of(4, 3, 4) == pytest.approx(kept_on_cpu(shape, 4, 3, 48, 4) + again + angles, rel=0.01)
@@ -138,8 +136,7 @@ def test_a_split_base_leaves_each_rank_its_share_and_what_it_borrows():
     shape = small()
     size, kept = sizes(shape), activations(shape, 64)
     alone, each, split = (
-        memory(shape, size, kept, 1, "cuda", spread=spread)
-        for spread in (Spread(), Spread(4), Spread(4, split=True))
+        memory(shape, size, kept, 1, "cuda", spread=spread) for spread in (Spread(), Spread(4), Spread(4, split=True))
     )
     layers = shape.layers * size.layer_weights * 4
     assert alone.weights == each.weights and each.weights - split.weights == layers * 3 // 4

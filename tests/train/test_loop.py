@@ -22,9 +22,7 @@ def run(root, name, *, steps=STEPS, until=None, hooks=None, settings=None, model
     model = model or fresh(root / f"base-{name}", dropout=dropout)
     torch.manual_seed(11)
     loader = small_loader(model.space, steps, seed=seed, ramp=0.2)
-    outcome = train(
-        model, loader, settings or small_settings(steps), root / name, hooks or Hooks(), until=until
-    )
+    outcome = train(model, loader, settings or small_settings(steps), root / name, hooks or Hooks(), until=until)
     return model, outcome
 
 
@@ -92,9 +90,7 @@ def test_a_death_while_saving_loses_only_that_save(tmp_path, monkeypatch):
 
 def test_only_the_newest_checkpoint_keeps_the_trainer_state(tmp_path):
     saves = []
-    _, outcome = run(
-        tmp_path, "run", hooks=Hooks(on_save=lambda step, folder: saves.append((step, folder.name)))
-    )
+    _, outcome = run(tmp_path, "run", hooks=Hooks(on_save=lambda step, folder: saves.append((step, folder.name))))
     assert outcome.saved == [0, 4, 8, 9] and saves == [(s, f"step_{s}") for s in outcome.saved]
     with_state = [p.parent.name for p in (tmp_path / "run").rglob(checkpoints.STATE)]
     assert with_state == ["step_9"]
@@ -138,12 +134,8 @@ def test_a_nan_stops_the_run_before_it_reaches_the_weights_and_still_saves(tmp_p
 
     monkeypatch.setattr(loop, "backward", poisoned)
     model, outcome = run(tmp_path, "run")
-    assert (
-        outcome.step == 5 and "gradient norm nan" in outcome.stopped and outcome.monitors.nonfinite_steps == 1
-    )
-    assert outcome.saved == [0, 4, 5] and all(
-        torch.isfinite(p).all() for p in model.adapter_parameters().values()
-    )
+    assert outcome.step == 5 and "gradient norm nan" in outcome.stopped and outcome.monitors.nonfinite_steps == 1
+    assert outcome.saved == [0, 4, 5] and all(torch.isfinite(p).all() for p in model.adapter_parameters().values())
     calls.clear()
     _, again = run(tmp_path, "run")
     assert again.stopped == outcome.stopped and not calls  # a stopped run stays stopped

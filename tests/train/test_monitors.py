@@ -19,9 +19,7 @@ def calm(start=0, steps=20):
     return monitors
 
 
-@pytest.mark.parametrize(
-    "objective, norm", [(math.nan, 1.0), (1.0, math.inf), (math.inf, 1.0), (1.0, math.nan)]
-)
+@pytest.mark.parametrize("objective, norm", [(math.nan, 1.0), (1.0, math.inf), (math.inf, 1.0), (1.0, math.nan)])
 def test_a_number_that_is_not_finite_stops_at_once(objective, norm):
     monitors = Monitors(1000)
     assert "step 0" in monitors.after_backward(0, objective, norm, 1.0)

@@ -129,9 +129,7 @@ def test_the_operation_is_given_how_many_rows_are_supervised(model, monkeypatch)
 
 def test_the_first_token_of_a_row_cannot_be_a_target():
     with pytest.raises(ValueError, match="first token of row 1"):
-        targets_of(
-            np.array([[-100, 3], [2, -100]]), np.zeros((2, 2), np.int8), np.zeros((2, 2), np.int8), "cpu"
-        )
+        targets_of(np.array([[-100, 3], [2, -100]]), np.zeros((2, 2), np.int8), np.zeros((2, 2), np.int8), "cpu")
 
 
 def test_decode_ranges_hold_their_labels_and_the_text_range_its_end(model):
@@ -158,9 +156,7 @@ def test_item_losses_equal_each_item_alone(model):
         bounds = payload_slots(model.space)
         for i in range(7):
             one = examples.draw(i)
-            logits = model.logits(model.hidden(torch.from_numpy(one.input_ids.astype(np.int64))[None]))[
-                0
-            ].double()
+            logits = model.logits(model.hidden(torch.from_numpy(one.input_ids.astype(np.int64))[None]))[0].double()
             at = np.nonzero(one.labels != -100)[0]
             full = [-torch.log_softmax(logits[p - 1], 0)[int(one.labels[p])] for p in at]
             inside = [

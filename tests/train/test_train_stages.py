@@ -79,9 +79,7 @@ class Pipeline:
         out.mkdir()
         work.mkdir(exist_ok=True)
         inputs = {path.name: path for path in self.root.iterdir() if path.is_dir()}
-        ctx = StageContext(
-            stage, SliceView(profile, tuple(profile), stage), inputs, out, work, seed=7, on_log=on_log
-        )
+        ctx = StageContext(stage, SliceView(profile, tuple(profile), stage), inputs, out, work, seed=7, on_log=on_log)
         adjust(ctx)
         BODIES[stage](ctx)
         return out
@@ -110,9 +108,7 @@ def test_base_is_a_hugging_face_folder_with_its_tokenizer(pipeline):
 
     folder = pipeline.root / "base"
     validate_file(folder / "base.json", "base")
-    model, tokenizer = (
-        kind.from_pretrained(folder / "model") for kind in (AutoModelForCausalLM, AutoTokenizer)
-    )
+    model, tokenizer = (kind.from_pretrained(folder / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
     ids = tokenizer("number 7 follows number 6.")["input_ids"]
     assert tokenizer.decode(ids) == "number 7 follows number 6." and max(ids) < model.config.vocab_size
 
@@ -155,9 +151,7 @@ def test_train_publishes_checkpoints_metrics_and_evidence(pipeline):
         "t2a",
         "t2i",
     }
-    files = {
-        name: sorted(p.name for p in (folder / "checkpoints" / name).iterdir()) for name in listed["saved"]
-    }
+    files = {name: sorted(p.name for p in (folder / "checkpoints" / name).iterdir()) for name in listed["saved"]}
     assert files["step_8"] == ["adapter_config.json", WEIGHTS]
     assert files[f"step_{STEPS}"] == ["adapter_config.json", WEIGHTS, "trainer_state.safetensors"]
     warm = (pipeline.root / "warmup" / "checkpoint" / WEIGHTS).read_bytes()
@@ -261,8 +255,10 @@ def test_a_run_that_learns_nothing_fails(pipeline):
     still = copy.deepcopy(LEARNING["train"])
     still.update(lr={"lora": 1e-12, "embed": 1e-12, "head": 1e-12})
     folder = pipeline.run("train", "still", {"train": still})
-    few = [{"gate": "B1", "check": check, "min_n": 8, "reason": "a small corpus"} for check in
-           ("beats_unigram", "falls", "read_holds")]  # fmt: skip
+    few = [
+        {"gate": "B1", "check": check, "min_n": 8, "reason": "a small corpus"}
+        for check in ("beats_unigram", "falls", "read_holds")
+    ]
     verdict = judged("B1", json.loads((folder / "evidence" / "B1.json").read_bytes()), *few)
     assert verdict.verdict == "NO_GO"
     failed = {name for name in failing(verdict) if not name.startswith("halves")}

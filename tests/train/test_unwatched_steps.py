@@ -76,12 +76,15 @@ def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("spoil, at, words", [
-    (nan_at(0), 0, "gradient norm nan"),
-    (nan_at(7), 7, "gradient norm nan"),
-    (burst_at(13), 13, "times its running median"),
-    (burst_at(4), None, None),  # before there is a median
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil, at, words",
+    [
+        (nan_at(0), 0, "gradient norm nan"),
+        (nan_at(7), 7, "gradient norm nan"),
+        (burst_at(13), 13, "times its running median"),
+        (burst_at(4), None, None),  # before there is a median
+    ],
+)
 def test_a_run_ends_as_if_every_step_had_been_looked_at(tmp_path, monkeypatch, spoil, at, words):
     late, calls = trained(tmp_path, "late", spoil, monkeypatch)
     soon, at_once = trained(tmp_path, "soon", spoil, monkeypatch, every_step=True)

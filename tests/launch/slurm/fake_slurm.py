@@ -71,9 +71,7 @@ def srun(words):
         key = words.pop(0)
         if key in ("--output", "--error"):
             paths[key] = words.pop(0)
-    job, tasks, nodes = (
-        int(os.environ[name]) for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NUM_NODES")
-    )
+    job, tasks, nodes = (int(os.environ[name]) for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NUM_NODES"))
     running = []
     for rank in range(tasks):
         named = {key: path.replace("%j", str(job)).replace("%t", str(rank)) for key, path in paths.items()}

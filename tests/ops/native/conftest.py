@@ -5,7 +5,9 @@ import torch
 
 from mmpt.ops import native
 
-SETS = [name for name in ("generic", "avx2", "avx512", "avx512_bf16", "amx") if native.kernels.select_instruction_set(name)]
+SETS = [
+    name for name in ("generic", "avx2", "avx512", "avx512_bf16", "amx") if native.kernels.select_instruction_set(name)
+]
 native.kernels.select_instruction_set("")
 
 

@@ -48,10 +48,19 @@ def test_error_is_at_most_twice_that_of_torch(shape, dtype):
         assert mine <= 2 * other + 1e-5, f"{name}: {mine} against {other}"
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"reduction": "none"}, {"reduction": "sum", "softcap": 3.0}, {"label_smoothing": 0.1, "z_loss": 1e-2},
-    {"column_range": (3, 400)}, {"column_range": "rows"}, {"num_items": 7}, {"max_valid": 70},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": "none"},
+        {"reduction": "sum", "softcap": 3.0},
+        {"label_smoothing": 0.1, "z_loss": 1e-2},
+        {"column_range": (3, 400)},
+        {"column_range": "rows"},
+        {"num_items": 7},
+        {"max_valid": 70},
+    ],
+)
 def test_equals_the_cpu(options):
     options = dict(options)
     hidden, labels, base, new = problem(90, 33, 300, 150, torch.float32, range(0, 90, 3))
@@ -149,8 +158,14 @@ def test_a_draw_depends_on_its_own_row_alone(dtype):
     order = torch.randperm(64, device="cuda")
     shuffled = sample_range(hidden[order], base, new, lo[order], hi[order], **{k: v[order] for k, v in rest.items()})
     assert torch.equal(shuffled, together[order])
-    alone = torch.cat([sample_range(hidden[i : i + 1], base, new, lo[i : i + 1], hi[i : i + 1],
-                                    **{k: v[i : i + 1] for k, v in rest.items()}) for i in range(64)])  # fmt: skip
+    alone = torch.cat(
+        [
+            sample_range(
+                hidden[i : i + 1], base, new, lo[i : i + 1], hi[i : i + 1], **{k: v[i : i + 1] for k, v in rest.items()}
+            )
+            for i in range(64)
+        ]
+    )
     assert torch.equal(alone, together)
 
 
@@ -186,8 +201,29 @@ def test_every_replay_of_a_graph_draws_anew():
 
 def test_opcheck():
     hidden, labels, base, new = on_gpu(*problem(dtype=torch.float32))
-    arguments = (hidden.requires_grad_(), labels, base, new.requires_grad_(), -100, 0, -1, None, None, None, 0, None,
-                 0.0, 0.0, 0.0, "mean", None, 23, True, False, True)  # fmt: skip
+    arguments = (
+        hidden.requires_grad_(),
+        labels,
+        base,
+        new.requires_grad_(),
+        -100,
+        0,
+        -1,
+        None,
+        None,
+        None,
+        0,
+        None,
+        0.0,
+        0.0,
+        0.0,
+        "mean",
+        None,
+        23,
+        True,
+        False,
+        True,
+    )
     torch.library.opcheck(torch.ops.mmpt.linear_cross_entropy.default, arguments)
     numbers = native._parameters(3, 9, None, 1.0, 0, 0.9, 7, 0, None)
     torch.library.opcheck(torch.ops.mmpt.sample_logits.default, (torch.randn(5, 12, device="cuda"), *numbers))

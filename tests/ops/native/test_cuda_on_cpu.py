@@ -32,8 +32,18 @@ def both(emulated, name, *arguments):
 
 def loss_arguments(data, reduction="mean", want=(True, True, True), **options):
     hidden, labels, base, new = data
-    rows = {"lo": 0, "hi": -1, "row_lo": None, "row_hi": None, "group": None, "num_groups": 0, "token_weight": None,
-            "softcap": 0.0, "z_loss": 0.0, "label_smoothing": 0.0}  # fmt: skip
+    rows = {
+        "lo": 0,
+        "hi": -1,
+        "row_lo": None,
+        "row_hi": None,
+        "group": None,
+        "num_groups": 0,
+        "token_weight": None,
+        "softcap": 0.0,
+        "z_loss": 0.0,
+        "label_smoothing": 0.0,
+    }
     rows.update(options)
     tail = (options.get("num_items"), options.get("max_valid"))
     rows.pop("num_items", None), rows.pop("max_valid", None)
@@ -41,18 +51,34 @@ def loss_arguments(data, reduction="mean", want=(True, True, True), **options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [
-    {}, {"reduction": "sum", "softcap": 2.0}, {"reduction": "none"}, {"label_smoothing": 0.1, "z_loss": 0.01},
-    {"lo": 3, "hi": 80}, {"num_items": 7.0}, {"max_valid": 40}, {"want": (False, False, True)},
-    {"want": (True, False, False)}, {"want": (False, False, False)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": "sum", "softcap": 2.0},
+        {"reduction": "none"},
+        {"label_smoothing": 0.1, "z_loss": 0.01},
+        {"lo": 3, "hi": 80},
+        {"num_items": 7.0},
+        {"max_valid": 40},
+        {"want": (False, False, True)},
+        {"want": (True, False, False)},
+        {"want": (False, False, False)},
+    ],
+)
 def test_loss_statistics_and_gradients_equal_the_cpus(emulated, dtype, options):
     data = list(problem(50, 24, 70, 31, dtype, ignored=range(0, 50, 3)))
     if "lo" in options:
         data[1] = torch.where(data[1] >= 0, data[1].clamp(3, 79), data[1])
     group = torch.arange(50) % 3
-    for ours, right in zip(*both(emulated, "linear_cross_entropy", *loss_arguments(
-            data, group=group, num_groups=4, token_weight=torch.linspace(0.5, 2, 50), **options)), strict=True):  # fmt: skip
+    for ours, right in zip(
+        *both(
+            emulated,
+            "linear_cross_entropy",
+            *loss_arguments(data, group=group, num_groups=4, token_weight=torch.linspace(0.5, 2, 50), **options),
+        ),
+        strict=True,
+    ):
         torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-6)
 
 
@@ -127,10 +153,18 @@ def test_an_empty_batch(emulated):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("change,options", [
-    ((1, 17), {}), ((1, -1), {}), (None, {"max_valid": 5}), (None, {"max_valid": 0}), (None, {"lo": 3, "hi": 9}),
-    (None, {"group": torch.arange(23), "num_groups": 21}), (None, {"group": torch.arange(23) - 2, "num_groups": 23}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change,options",
+    [
+        ((1, 17), {}),
+        ((1, -1), {}),
+        (None, {"max_valid": 5}),
+        (None, {"max_valid": 0}),
+        (None, {"lo": 3, "hi": 9}),
+        (None, {"group": torch.arange(23), "num_groups": 21}),
+        (None, {"group": torch.arange(23) - 2, "num_groups": 23}),
+    ],
+)
 def test_what_the_cpu_refuses_is_a_nan_loss_and_no_finite_gradient(emulated, change, options, reduction):
     """A finite one beside the NaN would be a step of the optimizer in a direction that means nothing."""
     hidden, labels, base, new = problem(dtype=torch.float32)
@@ -148,9 +182,23 @@ def test_what_the_cpu_refuses_is_a_nan_loss_and_no_finite_gradient(emulated, cha
     assert torch.isnan(d_hidden).any() and not d_hidden[torch.isfinite(d_hidden)].any()
     if reduction == "none" and "group" not in options:
         back = emulated.linear_cross_entropy_backward(
-            *data, lse, torch.ones(23), -100, lo, options.get("hi", -1), None, None, None, 0.0, 0.0, 0.0,
-            options.get("max_valid"), True, True, True,
-        )  # fmt: skip
+            *data,
+            lse,
+            torch.ones(23),
+            -100,
+            lo,
+            options.get("hi", -1),
+            None,
+            None,
+            None,
+            0.0,
+            0.0,
+            0.0,
+            options.get("max_valid"),
+            True,
+            True,
+            True,
+        )
         assert torch.isnan(back[0]).any() and torch.isnan(torch.cat(back[1:])).any()
 
 
@@ -167,11 +215,17 @@ def chunks(monkeypatch):
     monkeypatch.setenv("MMPT_EMULATED_CHUNK", "1")
 
 
-@pytest.mark.parametrize("dtype,options", [
-    (torch.float32, {}), (torch.float16, {}), (torch.bfloat16, {}), (torch.bfloat16, {"lo": 3, "hi": 450}),
-    (torch.bfloat16, {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 3.0}),
-    (torch.bfloat16, {"want": (False, True, False)}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "dtype,options",
+    [
+        (torch.float32, {}),
+        (torch.float16, {}),
+        (torch.bfloat16, {}),
+        (torch.bfloat16, {"lo": 3, "hi": 450}),
+        (torch.bfloat16, {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 3.0}),
+        (torch.bfloat16, {"want": (False, True, False)}),
+    ],
+)
 def test_chunks_add_up(emulated, chunks, dtype, options):
     data = list(problem(140, 24, 400, 200, dtype, scale=0.5))
     data[1] = torch.where(data[1] >= 0, data[1].clamp(3, 449), data[1])
@@ -202,10 +256,15 @@ class Emulated(torch.autograd.Function):
 
 
 # Rows of more and of fewer packs than a block has threads, tails on both segments, one chunk and two of them.
-@pytest.mark.parametrize("shape,dtype", [
-    ((24, 64, 3000, 1100), torch.bfloat16), ((12, 50, 9001, 300), torch.bfloat16), ((160, 32, 700, 77), torch.bfloat16),
-    ((12, 50, 9001, 300), torch.float16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape,dtype",
+    [
+        ((24, 64, 3000, 1100), torch.bfloat16),
+        ((12, 50, 9001, 300), torch.bfloat16),
+        ((160, 32, 700, 77), torch.bfloat16),
+        ((12, 50, 9001, 300), torch.float16),
+    ],
+)
 def test_error_of_16_bits_is_at_most_twice_that_of_torch(emulated, chunks, shape, dtype):
     hidden, labels, base, new = problem(*shape, dtype, ignored=(0, 3, 4), scale=0.7)
     exact = gradients(torch_exact, hidden.double(), labels, base.double(), new.double())
@@ -259,8 +318,12 @@ def test_backward_of_none_knows_how_many_rows_there_are(emulated):
     hidden, labels, base, new = problem(50, 24, 70, 31, torch.float32)
     lse = torch.logsumexp(hidden @ torch.cat([base, new]).T, 1)
     rest = (-100, 0, -1, None, None, None, 0.0, 0.0, 0.0)
-    counted, given = (emulated.linear_cross_entropy_backward(hidden, labels, base, new, lse, torch.ones(50), *rest, most, True, True, True)
-                      for most in (None, 46))  # fmt: skip
+    counted, given = (
+        emulated.linear_cross_entropy_backward(
+            hidden, labels, base, new, lse, torch.ones(50), *rest, most, True, True, True
+        )
+        for most in (None, 46)
+    )
     assert all(torch.equal(a, b) for a, b in zip(counted, given, strict=True))
     hidden.requires_grad_()
     loss = linear_cross_entropy(hidden, labels, base, new, reduction="none", max_valid=46)
@@ -321,7 +384,7 @@ NONSENSE = {
     "temperature": (-0.5, float("nan"), float("inf")),
     "top_k": (-2,),
     "top_p": (0.0, -1.0, 1.5, float("nan")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name,value", [(name, value) for name, values in NONSENSE.items() for value in values])
@@ -376,10 +439,17 @@ def test_draws_of_a_wide_head_equal_the_cpus(emulated, batch):
         assert torch.equal(ours, right)
 
 
-@pytest.mark.parametrize("rows,dimensions,multiprocessors,step", [
-    (1_000_000, 4096, 132, 2048), (1_000_000, 1024, 132, 2816), (16_384, 4096, 132, 2048), (100, 4096, 132, 128),
-    (0, 64, 132, 128), (1, 1, 1, 128),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rows,dimensions,multiprocessors,step",
+    [
+        (1_000_000, 4096, 132, 2048),
+        (1_000_000, 1024, 132, 2816),
+        (16_384, 4096, 132, 2048),
+        (100, 4096, 132, 128),
+        (0, 64, 132, 128),
+        (1, 1, 1, 128),
+    ],
+)
 def test_a_chunk_fills_the_multiprocessors(rows, dimensions, multiprocessors, step):
     row_bytes = 164_096 * 2
     assert native.kernels.chunk_rows(rows, dimensions, row_bytes, multiprocessors) == step

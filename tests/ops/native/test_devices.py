@@ -9,15 +9,44 @@ from tests.ops.native.test_linear_cross_entropy import problem
 ON_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)  # the kernel itself: chosen by what hidden is on
 
 
-@pytest.mark.parametrize("place,name", [
-    (1, "labels"), (2, "weight_base"), (3, "weight_new"), (7, "column_range lo"), (8, "column_range hi"), (9, "group"),
-    (11, "token_weight"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "place,name",
+    [
+        (1, "labels"),
+        (2, "weight_base"),
+        (3, "weight_new"),
+        (7, "column_range lo"),
+        (8, "column_range hi"),
+        (9, "group"),
+        (11, "token_weight"),
+    ],
+)
 def test_the_loss_names_what_lies_elsewhere(place, name):
     hidden, labels, base, new = problem(dtype=torch.float32)
     zeros, ones = torch.zeros(23, dtype=torch.long), torch.full((23,), 17)
-    arguments = [hidden, labels, base, new, -100, 0, -1, zeros, ones, zeros, 1, torch.ones(23), 0.0, 0.0, 0.0, "mean",
-                 None, None, False, False, False]  # fmt: skip
+    arguments = [
+        hidden,
+        labels,
+        base,
+        new,
+        -100,
+        0,
+        -1,
+        zeros,
+        ones,
+        zeros,
+        1,
+        torch.ones(23),
+        0.0,
+        0.0,
+        0.0,
+        "mean",
+        None,
+        None,
+        False,
+        False,
+        False,
+    ]
     operation = torch.ops.mmpt.linear_cross_entropy.default
     operation.redispatch(ON_CPU, *arguments)
     arguments[place] = arguments[place].to("meta")

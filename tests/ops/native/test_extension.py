@@ -137,11 +137,14 @@ def test_another_kind_of_gpu_or_list_of_architectures_is_another_build(sources, 
     assert len({hopper.digest, ampere.digest, extension.plan().digest}) == 3
 
 
-@pytest.mark.parametrize("what,value,found", [
-    (("torch.version", "cuda"), None, "built without CUDA"),
-    (("torch.cuda", "is_available"), lambda: False, "no GPU that torch can use"),
-    (("mmpt.store.programs", "nvcc"), lambda: None, "no nvcc below CUDA_HOME"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "what,value,found",
+    [
+        (("torch.version", "cuda"), None, "built without CUDA"),
+        (("torch.cuda", "is_available"), lambda: False, "no GPU that torch can use"),
+        (("mmpt.store.programs", "nvcc"), lambda: None, "no nvcc below CUDA_HOME"),
+    ],
+)
 def test_a_profile_on_cuda_is_told_what_is_missing(sources, cuda_machine, monkeypatch, tmp_path, what, value, found):
     monkeypatch.setattr(importlib.import_module(what[0]), what[1], value)
     assert extension.plan().cuda is None

@@ -9,8 +9,13 @@ import torch.nn.functional as F
 from mmpt.ops import linear_cross_entropy as plain
 from mmpt.ops.native import linear_cross_entropy
 
-OPTIONS = [{}, {"softcap": 2.0}, {"z_loss": 0.1}, {"label_smoothing": 0.2},
-           {"softcap": 3.0, "z_loss": 0.05, "label_smoothing": 0.1}]  # fmt: skip
+OPTIONS = [
+    {},
+    {"softcap": 2.0},
+    {"z_loss": 0.1},
+    {"label_smoothing": 0.2},
+    {"softcap": 3.0, "z_loss": 0.05, "label_smoothing": 0.1},
+]
 
 
 def problem(n=23, h=7, v0=11, t=6, dtype=torch.float64, ignored=(0, 3, 4, 22), seed=0, scale=1.0):
@@ -75,9 +80,14 @@ def test_bf16_error_is_at_most_twice_that_of_torch(instruction_set, shape):
         assert mine <= 2 * other + 1e-5, f"{name}: {mine} against {other}"
 
 
-@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.bfloat16, torch.float32),
-                                    (torch.float32, torch.bfloat16, torch.float32),
-                                    (torch.float16, torch.float16, torch.float16)])  # fmt: skip
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        (torch.bfloat16, torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.float16, torch.float16, torch.float16),
+    ],
+)
 def test_weights_may_have_their_own_dtype(instruction_set, dtypes):
     hidden, labels, base, new = problem(80, 64, 700, 300, scale=0.5)
     hidden, base, new = (x.to(d) for x, d in zip((hidden, base, new), dtypes, strict=True))
@@ -87,12 +97,22 @@ def test_weights_may_have_their_own_dtype(instruction_set, dtypes):
     assert max(distances(ours, exact)) < 1e-2
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"reduction": "none"}, {"reduction": "sum", "softcap": 3.0}, {"label_smoothing": 0.1, "z_loss": 1e-2},
-    {"reduction": "none", "label_smoothing": 0.1, "softcap": 2.0}, {"num_items": 7}, {"column_range": (3, 400)},
-    {"column_range": "rows"}, {"column_range": "rows", "reduction": "none", "label_smoothing": 0.2},
-    {"token_weight": "rows"}, {"token_weight": "rows", "reduction": "sum"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": "none"},
+        {"reduction": "sum", "softcap": 3.0},
+        {"label_smoothing": 0.1, "z_loss": 1e-2},
+        {"reduction": "none", "label_smoothing": 0.1, "softcap": 2.0},
+        {"num_items": 7},
+        {"column_range": (3, 400)},
+        {"column_range": "rows"},
+        {"column_range": "rows", "reduction": "none", "label_smoothing": 0.2},
+        {"token_weight": "rows"},
+        {"token_weight": "rows", "reduction": "sum"},
+    ],
+)
 def test_every_option_equals_the_plain_one(instruction_set, options):
     options = dict(options)
     hidden, labels, base, new = problem(90, 33, 300, 150, torch.float32, range(0, 90, 3))
@@ -106,8 +126,11 @@ def test_every_option_equals_the_plain_one(instruction_set, options):
     if "token_weight" in options:
         options["token_weight"] = torch.linspace(0, 2, 90)
     up = torch.linspace(-1, 2, 90) if options.get("reduction") == "none" else None
-    for ours, theirs in zip(gradients(linear_cross_entropy, hidden, labels, base, new, up, **options),
-                            gradients(plain, hidden, labels, base, new, up, **options), strict=True):  # fmt: skip
+    for ours, theirs in zip(
+        gradients(linear_cross_entropy, hidden, labels, base, new, up, **options),
+        gradients(plain, hidden, labels, base, new, up, **options),
+        strict=True,
+    ):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5)
 
 
@@ -119,8 +142,10 @@ def test_statistics_equal_the_plain_ones(instruction_set):
     largest = (hidden @ torch.cat([base, new]).T).argmax(1)
     labels[40:] = torch.where(labels[40:] < 0, -100, largest[40:])  # right wherever in a tile they lie
     group = torch.arange(90, dtype=torch.int32) % 4
-    ours, theirs = (f(hidden, labels, base, new, group=group, num_groups=5, return_stats=True)
-                    for f in (linear_cross_entropy, plain))  # fmt: skip
+    ours, theirs = (
+        f(hidden, labels, base, new, group=group, num_groups=5, return_stats=True)
+        for f in (linear_cross_entropy, plain)
+    )
     for name in ("loss", "nll", "lse", "group_loss", "group_count"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-5)
     assert torch.equal(ours.correct, theirs.correct) and bool(ours.correct[1]) and not bool(ours.correct[2])
@@ -150,8 +175,10 @@ def test_nothing_supervised_is_a_loss_of_zero_with_gradients_of_zero(reduction):
     assert not loss.any() and not any(g.any() for g in grads)
 
 
-@pytest.mark.parametrize("n,h,v0,t", [(1, 8, 5, 3), (1, 1, 1, 0), (3, 5, 0, 4), (5, 3, 1, 0), (64, 32, 9, 1), (65, 33, 513, 1),
-                                      (257, 32, 193, 192)])  # fmt: skip
+@pytest.mark.parametrize(
+    "n,h,v0,t",
+    [(1, 8, 5, 3), (1, 1, 1, 0), (3, 5, 0, 4), (5, 3, 1, 0), (64, 32, 9, 1), (65, 33, 513, 1), (257, 32, 193, 192)],
+)
 def test_small_and_odd_shapes(instruction_set, n, h, v0, t):
     hidden, labels, base, new = problem(n, h, v0, t, torch.float32, ignored=())
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 3e-2)):
@@ -171,8 +198,9 @@ def test_empty_batch_and_no_new_rows():
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int64])
 def test_labels_of_any_integer_type(dtype):
     hidden, labels, base, new = problem(dtype=torch.float32)
-    assert torch.equal(linear_cross_entropy(hidden, labels.to(dtype), base, new),
-                       linear_cross_entropy(hidden, labels, base, new))  # fmt: skip
+    assert torch.equal(
+        linear_cross_entropy(hidden, labels.to(dtype), base, new), linear_cross_entropy(hidden, labels, base, new)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -232,19 +260,22 @@ def test_a_nan_in_a_supervised_row_is_seen_and_one_in_an_ignored_row_is_not():
     assert torch.isnan(linear_cross_entropy(hidden, labels, base, new))
 
 
-@pytest.mark.parametrize("change,message", [
-    ({"labels": (2, 17)}, r"label 17 of row 2 is outside its range \[0, 17\)"),
-    ({"labels": (2, -1)}, r"label -1 of row 2"),
-    ({"column_range": (5, 5)}, r"column range \[5, 5\) of row 1"),
-    ({"column_range": (0, 18)}, r"\[0, 18\) of row 1 is not within \[0, 17\)"),
-    ({"column_range": (torch.zeros(4, dtype=torch.long), 17)}, r"lo is \[4\], expected \[23\]"),
-    ({"max_valid": 18}, "19 supervised rows, max_valid is 18"),
-    ({"reduction": "avg"}, "'avg', expected mean, sum or none"),
-    ({"group": torch.full((23,), 3), "num_groups": 3}, "group id 3 of row 1, num_groups is 3"),
-    ({"token_weight": torch.ones(3)}, r"token_weight is \[3\], expected \[23\]"),
-    ({"softcap": -1.0}, "softcap is -1"),
-    ({"label_smoothing": 1.0}, "label_smoothing is 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"labels": (2, 17)}, r"label 17 of row 2 is outside its range \[0, 17\)"),
+        ({"labels": (2, -1)}, r"label -1 of row 2"),
+        ({"column_range": (5, 5)}, r"column range \[5, 5\) of row 1"),
+        ({"column_range": (0, 18)}, r"\[0, 18\) of row 1 is not within \[0, 17\)"),
+        ({"column_range": (torch.zeros(4, dtype=torch.long), 17)}, r"lo is \[4\], expected \[23\]"),
+        ({"max_valid": 18}, "19 supervised rows, max_valid is 18"),
+        ({"reduction": "avg"}, "'avg', expected mean, sum or none"),
+        ({"group": torch.full((23,), 3), "num_groups": 3}, "group id 3 of row 1, num_groups is 3"),
+        ({"token_weight": torch.ones(3)}, r"token_weight is \[3\], expected \[23\]"),
+        ({"softcap": -1.0}, "softcap is -1"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1"),
+    ],
+)
 def test_a_wrong_argument_raises_with_its_value(change, message):
     hidden, labels, base, new = problem(dtype=torch.float32)
     options = dict(change)
@@ -255,10 +286,15 @@ def test_a_wrong_argument_raises_with_its_value(change, message):
         linear_cross_entropy(hidden, labels, base, new, **options)
 
 
-@pytest.mark.parametrize("place,shape,message", [
-    (0, (23, 7, 1), r"hidden is \[23, 7, 1\]"), (1, (22,), r"labels \[22\]"), (2, (11, 8), r"weight_base is \[11, 8\]"),
-    (3, (6, 6), r"weight_new is \[6, 6\], expected \[rows, 7\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "place,shape,message",
+    [
+        (0, (23, 7, 1), r"hidden is \[23, 7, 1\]"),
+        (1, (22,), r"labels \[22\]"),
+        (2, (11, 8), r"weight_base is \[11, 8\]"),
+        (3, (6, 6), r"weight_new is \[6, 6\], expected \[rows, 7\]"),
+    ],
+)
 def test_a_wrong_shape_raises_with_the_shape(place, shape, message):
     data = list(problem(dtype=torch.float32))
     data[place] = torch.zeros(shape, dtype=data[place].dtype)
@@ -267,7 +303,27 @@ def test_a_wrong_shape_raises_with_the_shape(place, shape, message):
 
 
 def operator_arguments(hidden, labels, base, new, reduction="mean", want=(True, True, True)):
-    return (hidden, labels, base, new, -100, 0, -1, None, None, None, 0, None, 0.0, 0.0, 0.0, reduction, None, None, *want)
+    return (
+        hidden,
+        labels,
+        base,
+        new,
+        -100,
+        0,
+        -1,
+        None,
+        None,
+        None,
+        0,
+        None,
+        0.0,
+        0.0,
+        0.0,
+        reduction,
+        None,
+        None,
+        *want,
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -281,7 +337,27 @@ def test_opcheck(reduction):
 def test_opcheck_of_the_backward():
     hidden, labels, base, new = problem(dtype=torch.float32)
     lse = torch.logsumexp(hidden @ torch.cat([base, new]).T, 1)
-    arguments = (hidden, labels, base, new, lse, torch.rand(23), -100, 0, -1, None, None, None, 0.0, 0.0, 0.0, None, True, True, True)
+    arguments = (
+        hidden,
+        labels,
+        base,
+        new,
+        lse,
+        torch.rand(23),
+        -100,
+        0,
+        -1,
+        None,
+        None,
+        None,
+        0.0,
+        0.0,
+        0.0,
+        None,
+        True,
+        True,
+        True,
+    )
     torch.library.opcheck(torch.ops.mmpt.linear_cross_entropy_backward.default, arguments)
 
 

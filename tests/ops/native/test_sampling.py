@@ -67,8 +67,10 @@ def test_draws_equal_the_plain_ones(seed, without):
     assert torch.equal(sample_logits(logits, lo, hi, **rest), plain_logits(logits, lo, hi, **rest))
     hidden, base, new = head(seed=seed, dtype=dtype)
     softcap = 3.0 if seed % 2 else None
-    assert torch.equal(sample_range(hidden, base, new, lo, hi, softcap=softcap, **rest),
-                       plain_range(hidden, base, new, lo, hi, softcap=softcap, **rest))  # fmt: skip
+    assert torch.equal(
+        sample_range(hidden, base, new, lo, hi, softcap=softcap, **rest),
+        plain_range(hidden, base, new, lo, hi, softcap=softcap, **rest),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -107,10 +109,16 @@ def test_nothing_outside_the_allowed_ids_comes_out(data):
     values = st.one_of(st.floats(-50, 50, width=32), st.sampled_from([-math.inf, math.inf, 3e38, -3e38, 0.0]))
     logits = torch.tensor(data.draw(st.lists(values, min_size=vocabulary, max_size=vocabulary)))[None]
     chosen = sample_logits(
-        logits, lo, hi, extra_id=extra, temperature=data.draw(st.sampled_from([0.0, 1e-30, 0.3, 1.0, 50.0])),
-        top_k=data.draw(st.integers(0, 5)), top_p=data.draw(st.floats(0.01, 1.0)), seed=data.draw(st.integers(0, 2**63 - 1)),
+        logits,
+        lo,
+        hi,
+        extra_id=extra,
+        temperature=data.draw(st.sampled_from([0.0, 1e-30, 0.3, 1.0, 50.0])),
+        top_k=data.draw(st.integers(0, 5)),
+        top_p=data.draw(st.floats(0.01, 1.0)),
+        seed=data.draw(st.integers(0, 2**63 - 1)),
         offset=data.draw(st.integers(0, 2**63 - 1)),
-    ).item()  # fmt: skip
+    ).item()
     assert lo <= chosen < hi or (chosen == extra and extra >= 0)
 
 
@@ -124,8 +132,17 @@ def test_temperature_zero_is_the_lowest_id_of_the_largest_logit(lo, hi, extra, r
 
 def kept(logits, top_k, top_p):
     """The ids that can come out, found from draws: at a high temperature each of them soon does."""
-    return set(sample_logits(logits.expand(4000, -1), 0, logits.shape[1], temperature=1.0, top_k=top_k, top_p=top_p,
-                             seed=torch.arange(4000)).tolist())  # fmt: skip
+    return set(
+        sample_logits(
+            logits.expand(4000, -1),
+            0,
+            logits.shape[1],
+            temperature=1.0,
+            top_k=top_k,
+            top_p=top_p,
+            seed=torch.arange(4000),
+        ).tolist()
+    )
 
 
 def oracle(logits, top_k, top_p):
@@ -194,12 +211,20 @@ def test_a_nan_is_an_error_that_names_the_row_unless_it_is_not_allowed():
         sample_logits(logits, 0, 8)
 
 
-@pytest.mark.parametrize("change,message", [
-    ({"lo": 5, "hi": 5}, r"row 0 allows ids \[5, 5\)"), ({"hi": 9}, r"expected a non-empty range within \[0, 8\)"),
-    ({"lo": -1}, r"\[-1, 8\)"), ({"extra_id": 8}, r"and 8"), ({"temperature": -0.5}, "temperature -0.5 of row 0"),
-    ({"top_k": -2}, "top_k -2 of row 0"), ({"top_p": 0.0}, "top_p 0 of row 0"), ({"top_p": 1.5}, "top_p 1.5"),
-    ({"seed": torch.zeros(4, dtype=torch.long)}, r"seed is \[4\], expected a number or \[3\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"lo": 5, "hi": 5}, r"row 0 allows ids \[5, 5\)"),
+        ({"hi": 9}, r"expected a non-empty range within \[0, 8\)"),
+        ({"lo": -1}, r"\[-1, 8\)"),
+        ({"extra_id": 8}, r"and 8"),
+        ({"temperature": -0.5}, "temperature -0.5 of row 0"),
+        ({"top_k": -2}, "top_k -2 of row 0"),
+        ({"top_p": 0.0}, "top_p 0 of row 0"),
+        ({"top_p": 1.5}, "top_p 1.5"),
+        ({"seed": torch.zeros(4, dtype=torch.long)}, r"seed is \[4\], expected a number or \[3\]"),
+    ],
+)
 def test_a_wrong_argument_raises_with_its_value(change, message):
     arguments = {"lo": 0, "hi": 8, "temperature": 1.0, **change}
     with pytest.raises(ValueError, match=message):
@@ -214,8 +239,10 @@ def test_strided_weights_give_the_same_ids(form):
     hidden, base, new = head(8)
     lo, hi, rest = per_row(8, 1200, 6)
     change = {"turned": lambda x: x.T.contiguous().T, "apart": lambda x: torch.stack([x, x], -1)[..., 0]}[form]
-    assert torch.equal(sample_range(change(hidden), change(base), change(new), lo, hi, **rest),
-                       sample_range(hidden, base, new, lo, hi, **rest))  # fmt: skip
+    assert torch.equal(
+        sample_range(change(hidden), change(base), change(new), lo, hi, **rest),
+        sample_range(hidden, base, new, lo, hi, **rest),
+    )
 
 
 def test_empty_batch():

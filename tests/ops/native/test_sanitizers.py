@@ -22,16 +22,28 @@ sys.exit(pytest.main(["-q", "-s", "-n", "0", "-p", "no:cacheprovider", "-k", sys
 
 def test_the_tests_pass_under_the_sanitizers():
     # libstdc++ too: Python does not load it at its start, when the sanitizer looks for the function that throws.
-    found = [subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
-             for name in ("libasan.so", "libstdc++.so")]  # fmt: skip
+    found = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
     if not all(map(os.path.isabs, found)):
         pytest.skip("g++ has no libasan here")
     folder = os.path.dirname(__file__)
-    files = [os.path.join(folder, name) for name in ("test_linear_cross_entropy.py", "test_sampling.py", "test_screen.py")]
+    files = [
+        os.path.join(folder, name) for name in ("test_linear_cross_entropy.py", "test_sampling.py", "test_screen.py")
+    ]
     environment = dict(
-        os.environ, LD_PRELOAD=" ".join(found), ASAN_OPTIONS="detect_leaks=0:detect_odr_violation=0:abort_on_error=0",
-        UBSAN_OPTIONS="print_stacktrace=1", OMP_NUM_THREADS="2",
-    )  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", RUN, " ".join(SANITIZERS), LEFT_OUT, *files],
-                          capture_output=True, text=True, env=environment, check=False)  # fmt: skip
+        os.environ,
+        LD_PRELOAD=" ".join(found),
+        ASAN_OPTIONS="detect_leaks=0:detect_odr_violation=0:abort_on_error=0",
+        UBSAN_OPTIONS="print_stacktrace=1",
+        OMP_NUM_THREADS="2",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, " ".join(SANITIZERS), LEFT_OUT, *files],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

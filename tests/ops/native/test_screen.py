@@ -25,8 +25,13 @@ def assert_same(hidden, base, new, lo, hi, **how):
     assert drawn(hidden, base, new, lo, hi, screen=screen(base, new), **how) == drawn(hidden, base, new, lo, hi, **how)
 
 
-WIDE = {"greedy": {}, "noise": {"temperature": 1.0}, "cold": {"temperature": 0.2}, "top_k": {"temperature": 1.0, "top_k": 20},
-        "top_p": {"temperature": 1.0, "top_p": 0.5}}  # fmt: skip
+WIDE = {
+    "greedy": {},
+    "noise": {"temperature": 1.0},
+    "cold": {"temperature": 0.2},
+    "top_k": {"temperature": 1.0, "top_k": 20},
+    "top_p": {"temperature": 1.0, "top_p": 0.5},
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -81,10 +86,26 @@ def spoilt(kind, base, hidden):
     change()
 
 
-KINDS = ["outlying channel", "outlying hidden channel", "zeros", "all zeros", "zero hidden row", "equal rows",
-         "equal rows of the best", "nearly equal rows", "hardly different rows", "huge rows",
-         "a product that overflows both ways", "infinite rows", "negative infinite rows", "NaN", "NaN hidden row",
-         "tiny", "under the smallest", "huge hidden"]  # fmt: skip
+KINDS = [
+    "outlying channel",
+    "outlying hidden channel",
+    "zeros",
+    "all zeros",
+    "zero hidden row",
+    "equal rows",
+    "equal rows of the best",
+    "nearly equal rows",
+    "hardly different rows",
+    "huge rows",
+    "a product that overflows both ways",
+    "infinite rows",
+    "negative infinite rows",
+    "NaN",
+    "NaN hidden row",
+    "tiny",
+    "under the smallest",
+    "huge hidden",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,9 +127,16 @@ def test_any_range_of_any_head_gives_the_same_ids(data):
         hidden, base, new = ((x / step).round() * step for x in (hidden, base, new))
     lo = number(0, v0 + t - 1)
     assert_same(
-        hidden, base, new if t else None, lo, number(lo + 1, v0 + t), extra_id=number(-1, v0 + t - 1),
-        temperature=data.draw(st.sampled_from([0.0, 0.1, 1.0, 30.0])), top_k=number(0, 9), seed=number(0, 2**40),
-    )  # fmt: skip
+        hidden,
+        base,
+        new if t else None,
+        lo,
+        number(lo + 1, v0 + t),
+        extra_id=number(-1, v0 + t - 1),
+        temperature=data.draw(st.sampled_from([0.0, 0.1, 1.0, 30.0])),
+        top_k=number(0, 9),
+        seed=number(0, 2**40),
+    )
 
 
 def test_among_equal_rows_the_lowest_id_wins():

@@ -56,10 +56,14 @@ def build(folder: Path) -> None:
     assert not wanted, f"csrc does not say {wanted} any more"
     _write(folder / "emulated.cpp", (HERE / "emulated.cpp").read_text())
     load(
-        "mmpt_on_cpu", [str(path) for path in sorted(folder.glob("*.cpp"))], build_directory=str(folder),
-        extra_include_paths=[str(HERE)], extra_cflags=["-O1", "-std=c++20", "-DMMPT_CUDA", "-fno-strict-aliasing"],
-        is_python_module=False, verbose=False,
-    )  # fmt: skip
+        "mmpt_on_cpu",
+        [str(path) for path in sorted(folder.glob("*.cpp"))],
+        build_directory=str(folder),
+        extra_include_paths=[str(HERE)],
+        extra_cflags=["-O1", "-std=c++20", "-DMMPT_CUDA", "-fno-strict-aliasing"],
+        is_python_module=False,
+        verbose=False,
+    )
     assert torch.ops.mmpt_on_cpu.linear_cross_entropy is not None
 
 
