@@ -149,7 +149,7 @@ def in_process(case: Case, peer: str, device: str, threads: int, limit: float) -
     """`measure`, and nothing of it stays."""
     try:
         return measure(case, peer, device, threads, limit)
-    except Exception as error:  # noqa: BLE001 -- whatever a peer raises is why it is absent
+    except Exception as error:
         return {"absent": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     finally:
         gc.collect()

@@ -5,8 +5,8 @@ from mmpt.tokens.grammar import Grammar, check, grammar
 from mmpt.tokens.space import Range, TokenSpace, build_token_space, load, reference_sha
 
 __all__ = [
-    "TASKS",
     "SLOTS",
+    "TASKS",
     "Example",
     "Grammar",
     "Range",

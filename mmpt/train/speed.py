@@ -21,7 +21,7 @@ from mmpt.model.multimodal import MultimodalLM
 from mmpt.model.vocabulary import SegmentedEmbedding
 from mmpt.shards.loader import Batch
 from mmpt.store.memory import peak_resident
-from mmpt.tokens.formats import IGNORE, SLOTS
+from mmpt.tokens.formats import IGNORE
 from mmpt.train.objective import decode_ranges
 
 # Dense bf16 tensor-core peak, TFLOP/s, by what a device's name holds; the vendors' data sheets. First match counts.

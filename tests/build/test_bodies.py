@@ -5,7 +5,6 @@ import random
 
 import numpy
 import pytest
-from tests.gating.gate_evidence import fixture
 
 from mmpt.build.declaration import by_name
 from mmpt.build.receipts import check_outputs
@@ -16,6 +15,7 @@ from mmpt.store.canonical import read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.stage import SliceView, StageContext
+from tests.gating.gate_evidence import fixture
 
 
 def test_a_hook_that_draws_random_numbers_leaves_the_training_run_alone():

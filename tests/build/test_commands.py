@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mmpt.gating.defaults import default_gates
 from mmpt.launch.setting import process_environment
 from mmpt.store.canonical import read_json
 from mmpt.store.schema import violations
-from mmpt.gating.defaults import default_gates
 from tests.build.forked_doit import SOON, forked_doit
 
 GATES = default_gates()

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpt.corpus import manifest, split, split_check
-from mmpt.corpus.keys import Keys
 from mmpt.corpus.fingerprints import LENGTHS, NONE, Fingerprints
+from mmpt.corpus.keys import Keys
 from mmpt.corpus.manifest import AHEAD, BATCH, measure_all, s1_metrics
 from mmpt.corpus.problems import Problem, refuse
 from mmpt.store import jsonl

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from tests.corpus import published_folders as made
 
 from mmpt.corpus import audiocaps, clotho, llava_pretrain, musiccaps, wavcaps
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.youtube import STEM
 from mmpt.store.errors import UserError
+from tests.corpus import published_folders as made
 
 READERS = {one.__name__.rpartition(".")[2]: one.read for one in (audiocaps, clotho, llava_pretrain, musiccaps, wavcaps)}
 

@@ -1,7 +1,6 @@
 """Published data sets through stages corpus, manifest and split, to the verdicts of S1 and S2."""
 
 import pytest
-from tests.corpus import published_folders as made
 
 from mmpt.corpus import stages
 from mmpt.gating import load_policy
@@ -12,6 +11,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
+from tests.corpus import published_folders as made
 
 
 def profile_of(sources, modalities, mode="fail"):

@@ -13,9 +13,9 @@ import pytest
 from mmpt.build import commands_out
 from mmpt.build.commands_out import Export
 from mmpt.build.conclusion import Conclusion
+from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.stages import STAGES
-from mmpt.build.policy import policy_of
 from mmpt.evaluate.commands import sample
 from mmpt.gating import Waiver, evaluate_all
 from mmpt.store.digests import Manifest

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.gating.gate_evidence import fixture, judged
-
 from mmpt.gating.text import gate_table, telling
+from tests.gating.gate_evidence import fixture, judged
 
 W1 = {"gate": "W1", "check": "gap", "severity": "warn", "reason": "a short warm-up"}
 

@@ -7,12 +7,12 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
-from tests.model.tiny_model import LORA, small_model, small_space
 from transformers import AutoModelForCausalLM
 
 from mmpt.model.imported import load_lora, load_rows
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import from_json, reference_sha
+from tests.model.tiny_model import LORA, small_model, small_space
 
 REFERENCE = from_json({**small_space().to_json(), "version": "uti_v1", "created_utc": "2026-01-27"})
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from mmpt.model.plain import FORMATS, PlainLM, sequence
 from mmpt.model.tiny import build_tiny
 from mmpt.store.errors import UserError

@@ -54,7 +54,7 @@ def test_gradcheck(reduction, options):
     for t in (hidden, base, new):
         t.requires_grad_()
     weight = torch.rand(N, dtype=torch.float64) + 0.1
-    run = lambda h, b, n: linear_cross_entropy(  # noqa: E731
+    run = lambda h, b, n: linear_cross_entropy(
         h, labels, b, n, reduction=reduction, token_weight=weight, num_items=5, **options
     )
     assert torch.autograd.gradcheck(run, (hidden, base, new))

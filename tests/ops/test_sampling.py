@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("backend")
 
 def test_philox_known_answers():
     """The published test vectors of Philox4x32-10."""
-    t = lambda *xs: tuple(torch.tensor([x]) for x in xs)  # noqa: E731
+    t = lambda *xs: tuple(torch.tensor([x]) for x in xs)
     full = 0xFFFFFFFF
     assert [int(x) for x in philox4x32(t(0, 0, 0, 0), t(0, 0))] == [
         0x6627E8D5,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tests.shards.reference_run import build_run, write_checkpoints
 
 REPO = Path(__file__).resolve().parents[2]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.report.sample_run import make_run
 
 from mmpt.report import build_report
+from tests.report.sample_run import make_run
 
 
 @pytest.fixture(scope="session")

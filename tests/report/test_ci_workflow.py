@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.report.sample_run import make_run
 
 from mmpt.build.drawn import write_report
 from mmpt.build.project import Project
 from mmpt.build.stages import STAGES
 from mmpt.profile import load_profile
+from tests.report.sample_run import make_run
 
 REPO = Path(__file__).resolve().parents[2]
 WORKFLOW = yaml.load((REPO / ".github" / "workflows" / "ci.yml").read_text(), Loader=yaml.BaseLoader)

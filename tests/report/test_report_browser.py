@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.sample_run import make_run
 
 from mmpt.report import build_report, draw_html, html, record
 from mmpt.report.runs import record_run
+from tests.report.sample_run import make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:

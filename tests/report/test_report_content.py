@@ -10,7 +10,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from tests.report.sample_run import HOSTILE, make_run
 
 from mmpt.gating import decide, load_policy
 from mmpt.report import build_report, html, junit, markdown, record, terminal
@@ -21,6 +20,7 @@ from mmpt.report.remedies import remedies, warnings
 from mmpt.report.runs import read_runs, record_run, runs_path, wrong_runs
 from mmpt.store.errors import UserError
 from mmpt.store.schema import SCHEMAS
+from tests.report.sample_run import HOSTILE, make_run
 
 
 def test_a_good_run_reports_go(report):

@@ -8,9 +8,9 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from tests.report.sample_run import HOSTILE
 
 from mmpt.report import html, page_gallery
+from tests.report.sample_run import HOSTILE
 
 SECTIONS = {"decision", "gates", "gallery", "curves", "ablation", "texts", "graph", "changes", "provenance"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

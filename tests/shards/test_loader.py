@@ -49,7 +49,7 @@ def test_a_packed_batch_holds_exactly_its_sequences(sources):
         batch = load.batch(step)
         wanted = [(KINDS.index(kind), sources[kind].draw(index, dropped)) for kind, index, dropped in batch.draws]
         found = unpacked(batch)
-        key = lambda pair: (pair[0], pair[1].tobytes(), pair[2].tobytes(), pair[3].tobytes())  # noqa: E731
+        key = lambda pair: (pair[0], pair[1].tobytes(), pair[2].tobytes(), pair[3].tobytes())
         separate = [(k, one.input_ids.astype(np.int64), one.labels.astype(np.int64), one.slots) for k, one in wanted]
         assert sorted(map(key, found)) == sorted(map(key, separate))
 

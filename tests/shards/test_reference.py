@@ -5,8 +5,6 @@ import tarfile
 
 import numpy as np
 import pytest
-from tests.codecs.conftest import encodec_folder  # noqa: F401  (a fixture)
-from tests.shards.reference_run import write_sample
 
 from mmpt.codecs import encodec
 from mmpt.corpus.problems import Problem
@@ -16,6 +14,8 @@ from mmpt.shards.stored import stored_audio
 from mmpt.store.errors import UserError
 from mmpt.tokens.formats import build
 from mmpt.tokens.space import build_token_space
+from tests.codecs.conftest import encodec_folder  # noqa: F401  (a fixture)
+from tests.shards.reference_run import write_sample
 
 SPACE = build_token_space(
     base_text_model="tiny",

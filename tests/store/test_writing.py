@@ -14,7 +14,7 @@ from mmpt.store.canonical import canonical_json, digest_json, read_json, write_j
 from mmpt.store.errors import Blocked, UserError
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.lock import exclusive
-from mmpt.store.tensors import load_tensors, read_meta, save_tensors
+from mmpt.store.tensors import load_tensors, read_meta
 
 
 def test_canonical_json_has_one_spelling():

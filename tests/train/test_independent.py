@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mmpt.model.plain import Scored
 from mmpt.train.independent import agreement_metrics, halves, unigram_cost
 from tests.model.tiny_model import small_space

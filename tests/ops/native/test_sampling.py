@@ -19,7 +19,7 @@ KEYS = {"seed": 123456789012345, "offset": 2**40 + 7}
 
 def head(batch=50, h=40, v0=900, t=300, seed=0, dtype=torch.float32):
     g = torch.Generator().manual_seed(seed)
-    make = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+    make = lambda *shape: torch.randn(*shape, generator=g).to(dtype)
     return make(batch, h), make(v0, h) * 0.3, make(t, h) * 0.3
 
 
@@ -261,7 +261,7 @@ def test_opcheck():
 def test_compiled_equals_eager():
     hidden, base, new = head(5)
     lo, hi, rest = per_row(5, 1200, 8)
-    run = lambda h: sample_range(h + 1, base, new, lo, hi, **rest)  # noqa: E731
+    run = lambda h: sample_range(h + 1, base, new, lo, hi, **rest)
     assert torch.equal(torch.compile(run, fullgraph=True, backend="aot_eager")(hidden), run(hidden))
 
 
