@@ -11,6 +11,7 @@ from mmpt.build.fingerprint import define, fingerprint
 from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.runner import work_folder
+from mmpt.build.sharing import find
 from mmpt.build.staleness import Planned, Reason, plan
 from mmpt.gating import Verdict, evaluate_gate
 
@@ -32,6 +33,7 @@ class Outlook:
         held_by: gates that it needs, that are not GO, and whose measurement would not be made again.
         behind: stages that it needs and that are blocked themselves.
         asked: it is fresh, and was asked for with -a.
+        there: where its result is already, to be taken from instead of built; empty where nowhere.
         left: what becomes of what an interrupted run left: "used", "unused", or empty where it left nothing.
     """
 
@@ -43,6 +45,7 @@ class Outlook:
     behind: tuple[str, ...] = ()
     asked: bool = False
     left: str = ""
+    there: str = ""
 
     def lines(self) -> list[str]:
         """Why, one line a cause."""
@@ -53,8 +56,9 @@ class Outlook:
         return [*lines, *(f"waits for {name}, which is blocked" for name in self.behind)]
 
     def remains(self) -> list[str]:
-        """What becomes of an interrupted run's work, in one line or none."""
-        return [LEFT[self.left]] if self.left else []
+        """What there is of its result already: elsewhere, or of an interrupted run."""
+        there = [f"its result is in {self.there} and is taken from there"] if self.there else []
+        return there + ([LEFT[self.left]] if self.left else [])
 
     def holds(self) -> list[str]:
         """One line a gate that holds it back."""
@@ -68,6 +72,7 @@ class Outlook:
             "reasons": [reason_json(reason) for reason in self.reasons],
             "asked": self.asked,
             "left": self.left,
+            "there": self.there,
             "waits_for": list(self.waits_for),
             "held_by": [{"gate": one.gate, "verdict": one.verdict, "reason": one.reason} for one in self.held_by],
             "behind": list(self.behind),
@@ -128,19 +133,22 @@ def _one(project: Project, own: Planned, before: dict[str, Outlook], forced: boo
     needed = dict.fromkeys([*own.stage.inputs, *(measures[gate] for gate in own.stage.needs)])
     behind = tuple(name for name in needed if name in before and before[name].state == "blocked")
     shown = "blocked" if held or behind else state
-    left = _left(project, own.stage, waits)
-    return Outlook(own.stage, shown, own.reasons, waits, held, behind, asked, left)
+    if waits:  # its fingerprint is not known before its inputs are
+        return Outlook(own.stage, shown, own.reasons, waits, held, behind, asked)
+    identity = fingerprint(define(project, own.stage))
+    there = "" if forced else next((one.name for one in find(project, own.stage, identity)), "")
+    left = _left(project, own.stage, identity)
+    return Outlook(own.stage, shown, own.reasons, waits, held, behind, asked, left, there)
 
 
-def _left(project: Project, stage: Stage, waits: Collection[str]) -> str:
+def _left(project: Project, stage: Stage, identity: str) -> str:
     """Whether the next run would find work of an interrupted one that is its own."""
     folders = [one for one in project.staging.glob(f"work-{stage.name}-*") if one.is_dir()]
     there = {one.name for one in folders if any(one.iterdir())}
     there.discard(f"work-{stage.name}-evaluations")  # of a run that ended
-    if not there or waits:  # its fingerprint is not known before its inputs are
+    if not there:
         return ""
-    own = work_folder(project, stage, fingerprint(define(project, stage)))
-    return "used" if own.name in there else "unused"
+    return "used" if work_folder(project, stage, identity).name in there else "unused"
 
 
 def _holding(project: Project, stage: Stage, before: dict[str, Outlook]) -> tuple[Verdict, ...]:

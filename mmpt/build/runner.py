@@ -33,14 +33,16 @@ import mmpt
 from mmpt.build.child import Job, run_job
 from mmpt.build.declaration import Stage
 from mmpt.build.fingerprint import Definition, define, external, fingerprint, granted_digests, manifest_digest
-from mmpt.build.policy import granted
+from mmpt.build.policy import granted, policy_of
 from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, adopt, machine, publish, sweep
+from mmpt.build.sharing import Taken, find, keep, offer, take
 from mmpt.build.staleness import EDITED_WHILE_RUNNING
+from mmpt.gating import require
 from mmpt.launch.setting import Setting, StageHook, disk_full, process_environment
 from mmpt.profile import launcher_of
 from mmpt.store.digests import sha256_file
-from mmpt.store.errors import UserError
+from mmpt.store.errors import Blocked, UserError
 
 LONGEST_TMPDIR = 70  # bytes: the rest of a socket's path is for names that multiprocessing makes
 SHORT_TMPDIRS = ("/tmp", "/var/tmp", "/dev/shm")
@@ -71,6 +73,7 @@ class Built:
         manifest: digest of the published manifest.
         changed: whether it differs from what was there before.
         adopted: it was found complete in staging; the body did not run.
+        taken: where the result was taken from; the body did not run.
         warning: something to tell, or "".
     """
 
@@ -78,21 +81,25 @@ class Built:
     changed: bool
     seconds: float
     adopted: bool = False
+    taken: Taken | None = None
     warning: str = ""
 
 
 OnProgress = Callable[[int, int, str], None]
 
 
-def build(project: Project, stage: Stage, on_progress: OnProgress) -> Built:
-    """Run ``stage`` and publish its result.
+def build(project: Project, stage: Stage, on_progress: OnProgress, *, again: bool = False) -> Built:
+    """Publish the result of ``stage``: one that is there already (sharing.py), else what its body writes now.
+
+    Args:
+        again: run the body, also where its result is there.
 
     Raises:
         StageError: refused, blocked, broken, or no room on the disk. What was published before stays.
     """
     started = time.monotonic()
     try:
-        return _build(project, stage, on_progress, started)
+        return _build(project, stage, on_progress, started, again)
     except UserError as error:
         raise StageError("refused", str(error)) from None
     except OSError as error:
@@ -101,7 +108,7 @@ def build(project: Project, stage: Stage, on_progress: OnProgress) -> Built:
         raise StageError("full", f"the disk is full: {error}") from None
 
 
-def _build(project: Project, stage: Stage, on_progress: OnProgress, started: float) -> Built:
+def _build(project: Project, stage: Stage, on_progress: OnProgress, started: float, again: bool) -> Built:
     for name in stage.inputs:
         if not (project.root / name / DATA).is_dir():
             raise StageError("refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s")
@@ -110,6 +117,10 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
         said = "; ".join(sweep(project, (stage.name,)))
         after = manifest_digest(project, stage.name)
         return Built(after, after != before, time.monotonic() - started, adopted=True, warning=said)
+    if not again and (taken := _take(project, stage, definition)):
+        said = "; ".join(sweep(project, (stage.name,)))
+        after = manifest_digest(project, stage.name)
+        return Built(after, after != before, time.monotonic() - started, taken=taken, warning=said)
     attempt = project.staging / f"out-{stage.name}-{os.getpid()}"
     shutil.rmtree(attempt, ignore_errors=True)
     job = _job(project, stage, attempt, fingerprint(definition))
@@ -118,11 +129,24 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
         info = _run(job, on_progress)
         final, warning = _settled(project, stage, definition)
         details = _details(run_id, start, job.log, info)
+        incoming = None if warning else offer(project, stage, attempt)
         manifest = publish(project, stage, attempt, final, details)
+        keep(project, stage, incoming, fingerprint(final))
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
     said = "; ".join(filter(None, (warning, *sweep(project, (stage.name,)))))
     return Built(manifest, manifest != before, time.monotonic() - started, warning=said)
+
+
+def _take(project: Project, stage: Stage, definition: Definition) -> Taken | None:
+    """A result that is there already, behind the same gates as a body that makes one."""
+    if not any(find(project, stage, fingerprint(definition))):
+        return None
+    try:
+        require(project.root, stage.needs, policy_of(project))
+    except Blocked as error:
+        raise StageError("blocked", str(error)) from None
+    return take(project, stage, definition)
 
 
 def work_folder(project: Project, stage: Stage, identity: str) -> Path:

@@ -46,7 +46,7 @@ class Run:
         waiting: stages and gates that could not run, and for which tasks they wait.
         always: stages to build even if they are fresh.
         notes: stage -> why it ran and how it ended, for those that ran: {"reasons", "seconds", "changed",
-            "adopted", "message"}, as far as it came.
+            "adopted", "taken", "copied", "message"}, as far as it came.
     """
 
     display: Display = field(default_factory=Display)
@@ -146,7 +146,7 @@ def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
     withdraw_decision(project)  # what it says is about to be no longer so, also where this run is killed
     run.display.start(stage.name)
     try:
-        built = runner.build(project, stage, run.display.progress)
+        built = runner.build(project, stage, run.display.progress, again=stage.name in run.always)
     except runner.StageError as error:
         run.failed[stage.name] = error.status
         note["message"] = str(error)
@@ -157,6 +157,9 @@ def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
         project.save_caches()
     note |= {"seconds": round(built.seconds, 3), "changed": built.changed, "adopted": built.adopted}
     how = "taken from an attempt that was complete" if built.adopted else f"built in {built.seconds:.1f} s"
+    if built.taken:
+        note |= {"taken": built.taken.name, "copied": built.taken.copied}
+        how = str(built.taken)
     run.display.line(stage.name, how + ("" if built.changed else ", output unchanged"))
     if built.warning:
         run.display.loud(f"{stage.name}: {built.warning}")
