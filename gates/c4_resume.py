@@ -87,7 +87,8 @@ GATE = {
             "rule": "max",
             "message": "the monitors' state differs after resume",
             "remedy": (
-                "{run}/resume_check/data/resume_check.json names it (differing): run `pytest tests/train/test_monitors.py`"
+                "{run}/resume_check/data/resume_check.json names it (differing): "
+                "run `pytest tests/train/test_monitors.py`"
             ),
         },
         # the open log interval, measurements kept, the reason of a stop

@@ -19,8 +19,8 @@ GATE = {
             "rule": "max",
             "message": "the exported model gives other ids than the run",
             "remedy": (
-                "{run}/staged_export/data/export.json names prompts, positions and ids (runtimes): a merged weight, the "
-                "tokenizer or the grammar differs; run `pytest tests/model/test_export.py`"
+                "{run}/staged_export/data/export.json names prompts, positions and ids (runtimes): a merged weight, "
+                "the tokenizer or the grammar differs; run `pytest tests/model/test_export.py`"
             ),
         },
         # prompts whose ids differ, but where the exported model prefers neither by more than rounding

@@ -1,10 +1,10 @@
 """Our build against DVC and Snakemake on the same graphs: doit bench build [--peers VENV].
 
-For each graph of build_graphs.py: the time of a run with nothing to do and of a dry look, each in a process of its own as a
-user starts it, the tools in turn so that a machine that slows down slows them all; then what each tool notices and what it
-runs again after one thing was changed. Prints tables, writes results/build-<chip>-<date>.json.
+For each graph of build_graphs.py: the time of a run with nothing to do and of a dry run, each in a process of its own,
+as a user starts it; the tools take turns, so that a machine that slows down slows them all. Then for each change: which
+tools notice it, and what they run again. Prints tables, writes results/build-<chip>-<date>.json.
 
-VENV is a virtual environment with `dvc` and `snakemake` (pip install dvc snakemake); what it lacks is reported as absent.
+VENV is a virtual environment with `dvc` and `snakemake` (pip install dvc snakemake); a missing tool is shown as absent.
 """
 
 from __future__ import annotations
@@ -223,7 +223,8 @@ def _restore(yard: Yard, path: Path, before: tuple[bytes, os.stat_result] | None
 def no_op_table(graph: Graph, times: dict[str, dict]) -> str:
     lines = [
         f"{graph.name}: {len(graph.nodes)} stages, {sum(node.count for node in graph.nodes)} files",
-        f"  {'seconds':26}{'first build':>12}{'no-op':>9}{'p10':>8}{'p90':>8}{'dry':>9}{'p10':>8}{'p90':>8}{'x ours':>8}",
+        f"  {'seconds':26}{'first build':>12}{'no-op':>9}{'p10':>8}{'p90':>8}"
+        f"{'dry':>9}{'p10':>8}{'p90':>8}{'x ours':>8}",
     ]
     ours = times["mmpt"]["run"]["median"]
     for name, one in times.items():

@@ -1,4 +1,4 @@
-"""Two build graphs, each written out as a project for doit (ours), for DVC and for Snakemake: the same stages, the same work.
+"""Two build graphs, each written as a project for doit (ours), for DVC and for Snakemake, with the same stages.
 
 diamonds   stages of three a diamond (a join, then two that read it), a small file each; the first reads the source
 files      `shards` writes thousands of files, `count` reads them all
@@ -185,7 +185,7 @@ def body(ctx):
 
 
 def lay_ours(graph: Graph, folder: Path, python: str, repo: Path) -> Laid:
-    """A table of stages over mmpt.build, with this repository's gates (none of which can be decided here: exit code 20)."""
+    """A table of stages over mmpt.build with this repository's gates. None can be decided here: exit code 20."""
     _start(folder)
     table = [
         f"    Stage({node.name!r}, 'bench', 'bodies.stages:body', inputs={node.inputs!r}, "

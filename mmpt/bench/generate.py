@@ -2,11 +2,10 @@
 
 A Qwen3 of random weights with the whole vocabulary of 164,021 ids decodes sounds (4 codebooks of 1,024, one length),
 pictures (32 ids of 8,192) and captions (151,669 ids and a learned end; 64 of them, as in a golden set). First all peers
-decode everything once: in fp32 their ids must be equal, in bf16, where transformers rounds its logits to 8 bits, it is
-counted how many outputs are. Then they follow one another in rounds; batch 1 decodes `--singles` sequences a round. A time
-is seconds a sequence. Cases that today's file already has are not run again: a run that was cut short goes on, and
-`--dtype bfloat16` adds its cases to those of fp32. Prints a table a case and writes
-results/generate-<device>-<chip>-<date>.json.
+decode everything once. In fp32 their ids must be equal; in bf16, where transformers rounds its logits to 8 bits, equal
+outputs are counted. Then they take turns in rounds; batch 1 decodes `--singles` sequences per round. Times are seconds
+per sequence. Cases that today's file already has are not run again: an interrupted run goes on, and `--dtype bfloat16`
+adds its cases to those of fp32. Prints a table for each case and writes results/generate-<device>-<chip>-<date>.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What decodes the same prompts under the same grammars: ours, and transformers.generate as its users run it and tuned.
 
-All decode greedily with one set of weights. Ours is a segmented model with LoRA merged in place; the peers get the plain
-Qwen3ForCausalLM that `doit export` would write. Prompts are padded on the left for them, as transformers asks.
+All decode greedily with one set of weights. Ours is a segmented model with LoRA merged in place; the peers get the
+plain Qwen3ForCausalLM that `doit export` would write. Their prompts are padded on the left, as transformers asks.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def seconds_in_a_graph(run: Callable[[], object], *, repeats: int) -> list[float
         graph.replay()
         mark.record()
     torch.cuda.synchronize()
-    return [a.elapsed_time(b) / 1e3 / STEPS_A_GRAPH for a, b in zip(marks, marks[1:], strict=False)]
+    return [a.elapsed_time(b) / 1e3 / STEPS_A_GRAPH for a, b in itertools.pairwise(marks)]
 
 
 def quantile(values: list[float], share: float) -> float:

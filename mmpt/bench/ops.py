@@ -32,8 +32,8 @@ VOCABULARY, NEW = 164_021, 12_352
 class Case:
     """One shape. Loss: n rows of which `supervised` count, and what trains. Draw: batch n, `width` allowed ids.
 
-    head: "random", or "peaky": logits as of a trained model, most of whose probabilities are almost 0. A loss that skips
-    tiles of such gradients (cut-cross-entropy) has nothing to skip with a random head.
+    head: "random", or "peaky": logits as of a trained model, most of whose probabilities are almost 0. A loss that
+    skips tiles of such gradients (cut-cross-entropy) has nothing to skip with a random head.
     """
 
     kind: str
@@ -215,7 +215,8 @@ def table(result: dict) -> str:
             continue
         times = "".join(f"{_time(one[key]):>12}" for key in ("median", "p10", "p90"))
         lines.append(
-            f"  {name:38}{times}{one['extra_bytes'] / 2**20:>10.1f}{one['of_floor']:>10.0%}{one['median'] / ours:>8.2f}{_in_a_graph(one)}"
+            f"  {name:38}{times}{one['extra_bytes'] / 2**20:>10.1f}{one['of_floor']:>10.0%}{one['median'] / ours:>8.2f}"
+            f"{_in_a_graph(one)}"
         )
     return "\n".join(lines)
 

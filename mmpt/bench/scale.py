@@ -1,13 +1,13 @@
 """Cost curves: doit bench scale [--records 1000 10000 ..] [--only split ..] [--folder KEPT].
 
-Time, processor time and peak memory of what goes over every record, at 1 k to 1 M made-up records (scale_inputs.py): the
-stages from manifest to golden as the build calls them, the stages of an import, schema validation, `doit` with nothing to do,
-`doit verify`, and reading shards and examples as training does. What is not measured: codecs (the shards stage gets one
+Time, processor time and peak memory of what reads every record, at 1 k to 1 M generated records (scale_inputs.py): the
+stages from manifest to golden as the build calls them, the stages of an import, schema validation, `doit` with nothing
+to do, `doit verify`, and reading shards and examples as training does. Not measured: codecs (the shards stage gets one
 that opens no file and computes nothing), large media, and a cold disk.
 
-Each point is a process of its own, which does nothing else; its inputs were made by another. A finished point is kept in
-FOLDER/points, so a run that was cut off goes on; delete FOLDER to measure again. Prints a line a point and
-writes results/scale-<chip>-<date>.json.
+Each point is measured in a process of its own; another process made its inputs. A finished point is kept in
+FOLDER/points, so an interrupted run goes on; delete FOLDER to measure again. Prints a line per point and writes
+results/scale-<chip>-<date>.json.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ MADE: dict[str, Callable[[Path, int], Any]] = {
 
 
 def measure(name: str, folder: Path, n: int) -> dict[str, Any]:
-    """One point, in this process: what the curve itself says of seconds and memory goes before what is seen from here."""
+    """Measure one point in this process. Seconds and memory that the curve itself reports come first."""
     start, worked = time.perf_counter(), time.process_time()
     found = CURVES[name].run(folder, n) or {}
     seen = {

@@ -6,7 +6,7 @@
                 another origin, one origin in ten an official test item
     token_space a byte-level BPE of 2,000 ids, trained on a thousand captions; and codecs, folders that say that there
                 are codecs (those of scale_codecs.py stand for them)
-    sequences   a run in the reference's manner: n sequences in two files, one in ten held out; five captions a recording
+    sequences   an upstream run: n sequences in two files, one in ten held out; five captions per recording
     long        a thousand records of n / 10 tokens each, in ten shards
     project     a doit project of one stage that writes n shard records, or n files
 
@@ -111,7 +111,7 @@ def make_token_space(folder: Path, n: int) -> None:
 
 
 def make_sequences(folder: Path, n: int) -> None:
-    """folder/sequences/{train,eval}.jsonl: stage 3's sequences, sound or picture first; payloads differ by recording."""
+    """folder/sequences/{train,eval}.jsonl: sequences of stage 3, medium first; payloads differ by recording."""
     from tokenizers import Tokenizer
 
     from mmpt.tokens.formats import build

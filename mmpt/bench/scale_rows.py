@@ -86,4 +86,4 @@ def sound_fields(samples: int) -> dict[str, Any]:
     }
 
 
-PICTURE_FIELDS = {key: None for key in sound_fields(0)} | {"encode_size": [16, 16], "decode_size": [16, 16]}
+PICTURE_FIELDS = dict.fromkeys(sound_fields(0)) | {"encode_size": [16, 16], "decode_size": [16, 16]}

@@ -100,8 +100,8 @@ def support() -> str:
     """Held-out losses of both supports over training, means over seeds."""
     result = newest("support")
     columns = [(task, kind) for task in ("t2a", "t2i") for kind in ("full", "range")]
-    head = f"{result['chip']}, {result['threads']} thread, torch {result['torch']}, {result['date']}; profile {result['profile']}, "
-    head += f"{result['steps']} steps, mean of {len(result['seeds'])} seeds."
+    head = f"{result['chip']}, {result['threads']} thread, torch {result['torch']}, {result['date']}; "
+    head += f"profile {result['profile']}, {result['steps']} steps, mean of {len(result['seeds'])} seeds."
     lines = [_row(["step", *(f"{task}, {kind}" for task, kind in columns)]), _row(["---"] * (len(columns) + 1))]
     for step in sorted(map(int, result["runs"][0]["curve"])):
         cells = []

@@ -1,4 +1,4 @@
-"""Benchmark of training: `doit bench train [--device cuda] [--shape tiny] [--dtype float32] [--only NAME ..] [--compile]`.
+"""Training benchmark: doit bench train [--device cuda] [--shape tiny] [--dtype float32] [--only NAME ..] [--compile].
 
 Every contender is a process of its own, so that its memory is its own, and takes whole optimizer steps, data
 preparation included, over the same items: 16 a step, a quarter of each task (mmpt/bench/train_work.py). What is
@@ -16,6 +16,7 @@ took stands beside it. Prints a table and writes results/train-<shape>-<dtype>-<
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -136,7 +137,7 @@ class Child:
 
     def __init__(self, job: Job):
         self.job, self.absent = job, ""
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- it lives as long as the child
         environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "TOKENIZERS_PARALLELISM": "false"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mmpt.bench.train", "--child", json.dumps(asdict(job))],
@@ -210,7 +211,7 @@ def bench_case(names: Sequence[str], job: Job) -> dict[str, Any]:
             take_turns(some, found)
         if "absent" in found["mmpt"]:
             raise RuntimeError(f"mmpt did not train: {found['mmpt']['absent']}")
-        for name, one in found.items():
+        for one in found.values():
             if "absent" not in one:
                 one |= agreement(found["mmpt"], one, *TOLERANCE[job.dtype])
         about = _about(open_loader(Path(folder), shape), shape, job)
@@ -245,7 +246,7 @@ def _about(loader: Loader, shape: Shape, job: Job) -> dict[str, Any]:
     start = time.perf_counter()
     batches = [loader.batch(step) for step in range(job.marks[-1])]
     prepare = (time.perf_counter() - start) / len(batches)
-    blocks = [batches[a:b] for a, b in zip(job.marks, job.marks[1:])]
+    blocks = [batches[a:b] for a, b in itertools.pairwise(job.marks)]
     count = step_flops(shape)
     tokens = [sum(batch.n_tokens for batch in block) for block in blocks]
     return {
@@ -282,8 +283,10 @@ def table(result: dict[str, Any]) -> str:
     ours = rows["mmpt"]
     step = sum(result["tokens"]) / len(result["tokens"]) / result["block"]
     lines = [
-        f"{result['title']}: {step:.0f} tokens a step in {result['items']} items, {result['supervised']:.0%} supervised",
-        f"  {'':42}{'tokens/s':>10}{'p10':>9}{'p90':>9}{'ours is':>9}{'peak MiB':>10}{'x ours':>8}{'loaded':>8}{'MFU':>7}",
+        f"{result['title']}: {step:.0f} tokens per step in {result['items']} items, "
+        f"{result['supervised']:.0%} supervised",
+        f"  {'':42}{'tokens/s':>10}{'p10':>9}{'p90':>9}{'ours is':>9}"
+        f"{'peak MiB':>10}{'x ours':>8}{'loaded':>8}{'MFU':>7}",
     ]
     for name, one in sorted(rows.items(), key=lambda item: -item[1].get("tokens_per_second", 0)):
         if "absent" in one:
@@ -317,7 +320,7 @@ def chosen(device: str, only: Sequence[str] | None, compiled: bool = False) -> l
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the contenders, prints the table, writes the results. Exit code 1 where a contender computes something else."""
+    """Run the contenders, print the table, write the results. Exit code 1 if a contender computes something else."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--shape", default="tiny", choices=list(SHAPES))

@@ -1,4 +1,4 @@
-"""The work of the training benchmark: a base model, shards and examples of the four tasks, and how many FLOPs a step is.
+"""The work of the training benchmark: a base model, shards and examples of the four tasks, and the FLOPs of a step.
 
 Tokens are drawn at random, in the lengths that captions, pictures and sounds have, and written in this project's
 own files; every contender reads them there. A step is always the same number of items, a quarter of each task.

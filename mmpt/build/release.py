@@ -106,7 +106,7 @@ def require_judged(adapter: str, judged: Mapping[str, str]) -> None:
             where=", ".join(others),
             found=f"{adapter[:12]} to be released, {digest[:12]} judged by {name}",
             expected="one adapter",
-            fix="run doit, so that every stage measures the last checkpoint; if it comes back, run `pytest tests/build`",
+            fix="run doit, so that every stage measures the last checkpoint; if it recurs, run `pytest tests/build`",
         )
 
 

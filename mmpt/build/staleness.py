@@ -176,7 +176,7 @@ def _shown(old: str, new: str, most: int = 60) -> tuple[str, str]:
         return old[:12], new[:12]
     start = 0
     if max(len(old), len(new)) > most:
-        start = max(0, len(os.path.commonprefix([old, new])) - 20)
+        start = max(0, len(os.path.commonprefix([old, new])) - 20)  # noqa: RUF071 -- by character is meant
     return _cut(old, start, most), _cut(new, start, most)
 
 

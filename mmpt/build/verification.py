@@ -124,11 +124,10 @@ def _content(project: Project, stage: Stage) -> list[str]:
         check_outputs(stage, project.root / stage.name / DATA)
     except UserError as error:
         wrong.append(str(error))
-    if stage.name == RELEASE and not wrong:
-        if "adapter/*.safetensors" in [
-            output.glob for output in stage.outputs
-        ]:  # another table may release other files
-            wrong += release_problems(project.root)
+    # another table may release other files
+    adapter = "adapter/*.safetensors" in [output.glob for output in stage.outputs]
+    if stage.name == RELEASE and adapter and not wrong:
+        wrong += release_problems(project.root)
     receipt = read_receipt(project.root / stage.name / RECEIPT)
     return wrong + [f"stale: {one}" for one in differences(definition_of(receipt), define(project, stage))]
 

@@ -11,7 +11,7 @@ FRAMES_PER_SECOND = 80
 
 
 def si_sdr_db(reference: np.ndarray, output: np.ndarray) -> float:
-    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019), -100..100 dB, of float32 [channels, T] waves."""
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019) of float32 [channels, T] waves, -100..100 dB."""
     length = min(reference.shape[1], output.shape[1])
     clean, heard = (wave[:, :length].astype(np.float64).ravel() for wave in (reference, output))
     target = clean * (heard @ clean) / max(float(clean @ clean), 1e-12)

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class _MelRvq:
     """The built-in audio codec as a plug-in."""
 
     modality = "audio"
-    renamed = {"mel_bands": "n_mels"}
+    renamed: ClassVar = {"mel_bands": "n_mels"}
 
     @classmethod
     def _options(cls, options: Mapping[str, Any]):

@@ -2,7 +2,8 @@
 
 Modules bear the names of the published state dicts, so that these load strictly; sizes are read off the tensors.
 
-    encode  picture 224 px -> EVA-ViT-g -> ln_vision -> causal Q-Former, 32 queries -> encode_task_layer -> nearest of 8192
+    encode  picture 224 px -> EVA-ViT-g -> ln_vision -> causal Q-Former, 32 queries -> encode_task_layer
+                -> nearest of 8192
     decode  ids -> codebook 8192 x 32 -> decode_task_layer -> + pos_embed_image -> 4 blocks -> image_down
                 -> distill_image_proj: 1024 numbers, in CLIP ViT-H's image space
 """

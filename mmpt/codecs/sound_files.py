@@ -65,7 +65,7 @@ def summarise_audio(path: Path) -> SoundSummary:
 
 
 def read_audio(path: Path, seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """(float32 [C, T], rate) as the file has it, or its first seconds. Raises MediaError (missing, unreadable, empty)."""
+    """(float32 [C, T], rate) of the file, or of its first seconds. Raises MediaError (missing, unreadable, empty)."""
     with _opened(path) as file:
         most = None if seconds is None else max(1, round(seconds * file.samplerate))
         samples = np.concatenate(list(_checked(_blocks(file, most), path)))

@@ -50,7 +50,7 @@ def generate_pictures(seed: int, n: int, *, val: float = 0.07, test: float = 0.2
 
 
 def generate_sounds(seed: int, n: int, *, val: float = 0.07, test: float = 0.2) -> list[Generated]:
-    """Return `n` sounds of a second; `val` and `test` are shares of the records, HELD_OUT of them of the combinations."""
+    """Return `n` sounds of one second. `val`, `test`: shares of the records; HELD_OUT of them: of the combinations."""
     return _generate("audio", seed, n, val, test)
 
 

@@ -1,9 +1,10 @@
 """Plain English sentences from a seed: to pretrain the tiny base, and to measure what its text loses.
 
-They tell of people, things, numbers, days and reasons, but describe no picture and no sound. Every word that a caption
-gives an attribute with is among theirs, with what tells it from its neighbours: a text model that is worth extending
-knows its words, and rows of the vocabulary that it never trained could neither be read nor be said. A sentence has inner rules (sums are right, pronouns and plurals agree), so that a model
-that has learned them is far better than word counts, and forgetting shows.
+They are about people, things, numbers, days and reasons; none describes a picture or a sound. Every word by which a
+caption states an attribute occurs in them, in sentences that distinguish it from similar words: a text model that is
+worth extending knows its words, and it can neither read nor write words whose vocabulary rows it never trained. A
+sentence obeys rules (sums are right, pronouns and plurals agree), so a model that has learned them is far better than
+word counts, and forgetting shows.
 """
 
 from collections.abc import Callable, Sequence

@@ -34,7 +34,7 @@ def census_metrics(space: TokenSpace, shards: Path) -> list[Metric]:
     for modality, (share, size) in unseen.items():
         metrics.append(Metric("codes_never_seen", share, size, "share", "lower", slice=modality))
     for layout in LAYOUTS.values():
-        if any(name.startswith(layout.source) or name.startswith(layout.target) for name in books):
+        if any(name.startswith((layout.source, layout.target)) for name in books):
             for role in (*layout.head, *layout.join, layout.end):
                 counts[space.special(role)] += 1
     rows = int((counts[space.new_start :] == 0).sum())

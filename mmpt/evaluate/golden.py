@@ -127,7 +127,7 @@ def golden_pieces(
         for is_free in ((False, True) if free else (False,))
     ]
     grammars = [_grammar(space, w, setting) for w in wanted]
-    keys = [(_guided(w, setting), -int((g.hi - g.lo).max()), -g.max_len) for w, g in zip(wanted, grammars)]
+    keys = [(_guided(w, setting), -int((g.hi - g.lo).max()), -g.max_len) for w, g in zip(wanted, grammars, strict=True)]
     pieces = []
     for guided in (False, True):
         order = sorted((i for i, key in enumerate(keys) if key[0] == guided), key=lambda i: (keys[i], i))

@@ -30,7 +30,9 @@ def target_losses(
     order = np.argsort(lengths, kind="stable")
     losses: dict[int, np.ndarray] = {}
     for chosen in _batches(order, lengths, tokens_per_batch):
-        for i, row in zip(chosen, _batch_losses(model, [prompts[i] for i in chosen], [targets[i] for i in chosen])):
+        for i, row in zip(
+            chosen, _batch_losses(model, [prompts[i] for i in chosen], [targets[i] for i in chosen]), strict=True
+        ):
             losses[int(i)] = row
         if progress is not None:
             progress(len(losses), len(lengths))

@@ -260,7 +260,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
 }
 
 # Gate -> what a NO_GO of it blocks, where that is not "train".
-BLOCKS = {gate: "release" for gate in ("B2", "B3", "C1", "C4", "L1", "E1", "X1", "R1", "Q1")}
+BLOCKS = dict.fromkeys(("B2", "B3", "C1", "C4", "L1", "E1", "X1", "R1", "Q1"), "release")
 # Of these only the checks with a floor cannot be waived; of the other gates with floors, none can.
 PARTLY = ("W1", "B2")
 REQUIRES = {

@@ -173,7 +173,7 @@ def _gate(gate_id: str, script: Script | None, numbers: Mapping[str, Any], defau
             fix = nearest(name, known | set(asked))
             raise UserError("no such check", where=f"{path}: gates.{gate_id}.{name}", fix=fix)
     lacking = path.parent / f"{gate_id.lower()}_*.py" if script is None else script.path
-    missing = {name: f"gates/{lacking.name} does not state it" for name in sorted(known - set(asked))}
+    missing = dict.fromkeys(sorted(known - set(asked)), f"gates/{lacking.name} does not state it")
     missing |= {name: "gates/policy.yaml does not state it" for name in [*asked, *missing] if name not in numbers}
     checks = (
         tuple(
@@ -235,14 +235,14 @@ def _check(gate_id: str, stated: Mapping[str, Any], script: Path, path: Path) ->
     if check.severity != "info" and not check.remedy:
         where, expected = f"{script}: {gate_id}.{check.id}", "what to do where it fails"
         raise UserError("a check without a remedy", where=where, expected=expected)
-    if check.warn_threshold is not None and check.threshold is not None:
-        if not lower_bound(check.rule, check.threshold, check.warn_threshold):
-            raise UserError(
-                "a warning that never comes before its block",
-                where=where,
-                found=f"warn_threshold {check.warn_threshold}, threshold {check.threshold}",
-                expected="a warn_threshold stricter than the threshold",
-            )
+    threshold, warning = check.threshold, check.warn_threshold
+    if threshold is not None and warning is not None and not lower_bound(check.rule, threshold, warning):
+        raise UserError(
+            "a warning that never comes before its block",
+            where=where,
+            found=f"warn_threshold {warning}, threshold {threshold}",
+            expected="a warn_threshold stricter than the threshold",
+        )
     return check
 
 

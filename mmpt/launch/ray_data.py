@@ -128,7 +128,7 @@ def _start(ray: Any, ctx: StageContext, job: WorkerJob) -> int:
     )
     found = ray.cluster_resources()
     workers = workers or int(found.get("GPU", 0))
-    if ctx.device == "cuda" and found.get("GPU", 0) < workers or not workers:
+    if (ctx.device == "cuda" and found.get("GPU", 0) < workers) or not workers:
         raise UserError(
             "ray sees too few GPUs",
             where="launcher.processes",

@@ -18,8 +18,19 @@ from mmpt.store.errors import UserError
 QUEUED = "slurm.json"  # {"job", "name"} in the folder of a launch: written once the job is queued
 SILENT = "UNANSWERED"
 OVER = frozenset(
-    ("", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
-    + ("PREEMPTED", "REVOKED", "TIMEOUT")
+    (
+        "",
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    )
 )
 ENDS_WITHIN = 60.0  # seconds for a cancelled job's processes to be gone: slurm asks, waits (30 s), and kills
 

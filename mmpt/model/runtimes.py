@@ -35,7 +35,7 @@ Runtime = Callable[[Path, Sequence[Asked], torch.dtype, str], list[np.ndarray]]
 
 
 def transformers_ids(folder: Path, asked: Sequence[Asked], dtype: torch.dtype, device: str) -> list[np.ndarray]:
-    """Payloads int64 [n] without their end token, by `generate` of plain transformers, in batches padded on the left."""
+    """Payloads int64 [n] without their end token, by `generate` of plain transformers, in left-padded batches."""
     model, module = open_plain(folder, dtype, device), grammar_module(folder)
     found: dict[int, np.ndarray] = {}
     for members in _alike(asked):

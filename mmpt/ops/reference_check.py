@@ -159,7 +159,10 @@ def _check_sampling(found: Findings, device: str, rng: np.random.Generator) -> N
     extra = rng.integers(-1, vocab, batch)
     k, p = int(rng.integers(0, 6)), float(rng.choice([1.0, 0.5, 0.9]))
     logits = hidden @ head.T
-    put = lambda a: torch.as_tensor(a, device=device)
+
+    def put(a):
+        return torch.as_tensor(a, device=device)
+
     seeds = put(rng.integers(0, 2**40, batch))
     for temperature in (0.0, 0.8):
         how = dict(extra_id=put(extra), temperature=temperature, top_k=k, top_p=p, seed=seeds, offset=3)

@@ -165,7 +165,10 @@ class _Fused(torch.autograd.Function):
         want = tuple(ctx.needs_input_grad[:3]) if fused else (False, False, False)
         terms, nll, lse, correct, grads = _all_chunks(hidden, base, new, rows, targets, lo, hi, weights, options, want)
         n = hidden.shape[0]
-        scatter = lambda values: values.new_zeros(n).index_copy(0, rows, values)
+
+        def scatter(values):
+            return values.new_zeros(n).index_copy(0, rows, values)
+
         ctx.fused, ctx.options, ctx.shape = fused, options, hidden.shape
         if fused:
             ctx.save_for_backward(rows, *grads)

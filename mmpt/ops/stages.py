@@ -60,7 +60,7 @@ def build_extension(ctx: StageContext) -> None:
 
 
 def kernels(ctx: StageContext) -> None:
-    """Checks both operations, as every later stage runs them, on each device of this machine: kernels.json, evidence/K1."""
+    """Check both operations, as later stages run them, on each device of this machine: kernels.json, evidence/K1."""
     found = {device: check(device, ctx.seed) for device in devices()}
     report = {
         "asked": ctx.profile["ops.backend"],

@@ -144,7 +144,7 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every (mapping, key) of a profile that may name a file or folder, well-formed ones only: the schema comes later."""
+    """Every well-formed (mapping, key) of a profile that may name a file or folder; the schema is checked later."""
     corpus, codecs = data.get("corpus"), data.get("codecs")
     sources = corpus.get("sources") if isinstance(corpus, dict) else None
     owners = [(one, "path") for one in sources] if isinstance(sources, list) else []
@@ -197,7 +197,7 @@ def input_owners(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _absolute(owner: dict[str, Any], key: str, file: Path) -> None:
-    """Make a path that starts with . or ~, exists, or names a corpus folder or text absolute; a hub id stays as it is."""
+    """Make a path absolute if it starts with . or ~, exists, or names a corpus folder or text; a hub id stays."""
     candidate = (file.parent / Path(owner[key]).expanduser()).resolve()
     if owner[key].startswith((".", "~")) or candidate.exists() or "reader" in owner or not is_path_key(key):
         owner[key] = str(candidate)

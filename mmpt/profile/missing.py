@@ -130,7 +130,7 @@ UPSTREAM = {
 
 
 def _named_inputs(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """The files of an upstream run, as `_named` yields them; their external key is the one that the import stages declare."""
+    """The files of an upstream run, as `_named` yields them, under the external keys that the import stages declare."""
     for name, owner, last in input_owners(data):
         kind = name if name in UPSTREAM else name.split(".")[0]
         yield f"inputs.{kind}", f"inputs.{name}", owner[last], UPSTREAM[kind]

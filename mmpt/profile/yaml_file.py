@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -30,7 +30,7 @@ _DATES = "tag:yaml.org,2002:timestamp"
 class _Loader(yaml.SafeLoader):
     """A SafeLoader (it builds plain data only) with other rules for numbers, dates and mappings."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar = {
         first: [(tag, pattern) for tag, pattern in rules if tag not in (*_CORE, _DATES)]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -4,6 +4,7 @@ last.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Mapping
@@ -164,10 +165,7 @@ def _peaks(wave: np.ndarray) -> list[float]:
     """Largest magnitude in each of BARS equal pieces, 0..1."""
     edges = np.linspace(0, wave.shape[1], BARS + 1).astype(int)
     loud = np.abs(wave).max(axis=0)
-    return [
-        round(float(loud[start:end].max()), 3) if end > start else 0.0
-        for start, end in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [round(float(loud[start:end].max()), 3) if end > start else 0.0 for start, end in itertools.pairwise(edges)]
 
 
 def _read(path: Path, modality: str, record: Row) -> list[dict[str, Any]]:

@@ -74,7 +74,9 @@ MEANING = {
     "dropped": "records that did not become examples",
     "drawn_outside_train": "records of val or test that training drew",
     "examples_never_drawn": "training examples that no step drew",
-    "packed_over_tolerance": "how far a packed sequence's loss is from the same sequence's alone, in units of its tolerance",
+    "packed_over_tolerance": (
+        "difference between a sequence's loss in a packed row and its loss alone, in units of the tolerance"
+    ),
     "packed_sequences_unmatched": "packed sequences that are none of those drawn",
     "codes_never_seen": "share of a codebook that the training records lack",
     "code_perplexity": "how evenly a codebook's codes occur in training, 1.0 being all alike",
@@ -131,7 +133,7 @@ MEANING = {
     "output_win_rate": "share of outputs that are likelier after their own prompt or medium than after another's",
     "read_back_gap_nats": "how much better the model reads a prompt from its own output than from another",
     "read_back_win_rate": "share of outputs from which the model reads their own prompt better than from another",
-    "caption_gain_over_swapped": "words (F1) that captions share with their own medium's caption beyond others' captions",
+    "caption_gain_over_swapped": "words (F1) that captions share with their own medium's caption beyond another's",
     "caption_gain_over_blind": "words (F1) that captions share with their medium's caption beyond one caption for all",
     # regressions
     "nll_increase_nats": "rise of the loss on plain text; 0.0198 is 2 % perplexity",

@@ -72,7 +72,7 @@ def gate_row(verdict: Mapping[str, Any], command: str) -> dict[str, Any]:
 
 
 def _warns(check: Mapping[str, Any]) -> bool:
-    return check["status"] == "warn" or check["status"] == "cannot_decide" and check["severity"] == "warn"
+    return check["status"] == "warn" or (check["status"] == "cannot_decide" and check["severity"] == "warn")
 
 
 def _check(check: Mapping[str, Any]) -> dict[str, Any]:

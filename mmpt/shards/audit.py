@@ -145,11 +145,11 @@ def check_segments(shards: ShardSet, space: TokenSpace, found: Findings) -> None
 
 def check_records(shards: ShardSet, space: TokenSpace, tokens_per_image: int, found: Findings) -> None:
     """Count wrong lengths, and records and shards of another token space."""
-    for path, header in zip(shards.files, shards.headers):
+    for path, header in zip(shards.files, shards.headers, strict=True):
         if header["token_space"] != space.digest:
             found.digest_mismatches += 1
             found.blame(path.name, "digest_mismatches", header["token_space"])
-    for record, length in zip(shards.records, shards.lengths.tolist()):
+    for record, length in zip(shards.records, shards.lengths.tolist(), strict=True):
         audio = shards.modality == "audio"
         expected = (record["frames"] or 0) * space.n_codebooks if audio else tokens_per_image
         if length != expected or length != record["n_tokens"]:
@@ -166,7 +166,7 @@ def _tokens_per_image(encoder: Encoder) -> int:
 
 def _encode_again(chosen: Sequence[tuple[ShardSet, int]], encoder: Encoder, batch: int, found: Findings) -> None:
     records = [shards.record(index) for shards, index in chosen]
-    for (shards, index), record, again in zip(chosen, records, encode_records(encoder, records, batch)):
+    for (shards, index), record, again in zip(chosen, records, encode_records(encoder, records, batch), strict=True):
         if isinstance(again, Failed):
             found.blame(record["id"], "reencode", again.error)
             continue

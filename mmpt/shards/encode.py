@@ -162,7 +162,7 @@ def encode_records(
                     loaded[index] = one.result()
                 except ENCODE_ERRORS as error:
                     results[index] = Failed(_said(error))
-            for index, result in zip(loaded, _encode_each(encoder, list(loaded.values()))):
+            for index, result in zip(loaded, _encode_each(encoder, list(loaded.values())), strict=True):
                 results[index] = result
             done += len(part)
             on_done(done)

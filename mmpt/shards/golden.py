@@ -150,7 +150,7 @@ def swaps(examples: ExampleSet, n: int, seed: int) -> list[Swap]:
     rows, columns = linear_sum_assignment(cost)
     return [
         Swap(chosen[row], chosen[column], kind_of(picked[row], picked[column]))
-        for row, column in zip(rows, columns)
+        for row, column in zip(rows, columns, strict=True)
         if cost[row, column] < _FORBIDDEN
     ]
 

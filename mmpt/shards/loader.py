@@ -180,7 +180,7 @@ class Loader:
                 found=f"{len(draws)} examples: {', '.join(sorted({kind for kind, _, _ in draws}))}",
                 fix="raise tokens_per_step, or look at the examples with `doit why examples`",
             )
-        counted = {kind: int(n) for kind, n in zip(KINDS, supervised) if n}
+        counted = {kind: int(n) for kind, n in zip(KINDS, supervised, strict=True) if n}
         return Batch(*arrays, n_supervised=counted, draws=tuple(draws))
 
     def cursors(self, step: int) -> dict[str, int]:
@@ -242,7 +242,7 @@ class Loader:
         draws = np.arange(self._totals(step)[column], self._totals(step + 1)[column])
         indices = [int(self._order(kind, draw // len(source))[draw % len(source)]) for draw in draws.tolist()]
         dropped = uniform(stream(self.seed, "prompt dropout", kind), draws) < self.prompt_dropout
-        return [(index, bool(drop) and source.has_prompt) for index, drop in zip(indices, dropped)]
+        return [(index, bool(drop) and source.has_prompt) for index, drop in zip(indices, dropped, strict=True)]
 
     def _order(self, kind: str, epoch: int) -> np.ndarray:
         if (kind, epoch) not in self._orders:

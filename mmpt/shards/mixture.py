@@ -80,7 +80,7 @@ class Mixture:
                 where="mixture.weights",
                 found=dict(self.weights),
             )
-        for kind, weight in zip(KINDS, weights):
+        for kind, weight in zip(KINDS, weights, strict=True):
             if weight > 0 and not self.mean_lengths.get(kind, 0) > 0:
                 raise UserError(
                     f"{kind} has a weight but no examples",
@@ -114,7 +114,7 @@ class Mixture:
 
     def counts(self, step: int) -> dict[str, int]:
         """Examples of each kind at ``step``."""
-        return dict(zip(KINDS, self.count_table(np.array([step]))[0].tolist()))
+        return dict(zip(KINDS, self.count_table(np.array([step]))[0].tolist(), strict=True))
 
     def count_table(self, steps: np.ndarray) -> np.ndarray:
         """int64 [S, len(KINDS)]: ``counts`` for many steps; row by row independent of what else is asked."""

@@ -54,7 +54,7 @@ class ShardSet:
         """
         opened = cls(sorted(Path(shards).glob(f"{modality}-{split}-*.safetensors")), modality, split)
         if space is not None:
-            for path, header in zip(opened.files, opened.headers):
+            for path, header in zip(opened.files, opened.headers, strict=True):
                 if header["token_space"] != space.digest:
                     raise UserError(
                         "this shard was written with another token space",

@@ -43,7 +43,7 @@ def token_space(ctx: StageContext, reference: str | None = None) -> None:
     reference: a token_space.json to take over, as profile key token_space.reference names one.
     """
     base = ctx.profile["base"]
-    train, heldout = _texts(ctx, captions=base["kind"] == "tiny")
+    train, _heldout = _texts(ctx, captions=base["kind"] == "tiny")
     folder = ctx.out / "tokenizer"
     if base["kind"] == "tiny":
         train_tokenizer(train, ctx.profile.get("text.vocab_size", 512), folder)

@@ -124,8 +124,8 @@ def _write(
     space: TokenSpace,
     encoder: Encoder,
 ) -> None:
-    kept = [(record, one) for record, one in zip(records, results) if isinstance(one, Encoded)]
-    failed = [(record, one) for record, one in zip(records, results) if isinstance(one, Failed)]
+    kept = [(record, one) for record, one in zip(records, results, strict=True) if isinstance(one, Encoded)]
+    failed = [(record, one) for record, one in zip(records, results, strict=True) if isinstance(one, Failed)]
     stamp = {"token_space": space.digest, "codec": encoder.identity}
     rows = [{**_describe(record, shard.split), **one.fields, **stamp, "n_tokens": len(one.ids)} for record, one in kept]
     save_shard(folder, shard.modality, shard.split, shard.index, [one.ids for _, one in kept], rows, stamp)

@@ -64,12 +64,12 @@ class Manifest:
         """Read ``sha256sum`` text.
 
         Raises:
-            UserError: a line that is not "<64 hex>  <relative path>", a path that leaves the folder, or one named twice.
+            UserError: a line that is not "<64 hex>  <relative path>", a path outside the folder, or a path named twice.
         """
         entries = []
         for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
             found = LINE.fullmatch(line)
-            if found is None or found[1][0] == "/" or ".." in line and ".." in found[1].split("/"):
+            if found is None or found[1][0] == "/" or (".." in line and ".." in found[1].split("/")):
                 raise UserError(
                     "not a manifest line",
                     where=f"{where}:{number}",

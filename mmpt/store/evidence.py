@@ -44,7 +44,7 @@ class Metric:
 
 
 def _finite(value: float | int | None) -> float | int | None:
-    if value is None or isinstance(value, int) and not isinstance(value, bool):
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     number = float(value)
     return number if math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""JSON Lines: one canonical object a line, read and written a line at a time, so that memory does not grow with a file."""
+"""JSON Lines: one canonical object per line, read and written line by line, so that memory stays constant."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def iter_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
         UserError: missing file or a line that is not JSON, with its number.
     """
     try:
-        stream = open(path, encoding="utf-8")
+        stream = open(path, encoding="utf-8")  # noqa: SIM115 -- only the error of opening it is translated
     except FileNotFoundError:
         raise UserError("no such file", where=path) from None
     with stream:
@@ -62,7 +62,7 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def jsonl_writer(path: Path | str, *, durable: bool = True) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that adds a row to ``path``; the file is there when the block has ended, and not at all if it raised."""
+    """A function that adds a row to ``path``. The file appears when the block ends, and not at all if it raised."""
     with atomic_stream(path, durable=durable) as stream:
 
         def write(row: dict[str, Any]) -> None:

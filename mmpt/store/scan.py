@@ -27,7 +27,7 @@ def stamp_of(found: os.stat_result) -> Stamp:
 
 
 def scan(folder: Path | str) -> dict[str, Stamp]:
-    """Relative POSIX path -> stamp of every regular file below ``folder``. Links are followed, those to nothing left out.
+    """Relative POSIX path -> stamp of every regular file below ``folder``. Links are followed, broken ones left out.
 
     Raises:
         UserError: a link to a folder that it lies in.  FileNotFoundError, PermissionError: ``folder`` itself.

@@ -1,8 +1,8 @@
 """JSON Schema checks that name every error: file, path, what was found, what was expected, the nearest valid key.
 
-Two validators read the same schema files. jsonschema-rs, compiled, says in a microsecond that a record is fine; whatever
-it does not say that of is judged, and worded, by jsonschema, which takes a hundred times as long. So a verdict is always
-jsonschema's, as long as the compiled one accepts nothing that jsonschema refuses: tests/store/test_compiled.py.
+Two validators read the same schema files. jsonschema-rs, compiled, accepts a valid record in a microsecond. What it
+does not accept goes to jsonschema, which takes a hundred times as long and words the message. So every refusal comes
+from jsonschema, and tests/store/test_compiled.py checks that the compiled one accepts nothing that jsonschema refuses.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class SchemaError(UserError):
         super().__init__(head + more, where=where)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def schema(name: str) -> Any:
     """``schemas/<name>.schema.json``, parsed."""
     return json.loads((SCHEMAS / f"{name}.schema.json").read_bytes())
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def validator(name: str) -> Draft202012Validator:
     """The schema as jsonschema reads it: it decides, and words what is wrong."""
     from jsonschema import Draft202012Validator  # 40 ms to load, and only for what is not fine
@@ -57,7 +57,7 @@ def validator(name: str) -> Draft202012Validator:
     return Draft202012Validator(schema(name))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled(name: str) -> Compiled:
     """The schema as jsonschema-rs compiles it: its yes is taken, its no is not."""
     from jsonschema_rs import Draft202012Validator
@@ -120,7 +120,8 @@ def _lines(error: ValidationError, prefix: str) -> Iterable[str]:
         yield f"{place}: missing {', '.join(map(repr, missing))}"
     elif error.validator == "type":
         wanted = error.validator_value
-        yield f"{place}: found {_short(error.instance)}; expected {' or '.join([wanted] if isinstance(wanted, str) else wanted)}"
+        kinds = wanted if isinstance(wanted, str) else " or ".join(wanted)
+        yield f"{place}: found {_short(error.instance)}; expected {kinds}"
     elif error.validator == "enum":
         known = [str(one) for one in error.validator_value]
         close = difflib.get_close_matches(error.instance, known, n=1) if isinstance(error.instance, str) else []

@@ -4,8 +4,8 @@
     folder/metrics.jsonl      one row a log interval, never past the newest checkpoint when a run goes on
 
 Everything that a step depends on is either a function of the step (batch, learning rate) or in the checkpoint
-(weights, moments, random state, the open log interval, what was drawn), so a run that was killed and went on writes the same
-bytes as one that was not. The loop knows nothing about tasks, codecs or profiles.
+(weights, moments, random state, the open log interval, what was drawn), so a run that was killed and went on writes the
+same bytes as one that was not. The loop knows nothing about tasks, codecs or profiles.
 
 No step waits for the device. What a step measured stays there until a log interval, a save or a measurement
 is due; then the host looks at the steps one after the other. A step that must not change the weights is
@@ -299,7 +299,7 @@ def _one_step(run: _Run, laid: Laid, ranges: tuple[torch.Tensor, torch.Tensor] |
 def rehearse(
     model: MultimodalLM, loader: Loader, settings: TrainSettings, pieces: int, steps: Iterable[int]
 ) -> torch.optim.Optimizer:
-    """Allocate what a step allocates once AdamW's moments exist. Nothing is read back, so that it runs on device "meta".
+    """Allocate what a step allocates once AdamW's moments exist. Nothing is read back, so it runs on device "meta".
 
     Args:
         pieces: how many micro-batches run, those with most tokens of the `steps` that are laid out.

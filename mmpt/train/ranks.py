@@ -171,7 +171,7 @@ def all_reduce(tensors: Sequence[Tensor]) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in members])
         dist.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in members])
-        torch._foreach_copy_(members, [part.view_as(one) for part, one in zip(parts, members)])
+        torch._foreach_copy_(members, [part.view_as(one) for part, one in zip(parts, members, strict=True)])
 
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -181,7 +181,7 @@ def bits(tensors: Mapping[str, Tensor]) -> str:
     """Digest of tensors by name: equal for equal bits. Sums of integers, so it costs one read on the device."""
     sums = [_bit_sum(tensor.detach()) for tensor in tensors.values()]
     values = torch.stack(sums).tolist() if sums else []
-    return hashlib.sha256(repr(list(zip(tensors, values))).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(list(zip(tensors, values, strict=True))).encode()).hexdigest()[:16]
 
 
 _AS_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -63,8 +63,8 @@ class Prepared:
 
 
 def prepare_warmup(ctx: StageContext, *, layers_aside: bool = False) -> Prepared:
-    """Base with fresh rows, read tasks only; layers_aside: of `from_base`. Only the rows are trainable, unless `warmup.lora` gives LoRA a rate: then
-    the mixture's share of plain text keeps the text model in place.
+    """Base with fresh rows, read tasks only; layers_aside: of `from_base`. Only the rows are trainable, unless
+    `warmup.lora` gives LoRA a rate: then the mixture's share of plain text preserves the text model.
     """
     space, profile = load(ctx.inputs["token_space"]), ctx.profile
     steps, lr, lora = profile["warmup.steps"], profile["warmup.lr"], profile.get("warmup.lora")
@@ -354,7 +354,7 @@ class _Report:
 
 
 def trained_parameters(model: MultimodalLM) -> str:
-    """The number of trainable parameters, in all and by learning-rate group: "trains 2,113,536 parameters: 1,998,848 lora, ..."."""
+    """Trainable parameters, in all and by learning-rate group: "trains 2,113,536 parameters: 1,998,848 lora, ..."."""
     counts: dict[str, int] = {}
     for name, parameter in model.adapter_parameters().items():
         if parameter.requires_grad:

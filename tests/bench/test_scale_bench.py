@@ -1,4 +1,4 @@
-"""The cost curves: what is made up holds the schemas, a point is measured once, and the table says what was measured."""
+"""The cost curves: generated data holds the schemas, a point is measured once, and the table says what was measured."""
 
 import pytest
 

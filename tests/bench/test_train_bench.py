@@ -108,7 +108,7 @@ def test_flops_of_a_step_are_those_that_torch_counts(folder, monkeypatch):
 def test_the_whole_of_it_in_processes_of_their_own(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     train.main(
-        f"--device cpu --shape smallest --rounds 1 --threads {torch.get_num_threads()} --only".split() + [MODULES]
+        [*f"--device cpu --shape smallest --rounds 1 --threads {torch.get_num_threads()} --only".split(), MODULES]
     )
     (path,) = tmp_path.glob("train-smallest-float32-*.json")
     result = read_json(path)

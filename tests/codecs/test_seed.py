@@ -63,7 +63,7 @@ def test_codes_are_legal_varied_and_do_not_depend_on_the_batch(codec):
     media = pictures(6)
     together = codec.encode(media)
     assert all(one.shape == (4,) and one.dtype == np.int32 for one in together)
-    assert 0 <= min(map(min, together)) and max(map(max, together)) < 64 and len({tuple(c) for c in together}) == 6
+    assert min(map(min, together)) >= 0 and max(map(max, together)) < 64 and len({tuple(c) for c in together}) == 6
     assert all(np.array_equal(codec.encode([one])[0], codes) for one, codes in zip(media, together, strict=True))
 
 

@@ -120,7 +120,11 @@ def test_texts_are_grouped_by_being_equal(texts):
         keys.add(text)
     numbers, count = keys.groups()
     assert len(keys) == len(texts) and count == len(set(texts))
-    assert {(one == other) == (a == b) for one, a in zip(texts, numbers) for other, b in zip(texts, numbers)} <= {True}
+    assert {
+        (one == other) == (a == b)
+        for one, a in zip(texts, numbers, strict=True)
+        for other, b in zip(texts, numbers, strict=True)
+    } <= {True}
 
 
 def context(tmp_path, name):

@@ -310,4 +310,4 @@ def test_a_limit_draws_the_same_records_from_every_part(tmp_path):
     drawn = [r["id"] for r in records("clotho", tmp_path, limit=20)]
     assert len(drawn) == 20 and drawn == [i for i in whole if i in set(drawn)]
     assert {r["split_hint"] for r in records("clotho", tmp_path, limit=20)} == {"train", "val", "test"}
-    assert set(r["id"] for r in records("clotho", tmp_path, limit=10)) < set(drawn)
+    assert {r["id"] for r in records("clotho", tmp_path, limit=10)} < set(drawn)

@@ -1,4 +1,4 @@
-"""Gates after training on artifacts that are really broken, through the measures, to the verdict: W1, B3, B4, C1 to C4, R1.
+"""Gates after training on really broken artifacts, from the measures to the verdict: W1, B3, B4, C1 to C4, R1.
 
 Each test starts from what passes, so that what fails is what was broken. Q1, Q2 and T1: test_broken_scores.py.
 """

@@ -80,10 +80,13 @@ def test_every_line_filter_is_undone(tmp_path, line_filter):
         up = flat[y - 1] if y else np.zeros(12, int)
         corner = np.concatenate([np.zeros(3, int), up[:-3]])
         near = left + up - corner
-        paeth = [min((a, b, c), key=lambda v: abs(e - v)) for a, b, c, e in zip(left, up, corner, near)]
+        paeth = [min((a, b, c), key=lambda v: abs(e - v)) for a, b, c, e in zip(left, up, corner, near, strict=True)]
         predicted = [0 * left, left, up, (left + up) // 2, np.array(paeth)][line_filter]
         rows += bytes([line_filter]) + bytes(((flat[y] - predicted) % 256).astype(np.uint8))
-    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
     head = struct.pack(">IIBBBBB", 4, 5, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     (tmp_path / "f.png").write_bytes(data)

@@ -48,7 +48,7 @@ def test_neighbours_that_see_each_other_fail(prepared, monkeypatch):
 
 
 def test_positions_that_go_on_from_the_neighbour_fail(prepared, monkeypatch):
-    """The rotation of a token depends on distances alone, so a shift of all positions changes nothing; doubled ones do."""
+    """Rotary embeddings depend on distances alone: a shift of all positions changes nothing, doubled ones do."""
     right = type(prepared.model).hidden
 
     def doubled(self, ids, positions=None, **how):

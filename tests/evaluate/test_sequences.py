@@ -46,14 +46,14 @@ def test_damage_is_found(task):
     assert found(task, ids, leaking, target) == {"labels_outside_target"}
     silent = np.full_like(labels, -100)
     assert "examples_without_label" in found(task, ids, silent, target)
-    assert found(task, ids, labels, list(target) + [target[0]]) == {"shortened_targets"}
+    assert found(task, ids, labels, [*target, target[0]]) == {"shortened_targets"}
     foreign = labels.copy()
     foreign[-2] = SPACE.special("pad_mm")
     assert found(task, ids, foreign, target) == {"labels_outside_segment"}
 
 
 def test_a_codebook_out_of_turn_is_found():
-    ids, labels, target = example("t2a")
+    ids, labels, _target = example("t2a")
     place = len(ids) - 3
     for array in (ids, labels):
         array[[place, place + 1]] = array[[place + 1, place]]

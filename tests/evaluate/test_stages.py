@@ -158,7 +158,7 @@ def test_an_untrained_model_shows_no_conditionality(built):
     assert len(grown) == 2 and all(metric["ci_low"] < 0.1 for metric in grown)
     gaps = [m for m in evidence(built, "B3")["metrics"] if m["name"] == "gap_swapped_nats"]
     assert {m["slice"] for m in gaps} == {"t2a", "t2i"} and all(abs(m["value"]) < 0.1 for m in gaps)
-    assert [m for m in evidence(built, "Q1")["metrics"] if m["name"] == "mean_accuracy"][0]["value"] < 0.8
+    assert next(m for m in evidence(built, "Q1")["metrics"] if m["name"] == "mean_accuracy")["value"] < 0.8
 
 
 def test_spoilt_files_are_counted(built, tmp_path):

@@ -149,7 +149,7 @@ def test_the_worst_slice_decides(gate_id, check, part):
 
 def named_slices():
     for one in checks("block", "warn"):
-        gate_id, check, part = one.values
+        _gate_id, check, part = one.values
         if check.each and any(name and (part == name or part.startswith(f"{name}.")) for name in check.slices):
             yield one
 

@@ -53,9 +53,9 @@ def items(space):
         prompts, grammars = [], []
         for n in (1, 3, 7, 4, 9):
             source = {
-                "t2a": lambda: rng.integers(0, TEXT, n),
-                "t2i": lambda: rng.integers(0, TEXT, n),
-                "a2t": lambda: space.audio_to_global(rng.integers(0, 15, (3, n))),
+                "t2a": lambda n=n: rng.integers(0, TEXT, n),
+                "t2i": lambda n=n: rng.integers(0, TEXT, n),
+                "a2t": lambda n=n: space.audio_to_global(rng.integers(0, 15, (3, n))),
                 "i2t": lambda: space.image_to_global(rng.integers(0, 20, PICTURE)),
             }[task]()
             prompts.append(prompt(space, task, source))

@@ -40,7 +40,7 @@ def test_random_weights_cannot_leave_the_grammar(model, items, task, temperature
 def test_lengths_are_exact_where_the_grammar_is(model, items):
     prompts, grammars = items("t2a")
     lengths = [len(one.ids) for one in generate(model, prompts, grammars, temperature=1.0, seeds=range(5))]
-    assert all(n == g.max_len for n, g in zip(lengths, grammars) if g.min_len == g.max_len)
+    assert all(n == g.max_len for n, g in zip(lengths, grammars, strict=True) if g.min_len == g.max_len)
     assert all(n % 3 == 0 for n in lengths)
 
 
@@ -50,7 +50,10 @@ def test_a_sample_does_not_depend_on_its_batch(model, items, task):
     how = {"temperature": 1.0, "top_k": 20, "top_p": 0.95}
     together = ids_of(generate(model, prompts, grammars, seeds=range(5), **how))
     assert together == ids_of(generate(model, prompts, grammars, seeds=range(5), batch_size=2, **how))
-    alone = [ids_of(generate(model, [p], [g], seeds=[i], **how))[0] for i, (p, g) in enumerate(zip(prompts, grammars))]
+    alone = [
+        ids_of(generate(model, [p], [g], seeds=[i], **how))[0]
+        for i, (p, g) in enumerate(zip(prompts, grammars, strict=True))
+    ]
     assert together == alone
     assert together != ids_of(generate(model, prompts, grammars, seeds=range(5, 10), **how))
 
@@ -123,9 +126,9 @@ def test_legal_mass_counts_the_end_token_where_it_is_allowed(model, items):
 def test_without_the_grammar_random_weights_are_rarely_valid(model, space, items):
     prompts, grammars = items("t2i")
     outputs = unconstrained(model, prompts, grammars, vocab_size=space.vocab_size_total)
-    assert any(((one.ids < g.lo[0]) | (one.ids >= g.hi[0])).any() for one, g in zip(outputs, grammars))
+    assert any(((one.ids < g.lo[0]) | (one.ids >= g.hi[0])).any() for one, g in zip(outputs, grammars, strict=True))
     assert all(one.legal_mass == pytest.approx(1.0) for one in outputs)
-    assert all(len(one.ids) <= g.max_len + 1 for one, g in zip(outputs, grammars))
+    assert all(len(one.ids) <= g.max_len + 1 for one, g in zip(outputs, grammars, strict=True))
 
 
 def test_nan_weights_are_an_error_not_an_output(model, items):

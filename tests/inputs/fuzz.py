@@ -3,9 +3,9 @@
     python -m tests.inputs.fuzz pictures --files 100000       also sounds; prints what came out, by format and change
 
 Each file ends in a medium or in a MediaError. Everything else is printed with the number that makes the file again:
-another exception, more than SECONDS, more than MEMORY, a process that died. A part of a file (cut, zeros in place of its
-end) that is taken and is not the whole medium is counted as `different`. The work is done in processes that are
-replaced when one dies or hangs.
+another exception, more than SECONDS, more than MEMORY, a process that died. A part of a file (cut, zeros in place of
+its end) that is accepted and is not the whole medium is counted as `different`. The work is done in processes, each
+replaced when it dies or hangs.
 """
 
 from __future__ import annotations

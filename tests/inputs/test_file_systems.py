@@ -73,7 +73,8 @@ set -e
 mkdir -p {tmp_path}/low/art/data {tmp_path}/up {tmp_path}/work {tmp_path}/on
 echo old > {tmp_path}/low/art/data/f
 mount -t tmpfs none {tmp_path}/up && mkdir {tmp_path}/up/u {tmp_path}/up/w
-mount -t overlay overlay -o lowerdir={tmp_path}/low,upperdir={tmp_path}/up/u,workdir={tmp_path}/up/w {tmp_path}/on || exit 77
+layers=lowerdir={tmp_path}/low,upperdir={tmp_path}/up/u,workdir={tmp_path}/up/w
+mount -t overlay overlay -o $layers {tmp_path}/on || exit 77
 mkdir -p {tmp_path}/on/art/.staging/x && echo new > {tmp_path}/on/art/.staging/x/f
 {sys.executable} -c "from pathlib import Path; from mmpt.store.atomic import publish_folder
 publish_folder(Path('{tmp_path}/on/art/.staging/x'), Path('{tmp_path}/on/art/data'))"

@@ -86,7 +86,8 @@ def test_damaged_tables(tmp_path, form):
 
 
 def test_damaged_profiles(tmp_path):
-    text = b"name: x\nseed: 3\na: {b: [1, 2e-3, yes, 12:00:00], c: &k {d: ~}}\ne: {<<: *k, f: 'g'}\nlong: >\n  text\n  more\n"
+    text = b"name: x\nseed: 3\na: {b: [1, 2e-3, yes, 12:00:00], c: &k {d: ~}}\ne: {<<: *k, f: 'g'}\n"
+    text += b"long: >\n  text\n  more\n"
     read = 0
     for number in range(600):
         (tmp_path / "p.yaml").write_bytes(fuzz.changed(text, np.random.default_rng([number, 6]))[1])

@@ -95,9 +95,9 @@ def browser():
 def test_the_page_shows_any_text_as_text(browser, tmp_path, name):
     text = HOSTILE[name]
     file = hostile_run(tmp_path / "smoke", text)
+    said = []
     for width in (1280, 360):
         page = browser.new_page(viewport={"width": width, "height": 800})
-        said = []
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on(

@@ -1,4 +1,4 @@
-"""Tokenizers that people have: with padding and truncation, pointers, halves, holes; and text that looks like control."""
+"""Tokenizers as people have them: with padding, truncation, pointers, halves, holes; text that looks like control."""
 
 import json
 

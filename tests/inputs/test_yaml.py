@@ -68,7 +68,8 @@ def test_numbers_and_truths_are_what_they_look_like(tmp_path, text, value):
 
 
 def test_merge_keys_merge_and_own_keys_win(tmp_path):
-    text = "common: &c {val: 0.1, test: 0.1}\nmore: &m {val: 0.3, x: 1}\nsplit: {<<: *c, test: 0.2}\nboth:\n  <<: [*c, *m]\n"
+    text = "common: &c {val: 0.1, test: 0.1}\nmore: &m {val: 0.3, x: 1}\nsplit: {<<: *c, test: 0.2}\n"
+    text += "both:\n  <<: [*c, *m]\n"
     found = read(tmp_path, text)
     assert found["split"] == {"val": 0.1, "test": 0.2} and found["both"] == {"val": 0.1, "test": 0.1, "x": 1}
 

@@ -106,7 +106,7 @@ def test_shares_are_whole_disjoint_and_even_by_kind():
     sizes = [("audio", size) for size in (9, 1, 5, 5, 4)] + [("image", 1.0)] * 4
     for world_size in (1, 2, 3, 20):
         shares = [share(sizes, rank, world_size) for rank in range(world_size)]
-        assert sorted(sum(shares, [])) == list(range(9))
+        assert sorted(piece for one in shares for piece in one) == list(range(9))
     two = [share(sizes, rank, 2) for rank in range(2)]
     assert [sum(sizes[piece][1] for piece in one if piece < 5) for one in two] == [13, 11]
     assert [sum(piece >= 5 for piece in one) for one in two] == [2, 2]

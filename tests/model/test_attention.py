@@ -119,7 +119,7 @@ def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window
     assert enable_gqa or query.shape[1] == key.shape[1]
     assert window_size == (-1, 0) and max_q == max_k >= int(cu_seq_q.diff().max())
     out = []
-    for a, b in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist()):
+    for a, b in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
         q, k, v = (one[a:b].transpose(0, 1)[None] for one in (query, key, value))
         one = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=enable_gqa)
         out.append(one[0].transpose(0, 1))

@@ -32,10 +32,10 @@ def stream(n, seed):
 
 def test_pretraining_beats_the_unigram_and_repeats(tmp_path):
     plan = Pretraining(steps=40, lr=1e-2, tokens_per_step=512, row_len=32)
-    reports = []
+    reports, steps = [], []
     for name in ("a", "b"):
         torch.manual_seed(ord(name))  # the surroundings' random state has no say
-        steps = []
+        steps.clear()
         reports.append(
             make_tiny(
                 tmp_path / name,

@@ -1,4 +1,4 @@
-"""Decoder layers through torch.compile: one graph for all layers and lengths, the same numbers, only in training steps."""
+"""Decoder layers through torch.compile: one graph for all layers and lengths, equal numbers, in training steps only."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
-"""Our forwards of LoRA layers against PEFT's own: outputs and gradients, narrow and wide, with dropout, merged, first in line,
-over a base in 16 bits."""
+"""Our LoRA layers against PEFT's: outputs and gradients, narrow and wide, with dropout, merged, first in a chain, over
+a base in 16 bits."""
 
 import copy
 

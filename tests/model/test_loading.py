@@ -85,8 +85,8 @@ def test_a_base_that_is_set_aside_takes_no_memory_of_its_own(tmp_path):
         return status("RssAnon") - before, model
 
     kept(layers_aside=True)  # what is imported on the way
-    mapped, first = kept(layers_aside=True)
-    plain, second = kept()
+    mapped, _first = kept(layers_aside=True)
+    plain, _second = kept()
     assert plain > 1.5 * size and mapped < 0.6 * size, (mapped, plain, size)  # plain: bfloat16 made float32
 
 

@@ -186,12 +186,14 @@ def test_a_folded_lora_layer_computes_what_peft_computes(tmp_path):
         module.__class__ = LoraLinear
     plain = model.hidden(IDS)
     torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
-    for a, b in zip(grads, torch.autograd.grad(plain.square().sum(), list(model.adapter_parameters().values()))):
+    for a, b in zip(
+        grads, torch.autograd.grad(plain.square().sum(), list(model.adapter_parameters().values())), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_over_bf16_what_is_trained_is_what_is_merged(tmp_path):
-    """Training rounds A and B, merging rounds W + s B A once: each is as far from the exact numbers as one rounding of bf16."""
+    """Training rounds A and B; merging rounds W + s B A once: each is one bf16 rounding off the exact numbers."""
     model = small_model(tmp_path / "base", dtype=torch.bfloat16)
     exact = small_model(tmp_path / "exact").double()
     exact.load_state_dict({key: value.double() for key, value in model.state_dict().items()})

@@ -34,7 +34,9 @@ def test_equals_torch_on_full_logits(reduction):
     theirs = F.cross_entropy(hidden @ torch.cat([base, new]).T, labels, reduction=reduction)
     up = torch.randn_like(theirs)
     torch.testing.assert_close(ours, theirs)
-    for a, b in zip(grads((ours * up).sum(), hidden, base, new), grads((theirs * up).sum(), hidden, base, new)):
+    for a, b in zip(
+        grads((ours * up).sum(), hidden, base, new), grads((theirs * up).sum(), hidden, base, new), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -54,9 +56,10 @@ def test_gradcheck(reduction, options):
     for t in (hidden, base, new):
         t.requires_grad_()
     weight = torch.rand(N, dtype=torch.float64) + 0.1
-    run = lambda h, b, n: linear_cross_entropy(
-        h, labels, b, n, reduction=reduction, token_weight=weight, num_items=5, **options
-    )
+
+    def run(h, b, n):
+        return linear_cross_entropy(h, labels, b, n, reduction=reduction, token_weight=weight, num_items=5, **options)
+
     assert torch.autograd.gradcheck(run, (hidden, base, new))
 
 
@@ -83,7 +86,7 @@ def test_small_chunks_give_the_same(monkeypatch):
     monkeypatch.setattr(sys.modules["mmpt.ops.reference_loss"], "CHUNK_BYTES", 3 * (V0 + T) * 8)
     chunked = linear_cross_entropy(hidden, labels, base, new)
     torch.testing.assert_close(chunked, whole)
-    for a, b in zip(grads(chunked, hidden, new), expected):
+    for a, b in zip(grads(chunked, hidden, new), expected, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -100,7 +103,7 @@ def test_a_column_range_is_a_softmax_over_that_range():
     theirs = F.cross_entropy(logits, labels)
     ours = linear_cross_entropy(hidden, labels, base, new, column_range=(lo, hi))
     torch.testing.assert_close(ours, theirs)
-    for a, b in zip(grads(ours, hidden, new), grads(theirs, hidden, new)):
+    for a, b in zip(grads(ours, hidden, new), grads(theirs, hidden, new), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -136,7 +139,7 @@ def test_nothing_supervised_is_a_zero_with_zero_gradients():
     for reduction in ("mean", "sum", "none"):
         loss = linear_cross_entropy(hidden, torch.full_like(labels, -100), base, new, reduction=reduction).sum()
         assert loss == 0 and loss.grad_fn is not None
-        for g, t in zip(grads(loss, hidden, new), (hidden, new)):
+        for g, t in zip(grads(loss, hidden, new), (hidden, new), strict=True):
             assert g.shape == t.shape and not g.any()
 
 

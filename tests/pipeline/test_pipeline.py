@@ -1,4 +1,4 @@
-"""The whole pipeline in a copy of the repository, at the size of quick.yaml: what a user does to it, and what must follow."""
+"""The whole pipeline in a copy of the repository, at the size of quick.yaml: what a user does and what must follow."""
 
 import json
 import os

@@ -27,7 +27,7 @@ def alone(tmp_path_factory) -> Path:
         profile.write(LOCAL + "\n")
     # So many rows at a time however many ranks there are: only sums are taken in another order.
     edited(project / PROFILE, "train: {steps: 24", "train: {micro_rows: 2, steps: 24")
-    code, output = doit(project, "train", f"profile={PROFILE}")
+    _code, output = doit(project, "train", f"profile={PROFILE}")
     assert "train            built in" in output, output
     return project
 
@@ -67,7 +67,7 @@ def test_shards_are_the_same_bytes(alone, spread):
 def test_training_losses_agree(alone, spread):
     one, two = rows(alone), rows(spread)
     assert len(one) == len(two) == 6
-    for ours, theirs in zip(one, two):
+    for ours, theirs in zip(one, two, strict=True):
         for key in (key for key in ours if key.startswith("loss") and ours[key] is not None):
             assert theirs[key] == pytest.approx(ours[key], rel=1e-6, abs=1e-6), (ours["step"], key)
     assert launched(spread, "train")["processes"] == 2

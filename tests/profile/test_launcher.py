@@ -29,8 +29,8 @@ SLURM = "{time: 60, partition: gpu, nodes: 2, gpus_per_node: 4}"
         ("{stages: {shards: {kind: ray, processes: 3}}}", "train", "local", 1),
         ("ray", "shards", "ray", 2),
         ("ray", "train", "local", 1),
-        ("{kind: slurm, slurm: %s}" % SLURM, "train", "slurm", 8),
-        ("{kind: slurm, slurm: %s, stages: {train: {processes: 2}}}" % SLURM, "train", "slurm", 2),
+        (f"{{kind: slurm, slurm: {SLURM}}}", "train", "slurm", 8),
+        (f"{{kind: slurm, slurm: {SLURM}, stages: {{train: {{processes: 2}}}}}}", "train", "slurm", 2),
     ],
 )
 def test_what_a_launcher_means_for_a_stage(tmp_path, launcher, stage, kind, workers):
@@ -64,7 +64,7 @@ def test_the_short_form_replaces_what_is_inherited(tmp_path):
         ("{processes: 2}", "launcher.processes: a local stage is one process; found 2"),
         ("slurm", "launcher: missing key 'slurm'"),
         ("{kind: slurm, slurm: {partition: gpu}}", "launcher.slurm: missing 'time'"),
-        ("{kind: slurm, processes: 3, slurm: %s}" % SLURM, "do not share the nodes evenly; found 3 on 2 nodes"),
+        (f"{{kind: slurm, processes: 3, slurm: {SLURM}}}", "do not share the nodes evenly; found 3 on 2 nodes"),
         ("{stages: {train: ray}}", "launcher.stages.train.kind: ray only tokenises"),
         ("{kind: ray, stages: {train: {processes: 4}}}", "launcher.stages.train.kind: ray only tokenises"),
         ("{stages: {trian: local}}", "launcher.stages: unknown key 'trian'; did you mean 'train'?"),

@@ -103,7 +103,7 @@ def test_what_an_upstream_run_lacks_is_listed_with_what_belongs_there(home):
 
 
 def test_packaged_profiles_state_the_specifications_numbers(home):
-    """Sections 4.4 to 4.6 of the specification: 25 % a task, a ramp, bf16, clipping, golden sets of 64, ablation of 256."""
+    """Specification, 4.4 to 4.6: 25 % for each task, a ramp, bf16, clipping, golden sets of 64, ablation of 256."""
     for name in ("trial", "promote", "from_stage3", "imported"):
         data = load_profile(name).data
         assert set(data["mixture"]["weights"].values()) == {0.25} and data["mixture"]["ramp"] > 0, name

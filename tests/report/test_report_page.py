@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from typing import ClassVar
 
 import pytest
 
@@ -19,7 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 class Page(HTMLParser):
     """Elements and the links, ids and sources in them."""
 
-    VOID = {"meta", "link", "img", "br", "rect", "line", "circle", "path", "polyline"}
+    VOID: ClassVar = {"meta", "link", "img", "br", "rect", "line", "circle", "path", "polyline"}
 
     def __init__(self, text: str):
         super().__init__()
@@ -98,7 +99,7 @@ def test_charts_have_names_and_their_numbers(page, parsed):
 
 
 def test_without_a_root_media_are_linked_beside_the_page(good_run, report):
-    sources = [one for one in Page(html(report)).values("src")]
+    sources = list(Page(html(report)).values("src"))
     assert sources and all((good_run / "report" / one).resolve().is_file() for one in sources)
 
 

@@ -69,9 +69,9 @@ class Listed:
 def test_buckets_follow_length(lengths):
     buckets = length_buckets(lengths)
     ranks = [("short", "medium", "long").index(bucket) for bucket in buckets]
-    for one, rank in zip(lengths, ranks):
-        assert all(rank <= other_rank for other, other_rank in zip(lengths, ranks) if other > one)
-        assert all(rank == other_rank for other, other_rank in zip(lengths, ranks) if other == one)
+    for one, rank in zip(lengths, ranks, strict=True):
+        assert all(rank <= other_rank for other, other_rank in zip(lengths, ranks, strict=True) if other > one)
+        assert all(rank == other_rank for other, other_rank in zip(lengths, ranks, strict=True) if other == one)
 
 
 @given(st.lists(st.integers(1, 1000), min_size=6, max_size=80, unique=True))

@@ -1,5 +1,6 @@
 """Batches: packed is the same as separate, steps come in any order, and a resumed run sees the same ones."""
 
+import itertools
 import json
 
 import numpy as np
@@ -49,7 +50,10 @@ def test_a_packed_batch_holds_exactly_its_sequences(sources):
         batch = load.batch(step)
         wanted = [(KINDS.index(kind), sources[kind].draw(index, dropped)) for kind, index, dropped in batch.draws]
         found = unpacked(batch)
-        key = lambda pair: (pair[0], pair[1].tobytes(), pair[2].tobytes(), pair[3].tobytes())
+
+        def key(pair):
+            return (pair[0], pair[1].tobytes(), pair[2].tobytes(), pair[3].tobytes())
+
         separate = [(k, one.input_ids.astype(np.int64), one.labels.astype(np.int64), one.slots) for k, one in wanted]
         assert sorted(map(key, found)) == sorted(map(key, separate))
 
@@ -59,7 +63,7 @@ def unpacked(batch):
     found = []
     for row in range(len(batch.input_ids)):
         borders = [*np.flatnonzero(batch.position_ids[row] == 0), batch.input_ids.shape[1]]
-        for start, stop in zip(borders, borders[1:]):
+        for start, stop in itertools.pairwise(borders):
             assert (batch.position_ids[row, start:stop] == np.arange(stop - start)).all()
             kinds = set(batch.task[row, start:stop].tolist())
             assert len(kinds) == 1
@@ -95,7 +99,7 @@ def test_layout_keeps_every_token_with_its_kind(sizes, row_len):
         for i, n in enumerate(sizes)
     ]
     rows = pack(sizes, row_len)
-    inputs, labels, positions, task, _ = lay_out(rows, sequences, [i % 5 for i in range(len(sizes))], row_len, PAD)
+    inputs, _labels, positions, task, _ = lay_out(rows, sequences, [i % 5 for i in range(len(sizes))], row_len, PAD)
     real = task >= 0
     assert sorted(inputs[real].tolist()) == sorted(np.concatenate([one.input_ids for one in sequences]).tolist())
     assert (inputs[~real] == PAD).all()

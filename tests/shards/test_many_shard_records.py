@@ -143,7 +143,7 @@ def test_the_codes_used_are_counted_shard_by_shard(tmp_path):
 
 
 def test_ids_are_audited_shard_by_shard(tmp_path):
-    """Codebook k stands at k, k + 2, ..; the second shard has an id of the wrong one, at place 3 of its second record."""
+    """Codebook k is at k, k + 2, ..; the second shard has an id of the wrong one at place 3 of its second record."""
     stamp = {"token_space": "0" * 64, "codec": "1" * 64}
     good = np.array([10, 20, 11, 21], np.int32)
     bad = np.array([10, 20, 11, 11], np.int32)

@@ -18,7 +18,7 @@ def mixture(**changes):
 
 
 @given(
-    st.fixed_dictionaries({kind: positive for kind in KINDS}),
+    st.fixed_dictionaries(dict.fromkeys(KINDS, positive)),
     st.integers(100, 20_000),
     st.integers(0, 99),
     st.integers(1, 400),
@@ -31,7 +31,7 @@ def test_running_counts_stay_near_their_quota(weights, tokens, seed, steps):
     assert behind.max() < 2 + np.log2(steps + 1)
 
 
-@given(st.fixed_dictionaries({kind: positive for kind in KINDS}), st.integers(100, 20_000), st.integers(0, 999))
+@given(st.fixed_dictionaries(dict.fromkeys(KINDS, positive)), st.integers(100, 20_000), st.integers(0, 999))
 def test_each_count_is_its_quota_rounded_up_or_down(weights, tokens, step):
     mix = Mixture(weights, MEANS, tokens)
     counts, quotas = np.array(list(mix.counts(step).values())), mix.quotas(step)

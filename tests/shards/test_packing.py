@@ -63,7 +63,7 @@ def test_a_stream_holds_every_sequence_whole_and_equal_lengths_side_by_side(size
     places, found = stream_order(positions, owner >= 0)
     assert list(found) == sorted(sizes, reverse=True)
     ends = np.cumsum(found)
-    pieces = [owner.ravel()[places[end - n : end]] for end, n in zip(ends, found)]
+    pieces = [owner.ravel()[places[end - n : end]] for end, n in zip(ends, found, strict=True)]
     assert all(len(set(piece)) == 1 and sizes[piece[0]] == len(piece) for piece in pieces)
     assert sorted(piece[0] for piece in pieces) == list(range(len(sizes)))
     assert (positions.ravel()[places] == np.concatenate([np.arange(n) for n in found])).all()

@@ -278,7 +278,7 @@ def test_a_sidecar_that_lost_a_line_is_refused(world, folder):
     path = folder / "shards" / "audio-train-00000.jsonl"
     write_jsonl(path, read_jsonl(path)[:-1])
     with pytest.raises(UserError, match="sidecar does not belong.*found 15 lines"):
-        ShardSet.open(folder / "shards", "audio", "train").records
+        _ = ShardSet.open(folder / "shards", "audio", "train").records
 
 
 def test_indices_work_like_a_list(world):

@@ -95,9 +95,8 @@ def test_lock_names_its_holder_and_dies_with_it(tmp_path):
     )
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE)
     owner.stdout.readline()
-    with pytest.raises(UserError, match=f"process {owner.pid} .doit train."):
-        with exclusive(tmp_path / "lock", "me"):
-            pass
+    with pytest.raises(UserError, match=f"process {owner.pid} .doit train."), exclusive(tmp_path / "lock", "me"):
+        pass
     owner.kill()
     owner.wait()
     with exclusive(tmp_path / "lock", "me"):

@@ -1,5 +1,7 @@
 """The objective: task means, label shift, ranges, and accumulation that changes nothing."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def by_hand(model, batch):
     sums, counts = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0)
     for row in range(len(batch.input_ids)):
         starts = [*np.nonzero(batch.position_ids[row] == 0)[0], batch.input_ids.shape[1]]
-        for a, b in zip(starts, starts[1:]):
+        for a, b in itertools.pairwise(starts):
             kind = int(batch.task[row, a])
             labels = torch.from_numpy(batch.labels[row, a:b])
             if kind < 0 or b - a < 2:
@@ -135,7 +137,7 @@ def test_the_first_token_of_a_row_cannot_be_a_target():
 def test_decode_ranges_hold_their_labels_and_the_text_range_its_end(model):
     space = model.space
     lo, hi = decode_ranges(space)
-    named = dict(zip(SLOTS(space), zip(lo.tolist(), hi.tolist())))
+    named = dict(zip(SLOTS(space), zip(lo.tolist(), hi.tolist(), strict=True), strict=True))
     assert named["image"] == (space.ranges["IMAGE"].start, space.ranges["IMAGE"].stop)
     assert named["audio_cb1"] == (space.ranges["AUDIO_CB1"].start, space.ranges["AUDIO_CB1"].stop)
     assert named["text"] == named["text_end"] == (0, space.ranges["SPECIAL"].stop)

@@ -1,5 +1,6 @@
 """Speed: operations are those that torch counts, rates those of the steps alone, and the peaks those of the sheets."""
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_attention_counts_pairs_and_the_head_its_columns(tmp_path):
     assert inside.target[image] == 16 * 6 * space.ranges["IMAGE"].size
     starts = np.flatnonzero(np.append((batch.position_ids == 0).ravel(), True))
     real = (batch.task >= 0).ravel()
-    lengths = [b - a for a, b in zip(starts, starts[1:]) if real[a]]
+    lengths = [b - a for a, b in itertools.pairwise(starts) if real[a]]
     pairs = sum(n * (n + 1) // 2 for n in lengths)
     supervised = sum(batch.n_supervised.values())
     expected = full.token * batch.n_tokens + full.pair * pairs + full.target[0] * supervised

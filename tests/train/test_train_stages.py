@@ -275,7 +275,7 @@ def test_support_range_trains_on_the_same_batches(pipeline):
         for f in (pipeline.root / "train", folder)
     )
     assert [row["supervised_t2i"] for row in full] == [row["supervised_t2i"] for row in ranged]
-    assert all(a["loss_t2i"] > b["loss_t2i"] for a, b in zip(full, ranged) if a["loss_t2i"])
+    assert all(a["loss_t2i"] > b["loss_t2i"] for a, b in zip(full, ranged, strict=True) if a["loss_t2i"])
 
 
 def test_a_pretrained_base_is_copied_and_described(pipeline):

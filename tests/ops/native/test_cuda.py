@@ -32,7 +32,10 @@ def test_gradcheck():
     hidden, labels, base, new = on_gpu(*problem())
     leaves = [x.requires_grad_() for x in (hidden, base, new)]
     for options in ({}, {"softcap": 3.0, "z_loss": 0.05, "label_smoothing": 0.1}, {"reduction": "none"}):
-        run = lambda h, b, n: linear_cross_entropy(h, labels, b, n, **options)
+
+        def run(h, b, n, options=options):
+            return linear_cross_entropy(h, labels, b, n, **options)
+
         assert torch.autograd.gradcheck(run, leaves)
 
 
@@ -112,7 +115,10 @@ def test_errors_are_a_nan_loss():
 
 def test_compiled_equals_eager_with_ignored_rows():
     hidden, labels, base, new = on_gpu(*problem(64, 32, 90, 31, torch.float32, range(0, 64, 3)))
-    run = lambda h, n: linear_cross_entropy(h * 2, labels, base, n, max_valid=64)
+
+    def run(h, n):
+        return linear_cross_entropy(h * 2, labels, base, n, max_valid=64)
+
     results = []
     for function in (run, torch.compile(run, fullgraph=True)):
         leaves = [x.clone().requires_grad_() for x in (hidden, new)]

@@ -269,7 +269,10 @@ def test_error_of_16_bits_is_at_most_twice_that_of_torch(emulated, chunks, shape
     hidden, labels, base, new = problem(*shape, dtype, ignored=(0, 3, 4), scale=0.7)
     exact = gradients(torch_exact, hidden.double(), labels, base.double(), new.double())
     theirs = distances(gradients(torch_path, hidden, labels, base, new), exact)
-    run = lambda h, y, b, n: Emulated.apply(emulated, h, y, b, n, {})
+
+    def run(h, y, b, n):
+        return Emulated.apply(emulated, h, y, b, n, {})
+
     ours = distances(gradients(run, hidden, labels, base, new), exact)
     for name, mine, other in zip(("loss", "d_hidden", "d_base", "d_new"), ours, theirs, strict=True):
         assert mine <= 2 * other + 1e-5, f"{name}: {mine} against {other}"
@@ -288,12 +291,21 @@ def test_16_bits_in_a_cluster(emulated, monkeypatch, shared):
 def test_a_mean_in_float16_keeps_its_small_gradients(request, device):
     """1 / N of a small probability is 0 in float16 unless it is scaled before it is stored, as a GradScaler does."""
     items, scaler = 100_000.0, torch.tensor(65536.0)
-    run = lambda h, y, b, n: linear_cross_entropy(h, y, b, n, num_items=items)
+
+    def run(h, y, b, n):
+        return linear_cross_entropy(h, y, b, n, num_items=items)
+
     if device != "cpu":
         emulated = request.getfixturevalue("emulated")
-        run = lambda h, y, b, n: Emulated.apply(emulated, h, y, b, n, {"num_items": items})
+
+        def run(h, y, b, n):
+            return Emulated.apply(emulated, h, y, b, n, {"num_items": items})
+
     hidden, labels, base, new = problem(30, 16, 300, 60, torch.float16, scale=0.5)
-    mean = lambda h, y, b, n: F.cross_entropy(h @ torch.cat([b, n]).T, y, reduction="sum") / items
+
+    def mean(h, y, b, n):
+        return F.cross_entropy(h @ torch.cat([b, n]).T, y, reduction="sum") / items
+
     exact = gradients(mean, hidden.double(), labels, base.double(), new.double(), scaler.double())
     ours = gradients(run, hidden, labels, base, new, scaler)
     assert [one.dtype for one in ours[1:]] == [torch.float16] * 3

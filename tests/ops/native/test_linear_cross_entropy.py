@@ -20,7 +20,10 @@ OPTIONS = [
 
 def problem(n=23, h=7, v0=11, t=6, dtype=torch.float64, ignored=(0, 3, 4, 22), seed=0, scale=1.0):
     g = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: (torch.randn(*shape, generator=g, dtype=torch.float64) * scale).to(dtype)
+
+    def draw(*shape):
+        return (torch.randn(*shape, generator=g, dtype=torch.float64) * scale).to(dtype)
+
     hidden, base, new = draw(n, h), draw(v0, h), draw(t, h)
     labels = torch.randint(0, v0 + t, (n,), generator=g)
     labels[[i for i in ignored if i < n]] = -100
@@ -49,9 +52,10 @@ def test_gradcheck(reduction, options):
     hidden, labels, base, new = problem()
     leaves = [x.requires_grad_() for x in (hidden, base, new)]
     weight = torch.rand(23, dtype=torch.float64) + 0.1
-    run = lambda h, b, n: linear_cross_entropy(
-        h, labels, b, n, reduction=reduction, token_weight=weight, num_items=5, **options
-    )
+
+    def run(h, b, n):
+        return linear_cross_entropy(h, labels, b, n, reduction=reduction, token_weight=weight, num_items=5, **options)
+
     assert torch.autograd.gradcheck(run, leaves)
 
 
@@ -206,9 +210,16 @@ def test_labels_of_any_integer_type(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_strided_inputs_give_the_same_bits(dtype):
     hidden, labels, base, new = problem(70, 64, 300, 100, dtype)
-    apart = lambda x: torch.stack([x, x + 1], -1)[..., 0]
-    turned = lambda x: x.T.contiguous().T
-    rows = lambda x: torch.cat([x, x], 1)[:, : x.shape[1]]
+
+    def apart(x):
+        return torch.stack([x, x + 1], -1)[..., 0]
+
+    def turned(x):
+        return x.T.contiguous().T
+
+    def rows(x):
+        return torch.cat([x, x], 1)[:, : x.shape[1]]
+
     straight = gradients(linear_cross_entropy, hidden, labels, base, new)
     for form in (apart, turned, rows):
         leaves = [form(x).detach().requires_grad_() for x in (hidden, base, new)]

@@ -277,7 +277,8 @@ extension.SOURCES = Path(sys.argv[1])
 compile = extension._compile
 extension._compile = lambda _, plan: compile(Path(sys.argv[4]), plan)
 import pytest
-sys.exit(pytest.main(["-q", "-x", "-n", "0", "-m", "slow or not slow", "-p", "no:cacheprovider", "-k", sys.argv[2], sys.argv[3]]))
+options = ["-q", "-x", "-n", "0", "-m", "slow or not slow", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*options, "-k", sys.argv[2], sys.argv[3]]))
 """
 
 

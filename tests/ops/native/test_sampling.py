@@ -19,7 +19,10 @@ KEYS = {"seed": 123456789012345, "offset": 2**40 + 7}
 
 def head(batch=50, h=40, v0=900, t=300, seed=0, dtype=torch.float32):
     g = torch.Generator().manual_seed(seed)
-    make = lambda *shape: torch.randn(*shape, generator=g).to(dtype)
+
+    def make(*shape):
+        return torch.randn(*shape, generator=g).to(dtype)
+
     return make(batch, h), make(v0, h) * 0.3, make(t, h) * 0.3
 
 
@@ -146,7 +149,7 @@ def kept(logits, top_k, top_p):
 
 
 def oracle(logits, top_k, top_p):
-    """The same set by sorting in float64: top-k, then the shortest prefix reaching top_p, lower ids first among equals."""
+    """The same set by sorting in float64: top-k, then the shortest prefix reaching top_p; lower ids first in ties."""
     values = logits[0].double().tolist()
     order = sorted(range(len(values)), key=lambda i: (-values[i], i))
     order = order[:top_k] if top_k else order
@@ -261,7 +264,10 @@ def test_opcheck():
 def test_compiled_equals_eager():
     hidden, base, new = head(5)
     lo, hi, rest = per_row(5, 1200, 8)
-    run = lambda h: sample_range(h + 1, base, new, lo, hi, **rest)
+
+    def run(h):
+        return sample_range(h + 1, base, new, lo, hi, **rest)
+
     assert torch.equal(torch.compile(run, fullgraph=True, backend="aot_eager")(hidden), run(hidden))
 
 

@@ -119,7 +119,9 @@ def test_spoilt_weights_give_the_same_ids_or_the_same_error(instruction_set, kin
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_range_of_any_head_gives_the_same_ids(data):
-    number = lambda *bounds: data.draw(st.integers(*bounds))
+    def number(*bounds):
+        return data.draw(st.integers(*bounds))
+
     v0, t, h, batch = number(1, 700), number(0, 300), number(1, 70), number(1, 20)
     hidden, base, new = head(batch, h, v0, t, seed=number(0, 99))
     step = data.draw(st.sampled_from([0, 0, 0.25, 1.0]))  # few values: ties

@@ -1,6 +1,6 @@
 """Builds csrc's CUDA side for the CPU and registers it as torch.ops.mmpt_on_cpu, beside the real operations.
 
-Only the text that is no C++ for a CPU is rewritten: kernel launches, dynamic shared memory, clusters, products of 16-bit
+Only text that is no C++ for a CPU is rewritten: kernel launches, dynamic shared memory, clusters, products of 16-bit
 matrices into fp32, the size of a chunk, and the name of the library.
 """
 
@@ -26,7 +26,7 @@ DYNAMIC = "extern __shared__ __align__(16) unsigned char storage[];"
 
 
 def build(folder: Path) -> None:
-    """Compiles into `folder` and loads the result. What `folder` holds already is compiled anew where it has changed."""
+    """Compile into `folder` and load the result. What `folder` holds already is compiled again where it has changed."""
     wanted = set(OTHERWISE)
     for source in extension.SOURCES.iterdir():
         text = source.read_text()
