@@ -8,13 +8,15 @@ import argparse
 import difflib
 import shutil
 import sys
+import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from doit.cmd_run import Run as DoitRun
+from doit.runner import MThreadRunner
 
-from mmpt.build.commandline import OurCommand, Parser, computing, held, user_path
+from mmpt.build.commandline import OurCommand, Parser, computing, held, user_path, whole_number
 from mmpt.build.conclusion import Conclusion, conclude, stale_measurements
 from mmpt.build.declaration import Stage
 from mmpt.build.display import NAME_WIDTH
@@ -26,7 +28,7 @@ from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.published import report_files
 from mmpt.build.receipts import RECEIPT, sweep
-from mmpt.build.runner import forward_signals
+from mmpt.build.runner import GRACE, forward_signals
 from mmpt.build.staleness import plan
 from mmpt.build.tasks import RUN, Reporter
 from mmpt.build.verification import verify
@@ -34,6 +36,8 @@ from mmpt.gating import decide
 from mmpt.profile.missing import missing, require_present, way_out
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import EXIT_BROKE, EXIT_CANNOT_DECIDE, EXIT_GO, EXIT_NO_GO, UserError
+
+STOPS_WITHIN = 3 * GRACE  # seconds for the stages of an interrupted run to end
 
 
 class StageCommand(OurCommand):
@@ -96,6 +100,9 @@ class Run(StageCommand, DoitRun):
             help="only the named stages, not what they need; gates still hold",
         )
         parser.add_argument("-a", "--always", action="store_true", help="build the named stages even if they are fresh")
+        parser.add_argument(
+            "-j", "--jobs", type=whole_number, metavar="N", help="stages that run at once; default runtime.jobs, else 1"
+        )
         parser.add_argument("-n", "--dry-run", action="store_true", help="say what would run, and run nothing")
         return parser
 
@@ -117,7 +124,7 @@ class Run(StageCommand, DoitRun):
         RUN.display.stream = sys.stdout
         with held(project):
             _clear_staging(project)
-            self._build(options, names)
+            self._build(project, options, names)
             # What a kill between publishing and clearing up left, or a profile that was changed back.
             for line in sweep(project, RUN.fresh):
                 RUN.display.loud(line)
@@ -131,11 +138,22 @@ class Run(StageCommand, DoitRun):
         self.say(*conclusion.lines()[-2 if "refused" in RUN.failed.values() else 0 :])
         return RUN.exit_code or (_stages_code(project, names, conclusion) if words else conclusion.exit_code)
 
-    def _build(self, options: argparse.Namespace, names: list[str]) -> None:
+    def _build(self, project: Project, options: argparse.Namespace, names: list[str]) -> None:
         RUN.always = tuple(names) if options.always else ()
         params, _ = self.cmdparser.parse([])
         params.update({"reporter": Reporter(RUN), "continue": True, "single": options.single, "verbosity": 2})
-        DoitRun.execute(self, params, names)
+        if (jobs := options.jobs or project.profile.data["runtime"].get("jobs", 1)) > 1:
+            params.update({"num_process": jobs, "par_type": "thread"})
+        try:
+            DoitRun.execute(self, params, names)
+        except BaseException:
+            RUN.turn.stop(_others(), STOPS_WITHIN)
+            raise
+
+
+def _others() -> list[threading.Thread]:
+    """The threads in which stages are followed."""
+    return [one for one in threading.enumerate() if isinstance(one, MThreadRunner.DaemonThread)]
 
 
 def _stages_code(project: Project, names: Sequence[str], conclusion: Conclusion) -> int:

@@ -7,24 +7,25 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 LINE_EVERY = 10.0  # seconds between two plain progress lines of a stage
 NAME_WIDTH = 16
 
 
 class Display:
-    """The terminal of one run. Not thread-safe: one stage runs at a time.
+    """The terminal of one run. Its caller lets one thread in at a time.
 
     Args:
-        stream: where to print; a bar is drawn if it is a terminal.
+        stream: where to print; a bar for each running stage is drawn if it is a terminal.
     """
 
     def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stdout
-        self._bar: Progress | None = None
-        self._last = 0.0
-        self._name = ""
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+        self._last: dict[str, float] = {}
 
     def line(self, name: str, text: str) -> None:
         """One line about a stage; further lines of ``text`` are indented below it."""
@@ -39,49 +40,59 @@ class Display:
 
     def start(self, name: str) -> None:
         """A stage begins."""
-        self.close()
-        self._name, self._last, self._started = name, time.monotonic(), time.monotonic()
+        self._started[name] = self._last[name] = time.monotonic()
 
-    def progress(self, done: int, total: int, text: str) -> None:
-        """The running stage stands at ``done`` of ``total``."""
+    def progress(self, name: str, done: int, total: int, text: str) -> None:
+        """A running stage is at ``done`` of ``total``."""
         if self.stream.isatty():
-            self._draw(done, total, text)
-        elif time.monotonic() - self._last >= LINE_EVERY:
-            self._last = time.monotonic()
-            left = (time.monotonic() - self._started) * (total - done) / done if done else 0.0
-            self.line(self._name, f"{done}/{total} {text} ({left:.0f} s left)".replace("  ", " "))
+            self._draw(name, done, total, text)
+        elif time.monotonic() - self._last[name] >= LINE_EVERY:
+            self._last[name] = time.monotonic()
+            left = (time.monotonic() - self._started[name]) * (total - done) / done if done else 0.0
+            self.line(name, f"{done}/{total} {text} ({left:.0f} s left)".replace("  ", " "))
 
-    def _draw(self, done: int, total: int, text: str) -> None:
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
+    def _draw(self, name: str, done: int, total: int, text: str) -> None:
+        if self._bars is None:
+            self._bars = _bars(self.stream)
+            self._bars.start()
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task("", total=total, stage=f"{name:<{NAME_WIDTH}}")
+        self._bars.update(self._tasks[name], completed=done, total=total, description=text)
+        self._bars.refresh()
 
-            # Redrawn by hand: rich's refresh thread would live on in a forked child.
-            self._bar = Progress(
-                TextColumn(f"{self._name:<{NAME_WIDTH}}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}", markup=False),
-                console=Console(file=self.stream),
-                auto_refresh=False,
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("", total=total)
-        self._bar.update(self._task, completed=done, total=total, description=text)
-        self._bar.refresh()
+    def end(self, name: str) -> None:
+        """A stage has ended; the bars of others come back with their next progress."""
+        self.close()
+        self._started.pop(name, None)
+        self._last.pop(name, None)
 
     def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Take the bars away."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+            self._tasks.clear()
+
+
+def _bars(stream: TextIO) -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.fields[stage]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=Console(file=stream),
+        auto_refresh=False,  # redrawn by hand: rich's refresh thread would live on in a forked child
+        transient=True,
+    )

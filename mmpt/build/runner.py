@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +38,7 @@ from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, adopt, machine, publish, sweep
 from mmpt.build.sharing import Taken, find, keep, offer, take
 from mmpt.build.staleness import EDITED_WHILE_RUNNING
+from mmpt.build.turn import Turn
 from mmpt.gating import require
 from mmpt.launch.setting import Setting, StageHook, disk_full, process_environment
 from mmpt.profile import launcher_of
@@ -88,10 +89,11 @@ class Built:
 OnProgress = Callable[[int, int, str], None]
 
 
-def build(project: Project, stage: Stage, on_progress: OnProgress, *, again: bool = False) -> Built:
+def build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, *, again: bool = False) -> Built:
     """Publish the result of ``stage``: one that is there already (sharing.py), else what its body writes now.
 
     Args:
+        turn: the caller holds it; other stages may run while the body does.
         again: run the body, also where its result is there.
 
     Raises:
@@ -99,7 +101,7 @@ def build(project: Project, stage: Stage, on_progress: OnProgress, *, again: boo
     """
     started = time.monotonic()
     try:
-        return _build(project, stage, on_progress, started, again)
+        return _build(project, stage, on_progress, turn, started, again)
     except UserError as error:
         raise StageError("refused", str(error)) from None
     except OSError as error:
@@ -108,7 +110,7 @@ def build(project: Project, stage: Stage, on_progress: OnProgress, *, again: boo
         raise StageError("full", f"the disk is full: {error}") from None
 
 
-def _build(project: Project, stage: Stage, on_progress: OnProgress, started: float, again: bool) -> Built:
+def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, started: float, again: bool) -> Built:
     for name in stage.inputs:
         if not (project.root / name / DATA).is_dir():
             raise StageError("refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s")
@@ -126,7 +128,7 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, started: flo
     job = _job(project, stage, attempt, fingerprint(definition))
     run_id, start = uuid.uuid4().hex, _now()
     try:
-        info = _run(job, on_progress)
+        info = _run(job, on_progress, turn)
         final, warning = _settled(project, stage, definition)
         details = _details(run_id, start, job.log, info)
         incoming = None if warning else offer(project, stage, attempt)
@@ -269,7 +271,7 @@ def _context(torch: bool) -> BaseContext:
     return multiprocessing.get_context("forkserver" if torch else "spawn")
 
 
-def _run(job: Job, on_progress: OnProgress) -> dict[str, Any]:
+def _run(job: Job, on_progress: OnProgress, turn: Turn) -> dict[str, Any]:
     """Start the child, follow it to its end, return its run-dependent numbers."""
     os.environ.update(process_environment(job.threads))
     context = _context(job.setting.torch)
@@ -280,7 +282,9 @@ def _run(job: Job, on_progress: OnProgress) -> dict[str, Any]:
         with _no_main():
             child.start()
         theirs.close()
-        end = _follow(child, ours, on_progress)
+        end = _follow(child, ours, on_progress, turn)
+        while child.sentinel not in turn.wait([child.sentinel]):
+            pass
         child.join()
     except BaseException:
         _stop(child)
@@ -304,11 +308,11 @@ def _no_main() -> Iterator[None]:
 
 
 def _follow(
-    child: multiprocessing.process.BaseProcess, pipe: Connection, on_progress: OnProgress
+    child: multiprocessing.process.BaseProcess, pipe: Connection, on_progress: OnProgress, turn: Turn
 ) -> dict[str, Any] | None:
     """Messages until the last one; None if the child ended without it."""
     while True:
-        if pipe not in wait([pipe, child.sentinel]) and not pipe.poll():
+        if pipe not in turn.wait([pipe, child.sentinel]) and not pipe.poll():
             return None
         try:
             message = json.loads(pipe.recv_bytes())

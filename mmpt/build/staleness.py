@@ -11,6 +11,7 @@ from mmpt.build.declaration import Stage
 from mmpt.build.fingerprint import Definition, define
 from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, MANIFEST, RECEIPT, definition_of, read_receipt, subject_digest
+from mmpt.build.turn import Turn
 from mmpt.store.canonical import canonical_json
 from mmpt.store.digests import Manifest, sha256_bytes
 from mmpt.store.errors import Edited, UserError
@@ -227,11 +228,12 @@ def plan(project: Project, fresh: Collection[str] = ()) -> list[Planned]:
 class Freshness:
     """doit's ``uptodate`` question for one stage; prints as its answer, which is what `doit info` shows."""
 
-    def __init__(self, project: Project, stage: Stage, *, forced: bool = False):
-        self.project, self.stage, self.forced = project, stage, forced
+    def __init__(self, project: Project, stage: Stage, *, forced: bool, turn: Turn):
+        self.project, self.stage, self.forced, self.turn = project, stage, forced, turn
 
     def __call__(self) -> bool:
-        self.found = reasons(self.project, self.stage)
+        with self.turn:
+            self.found = reasons(self.project, self.stage)
         return not self.found and not self.forced
 
     def __repr__(self) -> str:

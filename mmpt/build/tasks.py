@@ -10,6 +10,7 @@ import functools
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mmpt.build.ownership import check_owner
 from mmpt.build.policy import policy_of, profile_file
 from mmpt.build.project import Project
 from mmpt.build.staleness import Freshness, reasons, told
+from mmpt.build.turn import Turn
 from mmpt.build.withdrawal import withdraw_decision
 from mmpt.gating import evaluate_gate
 from mmpt.profile import Profile, load_profile
@@ -47,6 +49,7 @@ class Run:
         always: stages to build even if they are fresh.
         notes: stage -> why it ran and how it ended, for those that ran: {"reasons", "seconds", "changed",
             "adopted", "taken", "copied", "message"}, as far as it came.
+        turn: what its threads hold while they do anything but wait.
     """
 
     display: Display = field(default_factory=Display)
@@ -58,6 +61,7 @@ class Run:
     always: tuple[str, ...] = ()
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     warm: bool = False
+    turn: Turn = field(default_factory=Turn)
 
     @property
     def exit_code(self) -> int | None:
@@ -113,8 +117,8 @@ def stage_tasks(project: Project, run: Run = RUN) -> Iterator[dict[str, Any]]:
             "basename": stage.name,
             "doc": stage.doc,
             "io": {"capture": False},
-            "actions": [(_build, [project, stage, run])],
-            "uptodate": [Freshness(project, stage, forced=stage.name in run.always)],
+            "actions": [(_in_turn, [run, _build, project, stage])],
+            "uptodate": [Freshness(project, stage, forced=stage.name in run.always, turn=run.turn)],
             "task_dep": [*stage.inputs, *(f"gate:{gate}" for gate in stage.needs)],
         }
 
@@ -127,13 +131,20 @@ def gate_tasks(project: Project, run: Run = RUN) -> Iterator[dict[str, Any]]:
             "name": gate,
             "doc": f"decide {gate} on the evidence of {stage}",
             "io": {"capture": False},
-            "actions": [(_decide, [project, gate, run])],
+            "actions": [(_in_turn, [run, _decide, project, gate])],
             "uptodate": [False],
             "task_dep": [stage],
         }
 
 
-def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
+def _in_turn(
+    run: Run, task: Callable[[Run, Project, Any], TaskFailed | None], project: Project, subject: Any
+) -> TaskFailed | None:
+    with run.turn:
+        return task(run, project, subject)
+
+
+def _build(run: Run, project: Project, stage: Stage) -> TaskFailed | None:
     found = reasons(project, stage)
     for reason in found:
         if reason.tampered:
@@ -146,14 +157,15 @@ def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
     withdraw_decision(project)  # what it says is about to be no longer so, also where this run is killed
     run.display.start(stage.name)
     try:
-        built = runner.build(project, stage, run.display.progress, again=stage.name in run.always)
+        on_progress = partial(run.display.progress, stage.name)
+        built = runner.build(project, stage, on_progress, run.turn, again=stage.name in run.always)
     except runner.StageError as error:
         run.failed[stage.name] = error.status
         note["message"] = str(error)
         run.display.line(stage.name, f"{error.status.upper()}: {error}")
         return TaskFailed(str(error), report=False)
     finally:
-        run.display.close()
+        run.display.end(stage.name)
         project.save_caches()
     note |= {"seconds": round(built.seconds, 3), "changed": built.changed, "adopted": built.adopted}
     how = "taken from an attempt that was complete" if built.adopted else f"built in {built.seconds:.1f} s"
@@ -170,7 +182,7 @@ def _build(project: Project, stage: Stage, run: Run) -> TaskFailed | None:
     return None
 
 
-def _decide(project: Project, gate: str, run: Run) -> TaskFailed | None:
+def _decide(run: Run, project: Project, gate: str) -> TaskFailed | None:
     # Not written yet: the conclusion decides all gates once more and writes what changed.
     verdict = evaluate_gate(gate, project.root, policy_of(project), write=False)
     if verdict.good:
@@ -191,6 +203,10 @@ class Reporter(ZeroReporter):
         self.run.fresh.append(task.name)
 
     def add_failure(self, task: Any, fail: Any) -> None:
+        with self.run.turn:
+            self._failed(task, fail)
+
+    def _failed(self, task: Any, fail: Any) -> None:
         if isinstance(fail, UnmetDependency):
             self.run.waiting[task.name] = fail.message
         elif not isinstance(fail, TaskFailed):

@@ -75,7 +75,7 @@ class WorkerJob:
             ctx.work,
             ctx.logs,
             ctx.seed,
-            ctx.threads,
+            threads_each(ctx),
             ctx.device,
             ctx.dtype,
             ctx.launcher,
@@ -162,3 +162,10 @@ def named(thing: Callable[..., Any] | None) -> str:
     if "." in thing.__qualname__:
         raise UserError("a worker cannot import it", found=f"{thing.__module__}:{thing.__qualname__}")
     return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def threads_each(ctx: StageContext) -> int:
+    """A worker's CPU threads: torchrun's workers on a CPU share the stage's, others have a machine's or a GPU's own."""
+    if ctx.launcher.kind != "torchrun" or ctx.device != "cpu":
+        return ctx.threads
+    return max(1, ctx.threads // max(1, ctx.launcher.processes))

@@ -96,8 +96,11 @@ def test_swapped_evidence(blocked):
 
 
 def test_a_stage_started_directly(blocked):
-    start = "from mmpt.build import runner; from mmpt.build.commandline import load; p = load('smoke'); "
-    outcome = python(blocked, start + "runner.build(p, p.stage('slow'), print)")
+    start = (
+        "from mmpt.build import runner; from mmpt.build.commandline import load; from mmpt.build.turn import Turn; "
+        "p = load('smoke'); turn = Turn(); turn.__enter__(); "
+    )
+    outcome = python(blocked, start + "runner.build(p, p.stage('slow'), print, turn)")
     assert "StageError: blocked by S1" in outcome.stderr and closed(blocked), outcome
 
 

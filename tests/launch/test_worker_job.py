@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpt.launch.job import WorkerJob
+from mmpt.launch.job import WorkerJob, threads_each
 from mmpt.launch.setting import Setting, StageHook
 from mmpt.store.launcher import Launcher
 from mmpt.store.stage import SliceView, StageContext
@@ -27,6 +27,16 @@ def test_a_job_survives_its_file(tmp_path, logs):
     assert again == job
     context = again.context("cuda:1")
     assert context.device == "cuda:1" and context.out == Path(os.devnull) and context.on_spread is None
-    for name in ("name", "inputs", "work", "external", "seed", "threads", "dtype", "logs", "launcher"):
+    for name in ("name", "inputs", "work", "external", "seed", "dtype", "logs", "launcher"):
         assert getattr(context, name) == getattr(ctx, name)
     assert context.profile["lora.r"] == 4
+
+
+@pytest.mark.parametrize(
+    "kind, workers, device, each",
+    [("torchrun", 2, "cpu", 2), ("torchrun", 8, "cpu", 1), ("torchrun", 2, "cuda", 4), ("slurm", 2, "cpu", 4)],
+)
+def test_workers_on_a_cpu_share_its_threads(tmp_path, kind, workers, device, each):
+    ctx = StageContext("train", SliceView({}, (), "train"), {}, tmp_path, tmp_path, threads=4, device=device)
+    ctx.launcher = Launcher(kind, processes=workers)
+    assert threads_each(ctx) == each
