@@ -23,6 +23,7 @@ from mmpt.store.stage import SliceView
 # Import names whose distribution is called otherwise.
 DISTRIBUTIONS = {"yaml": "PyYAML", "PIL": "pillow"}
 ABSENT = "absent"
+SOURCES = "corpus.sources."
 COVERED = "<by content>"
 PATHS = ("replay_file", "heldout_file", "reference")  # profile keys that name files, beside those of is_path_key
 
@@ -45,7 +46,7 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
         "body": stage.body,
         "slice": _slice(project, stage),
         "inputs": {name: manifest_digest(project, name) for name in stage.inputs},
-        "external": {name: _content(project, path) for name, path in external(project, stage).items()},
+        "external": {name: _content(project, stage, name, path) for name, path in external(project, stage).items()},
         "code": units,
         "packages": dict(sorted({**_packages(others), **plugged}.items())),
         "runtime": {
@@ -101,10 +102,15 @@ def external(project: Project, stage: Stage) -> dict[str, Path]:
     return found
 
 
-def _content(project: Project, path: Path) -> str:
+def _content(project: Project, stage: Stage, name: str, path: Path) -> str:
     if not path.exists():
         return ABSENT
-    return project.stat_cache.folder_digest(path) if path.is_dir() else project.stat_cache.digest(path)
+    source = name.removeprefix(SOURCES)
+    if source == name:
+        return project.outside_cache.folder_digest(path) if path.is_dir() else project.outside_cache.digest(path)
+    if "corpus" in stage.inputs:
+        return project.sources.named(source, project.root / "corpus" / "data" / "records.jsonl")
+    return project.sources.tables(source)
 
 
 def _slice(project: Project, stage: Stage) -> dict[str, Any]:

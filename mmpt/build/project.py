@@ -13,11 +13,14 @@ from typing import Any
 from mmpt.build.code import CodeIndex
 from mmpt.build.declaration import Stage, by_name
 from mmpt.build.plugins import folders as plugin_folders
+from mmpt.build.sources import Sources
 from mmpt.profile import Profile
 from mmpt.store.errors import UserError
 from mmpt.store.resources import shared
 from mmpt.store.schema import nearest
 from mmpt.store.stat_cache import StatCache
+
+OUTSIDE = ".outside"  # below artifacts/: what is remembered of files that are not artifacts; may be deleted at any time
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +61,18 @@ class Project:
 
     @functools.cached_property
     def stat_cache(self) -> StatCache:
-        """Digests of artifacts and media by stat."""
+        """Digests of artifacts by stat."""
         return StatCache(self.state / "stat.json")
+
+    @functools.cached_property
+    def outside_cache(self) -> StatCache:
+        """Digests by stat of media, weights and texts: one for all profiles, which read the same ones."""
+        return StatCache(self.repo / "artifacts" / OUTSIDE / "stat.json")
+
+    @functools.cached_property
+    def sources(self) -> Sources:
+        """What this profile uses of its sources' folders, as they are now."""
+        return Sources(self.profile, self.outside_cache, self.repo / "artifacts" / OUTSIDE / "sources.json")
 
     @functools.cached_property
     def code(self) -> CodeIndex:
@@ -89,6 +102,8 @@ class Project:
     def save_caches(self) -> None:
         """Keep what was learned for the next process."""
         self.stat_cache.save()
+        self.outside_cache.save()
+        self.sources.save()
         self.code.save()
 
 

@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 import mmpt
 from mmpt.build.child import Job, run_job
 from mmpt.build.declaration import Stage
-from mmpt.build.fingerprint import Definition, define, external, fingerprint, granted_digests, manifest_digest
+from mmpt.build.fingerprint import SOURCES, Definition, define, external, fingerprint, granted_digests, manifest_digest
 from mmpt.build.policy import granted, policy_of
 from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, adopt, machine, publish, sweep
@@ -114,6 +114,7 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, 
     for name in stage.inputs:
         if not (project.root / name / DATA).is_dir():
             raise StageError("refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s")
+    project.sources.look_again()
     before, definition = manifest_digest(project, stage.name), define(project, stage)
     if adopt(project, stage, definition):
         said = "; ".join(sweep(project, (stage.name,)))
@@ -208,9 +209,8 @@ def _inputs(project: Project, stage: Stage) -> dict[str, Path]:
 
 def _folders(project: Project, stage: Stage) -> dict[str, Path]:
     """ctx.external: media roots by source, "corpus" if it is an input, "evaluations" for a hook's stage."""
-    sources = "corpus.sources."
     folders = {
-        key.removeprefix(sources): path for key, path in external(project, stage).items() if key.startswith(sources)
+        key.removeprefix(SOURCES): path for key, path in external(project, stage).items() if key.startswith(SOURCES)
     }
     if "corpus" in stage.inputs:
         folders["corpus"] = project.root / "corpus" / DATA
@@ -227,6 +227,7 @@ def _settled(project: Project, stage: Stage, before: Definition) -> tuple[Defini
     to lose a night's training to an edit; but it is not known which version ran, so its units are marked and
     the next run rebuilds.
     """
+    project.sources.look_again()
     code = project.read_code()
     after = define(project, stage, code)
     code.save()

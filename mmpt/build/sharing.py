@@ -76,8 +76,8 @@ def _places(project: Project, stage: Stage, identity: str) -> Iterator[Found]:
     for path in sorted(project.root.parent.glob(f"*/{stage.name}")):
         if path.parent != project.root:
             yield Found(path, f"artifacts/{path.parent.name}")
-    if keeps(project, stage):
-        yield Found(_entry(project, stage, identity), str(store_of(project)))
+    if store := _store_for(project, stage):
+        yield Found(store / stage.name / identity, str(store))
 
 
 def store_of(project: Project) -> Path | None:
@@ -86,9 +86,9 @@ def store_of(project: Project) -> Path | None:
     return Path(named) if named else None
 
 
-def keeps(project: Project, stage: Stage) -> bool:
-    """Whether results of the stage go to the store: not what a compiler made for one machine, and no release."""
-    return store_of(project) is not None and not stage.granted and not stage.tools
+def _store_for(project: Project, stage: Stage) -> Path | None:
+    """Where results of the stage are kept: nowhere what a compiler made for one machine, and no release."""
+    return None if stage.granted or stage.tools else store_of(project)
 
 
 def take(project: Project, stage: Stage, definition: Definition) -> Taken | None:
@@ -136,9 +136,10 @@ def offer(project: Project, stage: Stage, attempt: Path) -> Path | None:
     Returns:
         A folder of the store, for ``keep``; None where the result is not kept.
     """
-    if not keeps(project, stage):
+    store = _store_for(project, stage)
+    if store is None:
         return None
-    incoming = store_of(project) / f"{INCOMING}{uuid.uuid4().hex}"
+    incoming = store / f"{INCOMING}{uuid.uuid4().hex}"
     link_folder(attempt / DATA, incoming / DATA)
     return incoming
 
@@ -149,15 +150,11 @@ def keep(project: Project, stage: Stage, incoming: Path | None, identity: str) -
         return
     for name in (MANIFEST, RECEIPT):
         shutil.copyfile(project.root / stage.name / name, incoming / name)
-    entry = _entry(project, stage, identity)
+    entry = incoming.parent / stage.name / identity
     entry.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):  # ENOTEMPTY, EEXIST: another run was first
         os.rename(incoming, entry)
     shutil.rmtree(incoming, ignore_errors=True)
-
-
-def _entry(project: Project, stage: Stage, identity: str) -> Path:
-    return store_of(project) / stage.name / identity
 
 
 def _touch(place: Path) -> None:

@@ -10,6 +10,7 @@ MusicCaps' cuts of the same video stay on the same side. Test is official and st
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,5 +76,5 @@ def _entry(line: Line, where: str, folder: Path, split: str, files: ClipFiles, s
         source="audiocaps",
         license=source.get("license", LICENSE),
         split=split,
-        fault=uncut(folder, paths, SECONDS),
+        look=partial(uncut, folder, paths, SECONDS),
     )

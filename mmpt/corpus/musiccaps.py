@@ -10,6 +10,7 @@ Rows of AudioSet's evaluation set are the official test and stay out of training
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def _entry(line: Line, where: str, folder: Path, files: ClipFiles, source: Mappi
         source=name,
         license=source.get("license", LICENSE),
         split="test" if line.fields.get("is_audioset_eval", "").strip().lower() in ("true", "1") else None,
-        fault=uncut(folder, paths, float(end) - float(start)),
+        look=partial(uncut, folder, paths, float(end) - float(start)),
     )
 
 

@@ -11,7 +11,7 @@ import glob
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Entry:
         origin: recording or picture: what a split may not tear apart, across data sets.
         split: the official side, or None where the data set has none.
         fault: what is wrong with the line itself.
+        look: finds what is wrong with its medium; called only for entries that are drawn.
     """
 
     where: str
@@ -55,6 +56,7 @@ class Entry:
     license: str = ""
     split: str | None = None
     fault: Fault | None = None
+    look: Callable[[], Fault | None] | None = None
 
 
 def to_records(
@@ -124,8 +126,8 @@ def _record(entry: Entry, name: str) -> dict | Problem:
     def bad(kind: str, what: str, found: str, expected: str, fix: str) -> Problem:
         return Problem(kind, name, entry.where, entry.id, what, found, expected, fix)
 
-    if entry.fault:
-        return bad(*entry.fault)
+    if fault := entry.fault or (entry.look and entry.look()):
+        return bad(*fault)
     if not isinstance(entry.caption, str):
         shown = json.dumps(entry.caption)[:80]
         return bad("bad_line", "caption is not text", shown, "a string", "correct or remove it")

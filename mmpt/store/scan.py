@@ -12,7 +12,9 @@ import stat
 from pathlib import Path
 
 from mmpt.store.errors import UserError
+from mmpt.store.watch import Watch
 
+TELL_EVERY = 10_000  # files between two looks at the clock
 MOST_LINKS = 40  # that Linux follows in one path
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG)
 Stamp = tuple[int, int, int, int]  # size, mtime in ns, ctime in ns, inode
@@ -33,7 +35,7 @@ def scan(folder: Path | str) -> dict[str, Stamp]:
         UserError: a link to a folder that it lies in.  FileNotFoundError, PermissionError: ``folder`` itself.
     """
     found: dict[str, Stamp] = {}
-    folders = [(os.fspath(folder), "")]
+    folders, watch, told = [(os.fspath(folder), "")], Watch(f"looking at the files of {folder}"), 0
     while folders:
         path, prefix = folders.pop()
         try:
@@ -45,6 +47,9 @@ def scan(folder: Path | str) -> dict[str, Stamp]:
                         folders.append((entry.path, f"{prefix}{entry.name}/"))
                     elif (stamp := _stamp(entry)) is not None:
                         found[prefix + entry.name] = stamp
+                        if len(found) - told == TELL_EVERY:
+                            told = len(found)
+                            watch.step(TELL_EVERY)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 where = prefix[:80]

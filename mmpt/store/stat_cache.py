@@ -17,6 +17,7 @@ import json
 import marshal
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mmpt.store.canonical import canonical_json
 from mmpt.store.digests import Manifest, sha256_bytes, sha256_file
 from mmpt.store.errors import FULL, MAY_NOT_WRITE
 from mmpt.store.scan import Stamp, scan, stamp_of
+from mmpt.store.watch import Watch
 
 # A file whose ctime is not this far in the past when it is read is not remembered: an edit within the same tick of the
 # clock, or when a clock that was set back comes round to it again, would go unseen.
@@ -67,24 +69,27 @@ class StatCache:
             known is not None
             and known[1] == manifest_digest
             and folder.is_dir()
-            and known[0] == _digest_stamps(scan(folder))
+            and known[0] == digest_stamps(scan(folder))
         )
 
     def folder_digest(self, folder: Path) -> str:
         """Digest of the folder's manifest, from memory where every stat is unchanged."""
         known = self._folders.get(self._key(folder))
-        if known is not None and known[0] == _digest_stamps(scan(folder)):
+        if known is not None and known[0] == digest_stamps(scan(folder)):
             return known[1]
         return Manifest.of(folder, self).digest
 
-    def hashes(self, folder: Path) -> dict[str, str]:
-        """Relative path -> digest of every file below ``folder``; reads those whose stat changed."""
+    def hashes(self, folder: Path, names: Collection[str] | None = None) -> dict[str, str]:
+        """Relative path -> digest of files below ``folder``; reads those whose stat changed.
+
+        Args:
+            names: the files that are asked for, those that are not there left out of the answer; None: all.
+        """
         key, stamps = self._key(folder), scan(folder)
+        if names is not None:
+            stamps = {name: stamps[name] for name in names if name in stamps}
         known = self._listing(key)
-        values = {
-            name: known[name][4] if _remembers(known.get(name), stamp) else _content(os.path.join(folder, name))
-            for name, stamp in stamps.items()
-        }
+        values = self._read(folder, stamps, known)
         now = time.time_ns()
         after = scan(folder)
         listing = {
@@ -92,15 +97,30 @@ class StatCache:
             for name, stamp in stamps.items()
             if after.get(name) == stamp and now - stamp[2] >= RACY_NS
         }
+        if names is not None:  # of the others is known what was known
+            listing = known | listing
         if listing != known:
             self._listings[key] = listing
             self._changed.add(key)
-        self._folders.pop(key, None)
-        if len(listing) == len(after):
-            manifest = Manifest(tuple(sorted(values.items())))
-            self._folders[key] = [_digest_stamps(after), manifest.digest]
-        self._dirty = True
+            self._dirty = True
+        if names is None:
+            self._remember(key, values, after, whole=len(listing) == len(after))
         return values
+
+    def _read(self, folder: Path, stamps: dict[str, Stamp], known: dict[str, list]) -> dict[str, str]:
+        values = {name: known[name][4] for name, stamp in stamps.items() if _remembers(known.get(name), stamp)}
+        changed = [name for name in stamps if name not in values]
+        watch = Watch(f"hashing {folder}", len(changed), sum(stamps[name][0] for name in changed))
+        for name in changed:
+            values[name] = _content(os.path.join(folder, name))
+            watch.step(1, stamps[name][0])
+        return values
+
+    def _remember(self, key: str, values: dict[str, str], stamps: dict[str, Stamp], *, whole: bool) -> None:
+        self._folders.pop(key, None)
+        if whole:
+            self._folders[key] = [digest_stamps(stamps), Manifest(tuple(sorted(values.items()))).digest]
+        self._dirty = True
 
     def moved(self, old: Path, new: Path) -> None:
         """What is known of the files below ``old`` holds below ``new``: the folder was renamed."""
@@ -166,6 +186,7 @@ def _content(path: str) -> str:
         return UNREADABLE
 
 
-def _digest_stamps(stamps: dict[str, Stamp]) -> str:
+def digest_stamps(stamps: dict[str, Stamp]) -> str:
+    """A digest of which files a folder has and how each looks from outside."""
     # Version 2 of marshal writes no references, so equal values give equal bytes.
     return hashlib.sha256(marshal.dumps(sorted(stamps.items()), 2)).hexdigest()
