@@ -21,6 +21,7 @@ from mmpt.build.conclusion import Conclusion, conclude, stale_measurements
 from mmpt.build.declaration import Stage
 from mmpt.build.display import NAME_WIDTH
 from mmpt.build.drawn import write_report
+from mmpt.build.early import check_early, check_sources
 from mmpt.build.fingerprint import portable
 from mmpt.build.outlook import Outlook, outlook
 from mmpt.build.plugins import require_codecs
@@ -64,7 +65,9 @@ class StageCommand(OurCommand):
         """Tell what a run of these stages would do."""
         policy_of(project)  # what a run would refuse before its first stage
         require_codecs(project.profile.data)
+        check_early(project, names, single=single)
         found = outlook(project, names, always=always, single=single)
+        check_sources(project, [one.stage.name for one in found if one.state in ("runs", "may run")])
         lost = missing(project.profile, _external(project, names, single))
         self.result = {"missing": [str(one) for one in lost], "stages": [one.to_json() for one in found]}
         if lost:
@@ -120,6 +123,7 @@ class Run(StageCommand, DoitRun):
             return self.foresee(project, names, always=options.always, single=options.single)
         require_codecs(project.profile.data)
         require_present(project.profile, _external(project, names, options.single))
+        check_early(project, names, single=options.single)
         forward_signals()
         RUN.display.stream = sys.stdout
         with held(project):

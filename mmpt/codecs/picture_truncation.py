@@ -7,7 +7,8 @@ repair tools) or filled with zeros to the full size (downloaders that reserve it
     the last zeros of compressed data can be replaced without a change only if they are no part of it.
 
 JPEG, also with several scans, WebP and AVIF are looked at like this. In a progressive JPEG every coefficient must
-have been sent in full. PNG has check sums, which Pillow does not compare for the pixels; QOI has an end mark.
+have been sent in full. PNG has check sums, which Pillow does not compare for the pixels; QOI has an end mark. What lies
+behind the pixels (the directory of a TIFF, the notes of a WebP) must not be zeros.
 Uncompressed pixels (BMP, PPM, TGA, plain TIFF) filled with zeros are black, which nothing can tell from a black
 picture. ITU T.81 (JPEG), RFC 9649 (WebP), PNG third edition, QOI 1.0.
 """
@@ -29,6 +30,7 @@ ZEROS = 24  # this many at the end of compressed data are worth a second look
 REPLACED = 8
 CORNER = 4  # pixels a side: where the last block of a JPEG lies
 END = b"\xff\xd9"
+JPEG_TABLES = 347  # tag of a TIFF
 _MARK = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
@@ -46,8 +48,12 @@ def missing_part(path: Path, picture: Image.Image, decode: Decode) -> str:
     if picture.format == "QOI":
         ended = path.read_bytes().rstrip(b"\0").endswith(bytes(7) + b"\1")
         return "" if ended else "no end mark"
+    if picture.format == "TIFF":
+        return _tiff_directory(path.read_bytes())
     if picture.format in ("WEBP", "AVIF"):
         data = path.read_bytes()
+        if picture.format == "WEBP" and (missing := _webp_chunks(data)):
+            return missing
         payload = _webp_payload(data) if picture.format == "WEBP" else _avif_payload(data)
         if payload and _surplus_zeros(data, payload[1], b"", picture, decode):
             return "zeros where the rest of the picture was"
@@ -169,6 +175,38 @@ def _webp_payload(data: bytes) -> tuple[int, int] | None:
             return at + 8, min(at + 8 + length, len(data))
         at += 8 + length + length % 2
     return None
+
+
+def _webp_chunks(data: bytes) -> str:
+    """The notes behind the pixels, how the camera was held among them, must not have become zeros."""
+    at, end = 12, min(len(data), 8 + struct.unpack_from("<I", data, 4)[0])
+    while at + 8 <= end:
+        name, length = struct.unpack_from("<4sI", data, at)
+        if name == bytes(4):
+            return "zeros where its last chunks were"
+        if name == b"EXIF" and data.endswith(bytes(REPLACED)):
+            return _tiff_directory(data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0"))
+        at += 8 + length + length % 2
+    return ""
+
+
+def _tiff_directory(data: bytes) -> str:
+    """Whether the directory, which writers put behind the pixels, became zeros: no entry has tag and type 0."""
+    order = ">" if data[:2] == b"MM" else "<"
+    big = data[2:4] in (b"\x2b\0", b"\0\x2b")
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    except (struct.error, OverflowError):
+        return ""
+    start, size = at + (8 if big else 2), 20 if big else 12
+    for place in range(start, min(start + count * size, len(data) - size + 1), size):
+        tag, _, n, at = struct.unpack_from(order + ("HHQQ" if big else "HHII"), data, place)
+        if data[place : place + 4] == bytes(4):
+            return "zeros where its directory was"
+        if tag == JPEG_TABLES and data[at : at + n][-2:] != END:
+            return "its tables stop early"
+    return ""
 
 
 def _avif_payload(data: bytes) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ problems.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmpt.corpus.generated import Generated, generate_pictures, generate_sounds
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.sounds import SOUND_RATE
 from mmpt.store.errors import UserError
+from mmpt.store.numbers import Firsts
 
 PUBLISHED = {
     "clotho": clotho.read,
@@ -55,6 +56,39 @@ def read_source(
         yield from captions.read(folder, source["name"], source.get("license", "unknown"), source.get("limit"))
     else:
         yield from PUBLISHED[source["reader"]](folder, source)
+
+
+def distinct(found: Iterable[tuple[str, str, dict | Problem]]) -> Iterator[dict | Problem]:
+    """Records and problems of (source, where, record or problem); a second record with one id is a problem."""
+    seen = Firsts()
+    for name, where, item in found:
+        if isinstance(item, Problem) or (first := seen.before(item["id"], where)) is None:
+            yield item
+        else:
+            yield _duplicate(item, name, where, first)
+
+
+def no_records(n_bad: int) -> UserError:
+    """The error for a corpus without a single good record."""
+    return UserError(
+        "the corpus has no usable record",
+        where="corpus.sources",
+        found=f"{n_bad} bad records",
+        expected="at least one record",
+    )
+
+
+def _duplicate(record: Mapping[str, Any], name: str, where: str, first: str) -> Problem:
+    return Problem(
+        "duplicate_id",
+        name,
+        where,
+        record["id"],
+        "duplicate id",
+        record["id"],
+        "an id that occurs once in the whole corpus",
+        f"rename one of them; the first is at {first}",
+    )
 
 
 def _generated(

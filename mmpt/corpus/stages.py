@@ -18,14 +18,12 @@ import numpy as np
 from mmpt.corpus.fingerprints import Fingerprints, load_near_duplicates
 from mmpt.corpus.manifest import measure_all, s1_metrics
 from mmpt.corpus.problems import SHOWN, Problem, refuse
-from mmpt.corpus.readers import read_source
+from mmpt.corpus.readers import distinct, no_records, read_source
 from mmpt.corpus.split import deal, s2_metrics
 from mmpt.store.canonical import canonical_json
 from mmpt.store.digests import sha256_file
-from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
 from mmpt.store.jsonl import JsonLines, count_lines, jsonl_writer, write_jsonl
-from mmpt.store.numbers import Firsts
 from mmpt.store.stage import StageContext
 
 MODALITIES = ("audio", "image")
@@ -54,12 +52,7 @@ def corpus(ctx: StageContext) -> None:
         path.unlink()
         refuse(problems)
     if not n_records:
-        raise UserError(
-            "the corpus has no usable record",
-            where="corpus.sources",
-            found=f"{len(problems)} bad records",
-            expected="at least one record",
-        )
+        raise no_records(len(problems))
     write_jsonl(ctx.out / "errors.jsonl", [problem.to_json() for problem in problems])
     ctx.log(f"{n_records} records, {len(problems)} left out")
 
@@ -138,39 +131,18 @@ def _shown(record: Mapping[str, Any]) -> int:
 
 def _items(ctx: StageContext) -> Iterator[dict[str, Any] | Problem]:
     """The records of all sources, in order, and what is wrong with them."""
+    return distinct(
+        (source["name"], *found) for source in ctx.profile["corpus.sources"] for found in _read(ctx, source)
+    )
+
+
+def _read(ctx: StageContext, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | Problem]]:
+    def progress(done: int, total: int) -> None:
+        ctx.progress(done, total, source["name"])
+
     shares = (ctx.profile["split.val"], ctx.profile["split.test"])
-    seen = Firsts()
-    for source in ctx.profile["corpus.sources"]:
-        name = source["name"]
-        found = read_source(
-            source,
-            ctx.external.get(name),
-            ctx.out,
-            ctx.seed,
-            shares,
-            progress=lambda done, total, name=name: ctx.progress(done, total, name),
-        )
-        for where, item in found:
-            if isinstance(item, Problem):
-                yield item
-            elif (first := seen.before(item["id"], where)) is not None:
-                yield _duplicate(item, name, where, first)
-            else:
-                yield item
+    return read_source(source, ctx.external.get(source["name"]), ctx.out, ctx.seed, shares, progress)
 
 
 def _roots(ctx: StageContext) -> dict[str, Path]:
     return {"corpus": ctx.inputs["corpus"], **ctx.external}
-
-
-def _duplicate(record: Mapping[str, Any], name: str, where: str, first: str) -> Problem:
-    return Problem(
-        "duplicate_id",
-        name,
-        where,
-        record["id"],
-        "duplicate id",
-        record["id"],
-        "an id that occurs once in the whole corpus",
-        f"rename one of them; the first is at {first}",
-    )

@@ -7,7 +7,6 @@ is no row, the quote was a stray one: its first line alone is bad, and reading g
 
 from __future__ import annotations
 
-import codecs
 import csv
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmpt.store.errors import UserError
+from mmpt.store.text_files import LONGEST_MARK, refuse_other_files
 
 LONGEST_LINE = 1 << 20  # characters: a caption has hundreds
 MOST_LINES = 1000  # of one row
 SEPARATORS = ";\t|"
-_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16", b"\x1f\x8b": "gzip", b"PK\3\4": "zip (xlsx)"}
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ def text_file(file: Path, where: str, encoding: str = "utf-8-sig") -> TextIO:
     """
     try:
         with file.open("rb") as stream:
-            head = stream.read(4)
-        if found := next((kind for mark, kind in _MARKS.items() if head.startswith(mark)), ""):
-            raise UserError("not UTF-8", where=where, found=found, expected="UTF-8 text", fix="save it as UTF-8")
+            refuse_other_files(stream.read(LONGEST_MARK), where)
         return file.open(encoding=encoding, newline="")
     except OSError as error:
         raise UserError("cannot be read", where=where, found=error.strerror or error) from None

@@ -29,10 +29,10 @@ import torch
 
 from mmpt.ops import toolkit
 from mmpt.store import programs
+from mmpt.store.compiled_modules import MODULE, cache_folder, cache_refused
 from mmpt.store.errors import UserError
 from mmpt.store.resources import shared
 
-MODULE = "mmpt_kernels"
 SOURCES = shared("csrc")
 FLAGS = ("-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi")
 CUDA_FLAGS = ("-O3", "-lineinfo")
@@ -89,9 +89,8 @@ def host_flags(version: str) -> tuple[str, ...]:
 
 
 def module_path(build: Plan) -> Path:
-    """Where the finished module of a plan lies: MMPT_CACHE, else the user's cache folder."""
-    root = os.environ.get("MMPT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmpt"
-    return Path(root) / "kernels" / build.digest[:24] / f"{MODULE}.so"
+    """Where the finished module of a plan lies."""
+    return cache_folder() / build.digest[:24] / f"{MODULE}.so"
 
 
 _loaded: tuple[ModuleType, Path] | None = None
@@ -166,12 +165,7 @@ def _lock_file(path: Path) -> TextIO:
         path.parent.parent.mkdir(parents=True, exist_ok=True)
         return open(path.parent.with_suffix(".lock"), "w")
     except OSError as error:
-        raise UserError(
-            "the folder of compiled modules cannot be written",
-            where=error.filename or path.parent.parent,
-            found=error.strerror,
-            fix="set MMPT_CACHE to a folder that can",
-        ) from None
+        raise cache_refused(error.filename or path.parent.parent, error.strerror) from None
 
 
 def load_arguments(build: Plan, folder: Path) -> dict:

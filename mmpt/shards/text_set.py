@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import io
 from array import array
@@ -16,19 +15,10 @@ from tokenizers import Tokenizer
 
 from mmpt.shards.tokenizer_file import open_tokenizer_file
 from mmpt.store.errors import UserError
+from mmpt.store.text_files import not_utf8, refuse_other_files
 from mmpt.tokens.formats import Example, build_text
 from mmpt.tokens.space import TokenSpace
 
-PACKED = ("gzip", "zip", "zstd", "xz", "bzip2")
-MARKS = {
-    b"\x1f\x8b": "gzip",
-    b"PK\3\4": "zip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\xfd7zXZ": "xz",
-    b"BZh": "bzip2",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 _ENCODED = 1024  # texts tokenised at once
 
 
@@ -57,26 +47,11 @@ def read_lines(path: Path, where: object = "") -> list[str]:
         UserError: bytes that are not UTF-8, or a compressed file.  FileNotFoundError: no such file.
     """
     data = Path(path).read_bytes()
-    for mark, kind in MARKS.items():
-        if data.startswith(mark):
-            raise UserError(
-                "not UTF-8 text",
-                where=where or path,
-                found=kind,
-                expected="plain text, a line each",
-                fix="unpack it" if kind in PACKED else "save it as UTF-8",
-            )
+    refuse_other_files(data, where or path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        found = f"byte 0x{data[error.start]:02x} in line {data.count(bytes([10]), 0, error.start) + 1}"
-        raise UserError(
-            "not UTF-8 text",
-            where=where or path,
-            found=found,
-            expected="UTF-8",
-            fix="save it as UTF-8: iconv -f latin1 -t utf-8 FILE",
-        ) from None
+        raise not_utf8(error, where or path) from None
     return [line.strip() for line in io.StringIO(text, newline=None) if line.strip()]
 
 

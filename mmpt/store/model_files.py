@@ -16,6 +16,7 @@ from mmpt.store.errors import UserError
 POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_HEADER = 100 * 2**20  # bytes that safetensors allows its header
 INDEX = "model.safetensors.index.json"
+POSITIONS = ("max_position_embeddings", "n_positions")
 
 
 def check_model_folder(folder: Path, where: str) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def check_model_folder(folder: Path, where: str) -> dict[str, Any]:
         UserError: a Git LFS pointer, a file that stops early, a shard of the index that is missing, a model that is
             stored quantised, a config.json or tokenizer.json that is no JSON.
     """
-    config = _config(folder, where)
+    config = read_config(folder, where)
     if quantised := config.get("quantization_config"):
         method = quantised.get("quant_method", "a method") if isinstance(quantised, Mapping) else "a method"
         raise UserError(
@@ -45,6 +46,25 @@ def check_model_folder(folder: Path, where: str) -> dict[str, Any]:
     if (file := folder / "tokenizer.json").is_file():
         check_json_file(file, where)
     return tensors
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """How many tokens of one sequence a model was made for, where its configuration says it."""
+    found = (config.get(name) for name in POSITIONS)
+    return next((one for one in found if isinstance(one, int) and one > 0), None)
+
+
+def check_positions(config: Mapping[str, Any], max_seq_len: int) -> None:
+    """Raise UserError for examples longer than the base was made for: rotary bases would go on in silence."""
+    most = positions(config)
+    if most and max_seq_len > most:
+        raise UserError(
+            "examples are longer than the base's context",
+            where="examples.max_seq_len",
+            found=max_seq_len,
+            expected=f"at most {most}, the positions of {config.get('model_type', 'the base')}",
+            fix="lower it (`doit fit --max-seq-len` says what that drops), or take another base",
+        )
 
 
 def read_header(file: Path, where: str) -> dict[str, Any]:
@@ -93,7 +113,12 @@ def check_json_file(file: Path, where: str) -> None:
             raise _damaged(file, where, "no closing brace")
 
 
-def _config(folder: Path, where: str) -> dict[str, Any]:
+def read_config(folder: Path, where: str) -> dict[str, Any]:
+    """config.json of a model folder; empty where there is none.
+
+    Raises:
+        UserError: a pointer, or not a JSON object.
+    """
     file = folder / "config.json"
     if not file.is_file():
         return {}

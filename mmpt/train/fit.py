@@ -18,6 +18,7 @@ from mmpt.shards.fitting import Choice, Given, Kept, Proposal, Step, keeps, long
 from mmpt.shards.lengths import AudioShape, Corpus, ImageShape, audio_shape, image_shape, read_corpus
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
+from mmpt.store.model_files import positions
 from mmpt.tokens.space import TokenSpace, build_token_space, load
 from mmpt.train import footprint
 from mmpt.train.measured import measure
@@ -79,8 +80,7 @@ class Plan:
     @property
     def positions(self) -> int | None:
         """How many tokens of one sequence the base was made for, where its configuration says it."""
-        names = ("max_position_embeddings", "n_positions")
-        return next((int(found) for name in names if (found := self.shape.config.get(name))), None)
+        return positions(self.shape.config)
 
     @property
     def noise(self) -> bool:

@@ -31,6 +31,7 @@ from mmpt.store.canonical import write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import write_evidence
+from mmpt.store.model_files import check_positions
 from mmpt.store.stage import StageContext
 from mmpt.store.tensors import load_tensors
 from mmpt.tokens.formats import TASKS
@@ -239,25 +240,11 @@ def _model(ctx: StageContext, space: TokenSpace, layers_aside: bool = False) -> 
         layer_norm=ctx.profile.get("train.layer_norm", False),
         layers_aside=layers_aside,
     )
-    _check_positions(model, ctx.profile.get("examples.max_seq_len", 0))
+    check_positions(model.config.to_dict(), ctx.profile.get("examples.max_seq_len", 0))
     model.checkpoint_layers(ctx.profile.get("train.activation_checkpointing", False))
     if ctx.profile.get("train.compile", False):
         model.compile_layers()
     return model
-
-
-def _check_positions(model: MultimodalLM, max_seq_len: int) -> None:
-    """Raise UserError for sequences longer than the base was made for: rotary bases would go on in silence."""
-    names = ("max_position_embeddings", "n_positions")
-    most = next((found for name in names if (found := getattr(model.config, name, None))), None)
-    if most and max_seq_len > most:
-        raise UserError(
-            "examples are longer than the base's context",
-            where="examples.max_seq_len",
-            found=max_seq_len,
-            expected=f"at most {most}, the positions of {type(model.lm.get_base_model()).__name__}",
-            fix="lower it (`doit fit --max-seq-len` says what that drops), or take another base",
-        )
 
 
 def _code_vectors(codecs: Path, space: TokenSpace) -> dict[str, torch.Tensor]:

@@ -110,6 +110,33 @@ def test_skip_counts_what_is_missing_and_s1_says_no(tmp_path):
     assert {(c.id, c.value) for c in s1.failing()} == {("missing_media", 2)}
 
 
+def captioned(root):
+    """Reader captions: every record says that it is of another source."""
+    root.mkdir(parents=True)
+    rows = [{"id": f"c{i}", "audio": f"{i}.wav", "caption": "a bell", "source": "clotho"} for i in range(12)]
+    for i in range(12):
+        made.sound(root / f"{i}.wav", 900 + i)
+    write_jsonl(root / "captions.jsonl", rows)
+    return root
+
+
+@pytest.mark.parametrize("reader", [*BUILT, "captions"])
+def test_a_record_that_skip_leaves_out_counts_for_the_source_that_lost_it(tmp_path, reader):
+    """A medium that is gone, and one that cannot be decoded, beside a second source that loses nothing."""
+    folder = captioned(tmp_path / "data") if reader == "captions" else BUILT[reader](tmp_path / "data")
+    media = sorted(p for p in folder.rglob("*") if p.suffix in (".wav", ".flac", ".jpg", ".png", ".mp3"))
+    media[0].unlink()
+    media[-1].write_bytes(b"RIFF, and no more")
+    other = "clotho" if reader == "musiccaps" else "musiccaps"
+    folders = {reader: folder, other: BUILT[other](tmp_path / "other")}
+    run(tmp_path / "run", folders, ("audio", "image"), mode="skip")
+    metrics = read_json(tmp_path / "run/manifest/evidence/S1.json")["metrics"]
+    shares = {one["slice"]: one["value"] for one in metrics if one["name"] == "lost_by_source"}
+    problems = read_jsonl(tmp_path / "run/manifest/errors.jsonl")
+    assert {one["kind"] for one in problems} == {"missing", "unreadable"}
+    assert {one["source"] for one in problems} == {reader} and shares[reader] > 0 and shares[other] == 0
+
+
 LOST = ({"gate": "S1", "check": "missing_media", "severity": "warn", "reason": "videos leave YouTube"},)
 
 

@@ -105,7 +105,7 @@ def picture_files() -> dict[str, bytes]:
         picture = photo.convert("L").convert(mode) if mode == "I;16" else photo.convert(mode)
         stream = io.BytesIO()
         picture.save(stream, form, **options)
-        files[" ".join([form, mode, *(k for k in options if k != "exif")])] = stream.getvalue()
+        files[" ".join([form, mode, *(f"{k} {v}" for k, v in options.items() if k != "exif")])] = stream.getvalue()
     return files
 
 
@@ -211,9 +211,13 @@ def _work(kind: str, files: dict[str, bytes], whole: dict[str, Any], numbers: ra
     pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "", "", "END"))
 
 
-def run(kind: str, numbers: range) -> Iterator[tuple[int, str, str, str]]:
-    """(number, form, change, what came of it) of each file; a process that dies or hangs is one of them."""
+def run(kind: str, numbers: range, form: str = "") -> Iterator[tuple[int, str, str, str]]:
+    """(number, form, change, what came of it) of each file; a process that dies or hangs is one of them.
+
+    form: the only one to damage.
+    """
     at, (files, whole) = numbers.start, good_files(kind)
+    files = {form: files[form]} if form else files
     while at < numbers.stop:
         ours, theirs = multiprocessing.Pipe()
         work = (kind, files, whole, range(at, numbers.stop), theirs)
@@ -245,9 +249,10 @@ def main() -> int:
     parser.add_argument("kind", choices=sorted(READERS))
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
+    parser.add_argument("--form", default="", help="damage this one only, as 'TIFF RGB'")
     options = parser.parse_args()
     counts: Counter = Counter()
-    for number, form, how, came in run(options.kind, range(options.first, options.first + options.files)):
+    for number, form, how, came in run(options.kind, range(options.first, options.first + options.files), options.form):
         if came == "END":
             print(f"largest process: {number / 1024:.0f} MB")
         elif came[0].isupper():

@@ -11,10 +11,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from mmpt.build import runner
 from mmpt.build.commandline import user_path
 from mmpt.store import atomic, lock
 from mmpt.store.atomic import atomic_write, publish_folder
@@ -22,6 +24,8 @@ from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
 from mmpt.store.scan import scan
 from mmpt.store.stat_cache import StatCache
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 def failing(monkeypatch, module, name, code, when=lambda *args: True):
@@ -112,6 +116,32 @@ def test_a_file_system_without_locks_is_said_in_a_line(tmp_path, monkeypatch, co
     failing(monkeypatch, fcntl, "flock", code)
     with pytest.raises(UserError, match="the file system has no file locks"), lock.exclusive(tmp_path / "l", "me"):
         pytest.fail("held")
+
+
+SOCKET = """
+import tempfile
+from multiprocessing.connection import Listener
+from mmpt.build.runner import _short_socket_folder
+_short_socket_folder()
+Listener(family="AF_UNIX").close()
+print(tempfile.gettempdir())
+"""
+
+
+def test_a_long_folder_for_temporary_files_holds_everything_but_sockets(tmp_path):
+    """TMPDIR on a cluster's scratch disk; the fork server listens on a socket, whose path has 107 bytes at most."""
+    scratch = tmp_path / ("scratch" * 14)
+    scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": str(REPO)}
+    done = subprocess.run([sys.executable, "-c", SOCKET], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, f"{scratch}\n"), done.stderr
+
+
+def test_no_short_folder_for_sockets_is_said_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("scratch" * 14)))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=r"TMPDIR: the folder .* too long a name for a socket; .* shorter folder"):
+        runner._short_socket_folder()
 
 
 def odd_folder(root):

@@ -67,6 +67,20 @@ def test_half_a_picture_is_refused_however_it_was_closed(tmp_path, form, options
         refused(tmp_path, filled + END[form])
 
 
+# From here on: tag JPEGTables of a TIFF, the end of these tables; a WebP's chunk EXIF, its tag of how to turn.
+@pytest.mark.parametrize(
+    ("form", "behind"), [("TIFF", b"\x5b\x01"), ("TIFF", b"\xff\xd9"), ("WEBP", b"IF"), ("WEBP", b"\x01\x12\x00\x03")]
+)
+def test_notes_behind_the_pixels_that_became_zeros_are_a_loss(tmp_path, form, behind):
+    """Without them a picture lies on its side, or has other colours: what a download that was cut there leaves."""
+    exif = Image.Exif()
+    exif.update({0x0112: 6, 0x010E: "a cat"})
+    data = stored(form, exif=exif, **({"compression": "jpeg"} if form == "TIFF" else {}))
+    at = data.rindex(behind)
+    assert load(tmp_path, data).shape != load(tmp_path, stored(form)).shape, "it is turned"
+    refused(tmp_path, data[:at] + bytes(len(data) - at))
+
+
 @pytest.mark.parametrize("form", ["JPEG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("picture", [Image.new("RGB", (700, 500), "white"), Image.new("L", (64, 900), 3)])
 def test_a_flat_picture_is_whole(tmp_path, form, picture):

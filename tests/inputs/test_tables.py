@@ -61,8 +61,8 @@ def test_many_stray_quotes_take_no_time(tmp_path):
     ("data", "match"),
     [
         ("id,caption\n1,caf\u00e9\n".encode("latin-1"), "not UTF-8; found byte 0xe9"),
-        ("id,caption\n1,x\n".encode("utf-16"), "not UTF-8; found UTF-16"),
-        (b"\x1f\x8b\x08\0\0\0\0\0", "not UTF-8; found gzip"),
+        ("id,caption\n1,x\n".encode("utf-16"), "not UTF-8 text; found UTF-16"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "not UTF-8 text; found gzip"),
         (b"PK\3\4\0\0\0\0", r"found zip \(xlsx\)"),
         (b"id,caption,caption\n1,a,b\n", "column named twice; found caption"),
         (b'id,"caption\n', "expected one row a line|not CSV"),

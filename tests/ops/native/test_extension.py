@@ -1,6 +1,8 @@
 """The build of csrc: what makes it another build, and what a user is told when it cannot be made."""
 
+import errno
 import importlib
+import os
 import shutil
 from pathlib import Path
 
@@ -51,6 +53,21 @@ def test_cuda_sources_belong_only_to_a_build_with_cuda(sources, monkeypatch):
     assert extension.plan() == without and [p.name for p in without.sources] == ["bindings.cpp"]
     monkeypatch.setattr(extension, "_cuda_version", lambda: "13.0")
     assert [p.name for p in extension.plan().sources] == ["bindings.cpp", "op.cu", "ops_cuda.cpp"]
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.ENAMETOOLONG])
+def test_a_cache_that_cannot_be_written_is_said_before_anything_is_compiled(sources, monkeypatch, code):
+    """A container's HOME=/, a read-only mount: the error comes from the system call. `doit plan` asks, too."""
+
+    def refuse(path, *_):
+        raise OSError(code, os.strerror(code), str(path))
+
+    build = extension.plan()
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(
+        UserError, match=f"compiled modules cannot be written; found {os.strerror(code)}; set MMPT_CACHE"
+    ):
+        extension.compile_into(extension.module_path(build), build)
 
 
 def test_a_module_is_built_once_and_found_again(sources):

@@ -1,0 +1,61 @@
+"""What a stage would refuse, refused by `doit plan` and before the first stage, where looking costs nothing.
+
+Of texts the first MiB is read, of the base its config.json; media are never opened. What takes a model, a codec or all
+of a file is left to its stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmpt.build.outlook import with_inputs
+from mmpt.build.project import Project
+from mmpt.store.compiled_modules import require_cache
+from mmpt.store.model_files import check_positions, read_config
+from mmpt.store.text_files import check_beginning
+
+TEXTS = ("replay_file", "heldout_file")
+
+
+def check_early(project: Project, names: Iterable[str] = (), *, single: bool = False) -> None:
+    """Refuse what the named stages (none: all), and what they need, would find hours later.
+
+    Raises:
+        UserError: a text that is none; sequences longer than the base was made for; a cache of compiled modules that is
+            empty and may not be written.
+    """
+    stages = set(names) if single else with_inputs(project, names or project.names)
+    asked = {key for name in stages for key in project.names[name].external}
+    text = project.profile.data.get("text", {})
+    for key in TEXTS:
+        if f"text.{key}" in asked and key in text and Path(text[key]).is_file():
+            check_beginning(Path(text[key]), f"text.{key}: {Path(text[key]).name}")
+    if any(
+        "examples.max_seq_len" in project.names[name].slice and "base" in project.names[name].inputs for name in stages
+    ):
+        _check_positions(project.profile.data)
+    if "extension" in stages:
+        require_cache()
+
+
+def check_sources(project: Project, stages: Collection[str]) -> None:
+    """Refuse what stage corpus would refuse, if it is among the stages that are to run; see `first_look`.
+
+    Raises:
+        UserError: as `first_look`.
+    """
+    corpus = project.profile.data.get("corpus", {})
+    folders = project.profile.media_roots() if "corpus" in stages else {}
+    if folders:
+        from mmpt.corpus.first_look import first_look  # numpy: only where there are captions to look at
+
+        first_look(corpus["sources"], folders, corpus["on_bad_record"])
+
+
+def _check_positions(data: Mapping[str, Any]) -> None:
+    """A folder's config.json says how many positions it has; a hub id's is not here yet."""
+    base = data.get("base", {})
+    if base.get("kind") == "pretrained" and "gguf_file" not in base and Path(base["path"]).is_dir():
+        check_positions(read_config(Path(base["path"]), "base.path"), data["examples"]["max_seq_len"])
