@@ -37,7 +37,7 @@ def problem(given: argparse.Namespace, columns: int) -> tuple[Tensor, Tensor, Te
 
 def shared(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     module = SimpleNamespace(num_key_value_groups=query.shape[1] // key.shape[1])
-    return attention(module, query, key, value, mask)[0]  # type: ignore[arg-type]
+    return attention(module, query, key, value, mask)[0]
 
 
 def repeated(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class Ledger(TorchDispatchMode):
         """torch.compile refuses to work under other modes."""
         return True
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if not self.silent:
             self.note(func, args, kwargs or {}, out)

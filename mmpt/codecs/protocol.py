@@ -27,11 +27,10 @@ class AudioCodes:
     """One recording as codes.
 
     codes: int32 [K, T], row k holds indices into codebook k. Only real frames: no padding is in it.
-    scales: one gain a chunk for codecs that normalise loudness, else None. For codes that a model made it's
-    None too,
-        and the codec uses the gain that it recorded for that case.
-    samples: length of the waveform a channel, at the codec's rate; 0 where unknown (decode then gives all it
-    has). meta: what decode needs besides (chunking), JSON values only.
+    scales: one gain per chunk for codecs that normalise loudness, else None. It is None too for codes that a model
+        generated; the codec then uses the gain that it recorded for that case.
+    samples: length of the waveform of a channel, at the codec's rate; 0: unknown, decode returns all it has.
+    meta: what decode needs besides (chunking), JSON values only.
     """
 
     codes: np.ndarray

@@ -134,13 +134,15 @@ def s1_metrics(
 
     A record counts for the source that it was read from, whatever its own field `source` says.
     """
-    kinds, lost = Counter(), Counter()
+    kinds: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
     for problem in problems:
         kinds[METRICS[problem["kind"]]] += 1
         lost[problem["source"]] += 1
     empty: Counter = Counter()
-    by = {name: Counter() for name in ("records", "records_by_source", "records_by_licence")}
-    places, good = Counter(), 0
+    by: dict[str, Counter[str]] = {name: Counter() for name in ("records", "records_by_source", "records_by_licence")}
+    places: Counter[Any] = Counter()
+    good = 0
     for record in records:
         good += 1
         by["records"][record["modality"]] += 1

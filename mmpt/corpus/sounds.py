@@ -98,8 +98,9 @@ def _partials(kind: str, highest_hz: float) -> tuple[np.ndarray, np.ndarray, np.
         ratios = np.arange(1, max(4, int(7500 / highest_hz) + 1), 2, dtype=np.float64)
         weights = ratios**-0.25
     else:
-        ratios, weights = {"whistle": ([1.0], [1.0]), "bell": ([1.0, 2.76], [1.0, 0.4])}[kind]
-    return np.array(ratios), np.array(weights), np.arange(len(ratios)) * GOLDEN_ANGLE
+        partials = {"whistle": ([1.0], [1.0]), "bell": ([1.0, 2.76], [1.0, 0.4])}[kind]
+        ratios, weights = (np.array(one) for one in partials)
+    return ratios, weights, np.arange(len(ratios)) * GOLDEN_ANGLE
 
 
 def caption_sound(attributes: dict[str, str], mentioned: list[str], rng: np.random.Generator) -> str:

@@ -84,7 +84,7 @@ def packed_losses(prepared: Prepared, step: int) -> Iterator[tuple[bytes, float]
 
 
 @torch.no_grad()
-def alone_loss(model, sequence) -> float:  # type: ignore[no-untyped-def]
+def alone_loss(model, sequence) -> float:
     """Mean nats of a sequence's labels, run by itself."""
     ids = torch.as_tensor(np.asarray(sequence.input_ids)[None], dtype=torch.int64, device=model.device)
     hidden = model.hidden(ids)[0, :-1]

@@ -33,7 +33,7 @@ def _gate(gate_id: str, body: Mapping[str, Any]) -> Gate:
 
 
 def _check(name: str, body: Mapping[str, Any]) -> Check:
-    values = {key: tuple(one) if isinstance(one, list) else one for key, one in body.items()}
+    values: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in body.items()}
     values["severity_when"] = tuple(sorted(body.get("severity_when", {}).items()))
     return Check(id=name, message="", remedy="", **values)
 

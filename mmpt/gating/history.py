@@ -35,7 +35,7 @@ def append_change(root: Path, row: dict[str, Any]) -> None:
     path = history_path(root)
     data = path.read_bytes() if path.is_file() else b""
     rows = read_history(root)
-    last = next((one for one in reversed(rows) if one.get("gate") == row["gate"]), {})
+    last: dict[str, Any] = next((one for one in reversed(rows) if one.get("gate") == row["gate"]), {})
     told = all(last.get(key) == row[key] for key in ("from", "to", "verdict"))
     if told and data.endswith(b"\n"):
         return
@@ -66,7 +66,8 @@ def check_history(root: Path) -> list[str]:
     path = history_path(root)
     if not path.exists():
         return []
-    wrong, previous = [], ""
+    wrong: list[str] = []
+    previous: str | None = ""
     lines = path.read_bytes().split(b"\n")
     if lines.pop():
         wrong.append("its last line is cut off")
@@ -79,7 +80,6 @@ def check_history(root: Path) -> list[str]:
             whole = False
         if not whole:
             wrong.append(f"line {number} was edited")
-            previous = None
         elif previous is not None and row["previous"] != previous:
             wrong.append(f"a line before line {number} was taken out or put in")
         previous = row["digest"] if whole else None

@@ -208,7 +208,7 @@ def _gate(gate_id: str, script: Script | None, numbers: Mapping[str, Any], defau
 def _other(check: Check, default: Check | None) -> str:
     """In what a check asks something else than the code's of that id; empty where it does not."""
     for key in ("metric", "rule", "reference", "each"):
-        mine, known = getattr(check, key), getattr(default, key, None)
+        mine, known = getattr(check, key), getattr(default, key, "")
         if default is not None and mine != known and not (key == "rule" and mine == STRICTER.get(known)):
             return f"{key} {mine}, not {known}"
     return ""
@@ -252,7 +252,8 @@ def _known_condition(name: str | None, where: str) -> None:
 
 
 def _override(gates: Mapping[str, Gate], profile: Mapping[str, Any]) -> tuple[dict[str, Gate], tuple[Override, ...]]:
-    changed, overrides, seen = dict(gates), [], {}
+    changed, overrides = dict(gates), []
+    seen: dict[Any, Any] = {}
     for number, entry in enumerate(profile.get("gates", ())):
         where = f"profile {profile['name']}: gates[{number}]"
         gate, check = _named(changed, entry, where)
@@ -261,14 +262,16 @@ def _override(gates: Mapping[str, Gate], profile: Mapping[str, Any]) -> tuple[di
             raise UserError("a check is stated twice", where=where, found=f"{gate.id}.{check.id}", fix=fix)
         seen[gate.id, check.id] = number
         check_reason(entry["reason"], f"{where}.reason")
-        changes = {key: entry[key] for key in OVERRIDABLE if key in entry}
+        changes: dict[str, Any] = {key: entry[key] for key in OVERRIDABLE if key in entry}
         overrides += [
             Override(gate.id, check.id, key, getattr(check, key), value, entry["reason"])
             for key, value in changes.items()
             if getattr(check, key) != value
         ]
         # A severity that the profile states holds as stated: a condition may not soften or harden it again.
-        new = replace(check, **changes, **({"severity_when": ()} if "severity" in changes else {}))
+        if "severity" in changes:
+            changes["severity_when"] = ()
+        new = replace(check, **changes)
         changed[gate.id] = replace(gate, checks=tuple(new if one is check else one for one in gate.checks))
     return changed, tuple(overrides)
 

@@ -9,7 +9,7 @@ import yaml
 
 from mmpt.store.errors import UserError
 
-_FASTEST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it was built in: 8 times as fast
+_FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it was built in: 8 times as fast
 
 
 class _PlainLoader(_FASTEST):

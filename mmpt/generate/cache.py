@@ -49,7 +49,9 @@ class SlotLayer(CacheLayerMixin):
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        place, states = self.place, ((self.keys, key_states), (self.values, value_states))
+        place, keys, values = self.place, self.keys, self.values
+        assert keys is not None and values is not None
+        states = (keys, key_states), (values, value_states)
         if place.rows is not None:
             length = key_states.shape[-2]
             for memory, new in states:
@@ -59,7 +61,7 @@ class SlotLayer(CacheLayerMixin):
             return key_states, value_states
         for memory, new in states:
             memory[self.every_row, :, place.positions] = new[:, :, 0]
-        return self.keys[:, :, : place.width], self.values[:, :, : place.width]
+        return keys[:, :, : place.width], values[:, :, : place.width]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return int(query_length), 0  # asked for by prompts only: a decoding step brings its own mask

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,8 +79,7 @@ def generate(
     Raises ValueError on lists of unlike length, an empty prompt, and NaN logits: at once on a CPU, with the
     finished output on CUDA.
     """
-    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seeds": seeds}
-    items = _items(model, prompts, grammars, guidance, empty_prompts, measure_mass, **how)
+    items = _items(model, prompts, grammars, guidance, empty_prompts, measure_mass, temperature, top_k, top_p, seeds)
     if not items:
         return []
     with plain_writes(model.head()[0].device):
@@ -121,7 +121,7 @@ def _items(
 ) -> list[Item]:
     """The arguments of `generate`, checked, one item a prompt."""
     n, guided = len(prompts), guidance != 1.0
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "prompts": prompts,
         "grammars": grammars,
         "empty_prompts": empty_prompts if guided or len(empty_prompts) else [None] * n,
@@ -139,10 +139,13 @@ def _items(
         Item(
             (prompt, empty) if guided else (prompt,),
             grammar,
-            *how,
-            measure=measure_mass and not is_open(grammar, vocab_size),
+            heat,
+            keep,
+            mass,
+            seed,
+            measure_mass and not is_open(grammar, vocab_size),
         )
-        for prompt, grammar, empty, *how in zip(*columns.values(), strict=True)
+        for prompt, grammar, empty, heat, keep, mass, seed in zip(*columns.values(), strict=True)
     ]
     for place, item in enumerate(items):
         if not all(map(len, item.prompts)):
@@ -183,7 +186,9 @@ def _decode(model, items: Sequence[Item], guidance: float, batch_size: int, meas
     shape = _shape(items, batch_size)
     slots = Slots(model, shape, guidance, _screened(model, items, shape))
     step = Stepper(slots.step, shape.columns, slots.device)
-    waiting, living, outputs = deque(_order(items)), {}, {}
+    waiting = deque(_order(items))
+    living: dict[int, _Living] = {}
+    outputs: dict[int, Generated] = {}
     every = 1 if slots.device.type == "cpu" else LOOK_EVERY
     while waiting or living:
         free = [slot for slot in range(shape.slots) if slot not in living][: len(waiting)]
@@ -270,6 +275,7 @@ def _collected(slots: Slots, slot: int, item: Item, drawn: np.ndarray, measure_m
     decoded = int(ends[0]) + 1 if len(ends) else grammar.max_len
     mass, masses = 1.0 if measure_mass else float("nan"), None
     if item.measure:
+        assert slots.kept is not None  # it is filled where an item is measured
         masses = measured_masses(slots.kept[slot], slots.model.head(), grammar, decoded)
         mass = float(masses.mean())
     ended = len(ends) > 0 or grammar.min_len == grammar.max_len

@@ -55,13 +55,13 @@ class Stepper:
         if width not in self.graphs:
             self.graphs[width] = None
             return self._uncaptured(width)
-        if self.graphs[width] is None:
+        if (graph := self.graphs[width]) is None:
             graph = torch.cuda.CUDAGraph()
-            # What other threads do meanwhile, batches that are pinned ahead say, is none of a capture's business.
+            # A capture of this thread alone, so that prefetching threads cannot invalidate it.
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 self.step(width)
             self.graphs[width] = graph
-        self.graphs[width].replay()
+        graph.replay()
 
     def _uncaptured(self, width: int) -> None:
         self.stream.wait_stream(torch.cuda.current_stream())

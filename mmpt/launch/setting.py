@@ -116,7 +116,8 @@ def set_up_torch(threads: int, seed: int) -> None:
     torch.manual_seed(seed)  # its own first seed comes from the machine
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # for finding reads of empty(): a kernel each time
+    settings: Any = torch.utils.deterministic
+    settings.fill_uninitialized_memory = False  # for finding reads of empty(): a kernel each time
     exact_arithmetic()
 
 
@@ -133,7 +134,7 @@ def _check_device(device: str) -> None:
         )
 
 
-def resolve(name: str) -> Callable[..., Any]:
+def resolve(name: str) -> Any:
     """What "module:name" names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -20,6 +20,7 @@ from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 from mmpt.launch.failed import how_lost
 from mmpt.launch.reports import Reports
 from mmpt.launch.worker import STARTER
+from mmpt.store.errors import UserError
 
 
 class Task(Checkpointable):
@@ -79,4 +80,7 @@ def address(machine: str) -> str:
     except OSError:
         words = ["scontrol", "--oneliner", "show", "node", machine]
         told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-        return re.search(r"\bNodeAddr=(\S+)", told)[1]
+        found = re.search(r"\bNodeAddr=(\S+)", told)
+        if found is None:
+            raise UserError("scontrol names no address", where=f"node {machine}", found=told.strip()) from None
+        return found[1]

@@ -186,8 +186,10 @@ def _one_kernel(query: Tensor, key: Tensor, value: Tensor, packed: Packed, scali
         key, value = (one.repeat_interleave(groups, dim=1) for one in (key, value))
     q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
     bounds, longest = packed.offsets, packed.longest
+    assert bounds is not None  # a stream has them
     causal = (-1, 0)  # everything to the left, nothing to the right
     out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=causal, **options)
+    assert isinstance(out, Tensor)  # and not also the log-sum-exp, which nobody asked for
     return out[None]
 
 
@@ -231,7 +233,8 @@ def _packed_backward(
         grads = _FLASH_BACKWARD(g, q, k, v, o, s, 0.0, True, attn_mask=None, scale=scale)
         for part, one in zip(found, grads, strict=True):
             part.append(one.transpose(1, 2).flatten(0, 1))
-    return tuple(torch.cat(part)[None] for part in found)
+    d_query, d_key, d_value = (torch.cat(part)[None] for part in found)
+    return d_query, d_key, d_value
 
 
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -246,17 +249,17 @@ def _(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float | 
 
 
 @_packed_backward.register_fake
-def _(grad, query, key, value, out, sums, bounds, scale):  # type: ignore[no-untyped-def]
+def _(grad, query, key, value, out, sums, bounds, scale):
     laid = torch.contiguous_format
     return tuple(torch.empty_like(one.transpose(1, 2), memory_format=laid) for one in (query, key, value))
 
 
-def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _keep(ctx, inputs, output):
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors, *output)
 
 
-def _grads(ctx, grad, _):  # type: ignore[no-untyped-def]
+def _grads(ctx, grad, _):
     query, key, value, bounds, out, sums = ctx.saved_tensors
     found = torch.ops.mmpt_packed.attention_backward(grad, query, key, value, out, sums, bounds, ctx.scale)
     return (*(one.transpose(1, 2) for one in found), None, None)

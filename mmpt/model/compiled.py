@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import _config as symbolic_shapes
+from torch.fx.experimental import _config
 
 from mmpt.model import attention
 from mmpt.model.layers import decoder_layers
@@ -46,8 +46,9 @@ def compile_layers(causal: nn.Module, backend: str = "inductor") -> int:
     # deterministic: no choice by a clock, the same kernels each time (gate C4). One function object a class, so one
     # cache for all of its layers. dynamic: the first sizes are no more special than the next.
     options = {"deterministic": True} if backend == "inductor" else None
-    how = {"backend": backend, "dynamic": True, "fullgraph": True, "options": options}
-    steps = {kind: torch.compile(kind.forward, **how) for kind in dict.fromkeys(map(type, layers))}
+    how: dict[str, Any] = {"backend": backend, "dynamic": True, "fullgraph": True, "options": options}
+    kinds: list[Any] = list(dict.fromkeys(map(type, layers)))
+    steps = {kind: torch.compile(kind.forward, **how) for kind in kinds}
     for layer in layers:
         layer.forward = partial(_forward, layer, type(layer).forward, steps[type(layer)])
     return len(layers)
@@ -59,6 +60,7 @@ def _forward(
     if not (layer.training and torch.is_grad_enabled() and options.get("packed") is not None):
         return plain(layer, *args, **options)
     # As many sequences as, say, heads in the first step is chance, not a rule for the graph.
+    symbolic_shapes: Any = _config  # torch adds `patch` when it is imported
     with symbolic_shapes.patch(use_duck_shape=False):
         return step(layer, *args, **options)
 

@@ -124,24 +124,24 @@ def _linear_backward(
 
 
 @_linear.register_fake
-def _(x, y, weight, bias, down, up, scale):  # type: ignore[no-untyped-def]
+def _(x, y, weight, bias, down, up, scale):
     tokens = x.numel() // x.shape[-1]
     return x.new_empty(*x.shape[:-1], weight.shape[0]), x.new_empty(tokens, down.shape[0])
 
 
 @_linear_backward.register_fake
-def _(grad, x, low, weight, down, up, scale, own, wants_x, wants_down, wants_up):  # type: ignore[no-untyped-def]
+def _(grad, x, low, weight, down, up, scale, own, wants_x, wants_down, wants_up):
     wanted = ((x, wants_x), (x, own and wants_x), (down, wants_down), (up, wants_up))
     return tuple(grad.new_empty(like.shape if asked else (0,)) for like, asked in wanted)
 
 
-def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _keep(ctx, inputs, output):
     x, y, weight, _, down, up, ctx.scale = inputs
     ctx.own, ctx.wants = y is not None, [ctx.needs_input_grad[at] for at in (0, 4, 5)]
     ctx.save_for_backward(y if ctx.own else x, output[1], weight, down, up)
 
 
-def _grads(ctx, grad, _):  # type: ignore[no-untyped-def]
+def _grads(ctx, grad, _):
     x, low, weight, down, up = ctx.saved_tensors
     d_x, d_y, d_down, d_up = torch.ops.mmpt_lora.linear_backward(
         grad, x, low, weight, down, up, ctx.scale, ctx.own, *ctx.wants

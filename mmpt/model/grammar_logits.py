@@ -53,7 +53,8 @@ class Grammar:
         ranges = {name: (r["start"], r["end"] + 1) for name, r in space["ranges"].items()}
         audio = sorted(bounds for name, bounds in ranges.items() if name.startswith("AUDIO_CB"))
         images = lengths["image_tokens"]
-        self.kinds = {}  # start token of a payload: (token before it, segments, least, most, end token)
+        # Start token of a payload: (token before it, segments, least, most, end token).
+        self.kinds: dict[int, tuple] = {}
         if audio:
             least, most = audio_frames or lengths["audio_frames_learned_end" if learned_end else "audio_frames"]
             self._add("gen_aud", "aud_start", audio, least * len(audio), most * len(audio), "aud_end")

@@ -47,7 +47,7 @@ class PeakMemory(TorchDispatchMode):
         self.alive = self.peak = 0
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and tensor.device.type == self.device_type:
@@ -109,7 +109,7 @@ def as_on_cuda() -> Iterator[None]:
         yield
 
 
-def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):  # type: ignore[no-untyped-def]
+def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     """As CUDA computes it: flash attention without a mask, else the memory-efficient kernel; no matrix of scores.
     On "meta" itself torch writes the matrix.
     """

@@ -164,11 +164,12 @@ class MultimodalLM(nn.Module):
             return self.decoder(
                 input_ids=input_ids, position_ids=position_ids, use_cache=False, **options
             ).last_hidden_state
-        plain = attention_mask is None and past_key_values is None and position_ids is not None
-        if plain and self._own_mask and packed is None:
-            packed = bool((position_ids[:, 1:] == 0).any())
-        if plain and self._own_mask and packed:
-            attention_mask = packed_mask(position_ids)
+        plain = attention_mask is None and past_key_values is None
+        if plain and self._own_mask and position_ids is not None:
+            if packed is None:
+                packed = bool((position_ids[:, 1:] == 0).any())
+            if packed:
+                attention_mask = packed_mask(position_ids)
         return self.decoder(
             input_ids=input_ids,
             position_ids=position_ids,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,11 @@ from mmpt.model.folding import HALVES
 SAME = 1e-5  # of fp32 numbers: is it this norm?
 
 
-class OneKernel:
-    """Stands before the norm's own class."""
+class OneKernel(nn.Module):
+    """Mixin that is placed before the norm's class in the method resolution order."""
+
+    weight: Tensor
+    variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[.., H] -> [.., H] in the same dtype."""
@@ -44,7 +48,8 @@ def fuse_norms(lm: nn.Module) -> int:
     """Give the RMSNorms of a model in 16 bits that kernel; returns how many there are."""
     norms = [module for module in lm.modules() if _is_rms_norm(module)]
     for module in norms:
-        module.__class__ = _with_kernel(type(module))
+        kind: Any = type(module)
+        module.__class__ = _with_kernel(kind)
     return len(norms)
 
 

@@ -65,7 +65,8 @@ def open_plain(folder: Path, dtype: torch.dtype, device: str) -> Any:
     """The folder's model as plain transformers loads it."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model.to(device).eval()
 
 
 def grammar_module(folder: Path) -> ModuleType:

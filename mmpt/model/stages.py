@@ -58,7 +58,7 @@ def _isolation(causal: nn.Module, space: TokenSpace, ctx: StageContext) -> dict[
     return require_isolation(model, where, ctx.seed).to_json()
 
 
-def _tiny(ctx: StageContext, folder, space) -> dict:  # type: ignore[no-untyped-def]
+def _tiny(ctx: StageContext, folder, space) -> dict:
     source, tokenizer = ctx.inputs["token_space"], open_tokenizer(ctx.inputs["token_space"])
     train, heldout = (encode_lines(source / f"text_{part}.txt", tokenizer, space) for part in ("train", "heldout"))
     plan = ctx.profile.get("base.pretrain")
@@ -66,11 +66,11 @@ def _tiny(ctx: StageContext, folder, space) -> dict:  # type: ignore[no-untyped-
     began = time.monotonic()
 
     def on_step(step: int, loss: float) -> None:
-        done = step + 1
-        ctx.progress(done, settings.steps, f"loss {loss:.3f}")
-        if done % 50 == 0 or done == settings.steps:
+        done, steps = step + 1, plan["steps"]
+        ctx.progress(done, steps, f"loss {loss:.3f}")
+        if done % 50 == 0 or done == steps:
             speed = done / (time.monotonic() - began)
-            ctx.log(f"step {done}/{settings.steps}: loss {loss:.4f}, {speed:.1f} steps/s")
+            ctx.log(f"step {done}/{steps}: loss {loss:.4f}, {speed:.1f} steps/s")
 
     report = make_tiny(
         folder, space, ctx.profile["base.config"], settings, train, heldout, seed=ctx.seed, on_step=on_step

@@ -143,7 +143,7 @@ def _split(value: Scalar) -> tuple[Any, Tensor | None]:
     return (0, value) if isinstance(value, Tensor) else (value, None)
 
 
-def _parameters(lo, hi, extra_id, temperature, top_k, top_p, seed, offset, max_range) -> list:  # type: ignore[no-untyped-def]
+def _parameters(lo, hi, extra_id, temperature, top_k, top_p, seed, offset, max_range) -> list:
     """The numbers, the tensors and max_range, in the order of the schema."""
     given = (lo, hi, -1 if extra_id is None else extra_id, temperature, top_k, top_p, seed, offset)
     numbers = [0 if isinstance(value, Tensor) else value for value in given]

@@ -111,7 +111,7 @@ def _check_loss(found: Findings, case: LossCase, dtype: torch.dtype, device: str
             found.notes.append(f"{where}: {error:.3g} times the tolerance in {case} {dtype}")
 
 
-def _our_loss(hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds, options: dict) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+def _our_loss(hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds, options: dict) -> dict[str, Tensor]:
     hidden.requires_grad_(), new.requires_grad_()
     bounds = None if bounds is None else tuple(bound.to(hidden.device) for bound in bounds)
     out = linear_cross_entropy(hidden, labels, base, new, column_range=bounds, return_stats=True, **options)
@@ -125,7 +125,7 @@ def _our_loss(hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds,
     }
 
 
-def _torch_loss(hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds, options: dict) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+def _torch_loss(hidden: Tensor, base: Tensor, new: Tensor, labels: Tensor, bounds, options: dict) -> dict[str, Tensor]:
     """The same from full logits with torch's own operators, in the dtype of the input."""
     hidden, new = hidden.clone().requires_grad_(), new.clone().requires_grad_()
     logits = hidden @ torch.cat([base, new]).T

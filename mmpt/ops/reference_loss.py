@@ -161,7 +161,7 @@ class _Fused(torch.autograd.Function):
     """Gradients of mean and sum come from forward; those of none are computed chunk by chunk in backward."""
 
     @staticmethod
-    def forward(ctx, hidden, base, new, rows, targets, lo, hi, weights, options, fused):  # type: ignore[no-untyped-def]
+    def forward(ctx, hidden, base, new, rows, targets, lo, hi, weights, options, fused):
         want = tuple(ctx.needs_input_grad[:3]) if fused else (False, False, False)
         terms, nll, lse, correct, grads = _all_chunks(hidden, base, new, rows, targets, lo, hi, weights, options, want)
         n = hidden.shape[0]
@@ -182,7 +182,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss, *_):  # type: ignore[no-untyped-def]
+    def backward(ctx, grad_loss, *_):
         if ctx.fused:
             rows, d_hidden, d_base, d_new = ctx.saved_tensors
             grads = [None if g is None else g * grad_loss.to(g.dtype) for g in (d_hidden, d_base, d_new)]
@@ -199,7 +199,7 @@ class _Fused(torch.autograd.Function):
         return (*grads, None, None, None, None, None, None, None)
 
 
-def _all_chunks(hidden, base, new, rows, targets, lo, hi, weights, options, want):  # type: ignore[no-untyped-def]
+def _all_chunks(hidden, base, new, rows, targets, lo, hi, weights, options, want):
     """Walk the supervised rows, range by range and chunk by chunk.
 
     Returns (terms, nll, lse, correct), each [S], and the gradients (hidden rows [S, H], base, new), None
@@ -233,7 +233,7 @@ def _gradient_dtype(leaf: Tensor) -> torch.dtype:
     return torch.float32 if leaf.dtype == torch.float16 else leaf.dtype
 
 
-def _by_range(lo: Tensor, hi: Tensor):  # type: ignore[no-untyped-def]
+def _by_range(lo: Tensor, hi: Tensor):
     """[((lo, hi), int64 rows with that range)], in ascending order of range."""
     if not lo.numel():
         return []
@@ -250,7 +250,7 @@ class _Segment:
     first: int
 
 
-def _segments(base, new, d_base, d_new, start: int, stop: int) -> list[_Segment]:  # type: ignore[no-untyped-def]
+def _segments(base, new, d_base, d_new, start: int, stop: int) -> list[_Segment]:
     split, out = base.shape[0], []
     for weight, grad, first in ((base, d_base, 0), (new, d_new, split)):
         if weight is None:
@@ -261,7 +261,7 @@ def _segments(base, new, d_base, d_new, start: int, stop: int) -> list[_Segment]
     return out
 
 
-def _chunk(x, target, weight, segments: list[_Segment], options: _Options, want_hidden: bool):  # type: ignore[no-untyped-def]
+def _chunk(x, target, weight, segments: list[_Segment], options: _Options, want_hidden: bool):
     """(term, nll, lse, correct) [C] and d_hidden [C, H] of one chunk; adds to the weights' gradients."""
     acc = weight.dtype
     logits = [_product(x, s.weight, acc) for s in segments]

@@ -108,7 +108,7 @@ def sample_logits(
 class _Rows:
     """The per-row arguments as tensors [B], checked."""
 
-    def __init__(self, batch, device, vocab, lo, hi, extra, temperature, top_k, top_p, seed, offset) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, batch, device, vocab, lo, hi, extra, temperature, top_k, top_p, seed, offset) -> None:
         def column(name: str, value: Scalar, dtype: torch.dtype) -> Tensor:
             out = torch.as_tensor(value, device=device).to(dtype)
             if out.ndim and out.shape != (batch,):

@@ -172,8 +172,10 @@ def _codec_owners(section: Any) -> Iterator[tuple[str, Any, str]]:
     """(name, owner, key) of every path in a codec's section: owner[key] is the path."""
     options = section.get("options") if isinstance(section, dict) else None
     for prefix, owner in (("", section), ("options.", options)):
-        for key in owner if isinstance(owner, dict) else ():
-            if is_path_key(key) and isinstance(owner[key], str):
+        if not isinstance(owner, dict):
+            continue
+        for key, value in owner.items():
+            if is_path_key(key) and isinstance(value, str):
                 yield f"{prefix}{key}", owner, key
 
 
@@ -183,7 +185,7 @@ def input_owners(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     if not isinstance(inputs, dict):
         return
     stage4, jsonl, shards = (inputs.get(key) for key in ("stage4", "jsonl", "shards"))
-    found = [(key, inputs, key) for key in ("uti", "token_space", "stage3")]
+    found: list[tuple[str, Any, Any]] = [(key, inputs, key) for key in ("uti", "token_space", "stage3")]
     if isinstance(stage4, dict):
         found += [(f"stage4.{key}", stage4, key) for key in ("rows", "lora")]
     if isinstance(shards, list):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -30,7 +30,7 @@ _DATES = "tag:yaml.org,2002:timestamp"
 class _Loader(yaml.SafeLoader):
     """A SafeLoader (it builds plain data only) with other rules for numbers, dates and mappings."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 -- the stubs of PyYAML declare it as an instance's
         first: [(tag, pattern) for tag, pattern in rules if tag not in (*_CORE, _DATES)]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -58,7 +58,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dic
 
 
 def _merged(value: yaml.Node) -> list[yaml.MappingNode]:
-    nodes = value.value if isinstance(value, yaml.SequenceNode) else [value]
+    nodes: list[Any] = value.value if isinstance(value, yaml.SequenceNode) else [value]
     if wrong := [one for one in nodes if not isinstance(one, yaml.MappingNode)]:
         said = "<< takes a mapping or a list of mappings"
         raise yaml.constructor.ConstructorError(None, None, said, wrong[0].start_mark)

@@ -4,6 +4,7 @@ both work.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -173,7 +174,7 @@ def _places(nodes: Sequence[Mapping[str, Any]]) -> tuple[dict[str, tuple[float, 
     width = COLUMN * max(map(len, rows.values()), default=1)
     places: dict[str, tuple[float, int]] = {}
     for place, level in enumerate(sorted(rows)):
-        row = sorted(rows[level], key=lambda node, above=places: _under_parents(node, above))
+        row = sorted(rows[level], key=functools.partial(_under_parents, places=places))
         start = (width - COLUMN * len(row)) / 2 + (COLUMN - NODE) / 2
         at = {node["name"]: (start + COLUMN * column, 4 + ROW * place) for column, node in enumerate(row)}
         places = {**places, **at}

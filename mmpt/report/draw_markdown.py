@@ -107,9 +107,9 @@ def _list(title: str, lines: Iterable[str]) -> str:
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    rows = [f"| {' | '.join(_cell(str(cell)) for cell in row)} |" for row in rows]
+    body = [f"| {' | '.join(_cell(str(cell)) for cell in row)} |" for row in rows]
     named = [f"## {title}", ""] if title else []
-    lines = [*named, f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows]
+    lines = [*named, f"| {' | '.join(head)} |", "|---" * len(head) + "|", *body]
     return "\n".join(lines) if rows else ""
 
 

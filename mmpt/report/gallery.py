@@ -52,7 +52,7 @@ def _outputs(folder: Path | None, task: str) -> dict[str, tuple[Path, dict[str, 
     wanted = {"first": steps[0][1], "final": steps[-1][1], "sampled": steps[-1][1] / "sampled"}
     if len(steps) == 1:
         del wanted["first"]
-    found = {}
+    found: dict[str, tuple[Path, dict[str, Row]]] = {}
     for what, base in wanted.items():
         files = sorted(base.glob(f"step_*_golden_{task}.jsonl"))
         if files:

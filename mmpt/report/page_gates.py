@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -51,7 +51,7 @@ SEEN = 12  # changed rows of one kind in sight; more open on demand
 MOVES = 6  # gates named in a row of past runs
 
 
-def counts(verdicts: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def counts(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """How many gates have each verdict."""
     names = [one["verdict"] for one in verdicts]
     return [{"verdict": name, "count": names.count(name)} for name in WORST if name in names]

@@ -13,7 +13,9 @@ from mmpt.store.errors import UserError
 
 def provenance(root: Path) -> dict[str, Any]:
     """{"stages": one row a published stage, "packages": name -> versions, "machines": what it ran on}."""
-    stages, packages, machines = [], {}, []
+    stages: list[dict[str, Any]] = []
+    packages: dict[str, Any] = {}
+    machines: list[Any] = []
     for path in root.glob("*/MANIFEST.sha256"):
         row = {
             "stage": path.parent.name,
@@ -35,7 +37,7 @@ def provenance(root: Path) -> dict[str, Any]:
     return {"stages": stages, "packages": versions, "machines": sorted(machines, key=str)}
 
 
-NOTHING = {"fingerprint": "", "seconds": None, "peak_memory_mib": None, "finished": "", "inputs": []}
+NOTHING: dict[str, Any] = {"fingerprint": "", "seconds": None, "peak_memory_mib": None, "finished": "", "inputs": []}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from mmpt.shards.encode import ENCODE_ERRORS, Encoder, Failed, Record, encode_re
 from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.stored import stored_audio, stored_image
 from mmpt.store.canonical import write_json
-from mmpt.store.evidence import Metric, write_evidence
+from mmpt.store.evidence import Direction, Metric, write_evidence
 from mmpt.store.numbers import Labels, Numbers
 from mmpt.store.stage import StageContext
 from mmpt.tokens.space import TokenSpace
@@ -124,7 +124,7 @@ def _sample(sets: Sequence[ShardSet], key: np.uint64) -> list[tuple[ShardSet, in
 
 def check_segments(shards: ShardSet, space: TokenSpace, found: Findings) -> None:
     """Count ids outside the segment of their position: codebook k stands at k, k + K, .. of a record."""
-    ranges = space.audio_ranges if shards.modality == "audio" else (space.image_range,)
+    ranges = space.audio_ranges if shards.modality == "audio" else (space.ranges["IMAGE"],)
     low, high = np.array([one.start for one in ranges]), np.array([one.end for one in ranges])
     first = 0  # record of the shard; all ids at once, with a place each, would be 28 bytes a token
     for ids, header in zip(shards.ids_by_shard(), shards.headers, strict=True):
@@ -190,7 +190,7 @@ def _decode(
     measured: list[dict[str, float]] = []
     media_seen, outputs = [], []
     for shards, index in chosen:
-        record, output = shards.record(index), None
+        record = shards.record(index)
         try:
             output, wrong = _decode_one(shards.ids(index), record, encoder, space)
         except ENCODE_ERRORS as error:
@@ -243,7 +243,7 @@ def _ground_truth(encoder: Encoder, record: Record) -> np.ndarray:
 def metrics_of(found: Findings, modality: str) -> list[Metric]:
     """Gate S3's metrics of one modality."""
 
-    def metric(name: str, value: float | int | None, n: int, unit: str, direction: str = "lower") -> Metric:
+    def metric(name: str, value: float | int | None, n: int, unit: str, direction: Direction = "lower") -> Metric:
         return Metric(name, value, n, unit, direction, slice=modality)
 
     planned = min(REENCODED, found.records)

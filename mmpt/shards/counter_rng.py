@@ -19,7 +19,7 @@ def stream(seed: int, *purpose: str | int) -> np.uint64:
     return np.uint64(int(digest_json([seed, *purpose])[:16], 16))
 
 
-def bits(key: np.uint64, counters: np.ndarray | int) -> np.ndarray:
+def bits(key: np.uint64 | np.ndarray, counters: np.ndarray | int) -> np.ndarray:
     """uint64 random bits, one for each counter (any shape)."""
     with np.errstate(over="ignore"):
         value = _mix(np.asarray(counters, dtype=np.uint64) * _GOLDEN + key)

@@ -215,7 +215,8 @@ def propose(
         for seconds in _clips(corpus, audio, now, given, count, longest):
             tried = replace(now, seconds=seconds, n_codebooks=count, max_seq_len=longest)
             one = _shortened(corpus, audio, image, tried, keep=given.max_seq_len is not None)
-            found.append(replace(one, **_cut(corpus, seconds)) if audio else one)
+            cut, lost = _cut(corpus, seconds) if audio else (one.cut, one.lost)
+            found.append(replace(one, cut=cut, lost=lost))
     sound = {id(one): one.choice.seconds * one.choice.n_codebooks for one in found}
     best = sorted(found, key=lambda one: (max(0.0, one.worst - (1 - KEEP)), -sound[id(one)], -one.choice.seconds))
     return _distinct(best)
@@ -248,14 +249,11 @@ def clip_of(audio: AudioShape, frames: int, most: float) -> float:
     return low / 10
 
 
-def _cut(corpus: Corpus, seconds: float) -> dict[str, float]:
+def _cut(corpus: Corpus, seconds: float) -> tuple[float, float]:
     """Shares of sounds and of their seconds behind a clip's end."""
     total = float(corpus.seconds.sum())
     behind = np.maximum(corpus.seconds - seconds, 0.0)
-    return {
-        "cut": float((behind > 0).mean()) if len(behind) else 0.0,
-        "lost": float(behind.sum()) / total if total else 0.0,
-    }
+    return float((behind > 0).mean()) if len(behind) else 0.0, float(behind.sum()) / total if total else 0.0
 
 
 def _shortened(

@@ -54,7 +54,7 @@ class Swap:
     kind: str
 
 
-def length_buckets(lengths: Sequence[int]) -> list[str]:
+def length_buckets(lengths: Sequence[int] | np.ndarray) -> list[str]:
     """short, medium or long by the terciles of what is there; equal lengths share a bucket.
 
     Where one length makes up the middle third, the second cut moves into what is longer.

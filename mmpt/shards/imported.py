@@ -123,7 +123,7 @@ def shards(ctx: StageContext) -> None:
     _refuse_or_log(ctx, problems)
     writer.finish()
     known = [(one, place) for one in problems if one.id and (place := writer.places.get(one.id))]
-    lost = Counter(tuple(place.split()) for _, place in known)
+    lost = Counter((modality, side) for modality, side in (place.split() for _, place in known))
     write_jsonl(ctx.out / "errors.jsonl", (one.to_json() for one, _ in known))
     write_json(ctx.out / "stats.json", statistics(ctx.out, lost, space))
     if writer.padding:
@@ -158,7 +158,9 @@ class _Writer:
         if item.modality not in self.codecs:
             return _unusable(item, "no codec for its modality", item.modality, "codecs." + item.modality)
         ids, fields = self._fields(item)
-        modality, side = self.places.get(item.id).split()
+        place = self.places.get(item.id)
+        assert place is not None  # items are those of the manifest
+        modality, side = place.split()
         key = modality, side
         self.waiting.setdefault(key, []).append((ids, self._row(item, ids, fields, caption, side)))
         if len(self.waiting[key]) == self.ctx.profile["shards.records_per_shard"]:
@@ -322,7 +324,9 @@ def open_codecs(folder: Path, device: str) -> dict[str, Any]:
 
 def _encoder(codec: AudioCodec | ImageCodec, space: TokenSpace, modality: str) -> Encoder:
     """What the audit decodes with; it never loads a medium."""
-    return AudioEncoder(codec, space, {}, 0.0) if modality == "audio" else ImageEncoder(codec, space, {})
+    if isinstance(codec, AudioCodec):
+        return AudioEncoder(codec, space, {}, 0.0)
+    return ImageEncoder(codec, space, {})
 
 
 def _space_file(ctx: StageContext) -> Path:

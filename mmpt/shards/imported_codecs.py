@@ -61,7 +61,7 @@ def codecs(ctx: StageContext) -> None:
         _check(codec, uti[SECTIONS[modality]], modality)
         if modality == "audio" and getattr(codec, "median_scale", 1.0) is None:
             codec.median_scale = median_scale(ctx)
-        clipping = {}
+        clipping: dict[str, Any] = {}
         if modality == "audio":
             clipping = {
                 "clip_seconds": float(uti["audio_codec"].get("clip_seconds", section["clip_seconds"])),

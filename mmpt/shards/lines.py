@@ -44,7 +44,7 @@ class Lines(Sequence[dict[str, Any]]):
         for path in self.files:
             yield from iter_jsonl(path)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]  # no slices: `take` reads several
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return next(self.take([index % len(self)]))
@@ -76,7 +76,7 @@ class Picked(Sequence[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self.lines.take(self.rows.tolist())
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]  # no slices, as Lines
         return self.lines[int(self.rows[index])]
 
 

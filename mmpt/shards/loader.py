@@ -31,17 +31,23 @@ _KEPT_EPOCHS = 2  # a step reaches over at most a few epoch borders; two permuta
 class Packable(Protocol):
     """What is packed: input_ids and labels int32 [L], slots int8 [L]."""
 
-    input_ids: np.ndarray
-    labels: np.ndarray
-    slots: np.ndarray
+    @property
+    def input_ids(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def slots(self) -> np.ndarray: ...
 
 
 class Source(Protocol):
     """Where a kind's examples come from: ExampleSet or TextSet."""
 
-    lengths: np.ndarray
-    has_prompt: bool
-    identity: str
+    @property
+    def lengths(self) -> np.ndarray: ...
+    @property
+    def has_prompt(self) -> bool: ...
+    @property
+    def identity(self) -> str: ...
 
     def __len__(self) -> int: ...
     def draw(self, index: int, empty_prompt: bool = False) -> Packable: ...
@@ -181,7 +187,8 @@ class Loader:
                 fix="raise tokens_per_step, or look at the examples with `doit why examples`",
             )
         counted = {kind: int(n) for kind, n in zip(KINDS, supervised, strict=True) if n}
-        return Batch(*arrays, n_supervised=counted, draws=tuple(draws))
+        inputs, labels, positions, task, slot = arrays
+        return Batch(inputs, labels, positions, task, slot, counted, tuple(draws))
 
     def cursors(self, step: int) -> dict[str, int]:
         """Examples of each kind drawn before ``step``."""

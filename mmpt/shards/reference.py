@@ -135,7 +135,8 @@ def read_tars(folder: Path, name: str) -> Iterator[tuple[str, Item | Problem]]:
 
 def _samples(path: Path, place: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {suffix: bytes}) of each run of members with one key."""
-    key, members = "", {}
+    key = ""
+    members: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
@@ -146,7 +147,9 @@ def _samples(path: Path, place: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                     yield key, members
                     members = {}
                 key = stem
-                members[suffix] = archive.extractfile(member).read()
+                content = archive.extractfile(member)
+                assert content is not None  # it is a file
+                members[suffix] = content.read()
     except (tarfile.TarError, EOFError) as error:
         raise _truncated(place, str(error)) from error
     if not _ends_whole(path):
@@ -248,17 +251,18 @@ def _sequence(where: str, line: str, side: str, space: TokenSpace, file: str) ->
         "image": between(ids, space.special("img_start"), space.special("img_end")),
     }
     text = between(ids, space.special("text_start"), space.special("text_end"))
-    found = [modality for modality, part in parts.items() if part is not None]
-    if len(found) != 1 or text is None:
-        shown = ", ".join([*found, *(["text"] if text is not None else [])]) or "neither"
+    media = {modality: part for modality, part in parts.items() if part is not None}
+    if len(media) != 1 or text is None:
+        shown = ", ".join([*media, *(["text"] if text is not None else [])]) or "neither"
         return _bad("bad_line", where, record_id, "not one medium and one text", shown, "both, once")
+    ((modality, payload),) = media.items()
     return Item(
         where,
         record_id,
         str(about.get("source") or about.get("dataset") or file),
-        found[0],
+        modality,
         side,
-        parts[found[0]].astype(np.int32),
+        payload.astype(np.int32),
         text.astype(np.int32),
         about.get("token_space_sha256") or None,
     )

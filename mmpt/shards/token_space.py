@@ -49,12 +49,13 @@ def token_space(ctx: StageContext, reference: str | None = None) -> None:
         train_tokenizer(train, ctx.profile.get("text.vocab_size", 512), folder)
     else:
         copy_tokenizer(base["path"], folder, base.get("gguf_file"))
-    identity = {"identity": sha256_file(folder / "tokenizer.json"), "vocab_size": vocabulary_size(folder)}
+    n_ids = vocabulary_size(folder)
+    identity = {"identity": sha256_file(folder / "tokenizer.json"), "vocab_size": n_ids}
     codecs = {m: _codec(ctx.inputs["codecs"] / m) for m in ("audio", "image")}
     reference = reference or ctx.profile.get("token_space.reference")
     space = build_token_space(
         base_text_model="tiny" if base["kind"] == "tiny" else _name(base["path"]),
-        text_vocab_size=identity["vocab_size"],
+        text_vocab_size=n_ids,
         n_special=ctx.profile["token_space.n_special"],
         image_tokenizer=codecs["image"],
         audio_codec=codecs["audio"],

@@ -189,7 +189,8 @@ def gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> Non
 
     Copies, not links: an edit of a published shard must not reach the copy that a rebuild resumes from.
     """
-    errors, lost = [], Counter()
+    errors: list[dict[str, Any]] = []
+    lost: Counter[tuple[str, str]] = Counter()
     for shard in shards:
         failed = read_json(_done(ctx.work, shard))["errors"]
         errors += failed
@@ -251,7 +252,7 @@ def _part(shards: ShardSet, errors: int, space: TokenSpace) -> dict[str, Any]:
 
 
 def _codes_used(shards: ShardSet, space: TokenSpace) -> Iterator[float]:
-    ranges = space.audio_ranges if shards.modality == "audio" else (space.image_range,)
+    ranges = space.audio_ranges if shards.modality == "audio" else (space.ranges["IMAGE"],)
     present = np.zeros(0, np.int32)
     for ids in shards.ids_by_shard():
         present = np.union1d(present, ids)

@@ -43,7 +43,9 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise UserError("no such file", where=path) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        place = f"line {error.lineno} column {error.colno}: {error.msg}" if hasattr(error, "lineno") else str(error)
+        place = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            place = f"line {error.lineno} column {error.colno}: {error.msg}"
         raise UserError("not JSON", where=path, found=place) from None
 
 

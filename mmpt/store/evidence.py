@@ -11,6 +11,8 @@ from typing import Any, Literal
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.schema import validate
 
+Direction = Literal["higher", "lower", "none"]
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -30,7 +32,7 @@ class Metric:
     value: float | int | None
     n: int
     unit: str = ""
-    direction: Literal["higher", "lower", "none"] = "none"
+    direction: Direction = "none"
     ci_low: float | None = None
     ci_high: float | None = None
     slice: str = ""

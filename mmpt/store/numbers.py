@@ -75,7 +75,8 @@ class Labels:
     """
 
     def __init__(self, pairs: Iterable[tuple[str, str]]):
-        self._numbers, self._of, codes = Numbers(), bytearray(), {}
+        self._numbers, self._of = Numbers(), bytearray()
+        codes: dict[str, int] = {}
         for text, word in pairs:
             code = codes.setdefault(word, len(codes))
             if (number := self._numbers.add(text)) == len(self._of):

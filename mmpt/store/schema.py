@@ -111,25 +111,27 @@ def validate_file(path: Path, name: str) -> None:
 
 def _lines(error: ValidationError, prefix: str) -> Iterable[str]:
     place = prefix + (_path(error.absolute_path) or "top level")
+    schema: Any = error.schema
+    instance: Any = error.instance
+    expected: Any = error.validator_value
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
-        known = set(error.schema.get("properties", {}))
-        for key in sorted(set(error.instance) - known):
-            yield f"{place}: unknown key {key!r}; {nearest(key, known)}"
+        keys = set(schema.get("properties", {}))
+        for key in sorted(set(error.instance) - keys):
+            yield f"{place}: unknown key {key!r}; {nearest(key, keys)}"
     elif error.validator == "required":
-        missing = [key for key in error.validator_value if key not in error.instance]
+        missing = [key for key in expected if key not in instance]
         yield f"{place}: missing {', '.join(map(repr, missing))}"
     elif error.validator == "type":
-        wanted = error.validator_value
-        kinds = wanted if isinstance(wanted, str) else " or ".join(wanted)
+        kinds = expected if isinstance(expected, str) else " or ".join(expected)
         yield f"{place}: found {_short(error.instance)}; expected {kinds}"
     elif error.validator == "enum":
-        known = [str(one) for one in error.validator_value]
+        known = [str(one) for one in expected]
         close = difflib.get_close_matches(error.instance, known, n=1) if isinstance(error.instance, str) else []
         near = f"; did you mean {close[0]!r}?" if close else ""
         yield f"{place}: found {_short(error.instance)}; expected one of {', '.join(known)}{near}"
-    elif error.validator == "minProperties" and error.schema.get("properties"):
-        known = ", ".join(error.schema["properties"])
-        yield f"{place}: found {_short(error.instance)}; expected at least {error.validator_value} of {known}"
+    elif error.validator == "minProperties" and schema.get("properties"):
+        some = ", ".join(schema["properties"])
+        yield f"{place}: found {_short(error.instance)}; expected at least {expected} of {some}"
     elif error.validator in ("oneOf", "anyOf") and error.context:
         best = min(
             error.context, key=lambda one: (len(one.absolute_path) == len(error.absolute_path), -len(one.absolute_path))

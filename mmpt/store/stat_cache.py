@@ -54,7 +54,7 @@ class StatCache:
         """Hex SHA-256 of the file at ``path``, from memory where its stat is unchanged."""
         key, stamp = self._key(path), stamp_of(os.stat(path))
         known = self._files.get(key)
-        if _remembers(known, stamp):
+        if known is not None and _remembers(known, stamp):
             return known[4]
         value = sha256_file(path)
         now = time.time_ns()
@@ -138,7 +138,7 @@ class StatCache:
         if self.path is None or not self._dirty:
             return
         for key in self._changed:
-            write_cache(self._listing_path(key), self._listings[key])
+            write_cache(_listing_path(self.path, key), self._listings[key])
         write_cache(self.path, {"files": self._files, "folders": self._folders})
         self._changed.clear()
         self._dirty = False
@@ -148,11 +148,12 @@ class StatCache:
 
     def _listing(self, key: str) -> dict[str, list]:
         if key not in self._listings:
-            self._listings[key] = read_cache(self._listing_path(key)) if self.path is not None else {}
+            self._listings[key] = read_cache(_listing_path(self.path, key)) if self.path is not None else {}
         return self._listings[key]
 
-    def _listing_path(self, key: str) -> Path:
-        return self.path.parent / "listings" / f"{sha256_bytes(key.encode())[:16]}.json"
+
+def _listing_path(cache: Path, key: str) -> Path:
+    return cache.parent / "listings" / f"{sha256_bytes(key.encode())[:16]}.json"
 
 
 def read_cache(path: Path | None) -> dict[str, Any]:

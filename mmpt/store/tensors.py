@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,17 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Any], meta: dict[str, A
     ordered = {name: tensors[name] for name in sorted(tensors)}
     header = {KEY: canonical_json(meta).decode()}
     if ordered and type(next(iter(ordered.values()))).__module__.startswith("torch"):
-        from safetensors.torch import save
+        import safetensors.torch
 
         ordered = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered.items()}
+        data = safetensors.torch.save(ordered, metadata=header)
     else:
         import numpy
-        from safetensors.numpy import save
+        import safetensors.numpy
 
         ordered = {name: numpy.ascontiguousarray(array) for name, array in ordered.items()}
-    atomic_write(path, save(ordered, metadata=header), durable=durable)
+        data = safetensors.numpy.save(ordered, metadata=header)
+    atomic_write(path, data, durable=durable)
 
 
 def load_tensors(path: Path | str, framework: str = "numpy") -> dict[str, Any]:
@@ -43,16 +45,22 @@ def load_tensors(path: Path | str, framework: str = "numpy") -> dict[str, Any]:
     """
     from safetensors import SafetensorError
 
-    if framework == "numpy":
-        from safetensors.numpy import load_file
-    else:
-        from safetensors.torch import load_file
     try:
-        return load_file(str(path))
+        return _loader(framework)(str(path))
     except FileNotFoundError:
         raise UserError("no such file", where=path) from None
     except SafetensorError as error:
         raise UserError("not a safetensors file", where=path, found=error) from None
+
+
+def _loader(framework: str) -> Callable[[str], dict[str, Any]]:
+    if framework == "numpy":
+        import safetensors.numpy
+
+        return safetensors.numpy.load_file
+    import safetensors.torch
+
+    return safetensors.torch.load_file
 
 
 def map_tensors(path: Path | str) -> Any:

@@ -69,7 +69,7 @@ def grammar(
         segments, step = space.audio_ranges, space.n_codebooks
     elif target == "image":
         least = most = _number(task, "tokens_per_image", tokens_per_image)
-        segments, step = (space.image_range,), 1
+        segments, step = (space.ranges["IMAGE"],), 1
     else:
         least, most = _bounds(task, "text", text)
         _ordered(task, "text", least, most)

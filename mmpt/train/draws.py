@@ -32,8 +32,9 @@ class Draws:
 
     def __eq__(self, other: object) -> bool:
         """Whether both counted the same draws of the same kinds."""
-        same = isinstance(other, Draws) and self.counts.keys() == other.counts.keys()
-        return same and all(np.array_equal(one, other.counts[kind]) for kind, one in self.counts.items())
+        if not isinstance(other, Draws) or self.counts.keys() != other.counts.keys():
+            return False
+        return all(np.array_equal(one, other.counts[kind]) for kind, one in self.counts.items())
 
     @classmethod
     def none(cls, sources: Mapping[str, Any]) -> Draws:

@@ -294,7 +294,7 @@ def _plan(root: Path, data: Mapping[str, Any], spread: footprint.Spread = footpr
     return Plan(data, corpus, audio, image, shape, footprint.sizes(shape), source, spread, {}, {})
 
 
-def _tokenizer(root: Path, base: Mapping[str, Any]):  # type: ignore[no-untyped-def]
+def _tokenizer(root: Path, base: Mapping[str, Any]):
 
     from mmpt.shards.tokenizer_file import open_tokenizer_file
 
@@ -303,7 +303,7 @@ def _tokenizer(root: Path, base: Mapping[str, Any]):  # type: ignore[no-untyped-
     return open_tokenizer_file(Path(found)) if found else None
 
 
-def _encoded(tokenizer, texts: list[str]) -> list[int]:  # type: ignore[no-untyped-def]
+def _encoded(tokenizer, texts: list[str]) -> list[int]:
     return [len(one.ids) for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
@@ -353,9 +353,10 @@ def _space(
         base_text_model="assumed",
         text_vocab_size=ids,
         n_special=data["token_space"]["n_special"],
-        image_tokenizer=image and {"name": image.name, "codebook_size": image.codebook_size},
-        audio_codec=audio
-        and {"name": audio.name, "n_codebooks": audio.n_codebooks, "codebook_size": audio.codebook_size},
+        image_tokenizer=None if image is None else {"name": image.name, "codebook_size": image.codebook_size},
+        audio_codec=None
+        if audio is None
+        else {"name": audio.name, "n_codebooks": audio.n_codebooks, "codebook_size": audio.codebook_size},
     )
 
 

@@ -199,7 +199,7 @@ class _Attention(torch.autograd.Function):
     """Attention as fused kernels do it: they keep query, key, value, output, mask and a number a query."""
 
     @staticmethod
-    def forward(ctx, query, key, value, mask):  # type: ignore[no-untyped-def]
+    def forward(ctx, query, key, value, mask):
         batch, heads, length, width = query.shape
         out = query.new_empty(batch, length, heads, width).transpose(1, 2)  # as the kernels lay it out
         row_sums = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
@@ -207,13 +207,11 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+    def backward(ctx, grad):
         raise NotImplementedError("counting needs no backward pass")
 
 
-def _counted_attention(  # type: ignore[no-untyped-def]
-    module, query, key, value, attention_mask, packed=None, **_
-):
+def _counted_attention(module, query, key, value, attention_mask, packed=None, **_):
     """transformers' attention interface: [B, heads, L, D] in, [B, L, heads, D] out."""
     if packed is not None:
         return torch.cat([_Attention.apply(query, key, value, None).transpose(1, 2)]), None

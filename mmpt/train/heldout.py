@@ -58,12 +58,12 @@ def item_losses(model: MultimodalLM, examples: ExampleSet, indices: Sequence[int
     at_once = max(1, TOKENS_AT_ONCE // row_len)
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
-        arrays = lay_out(part, sequences, [0] * len(sequences), row_len, space.special("pad_mm"))
-        item, lengths = _items(part, sequences, row_len), None
+        laid = lay_out(part, sequences, [0] * len(sequences), row_len, space.special("pad_mm"))
+        arrays, lengths = (*laid, _items(part, sequences, row_len)), None
         if model.packs:
-            places, lengths = stream_order(arrays[2], item >= 0)
-            *arrays, item = (array.ravel()[places][None] for array in (*arrays, item))
-        inputs, labels, positions, task, slot = arrays
+            places, lengths = stream_order(arrays[2], arrays[-1] >= 0)
+            arrays = tuple(array.ravel()[places][None] for array in arrays)
+        inputs, labels, positions, task, slot, item = arrays
         targets = targets_of(labels, task, slot, model.device)
         ids, where = (torch.from_numpy(array).to(model.device) for array in (inputs, positions))
         hidden = model.hidden(ids, where, lengths=lengths)
@@ -75,7 +75,7 @@ def item_losses(model: MultimodalLM, examples: ExampleSet, indices: Sequence[int
     return ItemLosses(means[0], means[1])
 
 
-def _items(rows: Sequence[Sequence[int]], sequences: Sequence, row_len: int) -> np.ndarray:  # type: ignore[type-arg]
+def _items(rows: Sequence[Sequence[int]], sequences: Sequence, row_len: int) -> np.ndarray:
     """int64 [rows, row_len]: which sequence each token belongs to, -1 on padding."""
     item = np.full((len(rows), row_len), -1, np.int64)
     for row, members in enumerate(rows):
@@ -84,7 +84,7 @@ def _items(rows: Sequence[Sequence[int]], sequences: Sequence, row_len: int) -> 
     return item
 
 
-def _both(model: MultimodalLM, hidden: torch.Tensor, targets) -> list[tuple[np.ndarray, np.ndarray]]:  # type: ignore[no-untyped-def]
+def _both(model: MultimodalLM, hidden: torch.Tensor, targets) -> list[tuple[np.ndarray, np.ndarray]]:
     """(nll float64 [S], which tokens count bool [S]): whole vocabulary, then inside the segment."""
     head, space = model.head(), model.space
     full = linear_cross_entropy(hidden, targets.labels, *head, reduction="none").double().cpu().numpy()

@@ -289,7 +289,8 @@ def _one_step(run: _Run, laid: Laid, ranges: tuple[torch.Tensor, torch.Tensor] |
     norm = total.double()
     run.watch.judge(run.step, tally.objective, norm)
     clip_grads_with_norm_(parameters, settings.clip, total)
-    run.optimizer.found_inf = run.watch.stopped  # fused AdamW leaves everything as it is where this is 1
+    # Fused AdamW leaves everything as it is where this is 1.
+    run.optimizer.found_inf = run.watch.stopped  # type: ignore[attr-defined]  # an attribute that torch looks up
     run.optimizer.step()
     run.unseen.append(_Seen.of(run.step, tally, norm, run.watch, laid.batch))
     run.step += 1
@@ -322,7 +323,7 @@ def _gradients(parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    return [parameter.grad for parameter in parameters]
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def _look(run: _Run) -> None:
@@ -406,11 +407,12 @@ def untouched(model: MultimodalLM) -> Iterator[None]:
 def deterministic() -> Iterator[None]:
     """Only operators whose result does not depend on timing; one without such a form raises."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # for finding reads of empty(); costs 2 % of a step
+    settings.fill_uninitialized_memory = False  # for finding reads of empty(); costs 2 % of a step
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        settings.fill_uninitialized_memory = before[1]

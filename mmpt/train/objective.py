@@ -137,7 +137,8 @@ class MicroBatch:
         """The same sequences without padding."""
         places, lengths = stream_order(self.position_ids, self.task >= 0)
         arrays = (self.input_ids, self.position_ids, self.labels, self.task, self.slot)
-        return MicroBatch(*(array.ravel()[places][None] for array in arrays), lengths)
+        ids, positions, labels, task, slot = (array.ravel()[places][None] for array in arrays)
+        return MicroBatch(ids, positions, labels, task, slot, lengths)
 
 
 def micro_batches(batch: Batch, rows: int) -> list[MicroBatch]:

@@ -11,6 +11,7 @@ For Qwen3-8B in bf16 the layers are 13.9 GB / W a rank; embedding and head stay 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
@@ -32,7 +33,7 @@ def shard_base(model: MultimodalLM, ranks: Ranks, device: str) -> None:
     Raises:
         UserError: the ranks do not hold the same base.
     """
-    aside = model.aside
+    aside: dict[Any, Tensor] = model.aside
     base = {name: aside.get(parameter, parameter) for name, parameter in model.frozen().items()}
     ranks.require_same({"base": bits(base)})
     del base

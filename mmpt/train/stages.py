@@ -297,7 +297,8 @@ class _Report:
     """What a run tells while it trains: the bar, lines in the log, speed for the receipt and for TensorBoard."""
 
     def __init__(self, ctx: StageContext, ready: Prepared):
-        self.ctx, self.steps, self.pace = ctx, ready.settings.steps, {}
+        self.ctx, self.steps = ctx, ready.settings.steps
+        self.pace: dict[str, Any] = {}
         self.trains = trained_parameters(ready.model)
         self.board: Board | None = None
 
@@ -384,7 +385,7 @@ class _Exam:
             out["test"] = {task: one.full.tolist() for task, one in losses.items()}
         return out
 
-    def _losses(self, sets: dict[str, ExampleSet], count: int):  # type: ignore[no-untyped-def]
+    def _losses(self, sets: dict[str, ExampleSet], count: int):
         return {
             task: item_losses(self.model, examples, sample(examples, count), self.row_len)
             for task, examples in sets.items()
