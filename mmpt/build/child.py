@@ -56,6 +56,7 @@ class Job:
     launcher: Launcher
     setting: Setting
     granted: dict[str, Any]
+    earlier: tuple[Path, ...]
 
 
 def run_job(job: Job, pipe: Connection) -> None:
@@ -150,6 +151,7 @@ def _context(job: Job, pipe: Connection) -> StageContext:
         launcher=job.launcher,
         run_info={"launcher": {"kind": "local"}},
         granted=job.granted,
+        earlier=job.earlier,
     )
     if job.launcher.spreads:
         context.on_spread = lambda part, each: launch(context, part, each, job.setting)

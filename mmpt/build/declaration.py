@@ -54,6 +54,7 @@ class Stage:
         torch: run it forked from the process that has torch loaded.
         tools: programs of the machine whose version counts: "c++", "nvcc".
         on_save: what to call after each checkpoint; never part of the fingerprint.
+        reuses: its body takes over pieces of results that the same code made of other inputs.
         granted: its output carries the policy, the softenings and the waivers of its GO: it is stale where they change.
     """
 
@@ -70,6 +71,7 @@ class Stage:
     tools: tuple[str, ...] = ()
     on_save: Hook | None = None
     granted: bool = False
+    reuses: bool = False
 
 
 def by_name(stages: tuple[Stage, ...]) -> dict[str, Stage]:

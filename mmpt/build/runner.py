@@ -36,7 +36,7 @@ from mmpt.build.fingerprint import SOURCES, Definition, define, external, finger
 from mmpt.build.policy import granted, policy_of
 from mmpt.build.project import Project
 from mmpt.build.receipts import DATA, adopt, machine, publish, sweep
-from mmpt.build.sharing import Taken, find, keep, offer, take
+from mmpt.build.sharing import Taken, earlier, find, keep, offer, take
 from mmpt.build.staleness import EDITED_WHILE_RUNNING
 from mmpt.build.turn import Turn
 from mmpt.gating import require
@@ -126,7 +126,8 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, 
         return Built(after, after != before, time.monotonic() - started, taken=taken, warning=said)
     attempt = project.staging / f"out-{stage.name}-{os.getpid()}"
     shutil.rmtree(attempt, ignore_errors=True)
-    job = _job(project, stage, attempt, fingerprint(definition))
+    known = () if again or not stage.reuses else tuple(earlier(project, stage, definition))
+    job = _job(project, stage, attempt, fingerprint(definition), known)
     run_id, start = uuid.uuid4().hex, _now()
     try:
         info = _run(job, on_progress, turn)
@@ -157,7 +158,7 @@ def work_folder(project: Project, stage: Stage, identity: str) -> Path:
     return project.staging / f"work-{stage.name}-{identity[:12]}"
 
 
-def _job(project: Project, stage: Stage, attempt: Path, identity: str) -> Job:
+def _job(project: Project, stage: Stage, attempt: Path, identity: str, known: tuple[Path, ...]) -> Job:
     work = work_folder(project, stage, identity)
     (attempt / DATA).mkdir(parents=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -181,6 +182,7 @@ def _job(project: Project, stage: Stage, attempt: Path, identity: str) -> Job:
         launcher=launcher_of(project.profile.data, stage.name),
         setting=Setting(stage.torch, _hook(project, stage)),
         granted=granted_by(project) if stage.granted else {},
+        earlier=known,
     )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from mmpt.build.declaration import Stage
 from mmpt.build.fingerprint import Definition, fingerprint
 from mmpt.build.project import Project
-from mmpt.build.receipts import DATA, MANIFEST, RECEIPT, read_receipt, subject_digest
+from mmpt.build.receipts import DATA, MANIFEST, RECEIPT, definition_of, read_receipt, subject_digest
 from mmpt.gating import withdraw
 from mmpt.store.atomic import publish_folder
 from mmpt.store.canonical import seal, write_json
@@ -37,6 +37,7 @@ from mmpt.store.schema import validate
 
 INCOMING, GOING = ".incoming-", ".going-"  # what a killed run or a killed prune leaves in the store
 DAY = 86400.0
+MADE_BY = ("body", "code", "packages", "runtime", "tools")  # what in a definition is not what a result was made of
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,23 @@ def take(project: Project, stage: Stage, definition: Definition) -> Taken | None
             remove(store, [found.place])  # damaged: what is built now takes its place
     shutil.rmtree(attempt, ignore_errors=True)
     return None
+
+
+def earlier(project: Project, stage: Stage, definition: Definition) -> Iterator[Path]:
+    """Data folders of whole results that the same code made of other inputs: this profile's, others', the store's."""
+    store = _store_for(project, stage)
+    kept = (store / stage.name).iterdir() if store and (store / stage.name).is_dir() else ()
+    others = (path for path in project.root.parent.glob(f"*/{stage.name}") if path.parent != project.root)
+    for place in (project.root / stage.name, *sorted(others), *sorted(kept)):
+        try:
+            receipt = read_receipt(place / RECEIPT)
+            manifest = Manifest.parse((place / MANIFEST).read_text())
+            same = all(definition_of(receipt)[key] == definition[key] for key in MADE_BY)
+            whole = same and manifest.digest == subject_digest(receipt) and not manifest.verify(place / DATA)
+        except (UserError, FileNotFoundError):
+            continue
+        if whole:
+            yield place / DATA
 
 
 def _whole(project: Project, attempt: Path, receipt: Mapping[str, Any]) -> bool:

@@ -125,6 +125,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=DATA[:-1],
         slice=("shards",),
         external=MEDIA + CODEC_WEIGHTS,
+        reuses=True,
         outputs=(
             Output("*.safetensors"),
             Output("*-*-*.jsonl", "shard_record"),

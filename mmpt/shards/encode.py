@@ -25,9 +25,15 @@ ENCODE_ERRORS = (UserError, OSError, ValueError, ArithmeticError, LookupError, R
 """What a codec, built in or not, raises on a medium it cannot take. MemoryError is the run's problem."""
 
 
+FIELDS = (
+    *("n_codebooks", "frames", "sample_rate", "channels", "samples", "clipped", "scales", "codec_meta"),
+    *("encode_size", "decode_size"),
+)
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """One medium as global ids int32 [n], and the fields of its sidecar that come from encoding."""
+    """One medium as global ids int32 [n], and the fields of its sidecar that come from encoding: FIELDS."""
 
     ids: np.ndarray
     fields: dict[str, Any]
@@ -41,7 +47,10 @@ class Failed:
 
 
 class Encoder(Protocol):
-    """A codec with its loading: the same two steps for both modalities."""
+    """A codec with its loading: the same two steps for both modalities.
+
+    cut: what of a medium is encoded, in words. starts: first id of each codebook's segment.
+    """
 
     @property
     def modality(self) -> str: ...
@@ -49,6 +58,10 @@ class Encoder(Protocol):
     def identity(self) -> str: ...
     @property
     def codec(self) -> Any: ...
+    @property
+    def cut(self) -> str: ...
+    @property
+    def starts(self) -> list[int]: ...
 
     def load(self, record: Record) -> Any: ...
     def encode(self, media: Sequence[Any]) -> list[Encoded]: ...
@@ -70,6 +83,14 @@ class AudioEncoder:
     @cached_property
     def identity(self) -> str:
         return self.codec.identity()
+
+    @property
+    def cut(self) -> str:
+        return f"{self.crop} {self.clip_seconds:g} s"
+
+    @property
+    def starts(self) -> list[int]:
+        return [one.start for one in self.space.audio_ranges]
 
     def load(self, record: Record) -> tuple[np.ndarray, bool]:
         """(float32 [channels, T] at the codec's rate, was it cut)."""
@@ -122,6 +143,12 @@ class ImageEncoder:
     def identity(self) -> str:
         return self.codec.identity()
 
+    cut = "whole"
+
+    @property
+    def starts(self) -> list[int]:
+        return [self.space.image_range.start] if self.space.image_range else []
+
     def load(self, record: Record) -> np.ndarray:
         """uint8 [H, W, 3]."""
         return load_image(media_path(record, self.roots))
@@ -152,12 +179,14 @@ def encode_records(
     one batch is encoded, ``threads`` threads load the next: reading and resampling work outside the interpreter's
     lock, and a GPU would wait for them.
     """
+    if not records:
+        return []
     results: list[Encoded | Failed] = [Failed("not reached")] * len(records)
     order = sorted(range(len(records)), key=lambda index: (encoder.size(records[index]), index))
     parts = [order[start : start + batch] for start in range(0, len(order), batch)]
     done = 0
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        ahead = [pool.submit(encoder.load, records[index]) for index in parts[0]] if parts else []
+        ahead = [pool.submit(encoder.load, records[index]) for index in parts[0]]
         for part, following in zip(parts, [*parts[1:], []], strict=True):
             loading, ahead = ahead, [pool.submit(encoder.load, records[index]) for index in following]
             loaded: dict[int, Any] = {}

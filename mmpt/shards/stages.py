@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from mmpt.codecs import registry
 from mmpt.codecs.contract import read_contract
 from mmpt.shards.audit import Findings, audit, write_findings
+from mmpt.shards.earlier import Earlier
 from mmpt.shards.encode import AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.examples import build_examples
@@ -36,9 +38,15 @@ from mmpt.store.stage import StageContext
 from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import TokenSpace, load
 
+EARLIER = "earlier.json"  # in the work folder of stage shards
+
 
 def shards(ctx: StageContext) -> None:
-    """Encodes every record of the split: shards, errors.jsonl, stats.json. Resumes from ``ctx.work``."""
+    """Encodes every record of the split: shards, errors.jsonl, stats.json. Resumes from ``ctx.work``.
+
+    Media that shards in ``ctx.earlier`` hold are taken from there.
+    """
+    write_json(ctx.work / EARLIER, [str(folder) for folder in ctx.earlier])
     ctx.spread(shards_part, each=Tokenising)
     work = Tokenising(ctx)
     work.write(work.shards)
@@ -76,6 +84,12 @@ class Tokenising:
     def encoders(self) -> dict[str, Encoder]:
         return _encoders(self.ctx, self.space)
 
+    @cached_property
+    def earlier(self) -> dict[str, Earlier]:
+        """Media that were tokenised before; the folders are in the work folder, where each worker finds them."""
+        folders = [Path(one) for one in read_json(self.ctx.work / EARLIER)]
+        return {modality: Earlier(folders, encoder) for modality, encoder in self.encoders.items()}
+
     def sizes(self) -> list[tuple[str, float]]:
         """(modality, records) of each shard."""
         return [(shard.modality, len(shard.records)) for shard in self.shards]
@@ -83,8 +97,8 @@ class Tokenising:
     def write(self, shards: Sequence[Shard]) -> None:
         """Those of ``shards`` that are not there yet."""
         missing = [shard for shard in shards if not done(self.ctx.work, shard)]
-        encoders = self.encoders if missing else {}
-        tokenise(self.ctx, shards, encoders, self.space, self.ctx.profile["shards.batch"])
+        encoders, earlier = (self.encoders, self.earlier) if missing else ({}, {})
+        tokenise(self.ctx, shards, encoders, self.space, self.ctx.profile["shards.batch"], earlier)
 
     def __call__(self, name: str) -> None:
         self.write([shard for shard in self.shards if shard.name == name])

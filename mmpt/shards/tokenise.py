@@ -20,6 +20,7 @@ import numpy as np
 
 from mmpt.corpus.keys import Keys
 from mmpt.corpus.split_check import sides_by_id
+from mmpt.shards.earlier import Earlier
 from mmpt.shards.encode import Encoded, Encoder, Failed, Record, encode_records
 from mmpt.shards.lines import Lines, Picked
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet, shard_name
@@ -90,17 +91,25 @@ def plan(
 
 
 def tokenise(
-    ctx: StageContext, shards: Sequence[Shard], encoders: Mapping[str, Encoder], space: TokenSpace, batch: int
+    ctx: StageContext,
+    shards: Sequence[Shard],
+    encoders: Mapping[str, Encoder],
+    space: TokenSpace,
+    batch: int,
+    earlier: Mapping[str, Earlier],
 ) -> None:
-    """Write those of ``shards`` that ``ctx.work`` does not hold yet."""
+    """Write those of ``shards`` that ``ctx.work`` does not hold yet; what ``earlier`` shards hold is not encoded."""
     total, before = sum(len(shard.records) for shard in shards), 0
     for shard in shards:
         if not done(ctx.work, shard):
             encoder = encoders[shard.modality]
             on_done = partial(_progress, ctx, before, total, shard.name)
             records = list(shard.records)
-            results = encode_records(encoder, records, batch, on_done, ctx.threads)
-            _write(ctx.work, shard, records, results, space, encoder)
+            known = [earlier[shard.modality].find(record) for record in records]
+            new = [record for record, one in zip(records, known, strict=True) if one is None]
+            encoded = iter(encode_records(encoder, new, batch, on_done, ctx.threads))
+            results = [next(encoded) if one is None else one for one in known]
+            _write(ctx.work, shard, records, results, space, encoder, len(records) - len(new))
         else:
             ctx.log(f"{shard.name}: already there")
         before += len(shard.records)
@@ -123,12 +132,14 @@ def _write(
     results: Sequence[Encoded | Failed],
     space: TokenSpace,
     encoder: Encoder,
+    taken: int,
 ) -> None:
     kept = [(record, one) for record, one in zip(records, results, strict=True) if isinstance(one, Encoded)]
     failed = [(record, one) for record, one in zip(records, results, strict=True) if isinstance(one, Failed)]
     stamp = {"token_space": space.digest, "codec": encoder.identity}
     rows = [{**_describe(record, shard.split), **one.fields, **stamp, "n_tokens": len(one.ids)} for record, one in kept]
-    save_shard(folder, shard.modality, shard.split, shard.index, [one.ids for _, one in kept], rows, stamp)
+    header = {**stamp, "cut": encoder.cut, "starts": encoder.starts}
+    save_shard(folder, shard.modality, shard.split, shard.index, [one.ids for _, one in kept], rows, header)
     errors = [
         {
             "id": record["id"],
@@ -139,7 +150,7 @@ def _write(
         }
         for record, one in failed
     ]
-    write_json(_done(folder, shard), {"errors": errors})
+    write_json(_done(folder, shard), {"errors": errors, "taken": taken})
 
 
 def save_shard(
@@ -149,14 +160,14 @@ def save_shard(
     index: int,
     ids: Sequence[np.ndarray],
     rows: Sequence[Record],
-    stamp: Mapping[str, str],
+    stamp: Mapping[str, Any],
 ) -> None:
     """Write one shard and its sidecar.
 
     Args:
         ids: int32 [n] of each record.
         rows: the sidecar's lines (schema shard_record), in the same order.
-        stamp: digests for the header: token_space and codec.
+        stamp: for the header: digests of token_space and codec; of shards that may be taken over, cut and starts.
     """
     flat = np.concatenate([np.zeros(0, np.int32), *ids])
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
@@ -191,8 +202,11 @@ def gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> Non
     """
     errors: list[dict[str, Any]] = []
     lost: Counter[tuple[str, str]] = Counter()
+    taken = 0
     for shard in shards:
-        failed = read_json(_done(ctx.work, shard))["errors"]
+        finished = read_json(_done(ctx.work, shard))
+        failed = finished["errors"]
+        taken += finished["taken"]
         errors += failed
         lost[shard.modality, shard.split] += len(failed)
     _refuse_nothing(ctx, shards, lost)
@@ -201,6 +215,9 @@ def gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> Non
             shutil.copyfile(ctx.work / f"{shard.name}{suffix}", ctx.out / f"{shard.name}{suffix}")
     write_jsonl(ctx.out / "errors.jsonl", errors)
     write_json(ctx.out / "stats.json", statistics(ctx.out, lost, space))
+    ctx.info(records_taken=taken)
+    if taken:
+        ctx.log(f"{taken} of {sum(len(shard.records) for shard in shards)} records were tokenised before")
     if errors:
         ctx.log(
             f"{len(errors)} records failed to encode, see errors.jsonl; the first: "

@@ -63,7 +63,7 @@ STAGES = (
           outputs=(Output("numbers.json"),)),
     Stage("double", "twice as much", "bodies.stages:double", inputs=("count",),
           outputs=(Output("numbers.json"),), measures=("S1", *EVIDENCE)),
-    Stage("slow", "step by step", "bodies.stages:slow", inputs=("double",), slice=("slow",), needs=("S1",),
+    Stage("slow", "step by step", "bodies.stages:slow", inputs=("double",), slice=("slow",), needs=("S1",), reuses=True,
           outputs=(Output("steps.json"),)),
     Stage("side", "a branch without a gate", "bodies.stages:side", inputs=("count",), slice=("side",),
           outputs=(Output("side.json"),)),
@@ -106,6 +106,7 @@ def double(ctx):
 
 
 def slow(ctx):
+    ctx.log(f"earlier: {[str(path) for path in ctx.earlier]}")
     done = read_json(ctx.work / "done.json") if (ctx.work / "done.json").exists() else []
     while len(done) < ctx.profile["slow.steps"]:
         done.append(len(done) ** 2)

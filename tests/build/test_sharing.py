@@ -126,3 +126,18 @@ def test_prune_says_first_and_removes_only_what_no_run_holds(tiny, tmp_path):
     assert "1 results" in tiny.doit(*days).text and not left.exists()
     assert all(path.exists() for path in held if path != left)
     assert "profile names no store" in (tiny.edit("smoke.yaml", "store:", "#") or tiny.doit("store")).text
+
+
+def test_a_body_is_given_whole_results_that_its_own_code_made_of_other_inputs(built):
+    word, log = profile(built, "other", ("n: 4", "n: 5")), "artifacts/other/logs/slow.log"
+
+    def given() -> str:
+        shutil.rmtree(built.root.parent / "other" / "slow", ignore_errors=True)
+        assert built.doit("slow", word).code == 0
+        return (built.folder / log).read_text().splitlines()[0]
+
+    assert given() == f"earlier: ['{built.root / 'slow' / 'data'}']"
+    assert built.doit("-a", "slow", word).code == 0
+    assert (built.folder / log).read_text().startswith("earlier: []")
+    (built.root / "slow" / "data" / "steps.json").write_text("[]")
+    assert given() == "earlier: []", "it is not what was published"
