@@ -57,7 +57,7 @@ def fit_lines(report: Report) -> Iterator[str]:
     yield ""
     yield from _proposals(report, device)
     if report["stages"]:
-        yield from _stages(report["stages"], device)
+        yield from _stages(report["stages"], report["uncounted"], device)
     if report["measured"]:
         yield from _measured(report["measured"])
 
@@ -69,7 +69,7 @@ def _given(given: Mapping[str, Any]) -> str:
     return ", ".join(fixed) + (" kept; the rest is proposed" if free else " kept")
 
 
-def _stages(stages: list[Mapping[str, Any]], device: Report) -> Iterator[str]:
+def _stages(stages: list[Mapping[str, Any]], uncounted: list[str], device: Report) -> Iterator[str]:
     """What each stage needs of one GPU."""
     yield ""
     yield "stage                                            GPU memory  of it the base  what needs the most"
@@ -79,10 +79,9 @@ def _stages(stages: list[Mapping[str, Any]], device: Report) -> Iterator[str]:
         yield f"{names:<48} {_gib(one['total']):>10}  {_gib(one['weights']):>14}  {one['doing']}{fits}"
     worst = max(one["total"] for one in stages)
     verdict = "every stage fits" if all(one["fits"] for one in stages) else "NOT EVERY STAGE FITS"
-    yield (
-        f"{verdict} into {_gib(device['memory'])}: {_gib(worst)} at most; counted with tensors without storage; "
-        "the codecs' networks come on top; not counted: staged_export, kernels"
-    )
+    yield f"{verdict} into {_gib(device['memory'])}: {_gib(worst)} at most; counted with tensors without storage"
+    if uncounted:
+        yield f"not counted: {', '.join(uncounted)}"
 
 
 def _choice(name: str, one: Report, device: Report) -> Iterator[str]:

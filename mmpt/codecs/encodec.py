@@ -78,7 +78,7 @@ class Encodec:
         self.n_codebooks = n_codebooks
         self.median_scale = median_scale
         self.together = False
-        self._bandwidth = _bandwidth(self.config, n_codebooks)
+        self._bandwidth = bandwidth_of(self.config, n_codebooks)
 
     @property
     def sample_rate(self) -> int:
@@ -342,7 +342,7 @@ def load(folder: Path) -> Encodec:
     return Encodec(open_model(locate({"path": str(folder)})), about["options"]["n_codebooks"], about["median_scale"])
 
 
-def _bandwidth(config: Any, n_codebooks: int) -> float:
+def bandwidth_of(config: Any, n_codebooks: int) -> float:
     """The least bandwidth (kbps) of the model that has at least so many codebooks; residual ones only add
     detail.
     """

@@ -35,8 +35,10 @@ def fit_report(
     if device.kind == "cuda" and report["now"] is not None:
         if given and (usable := usable_proposals(report)):
             plan = plan_of(root, as_profile(with_given(profile.data, given), usable[0]), device)
-        found = counting_of(plan).stages(on_stage)
+        counting = counting_of(plan)
+        found = counting.stages(on_stage)
         report["stages"] = [{**one.to_json(), "fits": one.total <= USABLE * device.memory} for one in found]
+        report["uncounted"] = counting.uncounted()
     return report
 
 

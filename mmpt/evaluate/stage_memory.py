@@ -1,35 +1,48 @@
-"""GPU memory of every stage that trains or runs the model, before anything is there.
+"""GPU memory of every stage that uses the GPU, before anything is there.
 
 The stages' own functions run on device "meta", with all layers of the model but less often than in the stage, and
 `mmpt.model.meta.PeakMemory` counts what they allocate:
 
+    kernels                          the cases of mmpt.ops.reference_check
+    codecs, shards, shard_audit      networks of mmpt.codecs.networks: a batch encoded, a medium decoded
     warmup, train, resume_check      a step of mmpt.train.loop: two micro-batches, those with most tokens
-    preflight                        gate A2's step, two pieces
+    train, generate                  the independent scorer, mmpt.model.plain, on the longest sequences
+    preflight                        gate A2's step, two pieces; stored items decoded
     warmup_check, ablation, ..       the batch of mmpt.evaluate.scoring with the longest targets
+    scores                           a batch of CLIP and of CLAP, where the profile asks for them
     text_regression                  a batch of mmpt.evaluate.text
     generate, trend                  mmpt.generate's buffers and prompts, and a step at the full width
+    staged_export                    plain transformers: the prompts of a batch, and a step at the full width
 
-Codecs are not counted: their networks are known once their files are there.
+Stages that decode media hold the codecs' networks while the model is there.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from mmpt.codecs.contract import ITEMS
+from mmpt.codecs.networks import Networks, networks, unknown
+from mmpt.evaluate.judge_networks import judges
 from mmpt.evaluate.golden import EMIT, TEMPERATURE, Setting, golden_pieces, reserve_piece
 from mmpt.evaluate.scoring import TOKENS_PER_BATCH, batch_nll, laid_out
 from mmpt.evaluate.sets import Record, record_prompt
 from mmpt.evaluate.text import CHUNK, ROWS, piece_nll
 from mmpt.evaluate.trainable import probe_step
-from mmpt.model.meta import SCRATCH, PeakMemory, as_on_cuda, meta_model
+from mmpt.model.meta import SCRATCH, PeakMemory, as_on_cuda, meta_causal, meta_model
 from mmpt.model.multimodal import MultimodalLM
+from mmpt.model.plain import TOKENS_AT_ONCE, PlainLM, sequence, with_rows
+from mmpt.model.runtimes import ROWS as EXPORT_ROWS
+from mmpt.ops import reference_check
 from mmpt.shards.fitting import Kept
 from mmpt.tokens import TokenSpace
 from mmpt.tokens.formats import OVERHEAD
@@ -41,8 +54,6 @@ from mmpt.train.schedule import optimizer_of
 PIECES = 2  # micro-batches of a counted step: the second one meets the gradients of the first
 LAID_OUT = 4  # steps whose largest micro-batches are taken
 READ = ("a2t", "i2t")
-# Stages that use the device and are not counted: the exported model in other runtimes, and operations of fixed sizes.
-NOT_COUNTED = ("staged_export", "kernels")
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,10 @@ class Counting:
             run()
             return StageMemory(stages, doing, models * weights, memory.peak)
 
+        weights = 0
+
+        yield peak(("kernels",), "the cases of gate K1", partial(reference_check.rehearse, "meta"), models=0)
+        yield from self._media(peak)
         model, per_task = self._model(), self.data["evaluate"]["trend"]["golden_per_task"]
         weights = sum(one.numel() * one.element_size() for one in model.frozen().values())
         yield peak(("warmup",), "a training step on reading", partial(self._warmup, model))
@@ -115,16 +130,68 @@ class Counting:
             yield peak(("train", "resume_check"), "a training step", partial(self._step, model))
             doing = "a save: a second model decodes stage trend's golden sets"
             yield peak(("train",), doing, partial(self._save, model, per_task), models=2)
+            yield peak(("train",), "gate B1: a second model scores", partial(self._score_beside, model), models=2)
         del model
         gc.collect()
         opened = self._opened()
         losing = ("warmup_check", "ablation", "read_regression", "scores")
         yield peak(losing, "losses of a batch", partial(self._losses, opened))
-        yield peak(("trend",), "its golden sets", partial(self._decode, opened, per_task, ("greedy",)))
+        yield peak(("trend",), "its golden sets", partial(self._decode_media, opened, per_task, ("greedy",)))
         doing = f"all {self._slots()} slots at their longest output"
         golden = self.data["golden"]["per_task"]
-        yield peak(("generate",), doing, partial(self._decode, opened, golden, tuple(TEMPERATURE)))
+        yield peak(("generate",), doing, partial(self._decode_media, opened, golden, tuple(TEMPERATURE)))
         yield peak(("text_regression",), "a batch of held-out text", partial(self._text, opened))
+        del opened
+        yield peak(("generate",), "the independent scorer", partial(self._score, decoding=True))
+        yield peak(("staged_export",), "a batch of its outputs in transformers", self._exported)
+
+    # ---- media -------------------------------------------------------------------------------------------------------
+
+    def _networks(self) -> list[Networks]:
+        sections = (section for section in self.data.get("codecs", {}).values() if section)
+        return [found for section in sections if (found := networks(section))]
+
+    def uncounted(self) -> list[str]:
+        """What uses the GPU and is not counted: networks of codecs that plug-ins bring."""
+        sections = {modality: one for modality, one in self.data.get("codecs", {}).items() if one and unknown(one)}
+        return [f"the networks of {modality} codec {one['name']}" for modality, one in sections.items()]
+
+    def _media(self, peak: Callable[..., StageMemory]) -> Iterator[StageMemory]:
+        if self._networks():
+            yield peak(("codecs",), "a codec and a second one in another process", self._tried, models=0)
+            if "inputs" not in self.data:  # imported shards are encoded already
+                yield peak(("shards",), "a batch encoded", partial(self._encoded, False), models=0)
+            yield peak(("shard_audit",), "a batch encoded, a medium decoded", partial(self._encoded, True), models=0)
+            yield peak(("preflight",), "stored media decoded", self._decoded, models=0)
+        for name, judge in judges(self.data["evaluate"].get("scores") or {}).items():
+            yield peak(("scores",), f"a batch of {name}", judge, models=0)
+
+    @torch.inference_mode()
+    def _tried(self) -> None:
+        """As `mmpt.codecs.contract.examine`, for one codec after the other."""
+        for codec, second in zip(self._networks(), self._networks(), strict=True):
+            codec.encode(ITEMS)
+            context = torch.empty(CONTEXT_BYTES["cuda"], dtype=torch.uint8, device="meta")  # of the other process
+            second.encode(ITEMS)
+            del second, context
+            codec.decode()
+
+    @torch.inference_mode()
+    def _encoded(self, decoding: bool) -> None:
+        """As stages shards and shard_audit: both codecs stay."""
+        for codec in (there := self._networks()):
+            if "inputs" not in self.data:
+                codec.encode(self.data["shards"]["batch"])
+            if decoding:
+                codec.decode()
+        del there
+
+    @torch.inference_mode()
+    def _decoded(self) -> list[Networks]:
+        there = self._networks()
+        for codec in there:
+            codec.decode()
+        return there
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -153,7 +220,13 @@ class Counting:
 
     def _save(self, model: MultimodalLM, per_task: int) -> None:
         optimizer = self._rehearse(model, self.data, self.kept, pieces=0)
-        self._decode(self._opened(), per_task, ("greedy",))
+        self._decode_media(self._opened(), per_task, ("greedy",))
+        optimizer.zero_grad(set_to_none=True)
+
+    def _score_beside(self, model: MultimodalLM) -> None:
+        """As `mmpt.train.independent`: the trained model and its optimizer stay."""
+        optimizer = self._rehearse(model, self.data, self.kept, pieces=0)
+        self._score()
         optimizer.zero_grad(set_to_none=True)
 
     def _rehearse(
@@ -183,6 +256,39 @@ class Counting:
             count = max(1, TOKENS_PER_BATCH // (len(prompt) + len(target)))
             batch_nll(model, *laid_out([prompt] * count, [target] * count))
 
+    def _score(self, decoding: bool = False) -> None:
+        """The independent scorer on the longest sequences of each task; with the codecs' networks that stage generate has."""
+        there = self._decoded() if decoding else []
+        plain = self._plain()
+        for record in self._largest():
+            one = sequence(self.space, record["task"], record["prompt_ids"], record["target_ids"])
+            plain.rehearse([one] * max(1, TOKENS_AT_ONCE // len(one)))
+        del there
+
+    def _plain(self) -> PlainLM:
+        """As `PlainLM.open` gives it."""
+        causal = meta_causal(self.shape.config, self.shape.dtype)
+        rows = torch.empty(self.space.n_new, self.shape.hidden, device="meta")
+        with torch.no_grad():
+            head = with_rows(causal, defaultdict(lambda: rows), self.space.text_vocab_size, self.shape.tied)
+        return PlainLM(causal, head)
+
+    @torch.no_grad()
+    def _exported(self) -> None:
+        """As `mmpt.model.runtimes.transformers_ids` and `preference`: one matrix of all ids, transformers' own cache."""
+        causal = meta_causal({**self.shape.config, "vocab_size": self.space.vocab_size_total}, self.shape.dtype)
+        rows = min(EXPORT_ROWS, self.data["golden"]["per_task"])
+        for record in self._largest():
+            prompt, most = len(record_prompt(self.space, record)), len(record["target_ids"]) + 1
+            for held, given in ((0, prompt), (prompt + most - 1, 1)):
+                decode_step(causal, rows, held, given)
+            causal(input_ids=torch.zeros(1, prompt + most - 1, dtype=torch.int64, device="meta"))
+
+    def _decode_media(self, model: MultimodalLM, per_task: int, decodings: Sequence[str]) -> None:
+        there = self._decoded()
+        self._decode(model, per_task, decodings)
+        del there
+
     def _text(self, model: MultimodalLM) -> None:
         ids = torch.zeros(ROWS, CHUNK, dtype=torch.int64, device="meta")
         piece_nll(model, ids, (0, self.space.vocab_size_total))
@@ -204,6 +310,12 @@ class Counting:
         wanted = ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")
         return {key: self.data["generate"][key] for key in wanted}
 
+    def _largest(self) -> list[Record]:
+        """Records of the tasks with the longest prompt and the longest target."""
+        records = [self._record(task) for task in self.kept]
+        found = {(one := max(records, key=lambda record: len(record[ids])))["id"]: one for ids in ("prompt_ids", "target_ids")}
+        return list(found.values())
+
     def _record(self, task: str) -> Record:
         """A golden record of the longest lengths."""
         kind = "audio" if task in ("a2t", "t2a") else "image"
@@ -215,6 +327,24 @@ class Counting:
             payload = self.space.image_to_global(np.zeros(self.payloads[kind], np.int64))
         prompt, target = (text, payload) if task in EMIT else (payload, text)
         return {"id": task, "task": task, "prompt_ids": prompt, "target_ids": target, "n_frames": frames}
+
+
+def decode_step(causal: nn.Module, rows: int, held: int, given: int) -> None:
+    """A step of transformers' `generate`: `given` ids in each of `rows` sequences that have `held` in the cache."""
+    from transformers import DynamicCache
+
+    cache, config = DynamicCache(), causal.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if held:
+        for layer in range(config.num_hidden_layers):
+            key, value = (torch.zeros(rows, heads, held, width, dtype=causal.dtype, device="meta") for _ in range(2))
+            cache.update(key, value, layer)
+    ids, attended = (torch.zeros(rows, n, dtype=torch.int64, device="meta") for n in (given, held + given))
+    logits = causal(
+        input_ids=ids, attention_mask=attended, past_key_values=cache, use_cache=True, logits_to_keep=1
+    ).logits
+    logits[:, -1].float().masked_fill(logits[:, -1] > 0, -torch.inf)  # as the grammar leaves them
 
 
 def longest(texts: np.ndarray, payloads: np.ndarray, max_seq_len: int, max_prompt: int | None) -> tuple[int, int]:

@@ -31,8 +31,9 @@ from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
 
 ALIGNED = 512  # bytes: CUDA's caching allocator rounds every block up to a multiple
-# Of kernels: three chunks of the cross-entropy (csrc/linear_cross_entropy.cu) and cuBLAS' workspaces.
-SCRATCH = 3 * (64 << 20) + (32 << 20)
+LOSS_CHUNK = 896 << 20  # bytes of logits that the loss holds at once on CUDA (csrc/cross_entropy_chunks.h)
+# Of kernels: the loss's chunk with the chunk's rows of hidden states and their gradients, and cuBLAS' workspaces.
+SCRATCH = LOSS_CHUNK + (64 << 20) + (32 << 20)
 
 
 class PeakMemory(TorchDispatchMode):
@@ -105,6 +106,9 @@ def as_on_cuda() -> Iterator[None]:
         mock.patch.object(F, "scaled_dot_product_attention", _attention),
         # It reads position_ids. Only rows of one sequence each get here without a mask.
         mock.patch.object(masking_utils, "find_packed_sequence_indices", lambda position_ids: None),
+        # Both read the mask: a batch of plain transformers is padded, and so keeps it.
+        mock.patch.object(masking_utils, "fast_all", lambda mask: False, create=True),
+        mock.patch.object(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda mask, *_, **__: mask is None),
     ):
         yield
 

@@ -9,7 +9,7 @@ It knows only the files (`adapter_model.safetensors`), the token space, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,7 +131,7 @@ class PlainLM:
         _check_places(tensors, modules, path)
         _add_lora(tensors, modules, meta["lora"]["alpha"] / meta["lora"]["r"])
         _copy_norms(tensors, modules)
-        head = _with_rows(causal, tensors, space.text_vocab_size, meta["tied"])
+        head = with_rows(causal, tensors, space.text_vocab_size, meta["tied"])
         causal.to(device)
         return cls(causal, [part.to(device) for part in head])
 
@@ -161,15 +161,25 @@ class PlainLM:
         return [found[i] for i in range(len(sequences))]
 
     def _scored(self, before: Tensor, one: TaskSequence) -> Scored:
-        wanted = one.ids[one.start :]
-        step = max(1, LOGITS_AT_ONCE // self.vocab_size)
-        parts = [
-            self._part(before[at : at + step], wanted[at : at + step], one, at) for at in range(0, len(wanted), step)
-        ]
+        parts = ([tensor.double().cpu().numpy() for tensor in part] for part in self._parts(before, one))
         return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    def _part(self, hidden: Tensor, wanted: np.ndarray, one: TaskSequence, at: int) -> tuple[np.ndarray, ...]:
-        """The four arrays of `Scored` for the ids `wanted`, which begin at scored position `at`."""
+    def _parts(self, before: Tensor, one: TaskSequence) -> Iterator[tuple[Tensor, ...]]:
+        """The columns of `Scored` on the device, as many positions at once as LOGITS_AT_ONCE allows."""
+        wanted = one.ids[one.start :]
+        step = max(1, LOGITS_AT_ONCE // self.vocab_size)
+        for at in range(0, len(wanted), step):
+            yield self._part(before[at : at + step], wanted[at : at + step], one, at)
+
+    @torch.no_grad()
+    def rehearse(self, sequences: Sequence[TaskSequence]) -> None:
+        """What `score` computes on the device, of which nothing is read: tensors without storage will do."""
+        for states, one in zip(self._hidden(sequences), sequences, strict=True):
+            for _ in self._parts(states, one):
+                pass
+
+    def _part(self, hidden: Tensor, wanted: np.ndarray, one: TaskSequence, at: int) -> tuple[Tensor, ...]:
+        """The four columns of `Scored` for the ids `wanted`, which begin at scored position `at`."""
         logits = torch.cat([hidden.float() @ part.float().T for part in self.head], -1)
         ids = torch.as_tensor(wanted, device=self.device)
         mine = logits.gather(1, ids[:, None])[:, 0]
@@ -184,7 +194,7 @@ class PlainLM:
         best = logits.masked_fill(~allowed, -torch.inf).max(-1).values
         scale = logits.masked_fill(~allowed, 0.0).abs().max(-1).values
         inside = torch.where(ids == one.end_id, nll, inside)
-        return tuple(tensor.double().cpu().numpy() for tensor in (nll, inside, best - mine, scale))
+        return nll, inside, best - mine, scale
 
 
 def _alike(sequences: Sequence[TaskSequence]) -> Iterator[list[int]]:
@@ -227,8 +237,8 @@ def _copy_norms(tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> No
             getattr(modules[module], parameter).copy_(tensor)
 
 
-def _with_rows(
-    causal: nn.Module, tensors: dict[str, Tensor], text_vocab_size: int, tied: bool
+def with_rows(
+    causal: nn.Module, tensors: Mapping[str, Tensor], text_vocab_size: int, tied: bool
 ) -> tuple[Tensor, Tensor]:
     """Puts the new rows below the base's in the embedding; returns (base rows, new rows fp32) of the head."""
     names = {id(module): name for name, module in causal.named_modules()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,16 @@ def check(device: str, seed: int) -> Findings:
     return found
 
 
-def _check_loss(found: Findings, case: LossCase, dtype: torch.dtype, device: str, seed: int) -> None:
+def rehearse(device: str) -> None:
+    """The operations of `check` on a device, of which nothing is read: tensors without storage will do."""
+    for case in LOSS_CASES:
+        for dtype in (torch.float32, torch.bfloat16):
+            tensors, bounds, options = _problem(case, dtype, 0)
+            _our_loss(*(one.to(device) for one in tensors), bounds, options)
+
+
+def _problem(case: LossCase, dtype: torch.dtype, seed: int) -> tuple[tuple[Tensor, ...], Any, dict]:
+    """((hidden, base, new, labels), bounds of each row or None, options) on the CPU."""
     g = torch.Generator().manual_seed(seed)
     hidden, base, new = (torch.randn(n, case.width, generator=g).to(dtype) for n in (case.rows, case.base, case.new))
     labels = torch.randint(0, case.base + case.new, (case.rows,), generator=g)
@@ -94,6 +104,11 @@ def _check_loss(found: Findings, case: LossCase, dtype: torch.dtype, device: str
     if options.pop("ranges", False):
         in_base = labels < case.base
         bounds = torch.where(in_base, 0, case.base), torch.where(in_base, case.base, case.base + case.new)
+    return (hidden, base, new, labels), bounds, options
+
+
+def _check_loss(found: Findings, case: LossCase, dtype: torch.dtype, device: str, seed: int) -> None:
+    (hidden, base, new, labels), bounds, options = _problem(case, dtype, seed)
     exact = _torch_loss(hidden.double(), base.double(), new.double(), labels, bounds, options)
     peer = _torch_loss(hidden, base, new, labels, bounds, options)
     ours = _our_loss(*(t.to(device) for t in (hidden, base, new, labels)), bounds, options)

@@ -19,13 +19,16 @@ from torch import Tensor, nn
 
 from mmpt.model import attention
 from mmpt.model.folding import fold_small_layers
+from mmpt.model.meta import LOSS_CHUNK
 from mmpt.model.multimodal import lora_config
 from mmpt.ops import linear_cross_entropy
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
 
 ADAM_BYTES = 16  # of a trained fp32 parameter: itself, its gradient, two moments
-CHUNK_BYTES = 3 * (64 << 20)  # of the head's working set: a chunk's logits, their softmax and one product
+# Of the head's working set: on a CPU a chunk's logits, their softmax and one product; on CUDA logits and gradients
+# share one place.
+CHUNK_BYTES = {"cpu": 3 * (64 << 20), "cuda": LOSS_CHUNK}
 # Allocators keep blocks that they cannot use at once. CUDA's caches a few percent. glibc's holds what the
 # forward pass freed between the kept blocks: 1.2 to 1.8 times the kept bytes were resident here, on models
 # of 1 to 135 M.
@@ -273,9 +276,10 @@ def memory(
     away = shape.layers * layer * (spread.world - 1) // spread.world if spread.split else 0
     tokens = kept.row_len * micro_rows
     states = tokens * shape.hidden * width
-    logits = 3 * 4 * tokens * shape.space.vocab_size_total  # what a batch smaller than a chunk needs
+    # What a batch smaller than a chunk needs.
+    logits = (width if device == "cuda" else 3 * 4) * tokens * shape.space.vocab_size_total
     # The rows' gradient is made by the loss, scaled, and added to the one of the embedding.
-    working = min(CHUNK_BYTES, logits) + 2 * 4 * shape.space.n_new * shape.hidden + 4 * states
+    working = min(CHUNK_BYTES[device], logits) + 2 * 4 * shape.space.n_new * shape.hidden + 4 * states
     working += 4 * size.trained if spread.world > 1 else 0  # all gradients in a row, to be summed
     working += BORROWED_LAYERS * layer if spread.split else 0
     activations_ = kept.of(shape.layers, micro_rows, checkpointed) + 2 * states

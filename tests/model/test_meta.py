@@ -11,6 +11,7 @@ from mmpt.evaluate.trainable import probe_step
 from mmpt.model import meta
 from mmpt.model.meta import ALIGNED, PeakMemory, as_on_cuda, meta_causal, meta_model
 from mmpt.model.multimodal import MultimodalLM
+from mmpt.ops import extension
 from mmpt.store.errors import UserError
 from mmpt.train.schedule import make_optimizer
 from tests.model.tiny_model import LORA, small_space
@@ -96,3 +97,8 @@ def test_attention_as_on_cuda_holds_no_matrix_of_scores():
 def test_a_configuration_needs_its_kind():
     with pytest.raises(UserError, match="not a model's configuration"):
         meta_causal({"hidden_size": 8}, torch.float32)
+
+
+def test_scratch_holds_a_chunk_of_the_loss():
+    written = (extension.SOURCES / "cross_entropy_chunks.h").read_text()
+    assert f"kChunkBytes = int64_t({meta.LOSS_CHUNK >> 20}) << 20;" in written and meta.SCRATCH > meta.LOSS_CHUNK
