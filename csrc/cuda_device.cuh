@@ -41,6 +41,11 @@ __device__ __forceinline__ __nv_bfloat16 from(float value) { return __float2bflo
 template <>
 __device__ __forceinline__ __half from(float value) { return __float2half(value); }
 
+template <typename T>
+struct IsHalf { static constexpr bool value = false; };
+template <>
+struct IsHalf<__half> { static constexpr bool value = true; };
+
 // The arithmetic of an element type: fp64 for fp64, else fp32.
 template <typename T>
 struct Wide { using type = float; };
@@ -106,6 +111,39 @@ struct AddSums {
   __device__ Sum operator()(Sum a, Sum b) const { return {a.value + b.value}; }
 };
 
+// The sum of the lanes' numbers, each below 2^54, in every lane.
+__device__ __forceinline__ unsigned long long warp_sum(unsigned long long value) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  // One instruction adds 32 bits of all lanes: 27 bits at a time do not overflow.
+  unsigned long long sum = 0;
+  for (int shift = 0; shift < 54; shift += 27)
+    sum += (unsigned long long)(__reduce_add_sync(kAllLanes, uint32_t(value >> shift) & 0x7ffffffu)) << shift;
+  return sum;
+#else
+  for (int distance = 16; distance; distance /= 2) value += shuffle(value, distance);
+  return value;
+#endif
+}
+
+// Of the block's threads that say yes: how many come before this one, and how many there are.
+struct Standing { int before, total; };
+
+// counts: 32 numbers of shared memory. The block has at most 32 warps, all of which call. Warps are added up by 5 shuffles.
+__device__ __forceinline__ Standing standing_of(bool yes, int* counts) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const unsigned ballot = __ballot_sync(kAllLanes, yes);
+  __syncthreads();  // counts may still be read from the last call
+  if (lane == 0) counts[warp] = __popc(ballot);
+  __syncthreads();
+  int upto = lane < warps ? counts[lane] : 0;
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int other = of_lane(upto, max(lane - distance, 0));
+    if (lane >= distance) upto += other;
+  }
+  const int below = of_lane(upto, max(warp - 1, 0)), total = of_lane(upto, 31);
+  return {(warp ? below : 0) + __popc(ballot & ((1u << lane) - 1u)), total};
+}
+
 // Thread block clusters exist from sm_90 on; elsewhere a block is its own cluster.
 __device__ __forceinline__ unsigned cluster_rank() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -141,6 +179,21 @@ __device__ __forceinline__ uint32_t cluster_load(const uint32_t* word, unsigned 
   return value;
 #else
   return *word;
+#endif
+}
+
+// sum += a b by one warp: a [16][16] and b [16][8] of a 16-bit type, sum [16][8], as the lanes hold them for
+// mma.sync.m16n8k16.
+template <typename T>
+__device__ __forceinline__ void multiply_tile(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define MMPT_MULTIPLY(type)                                                                                          \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                                      \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+  if constexpr (IsHalf<T>::value) MMPT_MULTIPLY("f16");
+  else MMPT_MULTIPLY("bf16");
+#undef MMPT_MULTIPLY
 #endif
 }
 

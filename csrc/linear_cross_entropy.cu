@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kCompactThreads) compaction(CompactInput in, C
   __shared__ int warp_count[32];
   __shared__ WeightSums scratch[32];
   __shared__ int base, error;
-  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int thread = threadIdx.x;
   if (thread == 0) base = 0, error = 0;
   for (int64_t i = thread; i < out.capacity; i += kCompactThreads) out.row[i] = -1;
   WeightSums weights{0, 0};
@@ -43,15 +43,8 @@ __global__ void __launch_bounds__(kCompactThreads) compaction(CompactInput in, C
     const bool inside = row < in.count;
     const int64_t label = inside ? in.labels[row] : in.ignore_index;
     const bool valid = inside && label != in.ignore_index;
-    const unsigned ballot = __ballot_sync(kAllLanes, valid);
-    if (lane == 0) warp_count[warp] = __popc(ballot);
-    __syncthreads();
-    int before = base + __popc(ballot & ((1u << lane) - 1u));
-    int total = 0;
-    for (int w = 0; w < kCompactThreads / 32; ++w) {
-      if (w < warp) before += warp_count[w];
-      total += warp_count[w];
-    }
+    const Standing standing = standing_of(valid, warp_count);
+    const int before = base + standing.before;
     if (valid) {
       const int64_t lo = in.row_lo ? in.row_lo[row] : in.lo, hi = in.row_hi ? in.row_hi[row] : in.hi;
       const bool good = 0 <= lo && lo < hi && hi <= in.vocabulary && lo <= label && label < hi &&
@@ -69,7 +62,7 @@ __global__ void __launch_bounds__(kCompactThreads) compaction(CompactInput in, C
       }
     }
     __syncthreads();
-    if (thread == 0) base += total;
+    if (thread == 0) base += standing.total;
     __syncthreads();
   }
   weights = block_reduce(weights, scratch, AddWeights());

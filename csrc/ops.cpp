@@ -131,7 +131,7 @@ Gradients cross_entropy_backward_meta(const Tensor& hidden, const Tensor&, const
           gradient_meta(weight_new ? *weight_new : weight_base, want_new && weight_new)};
 }
 
-using SampleRange = Tensor (*)(const Tensor&, const Tensor&, const Maybe&, double, const Sampling&, int64_t);
+using SampleRange = Tensor (*)(const Tensor&, const Tensor&, const Maybe&, double, const Sampling&, int64_t, bool);
 using SampleLogits = Tensor (*)(const Tensor&, const Sampling&, int64_t);
 
 void check_head(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new) {
@@ -149,12 +149,12 @@ Tensor sample_range(const Tensor& hidden, const Tensor& weight_base, const Maybe
                     int64_t lo, int64_t hi, int64_t extra, double temperature, int64_t top_k, double top_p,
                     int64_t seed, int64_t offset, const Maybe& row_lo, const Maybe& row_hi, const Maybe& row_extra,
                     const Maybe& row_temperature, const Maybe& row_top_k, const Maybe& row_top_p,
-                    const Maybe& row_seed, const Maybe& row_offset, int64_t max_range) {
+                    const Maybe& row_seed, const Maybe& row_offset, int64_t max_range, bool tensor_cores) {
   check_head(hidden, weight_base, weight_new);
   return Run(hidden, weight_base, weight_new, softcap,
              {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature}, {top_k, row_top_k},
               {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
-             max_range);
+             max_range, tensor_cores);
 }
 
 template <SampleLogits Run>
@@ -203,8 +203,14 @@ NewScreen screen_meta(const Tensor& weight_base, const Maybe& weight_new) {
 
 Tensor sample_range_meta(const Tensor& hidden, const Tensor&, const Maybe&, double, int64_t, int64_t, int64_t, double,
                          int64_t, double, int64_t, int64_t, const Maybe&, const Maybe&, const Maybe&, const Maybe&,
-                         const Maybe&, const Maybe&, const Maybe&, const Maybe&, int64_t) {
+                         const Maybe&, const Maybe&, const Maybe&, const Maybe&, int64_t, bool) {
   return at::empty_symint({hidden.sym_size(0)}, hidden.options().dtype(at::kLong));
+}
+
+// The CPU has no other way to compute logits.
+Tensor sample_range_on_cpu(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new, double softcap,
+                           const Sampling& how, int64_t max_range, bool) {
+  return sample_range_cpu(hidden, weight_base, weight_new, softcap, how, max_range);
 }
 
 Tensor sample_screened_meta(const Tensor& hidden, const Tensor&, const Maybe&, const Tensor&, const Tensor&,
@@ -225,7 +231,7 @@ Tensor sample_logits_meta(const Tensor& logits, int64_t, int64_t, int64_t, doubl
 #define MMPT_SAMPLING_ARGUMENTS                                                                                    \
   "int lo, int hi, int extra_id, float temperature, int top_k, float top_p, int seed, int offset, "                \
   "Tensor? row_lo, Tensor? row_hi, Tensor? row_extra_id, Tensor? row_temperature, Tensor? row_top_k, "             \
-  "Tensor? row_top_p, Tensor? row_seed, Tensor? row_offset, int max_range) -> Tensor"
+  "Tensor? row_top_p, Tensor? row_seed, Tensor? row_offset, int max_range"
 
 TORCH_LIBRARY(mmpt, m) {
   m.def(
@@ -240,18 +246,19 @@ TORCH_LIBRARY(mmpt, m) {
       "float softcap, float z_loss, float label_smoothing, int? max_valid, bool want_hidden, bool want_base, "
       "bool want_new) -> (Tensor d_hidden, Tensor d_base, Tensor d_new)");
   m.def(
-      "sample_range(Tensor hidden, Tensor weight_base, Tensor? weight_new, float softcap, " MMPT_SAMPLING_ARGUMENTS);
-  m.def("sample_logits(Tensor logits, " MMPT_SAMPLING_ARGUMENTS);
+      "sample_range(Tensor hidden, Tensor weight_base, Tensor? weight_new, float softcap, " MMPT_SAMPLING_ARGUMENTS
+      ", bool tensor_cores=False) -> Tensor");
+  m.def("sample_logits(Tensor logits, " MMPT_SAMPLING_ARGUMENTS ") -> Tensor");
   m.def("screen(Tensor weight_base, Tensor? weight_new) -> (Tensor codes, Tensor scale, Tensor bound)");
   m.def(
       "sample_screened(Tensor hidden, Tensor weight_base, Tensor? weight_new, Tensor codes, Tensor scale, "
-      "Tensor bound, " MMPT_SAMPLING_ARGUMENTS);
+      "Tensor bound, " MMPT_SAMPLING_ARGUMENTS ") -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(mmpt, CPU, m) {
   m.impl("linear_cross_entropy", cross_entropy<cross_entropy_cpu>);
   m.impl("linear_cross_entropy_backward", cross_entropy_backward<cross_entropy_backward_cpu>);
-  m.impl("sample_range", sample_range<sample_range_cpu>);
+  m.impl("sample_range", sample_range<sample_range_on_cpu>);
   m.impl("sample_logits", sample_logits<sample_logits_cpu>);
   m.impl("screen", screen);
   m.impl("sample_screened", sample_screened);

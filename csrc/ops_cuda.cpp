@@ -328,7 +328,7 @@ Gradients cross_entropy_backward_cuda(const CrossEntropy& call, const Tensor& ls
 }
 
 Tensor sample_range_cuda(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new, double softcap,
-                         const Sampling& how, int64_t max_range) {
+                         const Sampling& how, int64_t max_range, bool tensor_cores) {
   const c10::cuda::CUDAGuard guard(hidden.device());
   for (const Tensor* tensor : {&hidden, &weight_base}) check_no_double(*tensor);
   if (weight_new) check_no_double(*weight_new);
@@ -336,13 +336,18 @@ Tensor sample_range_cuda(const Tensor& hidden, const Tensor& weight_base, const 
   const int64_t fresh = weight_new ? weight_new->size(0) : 0;
   const DeviceSampling device = on_device(how, hidden, weight_base.size(0) + fresh, max_range, keep);
   const auto lined_up = [](const Tensor& x) { return x.stride(1) == 1 ? x : x.contiguous(); };
-  const Tensor x = lined_up(hidden), base = lined_up(weight_base), more = weight_new ? lined_up(*weight_new) : Tensor();
+  // Tensor cores need rows that are 16-byte aligned; those of hidden are few.
+  const Tensor x = tensor_cores ? hidden.clone(at::MemoryFormat::Contiguous) : lined_up(hidden), base = lined_up(weight_base), more = weight_new ? lined_up(*weight_new) : Tensor();
   const DeviceHead head{base.const_data_ptr(), base.size(0), base.stride(0), element_of(base.scalar_type()),
                         fresh ? more.const_data_ptr() : nullptr, fresh ? more.stride(0) : 0,
                         fresh ? element_of(more.scalar_type()) : Element::kFloat, hidden.size(1), float(softcap)};
+  const Element element = element_of(x.scalar_type());
+  const int64_t until = tensor_cores ? products_until(x.const_data_ptr(), element, x.stride(0), head) : 0;
   return sample(hidden, device, [&](float* values, int64_t stride) {
-    launch_range_logits(x.const_data_ptr(), element_of(x.scalar_type()), x.stride(0), head, device, values, stride,
-                        c10::cuda::getCurrentCUDAStream());
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    if (until) launch_range_products(x.const_data_ptr(), element, x.stride(0), head, device, until, values, stride, stream);
+    if (until < device.vocabulary)
+      launch_range_logits(x.const_data_ptr(), element, x.stride(0), head, device, until, values, stride, stream);
   });
 }
 

@@ -6,12 +6,10 @@
 // lanes wait for one bank; a block fills it once for all its ids. Choosing: greedy and plain sampling are one reduction by (score, lower id); top-k and top-p descend the
 // bits of an order-preserving key, 8 at a time, with counts or integer masses (exp * 2^40) in a histogram, which is
 // exact and needs no sort. Nothing is read back to the host.
-#include "sampling.cuh"
-
 #include <cmath>
 
-#include "cuda_device.cuh"
 #include "philox.h"
+#include "sampling_device.cuh"
 
 namespace mmpt {
 namespace {
@@ -22,30 +20,6 @@ constexpr int64_t kHiddenBytes = 64 << 10;  // of hidden rows in shared memory: 
 constexpr int kChooseThreads = 512;
 constexpr int kLogitBlocks = 3;  // of range_logits on a multiprocessor, by their shared memory
 constexpr double kMassUnit = double(int64_t(1) << 40);
-
-template <typename T>
-__device__ __forceinline__ T parameter(const DeviceParameter<T>& of, int64_t row) {
-  return of.rows ? of.rows[row * of.step] : of.value;
-}
-
-struct Range {
-  int64_t lo, hi, extra;
-  int side;  // of the extra id: -1 below the range, 1 above, 0 absent or inside
-  bool valid;
-  __device__ int64_t count() const { return hi - lo + (side ? 1 : 0); }
-  __device__ int64_t id(int64_t column) const {
-    if (side < 0) return column == 0 ? extra : lo + column - 1;
-    return column == hi - lo ? extra : lo + column;
-  }
-};
-
-__device__ Range range_of(const DeviceSampling& how, int64_t row) {
-  Range r{parameter(how.lo, row), parameter(how.hi, row), parameter(how.extra, row), 0, false};
-  r.side = r.extra >= r.hi ? 1 : r.extra >= 0 && r.extra < r.lo ? -1 : 0;
-  r.valid = r.lo >= 0 && r.lo < r.hi && r.hi <= how.vocabulary && r.extra < how.vocabulary &&
-            r.hi - r.lo <= how.max_range;
-  return r;
-}
 
 // ---- logits of the range ---------------------------------------------------------------------------------------
 
@@ -113,8 +87,8 @@ __device__ void id_dots(const DeviceHead& head, int64_t id, const float* hidden,
 // memory: [tile][padded dimensions] fp32 hidden rows.
 template <typename T>
 __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden, int64_t hidden_stride,
-                                                                 DeviceHead head, DeviceSampling how, float* values,
-                                                                 int64_t stride, int tile) {
+                                                                 DeviceHead head, DeviceSampling how, int64_t from,
+                                                                 float* values, int64_t stride, int tile) {
   extern __shared__ __align__(16) unsigned char storage[];
   float* rows_of_hidden = reinterpret_cast<float*>(storage);
   __shared__ Range ranges[kBatchTile];
@@ -136,11 +110,12 @@ __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden
   for (int64_t r = int64_t(blockIdx.y) * kLogitWarps + warp; r < how.max_range; r += int64_t(gridDim.y) * kLogitWarps) {
     if (shared) {
       if (r >= ranges[0].hi - ranges[0].lo) break;
+      if (ranges[0].lo + r < from) continue;
       id_dots(head, ranges[0].lo + r, rows_of_hidden, rows, sums);
       for (int b = 0; b < rows; ++b) put(b, r + (ranges[b].side < 0), sums[b]);
     } else {
       for (int b = 0; b < rows; ++b) {
-        if (!ranges[b].valid || r >= ranges[b].hi - ranges[b].lo) continue;
+        if (!ranges[b].valid || r >= ranges[b].hi - ranges[b].lo || ranges[b].lo + r < from) continue;
         id_dots(head, ranges[b].lo + r, rows_of_hidden + b * width, 1, sums);
         put(b, r + (ranges[b].side < 0), sums[0]);
       }
@@ -148,7 +123,7 @@ __global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden
   }
   if (blockIdx.y == 0)
     for (int b = warp; b < rows; b += kLogitWarps)
-      if (ranges[b].valid && ranges[b].side) {
+      if (ranges[b].valid && ranges[b].side && ranges[b].extra >= from) {
         id_dots(head, ranges[b].extra, rows_of_hidden + b * width, 1, sums);
         put(b, ranges[b].side < 0 ? 0 : ranges[b].hi - ranges[b].lo, sums[0]);
       }
@@ -215,6 +190,9 @@ struct Row {
   }
 };
 
+constexpr uint32_t kNoDigit = 256;
+constexpr int kTogether = 8;  // lanes with one digit, from which on they add up first: at most four such groups a warp
+
 // Shared memory of a descent.
 struct Histogram {
   uint32_t low[256], high[256];
@@ -223,9 +201,22 @@ struct Histogram {
   int64_t last;
   int warp_count[32];
 
-  // A 32-bit addition is one instruction in shared memory; one of 64 bits would be a loop of compare-and-swap, which
-  // all that meet in one bin go through one after the other. What it comes to does not depend on the order.
+  // Adds each lane's value to the bin of its digit; kNoDigit is of a lane that has none. The first passes put most
+  // columns into two to four bins, where additions wait for one another: lanes that share a bin in such numbers add up
+  // first. Called by whole warps. What it comes to does not depend on the order.
   __device__ void add(uint32_t digit, unsigned long long value) {
+    const unsigned same = __match_any_sync(kAllLanes, digit);
+    const bool together = digit != kNoDigit && __popc(same) >= kTogether;
+    const int lane = threadIdx.x % 32, first = __ffs(same) - 1;
+    for (unsigned leaders = __ballot_sync(kAllLanes, together && lane == first); leaders; leaders &= leaders - 1) {
+      const int leader = __ffs(leaders) - 1;
+      const unsigned long long sum = warp_sum(of_lane(digit, leader) == digit ? value : 0);
+      if (lane == leader) put(digit, sum);
+    }
+    if (digit != kNoDigit && !together) put(digit, value);
+  }
+  // A 32-bit addition is one instruction in shared memory; one of 64 bits would be a loop of compare-and-swap.
+  __device__ void put(uint32_t digit, unsigned long long value) {
     const uint32_t part = uint32_t(value), sum = atomicAdd(&low[digit], part) + part;
     const uint32_t above = uint32_t(value >> 32) + (sum < part ? 1u : 0u);
     if (above) atomicAdd(&high[digit], above);
@@ -244,23 +235,15 @@ struct AddMasses {
 
 // The column of the `wanted`-th (from 1) of those with this key that `within` keeps, in ascending order.
 __device__ int64_t column_of(const Row& row, const Cut& within, uint32_t key, unsigned long long wanted, Histogram& h) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   unsigned long long seen = 0;
   if (threadIdx.x == 0) h.last = row.count - 1;
   for (int64_t start = 0; start < row.count; start += blockDim.x) {
     const int64_t c = start + threadIdx.x;
     const bool equal = c < row.count && key_of(row.value[c]) == key && within.keeps(key, c);
-    const unsigned ballot = __ballot_sync(kAllLanes, equal);
-    __syncthreads();
-    if (lane == 0) h.warp_count[warp] = __popc(ballot);
-    __syncthreads();
-    unsigned long long before = seen + __popc(ballot & ((1u << lane) - 1u)), total = 0;
-    for (int w = 0; w < warps; ++w) {
-      if (w < warp) before += h.warp_count[w];
-      total += h.warp_count[w];
-    }
+    const Standing standing = standing_of(equal, h.warp_count);
+    const unsigned long long before = seen + standing.before;
     if (equal && before + 1 == wanted) h.last = c;
-    seen += total;
+    seen += standing.total;
   }
   __syncthreads();
   return h.last;
@@ -303,10 +286,11 @@ __device__ Cut descend(const Row& row, const Cut& within, bool by_mass, double w
     __syncthreads();
     for (int i = threadIdx.x; i < 256; i += blockDim.x) h.low[i] = h.high[i] = 0;
     __syncthreads();
-    for (int64_t c = threadIdx.x; c < row.count; c += blockDim.x) {
-      const uint32_t key = key_of(row.value[c]);
-      if ((key & mask) == prefix && within.keeps(key, c))
-        h.add((key >> shift) & 255u, by_mass ? row.mass(c) : 1ull);
+    for (int64_t start = 0; start < row.count; start += blockDim.x) {
+      const int64_t c = start + threadIdx.x;
+      const uint32_t key = c < row.count ? key_of(row.value[c]) : 0;
+      const bool counts = c < row.count && (key & mask) == prefix && within.keeps(key, c);
+      h.add(counts ? (key >> shift) & 255u : kNoDigit, !counts ? 0ull : by_mass ? row.mass(c) : 1ull);
     }
     __syncthreads();
     if (threadIdx.x < 32) find_digit(wanted, h);
@@ -396,7 +380,7 @@ __global__ void __launch_bounds__(kChooseThreads) choose(const float* values, in
 
 template <typename T>
 void launch_range_logits_of(const T* hidden, int64_t hidden_stride, const DeviceHead& head, const DeviceSampling& how,
-                            float* values, int64_t stride, cudaStream_t stream) {
+                            int64_t from, float* values, int64_t stride, cudaStream_t stream) {
   const int64_t row_bytes = padded(head.dimensions) * int64_t(sizeof(float));
   int64_t tile = kHiddenBytes / (row_bytes ? row_bytes : 1);
   tile = tile < 1 ? 1 : tile < kBatchTile ? tile : kBatchTile;
@@ -407,8 +391,8 @@ void launch_range_logits_of(const T* hidden, int64_t hidden_stride, const Device
   const int64_t across = (how.batch + tile - 1) / tile, wave = int64_t(kLogitBlocks) * multiprocessors();
   const int64_t tiles = (how.max_range + kLogitWarps - 1) / kLogitWarps;  // 0 where no row may have an id
   const dim3 grid(unsigned(across), unsigned(max(min(tiles, (wave + across - 1) / across), int64_t(1))));
-  range_logits<T><<<grid, kLogitWarps * 32, size_t(shared), stream>>>(hidden, hidden_stride, head, how, values, stride,
-                                                                      int(tile));
+  range_logits<T><<<grid, kLogitWarps * 32, size_t(shared), stream>>>(hidden, hidden_stride, head, how, from, values,
+                                                                      stride, int(tile));
 }
 
 template <typename T>
@@ -429,8 +413,8 @@ void launch_copy_logits_of(const T* logits, int64_t row_stride, int64_t step, co
   }
 
 void launch_range_logits(const void* hidden, Element element, int64_t hidden_stride, const DeviceHead& head,
-                         const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream) {
-  MMPT_BY_SAMPLED(element, launch_range_logits_of(static_cast<const T*>(hidden), hidden_stride, head, how, values,
+                         const DeviceSampling& how, int64_t from, float* values, int64_t stride, cudaStream_t stream) {
+  MMPT_BY_SAMPLED(element, launch_range_logits_of(static_cast<const T*>(hidden), hidden_stride, head, how, from, values,
                                                   stride, stream));
 }
 

@@ -85,10 +85,13 @@ def cases(device: str) -> list[Case]:
 
 def peers(case: Case) -> list[str]:
     """Names to run; "NAME, filtered" is a peer given the supervised rows alone."""
-    if case.kind == "draw" and case.width == ops_peers.TEXT:
-        return list(ops_peers.DRAWS_OF_TEXT)
     if case.kind == "draw":
-        return [name for name in ops_peers.DRAWS if name != "mmpt, no screen"]
+        by_them = [ops_peers.BY_TENSOR_CORES] if torch.cuda.is_available() and case.dtype != "float32" else []
+        if case.width == ops_peers.TEXT:
+            return [*ops_peers.DRAWS_OF_TEXT, *by_them]
+        return [
+            name for name in ops_peers.DRAWS if name not in ("mmpt, no screen", ops_peers.BY_TENSOR_CORES)
+        ] + by_them
     some_ignored = case.supervised < case.n
     return [*ops_peers.LOSSES, *(f"{name}, filtered" for name in ops_peers.MULTIPLY_ALL_ROWS if some_ignored)]
 

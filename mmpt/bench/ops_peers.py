@@ -229,8 +229,8 @@ def draw_problem(batch: int, h: int, width: int, dtype: torch.dtype, device: str
     return DrawProblem(hidden, head, lo, lo + width)
 
 
-def draw_ours(p: DrawProblem, screened: bool = True) -> Step:
-    """As generation draws: from wide ranges by a screen, which is made once."""
+def draw_ours(p: DrawProblem, screened: bool = True, **options: bool) -> Step:
+    """As generation draws: from wide ranges by a screen, which is made once. options: more of `sample_range`'s."""
     from mmpt.ops import sample_range, screen
 
     made = screen(p.head, None) if screened and p.hi - p.lo == TEXT else None
@@ -242,7 +242,16 @@ def draw_ours(p: DrawProblem, screened: bool = True) -> Step:
     def step() -> Tensor:
         offset.add_(1)
         return sample_range(
-            p.hidden, p.head, None, p.lo, p.hi, temperature=1.0, seed=seed, offset=offset.expand(len(seed)), screen=made
+            p.hidden,
+            p.head,
+            None,
+            p.lo,
+            p.hi,
+            temperature=1.0,
+            seed=seed,
+            offset=offset.expand(len(seed)),
+            screen=made,
+            **options,
         )
 
     return step
@@ -250,6 +259,10 @@ def draw_ours(p: DrawProblem, screened: bool = True) -> Step:
 
 def draw_unscreened(p: DrawProblem) -> Step:
     return draw_ours(p, screened=False)
+
+
+def draw_by_tensor_cores(p: DrawProblem) -> Step:
+    return draw_ours(p, tensor_cores=True)
 
 
 def _multinomial(logits: Tensor) -> Tensor:
@@ -306,6 +319,7 @@ def draw_flashinfer(p: DrawProblem) -> Step:
     return lambda: sampling_from_logits((p.hidden @ p.head[p.lo : p.hi].T).float()) + p.lo
 
 
+BY_TENSOR_CORES = "mmpt, tensor cores"
 DRAWS: dict[str, Callable[[DrawProblem], Step]] = {
     "mmpt": draw_ours,
     "mmpt, no screen": draw_unscreened,
@@ -315,5 +329,6 @@ DRAWS: dict[str, Callable[[DrawProblem], Step]] = {
     "full head + XGrammar + multinomial": draw_xgrammar,
     "full head + transformers prefix": draw_transformers,
     "sliced + FlashInfer": draw_flashinfer,
+    BY_TENSOR_CORES: draw_by_tensor_cores,
 }
 DRAWS_OF_TEXT = ("mmpt", "mmpt, no screen", "sliced + multinomial", "sliced + Gumbel")  # others multiply 8 % more

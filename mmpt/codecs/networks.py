@@ -27,21 +27,43 @@ from mmpt.store.canonical import read_json
 LLAMAGEN = llamagen_modules.Sizes(16_384, 8, 256, 128, (128, 128, 256, 256, 512), 2)
 SEED = seed_modules.Sizes(8192, 32, 32, 768, 4, (256, 128, 32), 1024)
 QFORMER = {"layers": 12, "inner": 3072}
-VISION = {"patch_embed.proj.weight": (1408, 3, 14, 14), "pos_embed": (1, 257, 1408), "blocks.0.mlp.fc1.weight": (6144, 1408)}
+VISION = {
+    "patch_embed.proj.weight": (1408, 3, 14, 14),
+    "pos_embed": (1, 257, 1408),
+    "blocks.0.mlp.fc1.weight": (6144, 1408),
+}
 # Stable Diffusion 2.1 unCLIP: what differs from diffusers' and transformers' own values.
 UNET = {
-    "sample_size": 96, "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": True,
-    "class_embed_type": "projection", "projection_class_embeddings_input_dim": 2048,
-}  # fmt: skip
+    "sample_size": 96,
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 2048,
+}
 VAE = {
-    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4, "layers_per_block": 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 4, "sample_size": 768,
-}  # fmt: skip
-TEXT = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16, "hidden_act": "gelu"}
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "sample_size": 768,
+}
+TEXT = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+}
 SIGHT = {
-    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16, "patch_size": 14,
-    "projection_dim": 1024, "hidden_act": "gelu",
-}  # fmt: skip
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "projection_dim": 1024,
+    "hidden_act": "gelu",
+}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """CLIP and CLAP without storage (torch's device "meta"), on a batch as `clip.py` and `clap.py` give it to them.
 
-Sizes are those of the config.json in the folder that the profile names, else those of the examples that are named where a
-folder is missing: openai/clip-vit-base-patch32, laion/clap-htsat-unfused.
+Sizes are those of the config.json in the folder that the profile names, else those of transformers' own configurations:
+openai/clip-vit-base-patch32 and laion/clap-htsat-unfused.
 """
 
 from __future__ import annotations

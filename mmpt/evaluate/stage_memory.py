@@ -20,8 +20,8 @@ Stages that decode media hold the codecs' networks while the model is there.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -32,8 +32,8 @@ from torch import nn
 
 from mmpt.codecs.contract import ITEMS
 from mmpt.codecs.networks import Networks, networks, unknown
-from mmpt.evaluate.judge_networks import judges
 from mmpt.evaluate.golden import EMIT, TEMPERATURE, Setting, golden_pieces, reserve_piece
+from mmpt.evaluate.judge_networks import judges
 from mmpt.evaluate.scoring import TOKENS_PER_BATCH, batch_nll, laid_out
 from mmpt.evaluate.sets import Record, record_prompt
 from mmpt.evaluate.text import CHUNK, ROWS, piece_nll
@@ -257,7 +257,7 @@ class Counting:
             batch_nll(model, *laid_out([prompt] * count, [target] * count))
 
     def _score(self, decoding: bool = False) -> None:
-        """The independent scorer on the longest sequences of each task; with the codecs' networks that stage generate has."""
+        """The independent scorer on the longest sequences; decoding: with the codecs, as in stage generate."""
         there = self._decoded() if decoding else []
         plain = self._plain()
         for record in self._largest():
@@ -275,7 +275,7 @@ class Counting:
 
     @torch.no_grad()
     def _exported(self) -> None:
-        """As `mmpt.model.runtimes.transformers_ids` and `preference`: one matrix of all ids, transformers' own cache."""
+        """As `mmpt.model.runtimes` runs the export: one matrix of all ids, and transformers' own cache."""
         causal = meta_causal({**self.shape.config, "vocab_size": self.space.vocab_size_total}, self.shape.dtype)
         rows = min(EXPORT_ROWS, self.data["golden"]["per_task"])
         for record in self._largest():
@@ -313,7 +313,10 @@ class Counting:
     def _largest(self) -> list[Record]:
         """Records of the tasks with the longest prompt and the longest target."""
         records = [self._record(task) for task in self.kept]
-        found = {(one := max(records, key=lambda record: len(record[ids])))["id"]: one for ids in ("prompt_ids", "target_ids")}
+        found = {
+            (one := max(records, key=lambda record: len(record[ids])))["id"]: one
+            for ids in ("prompt_ids", "target_ids")
+        }
         return list(found.values())
 
     def _record(self, task: str) -> Record:

@@ -21,6 +21,9 @@ kernels = extension.load()
 Scalar = int | float | Tensor
 _LOSS = "mmpt::linear_cross_entropy"
 _LOSS_ARGUMENTS = 21
+# Whether tensor cores compute the logits of draws. The tests emulate them, but not how they round: this stays False until
+# `.ci/gpu parity` has passed on a GPU and its output is recorded in mmpt/bench/results.
+TENSOR_CORES = False
 
 
 def linear_cross_entropy(
@@ -96,8 +99,12 @@ def sample_range(
     softcap: float | None = None,
     max_range: int | None = None,
     screen: Screen | None = None,
+    tensor_cores: bool | None = None,
 ) -> Tensor:
     """mmpt.ops.reference_sampling.sample_range, compiled; arguments and results are described there.
+
+    tensor_cores: on CUDA, of 16-bit tensors, whether they compute the logits; None: as TENSOR_CORES says. They round
+        otherwise; a row still draws the same alone as in a batch.
 
     max_range: the widest hi - lo of any row; it sizes scratch on CUDA, where lo and hi are not read on the host.
     On CUDA nothing waits for the device: a row with a NaN logit or nothing allowed gives -1 instead of an error, and
@@ -108,7 +115,8 @@ def sample_range(
         return torch.ops.mmpt.sample_screened(
             hidden, weight_base, weight_new, screen.codes, screen.scale, screen.bound, *parameters
         )
-    return torch.ops.mmpt.sample_range(hidden, weight_base, weight_new, softcap or 0.0, *parameters)
+    by_them = TENSOR_CORES if tensor_cores is None else tensor_cores
+    return torch.ops.mmpt.sample_range(hidden, weight_base, weight_new, softcap or 0.0, *parameters, by_them)
 
 
 def screen(weight_base: Tensor, weight_new: Tensor | None) -> Screen:

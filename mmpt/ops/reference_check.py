@@ -89,11 +89,11 @@ def rehearse(device: str) -> None:
     """The operations of `check` on a device, of which nothing is read: tensors without storage will do."""
     for case in LOSS_CASES:
         for dtype in (torch.float32, torch.bfloat16):
-            tensors, bounds, options = _problem(case, dtype, 0)
-            _our_loss(*(one.to(device) for one in tensors), bounds, options)
+            (hidden, base, new, labels), bounds, options = _problem(case, dtype, 0)
+            _our_loss(hidden.to(device), base.to(device), new.to(device), labels.to(device), bounds, options)
 
 
-def _problem(case: LossCase, dtype: torch.dtype, seed: int) -> tuple[tuple[Tensor, ...], Any, dict]:
+def _problem(case: LossCase, dtype: torch.dtype, seed: int) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Any, dict]:
     """((hidden, base, new, labels), bounds of each row or None, options) on the CPU."""
     g = torch.Generator().manual_seed(seed)
     hidden, base, new = (torch.randn(n, case.width, generator=g).to(dtype) for n in (case.rows, case.base, case.new))

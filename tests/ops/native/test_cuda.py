@@ -175,6 +175,42 @@ def test_a_draw_depends_on_its_own_row_alone(dtype):
     assert torch.equal(alone, together)
 
 
+PRODUCTS = [(9, 64, "rows"), (64, 1024, "rows"), (64, 4096, (3, 9_190)), (200, 1024, (3, 9_190))]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("batch,width,lies", PRODUCTS)
+def test_tensor_cores_draw_the_same_alone_as_in_a_batch(batch, width, lies, dtype):
+    """Parity, first half: no place in a tile, no number of rows and no range changes a bit."""
+    hidden, base, new = on_gpu(*head(batch, h=width, v0=9_000, t=300, dtype=dtype))
+    lo, hi, rest = per_row(batch, 9_300, 3)
+    if lies != "rows":
+        lo, hi = torch.full((batch,), lies[0]), torch.full((batch,), lies[1])
+    given = {"lo": lo.cuda(), "hi": hi.cuda(), **{k: v.cuda() for k, v in rest.items()}}
+
+    def draw(rows):
+        return sample_range(hidden[rows], base, new, **{k: v[rows] for k, v in given.items()}, tensor_cores=True)
+
+    together = draw(slice(None))
+    order = torch.randperm(batch, device="cuda")
+    assert torch.equal(draw(order), together[order])
+    for step in (1, 8, 33):
+        parts = [draw(slice(i, min(i + step, batch))) for i in range(0, batch, step)]
+        assert torch.equal(torch.cat(parts), together)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("new_rows", [None, torch.float32])
+def test_tensor_cores_choose_what_float64_chooses(dtype, new_rows):
+    """Parity, second half: greedy ids are the largest logits but for rounding of fp32 sums."""
+    hidden, base, new = on_gpu(*head(64, h=4096, v0=9_000, t=300, dtype=dtype))
+    new = new.to(new_rows or dtype)
+    logits = hidden.double() @ torch.cat([base.double(), new.double()]).T
+    ids = sample_range(hidden, base, new, 0, 9_300, tensor_cores=True)
+    lack = logits.max(1).values - logits.gather(1, ids[:, None])[:, 0]
+    assert (lack <= 4096**0.5 * 2**-22 * logits.abs().max()).all()
+
+
 def test_what_cannot_be_drawn_is_minus_one():
     logits = torch.zeros(4, 8, device="cuda")
     logits[1, 2] = math.nan

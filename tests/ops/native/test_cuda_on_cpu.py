@@ -451,6 +451,58 @@ def test_draws_of_a_wide_head_equal_the_cpus(emulated, batch):
         assert torch.equal(ours, right)
 
 
+@pytest.mark.parametrize("new_rows", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("batch", [1, 9, 70])
+def test_draws_by_tensor_cores_equal_the_cpus(emulated, batch, new_rows):
+    """One range of all rows, ranges of their own, extra ids; new rows of another dtype take the other way."""
+    hidden, base, new = head(batch, h=288 if batch == 9 else 64, dtype=torch.bfloat16)
+    new = new.to(new_rows)
+    seed = torch.arange(batch)
+    lo, hi, rest = per_row(batch, 1200, 3)
+    two = torch.where(seed % 2 == 0, 3, 850), torch.where(seed % 2 == 0, 90, 1190)
+    for numbers in (
+        native._parameters(3, 1190, 1195, 0.8, 0, 0.9, seed, 5, None),
+        native._parameters(*two, 2, 0.8, 0, 1.0, seed, 5, None),
+        *([native._parameters(lo, hi, *rest.values(), None)] if batch < 10 else []),
+    ):
+        ours = emulated.sample_range(hidden, base, new, 0.0, *numbers, True)
+        assert torch.equal(ours, torch.ops.mmpt.sample_range(hidden, base, new, 0.0, *numbers))
+
+
+def test_a_row_by_tensor_cores_draws_the_same_alone_and_in_tiles_of_any_size(emulated, monkeypatch):
+    hidden, base, new = head(70, h=96, dtype=torch.float16)
+    hidden = torch.cat([hidden, hidden[:, :1]], 1)[:, :96]  # rows that are not 16-byte aligned
+    draw = lambda rows: emulated.sample_range(  # noqa: E731
+        hidden[rows],
+        base,
+        new,
+        3.0,
+        *native._parameters(5, 1190, None, 1.0, 0, 1.0, torch.arange(70)[rows], 5, None),
+        True,
+    )
+    together = draw(slice(None))
+    assert torch.equal(torch.cat([draw(slice(i, i + 1)) for i in range(60, 70)]), together[60:])
+    monkeypatch.setenv("MMPT_EMULATED_SHARED", str(64 << 10))  # no room for tiles of 64 ids
+    assert torch.equal(draw(slice(None)), together)
+
+
+@pytest.mark.parametrize(
+    "dtype,new_rows,width,by_them",
+    [
+        (torch.bfloat16, torch.bfloat16, 64, True),
+        (torch.bfloat16, torch.float32, 64, True),
+        (torch.float32, torch.float32, 64, False),
+        (torch.bfloat16, torch.bfloat16, 72, False),
+    ],
+)
+def test_tensor_cores_take_what_they_can(emulated, monkeypatch, dtype, new_rows, width, by_them):
+    hidden, base, new = head(3, h=width, dtype=dtype)
+    numbers = native._parameters(3, 800, None, 0.0, 0, 1.0, 0, 0, None)
+    monkeypatch.setenv("MMPT_EMULATED_TENSOR_CORES", "0")  # their products are 0 then, and the lowest id is drawn
+    ids = emulated.sample_range(hidden, base, new.to(new_rows), 0.0, *numbers, True)
+    assert (ids.tolist() == [3, 3, 3]) == by_them
+
+
 @pytest.mark.parametrize(
     "rows,dimensions,multiprocessors,step",
     [

@@ -147,9 +147,9 @@ MUTANTS = {
         "wide_range",
     ),
     "cuda: order of compacted rows": (
-        "linear_cross_entropy.cu",
-        "if (w < warp) before += warp_count[w];",
-        "if (w <= warp) before += warp_count[w];",
+        "cuda_device.cuh",
+        "return {(warp ? below : 0) +",
+        "return {below +",
         CUDA,
         "loss_statistics",
     ),
@@ -230,6 +230,41 @@ MUTANTS = {
         CUDA,
         "draws_equal",
     ),
+    "cuda: lanes that share a digit": (
+        "sampling.cu",
+        "warp_sum(of_lane(digit, leader) == digit ? value : 0)",
+        "warp_sum(value)",
+        CUDA,
+        "draws_equal",
+    ),
+    "cuda: sums of a warp": (
+        "cuda_device.cuh",
+        "shift < 54; shift += 27",
+        "shift < 27; shift += 27",
+        CUDA,
+        "draws_equal",
+    ),
+    "cuda: parts of two products": (
+        "range_products.cu",
+        "{b.word[j], b.word[j + 1]});",
+        "{b.word[0], b.word[j + 1]});",
+        CUDA,
+        "tensor_cores_equal",
+    ),
+    "cuda: rows that share a range": (
+        "range_products.cu",
+        "lowest(part, other) == lowest(part, row))",
+        "true)",
+        CUDA,
+        "tensor_cores_equal",
+    ),
+    "cuda: ids that tensor cores have": (
+        "sampling.cu",
+        "if (ranges[0].lo + r < from) continue;",
+        "",
+        CUDA,
+        "tensor_cores_take",
+    ),
     "cuda: a grid of nothing": (
         "sampling.cu",
         "(wave + across - 1) / across), int64_t(1))",
@@ -307,7 +342,7 @@ def test_a_broken_kernel_fails_its_tests(name, shared, tmp_path):
         if not (csrc / source.name).exists() or (csrc / source.name).read_text() != text:
             (csrc / source.name).write_text(text)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MMPT_EMULATED_FOLDER": str(shared / "emulated")}
-    if not file.endswith(".cu") and file != "ops_cuda.cpp":  # those are no part of a module for CPUs
+    if not file.endswith((".cu", ".cuh")) and file != "ops_cuda.cpp":  # those are no part of a module for CPUs
         environment["MMPT_CACHE"] = str(tmp_path / "cache")
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(csrc), covering, str(Path(__file__).parent / tests), str(shared / "native")],

@@ -22,6 +22,7 @@ OTHERWISE = {
     "at::mm_out(out, a, b, out.scalar_type())": "emulated::multiply_wide(out, a, b, false)",
     "kChunkBytes / row_bytes": "emulated::chunk_bytes() / row_bytes",
 }
+EMULATED = ("cluster_rank", "cluster_size", "cluster_sync", "cluster_load", "multiply_tile")
 DYNAMIC = "extern __shared__ __align__(16) unsigned char storage[];"
 
 
@@ -47,9 +48,7 @@ def build(folder: Path) -> None:
             text = text.replace("TORCH_LIBRARY_IMPL(mmpt, Meta, m)", "TORCH_LIBRARY_IMPL(mmpt_on_cpu, Meta, m)")
         elif source.suffix in (".h", ".cuh") or source.name == "ops_cuda.cpp":
             target = folder / source.name
-            text = CLUSTERS.sub(
-                "".join(f"using emulated::cluster_{name};\n" for name in ("rank", "size", "sync", "load")), text
-            )
+            text = CLUSTERS.sub("".join(f"using emulated::{name};\n" for name in EMULATED), text)
         else:
             continue
         _write(target, text)

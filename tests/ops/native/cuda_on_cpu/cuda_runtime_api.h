@@ -46,6 +46,8 @@ void warp_barrier();
 // A value of 8 bytes put by each lane of the warp, and read from another.
 uint64_t exchange(uint64_t value, int lane);
 unsigned ballot(bool vote);
+unsigned match_any(uint32_t value);
+uint32_t reduce_add(uint32_t value);
 // Runs `body` for every thread of every block; `cluster` blocks, neighbours in x, at a time.
 void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body, unsigned cluster = 1);
 unsigned cluster_rank();
@@ -60,6 +62,38 @@ T of_lane(T value, int lane) {
   bits = exchange(bits, lane);
   std::memcpy(&value, &bits, sizeof(T));
   return value;
+}
+
+int64_t setting(const char* name, int64_t without);
+
+// Six words of each lane of the warp, which stay until all lanes have come to the next barrier.
+struct Words {
+  uint32_t word[6];
+};
+const Words* share(const Words& own);
+
+// As tensor cores multiply, with one rounding at the end: theirs are other ones.
+template <typename T>
+void multiply_tile(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const Words* of = share({a[0], a[1], a[2], a[3], b[0], b[1]});
+  const auto number = [](uint32_t word, int half) {
+    const uint16_t bits = uint16_t(word >> 16 * half);
+    T value;
+    std::memcpy(&value, &bits, 2);
+    return double(float(value));
+  };
+  const int lane = int(threadIdx.x % 32);
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    double total = sum[i];
+    for (int k = 0; k < 16; ++k) {
+      const int quarter = k % 8 / 2, upper = k / 8;
+      total += number(of[row % 8 * 4 + quarter].word[row / 8 + 2 * upper], k % 2) *
+               number(of[column * 4 + quarter].word[4 + upper], k % 2);
+    }
+    sum[i] = setting("MMPT_EMULATED_TENSOR_CORES", 1) ? float(total) : 0.f;
+  }
+  warp_barrier();
 }
 
 inline int64_t setting(const char* name, int64_t without) {
@@ -90,6 +124,8 @@ auto launch_of(F kernel, dim3 grid, dim3 block, size_t shared = 0, cudaStream_t 
 #define __shfl_xor_sync(mask, value, distance) emulated::of_lane(value, int(threadIdx.x % 32) ^ (distance))
 #define __shfl_sync(mask, value, lane) emulated::of_lane(value, lane)
 #define __ballot_sync(mask, vote) emulated::ballot(vote)
+#define __match_any_sync(mask, value) emulated::match_any(value)
+#define __reduce_add_sync(mask, value) emulated::reduce_add(value)
 #define __popc __builtin_popcount
 #define __ffs __builtin_ffs
 #define __clz __builtin_clz

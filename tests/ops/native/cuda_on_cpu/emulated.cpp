@@ -32,6 +32,7 @@ struct Block {
   Barrier all;
   unsigned alive = 0, current = 0;
   std::vector<uint64_t> slots;
+  std::vector<Words> words;
   std::vector<unsigned char> shared;
   const std::function<void()>* body = nullptr;
   ucontext_t scheduler;
@@ -88,13 +89,37 @@ uint64_t exchange(uint64_t value, int lane) {
   return other;
 }
 
+// What the lanes of the warp gave, through f(lane, value).
+template <typename F>
+void of_all_lanes(uint64_t value, F f) {
+  running->slots[running->current] = value;
+  warp_barrier();
+  for (int lane = 0; lane < 32; ++lane) f(lane, running->slots[running->current / 32 * 32 + lane]);
+  warp_barrier();
+}
+
 unsigned ballot(bool vote) {
-  running->slots[running->current] = vote;
-  warp_barrier();
   unsigned out = 0;
-  for (int lane = 0; lane < 32; ++lane) out |= unsigned(running->slots[running->current / 32 * 32 + lane]) << lane;
-  warp_barrier();
+  of_all_lanes(vote, [&](int lane, uint64_t other) { out |= unsigned(other) << lane; });
   return out;
+}
+
+unsigned match_any(uint32_t value) {
+  unsigned out = 0;
+  of_all_lanes(value, [&](int lane, uint64_t other) { out |= unsigned(other == value) << lane; });
+  return out;
+}
+
+uint32_t reduce_add(uint32_t value) {
+  uint32_t out = 0;
+  of_all_lanes(value, [&](int, uint64_t other) { out += uint32_t(other); });
+  return out;
+}
+
+const Words* share(const Words& own) {
+  running->words[running->current] = own;
+  warp_barrier();
+  return &running->words[running->current / 32 * 32];
 }
 
 unsigned cluster_rank() { return own_rank; }
@@ -129,6 +154,7 @@ void run_blocks(dim3 grid, dim3 block, size_t shared, const std::function<void()
       state.alive_in_warp.assign(state.warps.size(), 32);
       state.all = {};
       state.slots.assign(block.x, 0);
+      state.words.assign(block.x, {});
       state.shared.assign(shared, 0xff);  // what a kernel forgets to write is not zero
       for (Fiber& fiber : state.fibers) {
         getcontext(&fiber.context);
