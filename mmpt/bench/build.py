@@ -131,8 +131,8 @@ def time_no_op(yards: list[Yard], repeats: int) -> dict[str, dict]:
             for what in ("run", "look"):
                 seconds = yard.call(getattr(yard.laid, what))
                 times.setdefault((yard.tool.name, what), []).append(seconds)
-    for (name, what), seconds in times.items():
-        found[name][what] = spread(seconds)
+    for (name, what), measured in times.items():
+        found[name][what] = spread(measured)
     for yard in yards:
         if names := yard.ran():
             raise RuntimeError(f"{yard.tool.name} ran {names} with nothing to do")

@@ -178,8 +178,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             opened(setting.shape, getattr(torch, dtype), device, setting.end_scale, Path(folder)) as models,
         ):
             for task in todo:
-                items = setting.text_items if task == "a2t" else setting.items
-                items = work(models.space, task, items, setting.frames, min(items, setting.batch))
+                n = setting.text_items if task == "a2t" else setting.items
+                items = work(models.space, task, n, setting.frames, min(n, setting.batch))
                 cases.append(measure(models, items, setting, dtype, device))
                 print(table(cases[-1]), flush=True)
                 record.write(what, device, {"threads": setting.threads, **about, "cases": cases})

@@ -50,8 +50,8 @@ class Work:
     batch: int
 
     def part(self, places: Sequence[int], batch: int) -> Work:
-        chosen = (tuple(column[i] for i in places) for column in (self.prompts, self.grammars))
-        return Work(self.task, *chosen, batch)
+        prompts, grammars = tuple(self.prompts[i] for i in places), tuple(self.grammars[i] for i in places)
+        return Work(self.task, prompts, grammars, batch)
 
     def batches(self) -> Iterator[Work]:
         for start in range(0, len(self.prompts), self.batch):
@@ -197,7 +197,8 @@ class AddMask(LogitsProcessor):
     """One grammar for all rows: the mask of each position is made before the run and added in place."""
 
     def __init__(self, rules: Grammar, width: int, vocab_size: int, device: torch.device):
-        self.width, self.at, self.masks = width, rules.at, {}
+        self.width, self.at = width, rules.at
+        self.masks: dict[tuple[int, int, int], torch.Tensor] = {}
         self.size, self.device = vocab_size, device
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

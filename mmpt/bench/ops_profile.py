@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -103,9 +104,9 @@ def product_seconds(one: Product, device: str, split: bool, padded: int) -> floa
 
     split: whether it is cut. padded: elements of a row of logits, as in the loss's scratch.
     """
-    kinds = {"device": device, "dtype": torch.bfloat16}
+    kinds: dict[str, Any] = {"device": device, "dtype": torch.bfloat16}
     wide = torch.float32 if device == "cuda" and one.name != "logits" else torch.bfloat16
-    options = {"out_dtype": wide} if wide != torch.bfloat16 else {}
+    options: dict[str, Any] = {"out_dtype": wide} if wide != torch.bfloat16 else {}
     if one.name == "logits":
         a, b = torch.randn(one.m, one.k, **kinds), torch.randn(one.n, one.k, **kinds).T
         out = torch.empty(one.m, padded, **kinds)[:, : one.n]

@@ -126,7 +126,7 @@ def make_sequences(folder: Path, n: int) -> None:
         row = record(index)
         payload, place = ids[row["modality"]].copy(), int(row["origin"].rsplit("/", 1)[1])
         low, size = (
-            (space.audio_ranges[0].start, CODEBOOK) if index % 2 == 0 else (space.image_range.start, IMAGE_CODES)
+            (space.audio_ranges[0].start, CODEBOOK) if index % 2 == 0 else (space.ranges["IMAGE"].start, IMAGE_CODES)
         )
         for digit in range(4):  # another one for each recording
             payload[digit * CODEBOOKS] = low + place // size**digit % size

@@ -132,7 +132,7 @@ def _encodec(name: str, folder: Path, device: str) -> Any:
     """EnCodec of the published size, opened the way a profile opens it."""
     from transformers import EncodecConfig, EncodecModel
 
-    large = dict(
+    large: dict[str, Any] = dict(
         sampling_rate=48_000,
         audio_channels=2,
         normalize=True,
@@ -149,7 +149,7 @@ def _encodec(name: str, folder: Path, device: str) -> Any:
         if buffer_name.endswith("codebook.embed"):  # zeros as built: every code would be 0
             buffer.copy_(torch.randn(buffer.shape, generator=draw))
     model.save_pretrained(folder)
-    codec = registry.create_audio({"name": "encodec", "path": str(folder), "n_codebooks": 4})
+    codec: Any = registry.create_audio({"name": "encodec", "path": str(folder), "n_codebooks": 4})
     return codec.to(device)
 
 
@@ -159,7 +159,7 @@ def _space(audio: Any = None, image: int | None = None) -> Any:
         base_text_model="bench",
         text_vocab_size=1000,
         n_special=64,
-        image_tokenizer=image and {"codebook_size": image},
+        image_tokenizer=None if image is None else {"codebook_size": image},
         audio_codec=described,
     )
 

@@ -147,10 +147,12 @@ class Child:
             text=True,
             env=environment,
         )
+        assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
+        self.words, self.answers = self.process.stdin, self.process.stdout
 
     def next(self) -> dict[str, Any]:
         """Its next answer; {} once it is absent."""
-        line = self.process.stdout.readline() if not self.absent else ""
+        line = self.answers.readline() if not self.absent else ""
         if line:
             return json.loads(line)
         if not self.absent:
@@ -162,15 +164,16 @@ class Child:
 
     def tell(self, word: str) -> None:
         if not self.absent:
-            self.process.stdin.write(word + "\n")
-            self.process.stdin.flush()
+            self.words.write(word + "\n")
+            self.words.flush()
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.errors):
-            stream.close()
+        self.words.close()
+        self.answers.close()
+        self.errors.close()
 
 
 def take_turns(jobs: Sequence[Job], found: dict[str, dict[str, Any]]) -> None:

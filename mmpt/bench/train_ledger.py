@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
@@ -170,15 +170,17 @@ class _Fused(Interpreter):
 
     def __init__(self, graph: GraphModule, ledger: Ledger):
         super().__init__(graph)
-        self.ledger, self.seen = ledger, {}
+        self.ledger = ledger
+        self.seen: dict[Node, Any] = {}
 
     def run_node(self, n: Node) -> Any:
         out = super().run_node(n)
         self.seen[n] = out
         if n.op == "call_function" and _apart(n):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
-            self.ledger.note(n.target, args, kwargs, out)
-            if n.target.overloadpacket is aten.addmm:  # its sum is copied to where the product adds to it
+            operator: Any = n.target
+            self.ledger.note(operator, args, kwargs, out)
+            if operator.overloadpacket is aten.addmm:  # its sum is copied to where the product adds to it
                 self.ledger.lines.append(Line("casts and copies", "addmm's sum", out.dtype, 0.0, 2 * _size([out])))
         return out
 
@@ -197,7 +199,7 @@ class _Fused(Interpreter):
     def _one_kernel(self, group: set[Node]) -> None:
         outside = {one for node in group for one in node.all_input_nodes if one not in group}
         needed = {node for node in group if any(user not in group for user in node.users)}
-        working = [node for node in group if not node.target.is_view]
+        working = [node for node in group if not cast(Any, node.target).is_view]
         if working:
             moved = sum(_size(_tensors(self.seen[one])) for one in (*outside, *needed))
             dtype = next(one.dtype for node in working for one in _tensors(self.seen[node]))
@@ -265,7 +267,7 @@ def step_lines(
         for step in range(2):
             laid = loop._lay(run, step)
             ledger.lines.clear()
-            lengths = [length for piece in laid.pieces for length in piece.lengths]
+            lengths = [length for piece in laid.pieces for length in piece.lengths or ()]
             # All micro-batches alike: each is counted with the mean number of pairs.
             ledger.pairs = sum(n * (n + 1) // 2 for n in lengths) // len(laid.pieces)
             ledger.kind = ""
@@ -274,9 +276,16 @@ def step_lines(
     return ledger.lines, Flops.of(model, "full").of_batch(laid.batch), laid.batch.n_tokens
 
 
+def _largest(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(seconds.items(), key=lambda item: -item[1])
+
+
 def table(lines: Sequence[Line], flops: float, tokens: int, gpu: str) -> str:
     """Milliseconds by class of kernel, and the largest operators outside products."""
-    spent, moved, kernels, names = Counter(), Counter(), Counter(), Counter()
+    spent: dict[str, float] = defaultdict(float)
+    names: dict[str, float] = defaultdict(float)
+    moved: dict[str, float] = defaultdict(float)
+    kernels: Counter[str] = Counter()
     for line in lines:
         seconds = line.seconds(MEMORY[gpu])
         wide = line.flops and line.dtype == torch.float32
@@ -288,11 +297,11 @@ def table(lines: Sequence[Line], flops: float, tokens: int, gpu: str) -> str:
     total = sum(spent.values())
     rows = [
         f"{kind:28}{1e3 * s:9.1f} ms{s / total:7.1%}{moved[kind] / 1e9:9.1f} GB{kernels[kind]:8,} kernels"
-        for kind, s in spent.most_common()
+        for kind, s in _largest(spent)
     ]
     share = flops / total / PEAK[torch.bfloat16]
     rows.append(f"{'all':28}{1e3 * total:9.1f} ms, {tokens / total:,.0f} tokens/s, MFU {share:.1%} of {gpu}")
-    rows.append("most: " + ", ".join(f"{name} {1e3 * s:.1f}" for name, s in names.most_common(12)))
+    rows.append("most: " + ", ".join(f"{name} {1e3 * s:.1f}" for name, s in _largest(names)[:12]))
     return "\n".join(rows)
 
 

@@ -110,7 +110,8 @@ def _causal(task: Task) -> nn.Module:
     """The base grown to the token space, the new rows at their start values."""
     from transformers import AutoModelForCausalLM
 
-    causal = AutoModelForCausalLM.from_pretrained(task.base, dtype=task.dtype).to(task.device)
+    causal: Any = AutoModelForCausalLM.from_pretrained(task.base, dtype=task.dtype)
+    causal = causal.to(task.device)
     space = space_of(task.shape)
     causal.resize_token_embeddings(space.vocab_size_total, mean_resizing=False)
     matrices = {"embed": causal.get_input_embeddings().weight, "head": causal.get_output_embeddings().weight}
@@ -125,7 +126,7 @@ def _causal(task: Task) -> nn.Module:
 def _peft(task: Task, **rows: Any) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    lora = {"r": LORA["r"], "lora_alpha": LORA["alpha"], "target_modules": LORA["target_modules"]}
+    lora: dict[str, Any] = {"r": LORA["r"], "lora_alpha": LORA["alpha"], "target_modules": LORA["target_modules"]}
     model = get_peft_model(_causal(task), LoraConfig(task_type="CAUSAL_LM", **lora, **rows))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -368,4 +369,5 @@ CONTENDERS_CUDA: dict[str, Contender] = {
 
 def contender(name: str) -> Contender:
     """By its name."""
-    return {**CONTENDERS, **CONTENDERS_CUDA, COMPILED: partial(ours, compiled=True)}[name]
+    others: dict[str, Contender] = {COMPILED: partial(ours, compiled=True)}
+    return {**CONTENDERS, **CONTENDERS_CUDA, **others}[name]

@@ -76,7 +76,7 @@ def _qwen3(hidden: int, layers: int, heads: int, kv: int, width: int, inter: int
     }
 
 
-TEN_SECONDS = {"frames": (250, 750), "row_len": 3072}  # of EnCodec at 24 kHz
+TEN_SECONDS: dict[str, Any] = {"frames": (250, 750), "row_len": 3072}  # of EnCodec at 24 kHz
 SHAPES = {
     "smallest": Shape(
         _qwen3(16, 2, 2, 1, 8, 24, True),
@@ -199,7 +199,8 @@ def meta_model(shape: Shape, dtype: torch.dtype, *, ours: bool = True) -> Multim
     space, config = space_of(shape), Qwen3Config(**shape.config, vocab_size=shape.padded)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        causal = Qwen3ForCausalLM(config).to(dtype).requires_grad_(False)
+        causal: Any = Qwen3ForCausalLM(config)
+        causal = causal.to(dtype).requires_grad_(False)
         rows = torch.empty(space.n_new, config.hidden_size)
         head = None if config.tie_word_embeddings else nn.Parameter(torch.empty_like(rows))
         matrix = causal.get_input_embeddings().weight

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmpt.store.errors import UserError
 from mmpt.store.scan import Stamp, stamp_of
@@ -192,7 +193,7 @@ def _facts(path: Path, module: str, function: str, packages: tuple[str, ...]) ->
         raise UserError("no such function", where=f"{path}", found=function)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     ours, others, digest = set(), set(), hashlib.sha256()
-    for node in nodes:
+    for node in nodes or ():
         for name in _imported(node, package, packages):
             ours.add(name) if name.split(".")[0] in packages else others.add(name.split(".")[0])
         digest.update(ast.dump(_without_docstrings(node)).encode())
@@ -251,6 +252,7 @@ def _imported(node: ast.stmt, package: str, packages: tuple[str, ...]) -> Iterat
 
 def _without_docstrings(node: ast.stmt) -> ast.stmt:
     """``node``, changed in place, without strings that stand alone; a body left empty gets a ``pass``."""
+    part: Any
     for part in [node, *ast.walk(node)]:
         body = getattr(part, "body", None)
         if isinstance(body, list):

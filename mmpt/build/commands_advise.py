@@ -57,7 +57,7 @@ def facts_of(project: Project, concluded: Conclusion) -> Facts:
     verdicts = [one.to_json() for one in concluded.verdicts]
     checks = [{**check, "gate": one["gate"]} for one in verdicts for check in one["checks"]]
     root = project.root
-    metrics = {}
+    metrics: dict[tuple[str, str, str], Any] = {}
     for path in root.glob("*/data/evidence/*.json"):
         body = read_json(path)
         metrics |= {

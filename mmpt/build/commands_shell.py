@@ -34,12 +34,12 @@ EXIT_CODES = (
 )
 
 
-def print_overview(commands: Mapping[str, type]) -> None:
+def print_overview(commands: Mapping[str, Any]) -> None:
     """What `doit help` shows."""
     print("\n".join(overview(commands)))
 
 
-def overview(commands: Mapping[str, type]) -> list[str]:
+def overview(commands: Mapping[str, Any]) -> list[str]:
     """Every command with its line, what every command takes, and the exit codes."""
     known = {name: one for name, one in commands.items() if not issubclass(one, Refused)}
     grouped = {name for names in GROUPS.values() for name in names}

@@ -43,10 +43,10 @@ class Side:
     verdicts: dict[str, Row] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
 
-    def try_to(self, read: Callable[[], None]) -> None:
-        """Read one thing, or note that it is damaged."""
+    def try_to(self, read: Callable[..., None], *what: Any) -> None:
+        """Read one thing into this side, or note that it is damaged."""
         try:
-            read()
+            read(self, *what)
         except (UserError, OSError, UnicodeDecodeError) as error:
             self.damaged.append(str(error).replace(f"{self.root}/", ""))
 
@@ -76,11 +76,11 @@ def read_side(name: str, root: Path) -> Side:
     """Read what a run left."""
     side = Side(name, root)
     for folder in sorted(path.parent for path in root.glob(f"*/{RECEIPT}")):
-        side.try_to(lambda folder=folder: _read_stage(side, folder))
+        side.try_to(_read_stage, folder)
     for path in sorted(root.glob("gates/*/verdict.json")):
-        side.try_to(lambda path=path: _read_verdict(side, path))
+        side.try_to(_read_verdict, path)
     if (root / "decision.json").exists():
-        side.try_to(lambda: _read_decision(side))
+        side.try_to(_read_decision)
     return side
 
 
@@ -95,7 +95,7 @@ def _read_stage(side: Side, folder: Path) -> None:
         side.machines.setdefault(key, set()).add(value)
     listed = dict(Manifest.parse(manifest.read_text(encoding="utf-8"), manifest).entries)
     for path in sorted((folder / DATA / "evidence").glob("*.json")):
-        side.try_to(lambda path=path: _read_evidence(side, path, listed))
+        side.try_to(_read_evidence, path, listed)
 
 
 def _read_evidence(side: Side, path: Path, listed: Mapping[str, str]) -> None:
@@ -203,7 +203,8 @@ def _by_slice(evidence: Row) -> dict[tuple[str, str], Row]:
 
 def _metrics(a: Side, b: Side) -> tuple[list[Row], dict[str, list[str]]]:
     """Metrics whose value differs, and those that one side lacks although it has the gate's evidence."""
-    rows, lacks = [], {"a": [], "b": []}
+    rows: list[Row] = []
+    lacks: dict[str, list[str]] = {"a": [], "b": []}
     for gate in sorted(a.evidence.keys() & b.evidence.keys()):
         old, new = _by_slice(a.evidence[gate]), _by_slice(b.evidence[gate])
         for letter, missing in (("a", new.keys() - old.keys()), ("b", old.keys() - new.keys())):

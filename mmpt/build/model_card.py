@@ -165,9 +165,9 @@ def _corpus(project: Project) -> str:
         for row in iter_jsonl(project.root / "manifest" / "data" / "manifest.jsonl")
         if sides.get(row["id"]) == "train"
     )
-    rows = ["| source | modality | licence | training records |", "|---|---|---|---|"]
-    rows += [f"| {' | '.join(key)} | {n:,} |" for key, n in sorted(counts.items())]
-    return "## Training data\n\n" + "\n".join(rows)
+    table = ["| source | modality | licence | training records |", "|---|---|---|---|"]
+    table += [f"| {' | '.join(key)} | {n:,} |" for key, n in sorted(counts.items())]
+    return "## Training data\n\n" + "\n".join(table)
 
 
 def _digests(project: Project, written: Mapping[str, Any]) -> str:

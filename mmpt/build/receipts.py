@@ -131,8 +131,9 @@ def check_outputs(stage: Stage, data: Path) -> None:
                 where=f"stage {stage.name}",
                 expected=output.glob,
             )
-        for path in files if output.schema else ():
-            validate_file(path, output.schema)
+        if output.schema:
+            for path in files:
+                validate_file(path, output.schema)
     for gate in stage.measures:
         path = data / "evidence" / f"{gate}.json"
         if not path.is_file():
@@ -215,7 +216,10 @@ def machine() -> dict[str, str]:
 
 def _instruction_set() -> str:
     try:
-        flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
-    except (OSError, TypeError):
+        line = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        line = None
+    if line is None:
         return platform.processor() or "unknown"
+    flags = set(line[1].split())
     return " ".join(flag for flag in ("avx512f", "avx512_bf16", "amx_tile", "avx2", "avx", "sse4_2") if flag in flags)

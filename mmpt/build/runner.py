@@ -277,7 +277,7 @@ def _context(torch: bool) -> BaseContext:
 def _run(job: Job, on_progress: OnProgress, turn: Turn) -> dict[str, Any]:
     """Start the child, follow it to its end, return its run-dependent numbers."""
     os.environ.update(process_environment(job.threads))
-    context = _context(job.setting.torch)
+    context: Any = _context(job.setting.torch)
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=run_job, args=(job, theirs), name=job.name)
     _keep_logs(job.log)

@@ -215,7 +215,7 @@ def plan(project: Project, fresh: Collection[str] = ()) -> list[Planned]:
     Args:
         fresh: stages that this process already found fresh, or built.
     """
-    states: dict[str, str] = {}
+    states: dict[str, Literal["fresh", "runs", "may run"]] = {}
     planned = []
     for stage in project.stages:
         own = () if stage.name in fresh else tuple(reasons(project, stage))

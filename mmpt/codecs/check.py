@@ -56,12 +56,12 @@ def check(name: str, section: Mapping[str, Any], folder: Path | None = None, sec
     """
     modality = BUILT_IN.get(name) or registry.modality_of(name, entry_point(name, "audio or image"))
     form = registry.fit_format(modality, section)
-    made = {"audio": registry.create_audio, "image": registry.create_image}[modality]
+    made: Any = {"audio": registry.create_audio, "image": registry.create_image}[modality]
     if modality == "image":
         media = _pictures(folder)
         codec = made(section, media[ITEMS:] if form else None)
     else:
-        fitted = None if form is None else _sounds(folder, *form, seconds)
+        fitted = None if form is None else _sounds(folder, form[0], form[1], seconds)
         codec = made(section, fitted and fitted[ITEMS:])
         media = _sounds(folder, codec.sample_rate, codec.channels, seconds)
     return examine(codec, modality, media[:ITEMS], name, seconds=seconds)

@@ -148,6 +148,9 @@ class _Trials:
     def __init__(self, codec: Any, media: list[np.ndarray], plugin: str, seconds: float, device: str):
         self.codec, self.media, self.plugin, self.seconds, self.device = codec, media, plugin, seconds, device
 
+    def check_codes(self, medium: np.ndarray, one: Any, where: str) -> None:
+        raise NotImplementedError(self.modality)
+
     def sizes(self) -> None:
         about = registry.describe(self.codec, self.modality)
         for key, kind in registry.SIZES[self.modality].items():

@@ -104,7 +104,7 @@ class Encodec:
     def samples(self, frames: int) -> int:
         """Samples a channel that decoding so many generated frames gives."""
         hop, stride = self.config.hop_length, self.config.chunk_stride
-        if stride is None:
+        if stride is None or self.config.chunk_length is None:
             return frames * hop
         whole = -(-self.config.chunk_length // hop)
         before = (frames - 1) // whole
@@ -114,7 +114,7 @@ class Encodec:
     def chunk_frames(self, samples: int) -> list[int]:
         """Frames of each chunk; one entry for a model without chunks."""
         hop, chunk, stride = self.config.hop_length, self.config.chunk_length, self.config.chunk_stride
-        if chunk is None:
+        if chunk is None or stride is None:
             return [max(1, -(-samples // hop))]
         return [-(-min(chunk, samples - start) // hop) for start in range(0, max(1, samples), stride)]
 
@@ -134,14 +134,14 @@ class Encodec:
         """
         import torch
 
-        found: list[AudioCodes | None] = [None] * len(waves)
+        found: dict[int, AudioCodes] = {}
         with torch.inference_mode():
             for places in self._batches([_checked(wave, self.channels) for wave in waves]):
                 batch = np.stack([np.ascontiguousarray(waves[i], np.float32) for i in places])
                 coded = self._run.encode(torch.from_numpy(batch).to(self._device), self._bandwidth)
                 for place, chunks in zip(places, coded, strict=True):
                     found[place] = self._coded(chunks, waves[place].shape[1])
-        return found
+        return [found[place] for place in range(len(waves))]
 
     def _batches(self, waves: Sequence[np.ndarray]) -> list[list[int]]:
         """Places of waves that are encoded at once."""
@@ -152,7 +152,7 @@ class Encodec:
 
     def _coded(self, chunks: Sequence[Chunk], samples: int) -> AudioCodes:
         codes = np.concatenate([one[: self.n_codebooks].numpy() for one, _ in chunks], axis=1)
-        scales = [gain for _, gain in chunks] if self.config.normalize else None
+        scales = [gain for _, gain in chunks if gain is not None] if self.config.normalize else None
         meta = {"chunk_frames": [int(one.shape[1]) for one, _ in chunks]}
         return AudioCodes(codes.astype(np.int32), scales, samples, meta)
 
@@ -229,7 +229,9 @@ class Encodec:
     def _gains(self, item: AudioCodes, chunks: int) -> list[float | None]:
         if not self.config.normalize:
             return [None] * chunks
-        scales = [self.median_scale] * chunks if item.scales is None else [float(one) for one in item.scales]
+        scales: list[float | None] = (
+            [self.median_scale] * chunks if item.scales is None else [float(one) for one in item.scales]
+        )
         if scales and scales[0] is None:
             raise UserError(
                 "generated codes need the corpus' median gain, and this codec was made without one",

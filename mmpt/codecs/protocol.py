@@ -47,14 +47,25 @@ class AudioCodec(Protocol):
     holds files to the sample, else to the frame.
     """
 
-    name: str
-    sample_rate: int
-    channels: int
-    frame_rate: float
-    n_codebooks: int
-    codebook_size: int
-    quality_metric: str  # the key of `quality` that the shard audit holds against the floor; higher is better
-    quality_floor: float
+    @property
+    def name(self) -> str: ...
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def frame_rate(self) -> float: ...
+    @property
+    def n_codebooks(self) -> int: ...
+    @property
+    def codebook_size(self) -> int: ...
+    @property
+    def quality_metric(self) -> str:
+        """The key of `quality` that the shard audit holds against the floor; higher is better."""
+        ...
+
+    @property
+    def quality_floor(self) -> float: ...
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[AudioCodes]:
         """Codes of each wave. What a wave becomes does not depend on the others in the list."""
@@ -88,14 +99,31 @@ class AudioCodec(Protocol):
 class ImageCodec(Protocol):
     """Pictures to codes and back. Pictures are uint8 [H, W, 3] of any size; the codec resizes."""
 
-    name: str
-    codebook_size: int
-    tokens_per_image: int
-    grid: tuple[int, int]  # rows, columns
-    proc_size: int  # side of what the encoder sees, pixels
-    decode_size: int  # side of what decode gives, pixels
-    quality_metric: str
-    quality_floor: float
+    @property
+    def name(self) -> str: ...
+    @property
+    def codebook_size(self) -> int: ...
+    @property
+    def tokens_per_image(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows, columns."""
+        ...
+
+    @property
+    def proc_size(self) -> int:
+        """Side of what the encoder sees, pixels."""
+        ...
+
+    @property
+    def decode_size(self) -> int:
+        """Side of what decode gives, pixels."""
+        ...
+
+    @property
+    def quality_metric(self) -> str: ...
+    @property
+    def quality_floor(self) -> float: ...
 
     def encode(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """int32 [tokens_per_image] each, row by row of the grid."""

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -219,7 +219,7 @@ def describe(codec: AudioCodec | ImageCodec, modality: str) -> dict[str, Any]:
     """What others need to know of a codec, as JSON: name, kind, identity, sizes, quality floor."""
     sizes = {key: getattr(codec, key) for key in SIZES[modality]}
     if modality == "image":
-        sizes["grid"] = list(codec.grid)
+        sizes["grid"] = list(cast(ImageCodec, codec).grid)
     return {
         "name": codec.name,
         "kind": modality,
@@ -269,11 +269,7 @@ def _load(modality: str, folder: Path, device: str) -> Any:
 def _conforming(codec: Any, modality: str, name: str) -> Any:
     """The codec, if it has everything that its protocol lists."""
     protocol = PROTOCOLS[modality]
-    members = [
-        *protocol.__annotations__,
-        *(m for m in vars(protocol) if callable(vars(protocol)[m]) and m[0] != "_"),
-    ]
-    missing = [member for member in members if not hasattr(codec, member)]
+    missing = [member for member in vars(protocol) if member[0] != "_" and not hasattr(codec, member)]
     if missing:
         raise UserError(
             f"codec {name} doesn't follow the {modality} protocol",

@@ -204,7 +204,7 @@ class Seed:
 
         side = (self.proc_size, self.proc_size)
         resized = Image.fromarray(np.ascontiguousarray(picture, np.uint8)).resize(side, Image.Resampling.BICUBIC)
-        scaled = (np.asarray(resized, np.float32) / 255 - np.float32(MEAN)) / np.float32(SPREAD)
+        scaled = (np.asarray(resized, np.float32) / 255 - np.asarray(MEAN, np.float32)) / np.asarray(SPREAD, np.float32)
         return torch.from_numpy(scaled.transpose(2, 0, 1).copy())[None].to(self._device)
 
     def embed(self, codes: np.ndarray) -> torch.Tensor:

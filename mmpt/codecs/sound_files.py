@@ -209,7 +209,11 @@ def _checked(blocks: Iterator[np.ndarray], path: Path) -> Iterator[np.ndarray]:
                 "re-encode or remove it",
             )
         size = np.abs(block)
-        loud, numbers, peak = loud + np.count_nonzero(size > OVER), numbers + block.size, max(peak, float(size.max()))
+        loud, numbers, peak = (
+            loud + int(np.count_nonzero(size > OVER)),
+            numbers + block.size,
+            max(peak, float(size.max())),
+        )
         yield block
     if not numbers:
         raise MediaError(

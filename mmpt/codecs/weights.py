@@ -14,6 +14,7 @@ from mmpt.store.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read_state(file: Path, nested: Sequence[str] = ()) -> dict[str, torch.Tensor
 
 
 def load_strictly(
-    model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: Path, *, others_allowed: bool = False
+    model: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *, others_allowed: bool = False
 ) -> None:
     """Fill every tensor of `model` from `state`, in the model's dtype.
 

@@ -18,7 +18,7 @@ from typing import Any
 from mmpt.codecs.media import MediaError, inside, is_file
 from mmpt.corpus.media_folder import ARCHIVES
 from mmpt.corpus.problems import Problem
-from mmpt.corpus.published import Entry, find_file, read_json_file, to_records
+from mmpt.corpus.published import Entry, need_file, read_json_file, to_records
 from mmpt.corpus.tables import short
 from mmpt.store.errors import UserError
 
@@ -35,7 +35,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
         UserError: no JSON file or a damaged one, no picture at all.
     """
     name = source["name"]
-    file = find_file(folder, source.get("file", FILE), source.get("metadata", "."), name)
+    file = need_file(folder, source.get("file", FILE), source.get("metadata", "."), name)
     where = f"{name}/{file.name}"
     items = read_json_file(file, where)
     if not isinstance(items, list):
@@ -66,7 +66,7 @@ def _entry(item: Any, where: str, folder: Path, below: Any, source: Mapping[str,
     except MediaError as error:
         fault = (error.kind, error.what, str(error.found), str(error.expected), error.fix)
         return Entry(where, part, id=identity, fault=fault)
-    caption, fault = _caption(fields.get("conversations"))
+    caption, missing = _caption(fields.get("conversations"))
     return Entry(
         where,
         part,
@@ -78,7 +78,7 @@ def _entry(item: Any, where: str, folder: Path, below: Any, source: Mapping[str,
         origin=f"llava_pretrain:{picture}",
         source="llava_pretrain",
         license=source.get("license", LICENSE),
-        fault=fault,
+        fault=missing,
     )
 
 

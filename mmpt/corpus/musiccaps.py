@@ -16,7 +16,7 @@ from typing import Any
 
 from mmpt.corpus.media_folder import MediaFolder
 from mmpt.corpus.problems import Problem
-from mmpt.corpus.published import Entry, find_file, to_records
+from mmpt.corpus.published import Entry, need_file, to_records
 from mmpt.corpus.tables import Line, csv_header, csv_lines, need_columns
 from mmpt.corpus.youtube import ClipFiles, uncut
 
@@ -32,7 +32,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
         UserError: no table, a missing column, no audio at all.
     """
     name = source["name"]
-    table = find_file(folder, source.get("file", FILE), source.get("metadata", "."), name)
+    table = need_file(folder, source.get("file", FILE), source.get("metadata", "."), name)
     where = f"{name}/{table.name}"
     need_columns(csv_header(table, where), COLUMNS, where)
     media = MediaFolder.of(folder, source.get("media", "."))

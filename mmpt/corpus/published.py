@@ -194,6 +194,13 @@ def find_file(folder: Path, file: str, below: str, name: str, needed: bool = Tru
     return found[0] if found else None
 
 
+def need_file(folder: Path, file: str, below: str, name: str) -> Path:
+    """The one file of that name below `folder`/`below`. Raises UserError as `find_file`."""
+    found = find_file(folder, file, below, name)
+    assert found is not None  # it raises where there is none
+    return found
+
+
 def read_json_file(file: Path, where: str) -> Any:
     """The content of a published JSON file.
 

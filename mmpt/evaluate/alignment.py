@@ -25,7 +25,7 @@ import torch
 
 from mmpt.evaluate.sets import Record, record_prompt
 from mmpt.evaluate.statistics import mean_interval
-from mmpt.generate import generate
+from mmpt.generate import Generated, generate
 from mmpt.generate.mass import measured
 from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
 from mmpt.store.evidence import Metric
@@ -141,6 +141,11 @@ def forced(record: Record, target: np.ndarray, end_id: int) -> Grammar:
     )
 
 
+def _masses(step: Generated) -> np.ndarray:
+    assert step.masses is not None  # one id alone is allowed at each place, so it is measured
+    return step.masses
+
+
 def decoding_differences(
     model: Any, space: TokenSpace, records: Sequence[Record], scored: Sequence[Scored]
 ) -> np.ndarray:
@@ -152,7 +157,7 @@ def decoding_differences(
     decoded = generate(model, prompts, grammars)
     return np.array(
         [
-            np.abs(np.log(np.maximum(step.masses, TINY)) + one.losses[0][measured(len(one.target))]).mean()
+            np.abs(np.log(np.maximum(_masses(step), TINY)) + one.losses[0][measured(len(one.target))]).mean()
             for step, one in zip(decoded, scored, strict=True)
         ]
     )

@@ -53,7 +53,7 @@ def swapped_accuracies(rows: Sequence[Row], read: Sequence[CaptionReading]) -> d
 
     This is what outputs of this kind reach without looking at their medium.
     """
-    hits: dict[str, list[bool]] = {name: [] for name in rows[0]["attributes"]}
+    hits: dict[str, list[float]] = {name: [] for name in rows[0]["attributes"]}
     for row in rows:
         for other, one in zip(rows, read, strict=True):
             if other["group"] != row["group"]:
@@ -77,8 +77,8 @@ def attribute_metrics(rows: Sequence[Row], prefix: str = "") -> tuple[list[Metri
             Metric(f"{prefix}caption_chance", chance[name], n, "share", "none", slice=at),
             Metric(f"{prefix}caption_stated", stated[name], len(rows), "share", "higher", slice=at),
         ]
-    values = [value for value, _ in found.values()]
-    mean = None if None in values else float(np.mean(values))
+    values = [value for value, _ in found.values() if value is not None]
+    mean = float(np.mean(values)) if len(values) == len(found) else None
     none = float(np.mean([bool(one.fault) for one in read]))
     metrics += [
         Metric(f"{prefix}caption_mean_accuracy", mean, len(rows), "share", "higher", slice=task),
@@ -89,7 +89,7 @@ def attribute_metrics(rows: Sequence[Row], prefix: str = "") -> tuple[list[Metri
 
 def wrong_samples(rows: Sequence[Row], limit: int = 8) -> list[dict[str, Any]]:
     """Up to `limit` outputs that are no caption or wrong about an attribute, each with what is wrong."""
-    samples = []
+    samples: list[dict[str, Any]] = []
     for row, one in zip(rows, readings(rows), strict=True):
         wrong = [name for name, right in one.hits(row["attributes"]).items() if not right]
         if wrong and len(samples) < limit:

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,8 @@ def bleu(outputs: Sequence[Words], references: Sequence[Sequence[Words]]) -> flo
         length += len(output)
         wanted += min((abs(len(one) - len(output)), len(one)) for one in several)[1]
         for n in range(1, _ORDER + 1):
-            said, allowed = _grams(output, n), Counter()
+            said = _grams(output, n)
+            allowed: Counter[Any] = Counter()
             for one in several:
                 allowed |= _grams(one, n)
             right[n - 1] += sum((said & allowed).values())

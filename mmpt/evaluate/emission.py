@@ -45,10 +45,10 @@ def write_step(
     for (task, decoding), outputs in made.items():
         below = folder / FOLDER[decoding]
         below.mkdir(parents=True, exist_ok=True)
-        made = output_rows(decoder, sets[task], outputs.golden, setting, step, decoding, below)
-        write_jsonl(below / f"step_{step}_golden_{task}.jsonl", made)
-        summaries.append(summary(made, free_rates(decoder.space, sets[task], outputs.free, setting)))
-        rows[task, decoding] = made
+        written = output_rows(decoder, sets[task], outputs.golden, setting, step, decoding, below)
+        write_jsonl(below / f"step_{step}_golden_{task}.jsonl", written)
+        summaries.append(summary(written, free_rates(decoder.space, sets[task], outputs.free, setting)))
+        rows[task, decoding] = written
     write_json(folder / "golden_summary.json", {"step": step, "summaries": summaries})
     return rows
 

@@ -136,7 +136,8 @@ def silent_tail(wave: np.ndarray, sample_rate: int) -> float:
     count = -(-len(mono) // size)
     windows = np.pad(mono, (0, count * size - len(mono))).reshape(count, size)
     power = (windows**2).mean(1)
-    loud = np.flatnonzero(power > power.max() * 10 ** (SILENT_DB / 10)) if power.max() > 0 else []
+    threshold = power.max() * 10 ** (SILENT_DB / 10)
+    loud = np.flatnonzero(power > threshold) if power.max() > 0 else np.zeros(0, np.int64)
     return (len(mono) - (int(loud[-1]) + 1) * size) / sample_rate if len(loud) else len(mono) / sample_rate
 
 

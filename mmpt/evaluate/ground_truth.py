@@ -113,15 +113,14 @@ def _encoder(ctx: StageContext, codecs: Codecs, space: TokenSpace, modality: str
 
 
 def _medium(encoder: AudioEncoder | ImageEncoder, record: Record) -> np.ndarray:
-    loaded = encoder.load(record)
-    return loaded[0] if encoder.modality == "audio" else loaded
+    return encoder.load(record)[0] if isinstance(encoder, AudioEncoder) else encoder.load(record)
 
 
 def _decoded(
     encoder: AudioEncoder | ImageEncoder, ids: np.ndarray, record: Mapping[str, Any], space: TokenSpace, seed: int
 ) -> np.ndarray:
     """The codec's own reconstruction of stored ids."""
-    if encoder.modality == "audio":
+    if isinstance(encoder, AudioEncoder):
         return encoder.codec.decode([stored_audio(space, ids, record)])[0]
     return encoder.codec.decode([stored_image(space, ids)], [item_seed(seed, record["id"])])[0]
 

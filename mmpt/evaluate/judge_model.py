@@ -36,7 +36,8 @@ def open_judge(kind: type, path: str, device: str, *, key: str, example: str) ->
             expected=" and ".join(missing),
             fix=f"put the files of a {kind.__name__} there, e.g. of {example}",
         )
-    model, report = kind.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    opened: Any = kind
+    model, report = opened.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     lost = sorted(report["missing_keys"]) + sorted(report["mismatched_keys"])
     if lost:
         raise UserError(

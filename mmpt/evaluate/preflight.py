@@ -92,7 +92,7 @@ def token_spaces(
 def one_space(metrics: Sequence[Metric]) -> bool:
     """Is there one token space, so that shards, examples and checkpoint can be opened together at all?"""
     found = {metric.name: metric.value for metric in metrics}
-    return found["distinct_digests"] == 1 and not found["records_without_digest"] + found["reference_sha_failures"]
+    return found["distinct_digests"] == 1 and not (found["records_without_digest"] or found["reference_sha_failures"])
 
 
 def meta_token_space(path: Path) -> str | None:
@@ -177,7 +177,7 @@ def decode_stored(
             ),
             ShardSet.open(shards, modality, "train", space),
         )
-        chosen = np.unique(np.linspace(0, max(0, len(stored) - 1), SAMPLES).astype(int)) if len(stored) else []
+        chosen = np.unique(np.linspace(0, max(0, len(stored) - 1), SAMPLES).astype(int)) if len(stored) else ()
         rows = [_decode_one(space, stored, int(index), modality, codecs, out, seed) for index in chosen]
         failed = sum(bool(row["error"]) for row in rows)
         wrong = sum(bool(row["faults"]) for row in rows)

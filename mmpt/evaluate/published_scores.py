@@ -20,7 +20,7 @@ from mmpt.evaluate.media import read_wav
 from mmpt.evaluate.quality import MODALITY
 from mmpt.evaluate.statistics import mean_interval
 from mmpt.shards.shard_set import SPLITS, ShardSet
-from mmpt.store.evidence import Metric
+from mmpt.store.evidence import Direction, Metric
 from mmpt.store.stage import StageContext
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _fits(name: str, task: str, found: Mapping[str, Any], ctx: StageContext) -> 
         media, said = pair
         own = (media * said).sum(1)
         interval = mean_interval(own, resamples=ctx.profile["evaluate.bootstrap"], seed=ctx.seed)
-        direction = "higher" if which == "final" else "none"
+        direction: Direction = "higher" if which == "final" else "none"
         metrics.append(interval.metric(f"{name}_score{suffix[which]}", "cosine", direction, task))
         if which == "final" and len(own) > 1:
             others = ((media @ said.T).sum(1) - own) / (len(own) - 1)

@@ -126,7 +126,7 @@ def nearest_share(rows: Sequence[Row], train: Iterable[np.ndarray]) -> list[tupl
     """
     lengths = np.array([len(row["ids"]) for row in rows])
     asked = {length: np.flatnonzero(lengths == length) for length in set(lengths.tolist())}  # places in rows
-    wanted = {length: np.array([rows[place]["ids"] for place in places]) for length, places in asked.items()}
+    wanted = {length: np.array([rows[place]["ids"] for place in places.tolist()]) for length, places in asked.items()}
     best, nearest = np.zeros(len(rows)), np.full(len(rows), -1)
     for index, ids in enumerate(train):
         if len(ids) not in wanted:

@@ -139,7 +139,9 @@ class Records:
     def _sets(self) -> Iterator[tuple[str, str, ExampleSet]]:
         """(task, split, examples) of what was built."""
         folder, shards, space = self.root / "examples" / "data", self.root / "shards" / "data", self._space()
-        for task in TASKS if space is not None and not self.stale else ():
+        if space is None or self.stale:
+            return
+        for task in TASKS:
             for split in SPLITS:
                 if (folder / f"{task}-{split}.safetensors").is_file():
                     yield task, split, ExampleSet.open(folder, shards, space, task, split)

@@ -260,13 +260,10 @@ def _unlike(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[list[str], 
 
 def refusals(prepared: Prepared, checkpoint: Path, work: Path) -> dict[str, dict[str, str | None]]:
     """By kind of mismatch and attempt: what loading said, or None where it loaded."""
-    attempts: dict[str, dict[str, Callable[[dict, dict], None]]] = {
+    attempts: dict[str, dict[str, Callable[[dict, dict], Any]]] = {
         "token_space": {"other digest": lambda tensors, meta: meta.update(token_space="0" * 64)},
         "row_shape": {
-            "one row more": lambda tensors, meta: (
-                _grow(tensors),
-                meta.update(rows=[meta["rows"][0] + 1, meta["rows"][1]]),
-            ),
+            "one row more": _one_row_more,
             "one row more, header as before": lambda tensors, meta: _grow(tensors),
         },
         "lora_config": {
@@ -281,6 +278,11 @@ def refusals(prepared: Prepared, checkpoint: Path, work: Path) -> dict[str, dict
         }
         for kind, ways in attempts.items()
     }
+
+
+def _one_row_more(tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    _grow(tensors)
+    meta.update(rows=[meta["rows"][0] + 1, meta["rows"][1]])
 
 
 def _grow(tensors: dict[str, np.ndarray]) -> None:

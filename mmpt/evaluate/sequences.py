@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,12 +60,14 @@ def faults(
 
 def _misplaced(space: TokenSpace, task: str, payload: np.ndarray) -> int:
     """Labels of a payload that lie outside the segment of their position."""
+    lo: Any
+    hi: Any
     if task == "t2a":
         lo = np.array([segment.start for segment in space.audio_ranges])
         hi = np.array([segment.end for segment in space.audio_ranges])
         codebook = np.arange(len(payload)) % space.n_codebooks
         lo, hi = lo[codebook], hi[codebook]
     else:
-        segment = space.image_range if task == "t2i" else space.ranges["TEXT"]
+        segment = space.ranges["IMAGE" if task == "t2i" else "TEXT"]
         lo, hi = segment.start, segment.end
     return int(((payload < lo) | (payload > hi)).sum())

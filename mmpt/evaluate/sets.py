@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
+from mmpt.codecs.protocol import AudioCodes
 from mmpt.codecs.registry import load_audio, load_image
 from mmpt.shards.stored import stored_audio
 from mmpt.store.jsonl import read_jsonl
@@ -24,8 +24,8 @@ Record = Mapping[str, Any]
 class Codecs:
     """The run's codecs; None for a modality the run does not have."""
 
-    audio: AudioCodec | None
-    image: ImageCodec | None
+    audio: Any  # an AudioCodec
+    image: Any  # an ImageCodec
 
     @staticmethod
     def open(folder: Path, device: str = "cpu") -> Codecs:
@@ -51,7 +51,9 @@ def ablation_sets(folder: Path, limit: int | None = None) -> dict[str, list[Reco
 
 def _by_task(folder: Path, pattern: str, limit: int | None) -> dict[str, list[Record]]:
     paths = {task: folder / pattern.format(task) for task in TASKS}
-    sets = {task: read_jsonl(path)[:limit] for task, path in paths.items() if path.is_file()}
+    sets: dict[str, list[Record]] = {
+        task: list(read_jsonl(path)[:limit]) for task, path in paths.items() if path.is_file()
+    }
     return {task: records for task, records in sets.items() if records}
 
 

@@ -120,7 +120,7 @@ def preflight(ctx: StageContext) -> None:
     """A1 to A4: what must hold before the long run. Without one token space A2 to A4 have nothing to measure."""
     inputs, checkpoint = ctx.inputs, ctx.inputs["warmup"] / "checkpoint"
     metrics, spaces = pre.token_spaces(
-        *(inputs[name] for name in ("token_space", "shards", "examples")), checkpoint, inputs["base"]
+        inputs["token_space"], inputs["shards"], inputs["examples"], checkpoint, inputs["base"]
     )
     subject = {"token_space": spaces["digest"], "checkpoint": digest(checkpoint)}
     write_evidence(ctx.out, "A1", metrics, subject=subject)
@@ -215,7 +215,7 @@ def _score_outputs(ctx: StageContext, work: Generating, last: emission.Written) 
     dtype, workshop, setting = getattr(torch, ctx.dtype), work.workshop, work.setting
     checkpoint = work.trained.path(last.step)
     model = PlainLM.open(ctx.inputs["base"] / "model", checkpoint, workshop.space, device=ctx.device, dtype=dtype)
-    scored = {}
+    scored: dict[str, Any] = {}
     for task, records in work.sets.items():
         ctx.progress(len(scored), len(work.sets), f"scoring {task}")
         asked = outputs.Asked.of(records, ctx.inputs["shards"], workshop.tokenizer, workshop.space)

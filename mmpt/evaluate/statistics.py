@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
-from mmpt.store.evidence import Metric
+from mmpt.store.evidence import Direction, Metric
+
+Values = Sequence[float] | np.ndarray
 
 CHUNK = 200  # resamples drawn at once: bounds memory at CHUNK x groups numbers
 
@@ -23,7 +25,7 @@ class Interval:
     n: int
     n_groups: int
 
-    def metric(self, name: str, unit: str = "nats/token", direction: str = "higher", slice: str = "") -> Metric:
+    def metric(self, name: str, unit: str = "nats/token", direction: Direction = "higher", slice: str = "") -> Metric:
         return Metric(name, self.value, self.n, unit, direction, self.low, self.high, slice)
 
     def groups_metric(self, slice: str = "") -> Metric:
@@ -32,9 +34,9 @@ class Interval:
 
 
 def mean_interval(
-    values: Sequence[float],
-    groups: Sequence[str] | None = None,
-    weights: Sequence[float] | None = None,
+    values: Values,
+    groups: Sequence[str] | np.ndarray | None = None,
+    weights: Values | None = None,
     *,
     resamples: int,
     seed: int,
@@ -48,10 +50,10 @@ def mean_interval(
     values = np.asarray(values, np.float64)
     if not len(values):
         raise ValueError("a mean of no values")
-    weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    shares = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
     names, member = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
-    totals = np.bincount(member, weights * values, minlength=len(names))
-    mass = np.bincount(member, weights, minlength=len(names))
+    totals = np.bincount(member, shares * values, minlength=len(names))
+    mass = np.bincount(member, shares, minlength=len(names))
     means = _resampled(totals, mass, resamples, np.random.default_rng(seed))
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(totals.sum() / mass.sum()), float(low), float(high), len(values), len(names))
@@ -65,7 +67,7 @@ def _resampled(totals: np.ndarray, mass: np.ndarray, resamples: int, rng: np.ran
     return np.concatenate(means)
 
 
-def win_rate(better: Sequence[float], worse: Sequence[float]) -> float:
+def win_rate(better: Values, worse: Values) -> float:
     """Share of pairs with `better` strictly below `worse`; a tie is no win."""
     return float(np.mean(np.asarray(better) < np.asarray(worse)))
 

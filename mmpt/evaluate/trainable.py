@@ -68,7 +68,8 @@ def held(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> dict[str, tup
 
 def row_matrices(model: MultimodalLM) -> dict[str, nn.Parameter]:
     """The new rows of the embedding and, where the head is its own, of the head."""
-    return {"embed_rows": model.embedding.rows, **({} if model.tied else {"head_rows": model.head_rows})}
+    heads = {} if model.head_rows is None else {"head_rows": model.head_rows}
+    return {"embed_rows": model.embedding.rows, **heads}
 
 
 def lora_targets(model: MultimodalLM) -> list[str]:
@@ -148,7 +149,7 @@ def _summed_loss(model: MultimodalLM, rows: Tensor) -> Tensor:
 def tensor_digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy()).hexdigest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def parameter_counts(model: MultimodalLM) -> dict[str, int]:

@@ -25,7 +25,7 @@ from mmpt.store.errors import UserError
 KEY = "train.compile"
 
 
-def compile_layers(causal: nn.Module, backend: str = "inductor") -> int:
+def compile_layers(causal: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
     """Compile the decoder layers of a causal LM for packed streams in training; returns how many there are.
 
     Nothing is compiled before the first step. Without dropout the numbers are those of the plain layers to rounding;

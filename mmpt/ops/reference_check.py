@@ -111,7 +111,8 @@ def _check_loss(found: Findings, case: LossCase, dtype: torch.dtype, device: str
     (hidden, base, new, labels), bounds, options = _problem(case, dtype, seed)
     exact = _torch_loss(hidden.double(), base.double(), new.double(), labels, bounds, options)
     peer = _torch_loss(hidden, base, new, labels, bounds, options)
-    ours = _our_loss(*(t.to(device) for t in (hidden, base, new, labels)), bounds, options)
+    h, b, n, y = (t.to(device) for t in (hidden, base, new, labels))
+    ours = _our_loss(h, b, n, y, bounds, options)
     for name in QUANTITIES:
         got, truth = ours[name].double().cpu(), exact[name]
         scale = max(float(truth.abs().max()), 1e-30)
@@ -212,9 +213,9 @@ def _check_screen(found: Findings, device: str, g: torch.Generator) -> None:
         made = screen(base, new)
         if made is None:
             return
-        for how in ({}, {"temperature": 0.8}, {"temperature": 0.8, "top_k": 5}):
+        for drawn in ({}, {"temperature": 0.8}, {"temperature": 0.8, "top_k": 5}):
             given = hidden, base, new, 100, vocab - 100
-            how = {**how, "extra_id": vocab - 1, "seed": torch.arange(batch)}
+            how: dict[str, Any] = {**drawn, "extra_id": vocab - 1, "seed": torch.arange(batch)}
             where = f"sample_range.{device}"
             wrong = int((sample_range(*given, screen=made, **how) != sample_range(*given, **how)).sum())
             found.violations[where] = found.violations.get(where, 0) + wrong

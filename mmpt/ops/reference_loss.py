@@ -9,6 +9,7 @@ keeps no probabilities: its backward multiplies the chunks again. Accumulation i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -278,7 +279,7 @@ def _chunk(x, target, weight, segments: list[_Segment], options: _Options, want_
     slopes = [1 - (z / options.softcap) ** 2 for z in logits] if options.softcap is not None else [None] * len(logits)
     mean_logit = sum(z.sum(1) for z in logits) / width if options.label_smoothing else 0.0
     probs = [z.sub_(best[:, None]).exp_() for z in logits]
-    total = sum(p.sum(1) for p in probs)
+    total: Any = sum(p.sum(1) for p in probs)
     lse = best + total.log()
     nll = lse - picked
     eps = options.label_smoothing

@@ -8,6 +8,7 @@ top-k, top-p.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,7 +141,7 @@ class _Rows:
 
     def check_width(self, max_range: int | None) -> None:
         """ValueError where a row allows more than max_range ids."""
-        wide = (self.hi - self.lo > max_range).nonzero() if max_range is not None else ()
+        wide: Any = (self.hi - self.lo > max_range).nonzero() if max_range is not None else ()
         if len(wide):
             i = int(wide[0])
             raise ValueError(f"row {i} allows {int(self.hi[i] - self.lo[i])} ids, max_range is {max_range}")

@@ -24,10 +24,14 @@ ORDER = "SKWABCRQT"  # first letters of the gates in the order in which a run co
 class StageRow(Protocol):
     """What the graph needs of a row of the stage table."""
 
-    name: str
-    doc: str
-    inputs: tuple[str, ...]
-    needs: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def doc(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
 
 
 def build_report(

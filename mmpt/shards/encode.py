@@ -63,7 +63,7 @@ class Encoder(Protocol):
     @property
     def starts(self) -> list[int]: ...
 
-    def load(self, record: Record) -> Any: ...
+    def load(self, record: Mapping[str, Any]) -> Any: ...
     def encode(self, media: Sequence[Any]) -> list[Encoded]: ...
     def size(self, record: Record) -> float: ...
 
@@ -92,7 +92,7 @@ class AudioEncoder:
     def starts(self) -> list[int]:
         return [one.start for one in self.space.audio_ranges]
 
-    def load(self, record: Record) -> tuple[np.ndarray, bool]:
+    def load(self, record: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
         """(float32 [channels, T] at the codec's rate, was it cut)."""
         path = media_path(record, self.roots)
         return load_clip(path, self.codec.sample_rate, self.codec.channels, self.clip_seconds, self.crop)
@@ -149,7 +149,7 @@ class ImageEncoder:
     def starts(self) -> list[int]:
         return [self.space.image_range.start] if self.space.image_range else []
 
-    def load(self, record: Record) -> np.ndarray:
+    def load(self, record: Mapping[str, Any]) -> np.ndarray:
         """uint8 [H, W, 3]."""
         return load_image(media_path(record, self.roots))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +61,17 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def jsonl_writer(path: Path | str, *, durable: bool = True) -> Iterator[Callable[[dict[str, Any]], None]]:
+def jsonl_writer(path: Path | str, *, durable: bool = True) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that adds a row to ``path``. The file appears when the block ends, and not at all if it raised."""
     with atomic_stream(path, durable=durable) as stream:
 
-        def write(row: dict[str, Any]) -> None:
+        def write(row: Mapping[str, Any]) -> None:
             stream.write(canonical_json(row) + b"\n")
 
         yield write
 
 
-def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]], *, durable: bool = True) -> None:
+def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]], *, durable: bool = True) -> None:
     """Write ``rows`` atomically, canonical JSON, one a line. They may read ``path`` as it was."""
     with jsonl_writer(path, durable=durable) as write:
         for row in rows:

@@ -76,8 +76,8 @@ class StageContext:
         out: staging folder for outputs; published whole after the body returns and its schemas hold.
         work: folder that survives a kill, keyed by the stage's fingerprint.
         seed, threads, device, dtype: of the run.
-        earlier: folders of whole results that the same code made of other inputs: what a body may take over piece by piece,
-            where it can tell that a piece would come out the same; never part of the fingerprint.
+        earlier: folders of whole results that the same code made of other inputs: what a body may take over piece by
+            piece, where it can tell that a piece would come out the same; never part of the fingerprint.
         logs: folder of the logs, which is never published; None: keep none.
         on_progress, on_log: sinks set by the runner.
         on_save: for train: called with (step, checkpoint folder) after each save; never part of the fingerprint.
