@@ -23,6 +23,7 @@ from mmpt.codecs.picture_truncation import missing_part
 
 MAX_PIXELS = 50_000_000  # a picture beyond this is refused before it is decoded: 150 MB as RGB
 MAX_BYTES = 1 << 30  # of a picture file: 50 million pixels of 16-bit RGBA are 400 MB
+BESIDE = 64 << 20  # bytes of a file beside 16 a pixel: a phone's photo may bring seconds of video behind it
 STRIP = 4_000_000  # pixels that are converted at once
 STILL = ("MPO",)  # a phone's JPEG with further views of the same picture behind it
 NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
@@ -38,7 +39,7 @@ def load_image(path: Path) -> np.ndarray:
             # Pillow warns of large pictures (its limit is higher than ours) and of damage that it then reports.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_formats()) as picture:
-                _check(picture, path)
+                _check(picture, path, size)
                 with _PIXELS.taken(picture.width * picture.height):
                     return _decoded(picture, path)
     except MediaError:
@@ -55,10 +56,18 @@ def _formats() -> tuple[str, ...]:
     return tuple(one for one in Image.ID if one not in NOT_OPENED)
 
 
-def _check(picture: Image.Image, path: Path) -> None:
+def _check(picture: Image.Image, path: Path, size: int) -> None:
     if picture.width * picture.height > MAX_PIXELS:
         found = f"{picture.width} x {picture.height}"
         raise _unreadable("picture is too large", path, found, f"at most {MAX_PIXELS} pixels", "scale it down")
+    if size > BESIDE + 16 * picture.width * picture.height:  # its bytes are looked at in memory
+        found = f"{size} bytes for {picture.width} x {picture.height} pixels"
+        raise _unreadable(
+            "file is too large", path, found, "at most 64 MiB beside its pixels", "save the picture alone"
+        )
+    if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):
+        found = f"mode {picture.mode} ({picture.format})"
+        raise _unreadable("pixels with no known white", path, found, "8 or 16 bits a channel", "save it with 8 bits")
     if getattr(picture, "is_animated", False) and picture.format not in STILL:
         frames = getattr(picture, "n_frames", "several")
         raise _unreadable(
@@ -91,8 +100,6 @@ def _open_bytes(data: bytes) -> Image.Image:
 
 def _rgb(picture: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3], converted in strips: the forms in between are several times as large."""
-    if picture.mode == "F":
-        raise ValueError("floating-point pixels have no known white")
     rows = max(1, STRIP // max(1, picture.width))
     if picture.height <= rows:
         return _strip(picture)

@@ -18,6 +18,11 @@ def has_word(caption: str) -> bool:
     return any(kind[0] in "LN" or kind == "So" for kind in kinds)
 
 
+def unwritten(caption: str) -> str:
+    """The first control character, as "U+0092" (an apostrophe of cp1252 that was read as Latin-1); "" if there is none."""
+    return next((f"U+{ord(one):04X}" for one in caption if unicodedata.category(one) == "Cc"), "")
+
+
 def unencodable(text: str) -> str:
     """Where half a surrogate pair stands, which JSON can spell and no UTF-8 file can hold; "" if there is none."""
     try:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from mmpt.codecs.media import MediaError, inside, is_file
-from mmpt.corpus.caption_text import has_word, one_line, unencodable
+from mmpt.corpus.caption_text import has_word, one_line, unencodable, unwritten
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.tables import LONGEST_LINE, Line, csv_header, csv_lines, separator_hint, short, text_file
 from mmpt.store.errors import UserError
@@ -94,6 +94,7 @@ def _parsed(raw: bytes) -> tuple[Any, tuple[str, str, str] | None]:
         return None, ("not JSON", short(str(error)), "one JSON object a line")
     if not isinstance(fields, dict):
         return None, ("not a JSON object", type(fields).__name__, "one JSON object a line")
+    fields = {name: value for name, value in fields.items() if value is not None}  # as pandas writes an empty cell
     if b"\\u" in raw and (half := unencodable(json.dumps(fields, ensure_ascii=False))):
         return None, ("half of a surrogate pair", half, "Unicode text")
     return fields, None
@@ -212,6 +213,8 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
             "at least one word that is seen",
             "write a caption or remove the record",
         )
+    if control := unwritten(one_line(fields["caption"])):
+        return ("bad_line", "a control character in the caption", control, "text", "correct or remove it")
     return None
 
 

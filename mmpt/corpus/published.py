@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.codecs.media import is_file
-from mmpt.corpus.caption_text import has_word, one_line, unencodable
+from mmpt.corpus.caption_text import has_word, one_line, unencodable, unwritten
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.tables import short
 from mmpt.store.errors import UserError
@@ -135,6 +135,8 @@ def _record(entry: Entry, name: str) -> dict | Problem:
     if not has_word(caption):
         expected = "at least one word that is seen"
         return bad("empty_caption", "empty caption", repr(short(caption)), expected, "remove the record")
+    if control := unwritten(caption):
+        return bad("bad_line", "a control character in the caption", control, "text", "correct or remove it")
     if not entry.found:
         return bad(
             "missing",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmpt.store.errors import UserError
-from mmpt.store.text_files import LONGEST_MARK, refuse_other_files
+from mmpt.store.text_files import LONGEST_MARK, refuse_other_files, undecodable
 
 LONGEST_LINE = 1 << 20  # characters: a caption has hundreds
 MOST_LINES = 1000  # of one row
@@ -97,6 +97,10 @@ def short(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+class _TooLong(Exception):
+    """A line that is longer than any row."""
+
+
 class _Rows(Iterator[tuple[int, list[str] | None, tuple[str, str, str] | None]]):
     """(line number, cells, None) or (line number, None, problem) of each row.
 
@@ -114,6 +118,8 @@ class _Rows(Iterator[tuple[int, list[str] | None, tuple[str, str, str] | None]])
         reader = csv.reader(self._lines(taken), strict=True)
         try:
             row = next(reader)
+        except _TooLong:
+            wrong = ("line is too long", f"more than {LONGEST_LINE} characters", "one row a line")
         except csv.Error as error:
             wrong = ("not CSV", short(str(error)), 'comma-separated values, quoted with "')
         else:
@@ -134,22 +140,18 @@ class _Rows(Iterator[tuple[int, list[str] | None, tuple[str, str, str] | None]])
                 return
             self._number += 1
             taken.append(line)
+            if len(line) == LONGEST_LINE:
+                raise _TooLong
             yield line
 
     def _read(self) -> str:
         try:
             line = self._stream.readline(LONGEST_LINE)
-        except UnicodeDecodeError as error:
-            found = short(f"byte 0x{error.object[error.start]:02x} after line {self._number}")
-            fix = "save the file as UTF-8"
-            raise UserError("not UTF-8", where=self._where, found=found, expected="UTF-8 text", fix=fix) from None
-        if len(line) == LONGEST_LINE:
-            raise UserError(
-                "line is too long",
-                where=f"{self._where}:{self._number + 1}",
-                found=f"more than {LONGEST_LINE} characters",
-                expected="a table of captions",
-            )
+        except UnicodeDecodeError:
+            raise undecodable(Path(self._stream.name), self._where) from None
+        rest = line
+        while len(rest) == LONGEST_LINE:  # of a longer one the beginning stands for it
+            rest = self._stream.readline(LONGEST_LINE)
         return line
 
 

@@ -11,12 +11,11 @@ import os
 import stat
 from pathlib import Path
 
-from mmpt.store.errors import UserError
 from mmpt.store.watch import Watch
 
 TELL_EVERY = 10_000  # files between two looks at the clock
-MOST_LINKS = 40  # that Linux follows in one path
-UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG)
+MOST_LINKS = 8  # to folders, one behind another
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
 Stamp = tuple[int, int, int, int]  # size, mtime in ns, ctime in ns, inode
 
 
@@ -29,31 +28,33 @@ def stamp_of(found: os.stat_result) -> Stamp:
 
 
 def scan(folder: Path | str) -> dict[str, Stamp]:
-    """Relative POSIX path -> stamp of every regular file below ``folder``. Links are followed, broken ones left out.
+    """Relative POSIX path -> stamp of every regular file below ``folder``.
+
+    Links are followed; left out are broken ones, and those to a folder that they lie in.
 
     Raises:
-        UserError: a link to a folder that it lies in.  FileNotFoundError, PermissionError: ``folder`` itself.
+        FileNotFoundError, PermissionError: ``folder`` itself.
     """
     found: dict[str, Stamp] = {}
-    folders, watch, told = [(os.fspath(folder), "")], Watch(f"looking at the files of {folder}"), 0
+    watch, told = Watch(f"looking at the files of {folder}"), 0
+    # path, prefix, where the links on the way lead
+    folders: list[tuple[str, str, tuple[str, ...]]] = [(os.fspath(folder), "", (os.path.realpath(folder),))]
     while folders:
-        path, prefix = folders.pop()
+        path, prefix, links = folders.pop()
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
                     if not (entry.name.isascii() or _is_utf8(entry.name)):
                         continue
-                    if _is_folder(entry, prefix.count("/")):
-                        folders.append((entry.path, f"{prefix}{entry.name}/"))
+                    if _is_folder(entry):
+                        if (way := _way(entry, links)) is not None:
+                            folders.append((entry.path, f"{prefix}{entry.name}/", way))
                     elif (stamp := _stamp(entry)) is not None:
                         found[prefix + entry.name] = stamp
                         if len(found) - told == TELL_EVERY:
                             told = len(found)
                             watch.step(TELL_EVERY)
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                where = prefix[:80]
-                raise UserError("a link leads into the folder that holds it", where=folder, found=where) from None
             if not prefix or error.errno not in UNREADABLE:
                 raise
     return found
@@ -67,13 +68,20 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _is_folder(entry: os.DirEntry[str], depth: int) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:
-        if depth >= MOST_LINKS:
-            raise
-        return False  # a link to itself
+    except OSError:  # a link to itself
+        return False
+
+
+def _way(entry: os.DirEntry[str], links: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Where the links on the way to a folder lead; None where it is a link that leads back into them."""
+    if not entry.is_symlink():
+        return links
+    target, here = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
+    back = target in links or f"{here}/".startswith(target.rstrip("/") + "/")
+    return None if back or len(links) > MOST_LINKS else (*links, target)
 
 
 def _stamp(entry: os.DirEntry[str]) -> Stamp | None:

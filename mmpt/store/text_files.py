@@ -26,9 +26,9 @@ def refuse_other_files(head: bytes, where: object) -> None:
         raise UserError("not UTF-8 text", where=where, found=kind, expected="plain UTF-8 text", fix=fix)
 
 
-def not_utf8(error: UnicodeDecodeError, where: object) -> UserError:
-    """The error for a file whose bytes, from its beginning, do not decode."""
-    line = error.object.count(b"\n", 0, error.start) + 1
+def not_utf8(error: UnicodeDecodeError, where: object, lines_before: int = 0) -> UserError:
+    """The error for bytes that do not decode; they begin behind so many lines of their file."""
+    line = lines_before + error.object.count(b"\n", 0, error.start) + 1
     return UserError(
         "not UTF-8 text",
         where=where,
@@ -36,6 +36,17 @@ def not_utf8(error: UnicodeDecodeError, where: object) -> UserError:
         expected="UTF-8",
         fix="save it as UTF-8: iconv -f latin1 -t utf-8 FILE",
     )
+
+
+def undecodable(path: Path, where: object) -> UserError:
+    """The same for a file that was read in blocks, whose error does not know its line."""
+    with path.open("rb") as stream:
+        for before, line in enumerate(stream):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return not_utf8(error, where, before)
+    return UserError("not UTF-8 text", where=where)
 
 
 def check_beginning(path: Path, where: object, most: int = 1 << 20) -> None:

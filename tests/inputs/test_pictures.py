@@ -3,6 +3,7 @@ themselves pictures.
 """
 
 import io
+import os
 import struct
 
 import numpy as np
@@ -184,3 +185,19 @@ def test_a_name_that_no_file_has_is_missing(tmp_path, name):
         assert not is_file(inside(tmp_path, name))
     except MediaError as error:
         assert error.kind == "missing" and len(str(error)) < 600
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_known_white_are_refused(tmp_path, mode):
+    """A 32-bit TIFF of levels up to 255 would be black, taken for 16 bits."""
+    refused(tmp_path, stored("TIFF", PHOTO.convert("L").convert(mode)), match="pixels with no known white")
+
+
+def test_a_file_far_larger_than_its_pixels_is_refused_unread(tmp_path):
+    data = stored("JPEG")
+    (tmp_path / "p.jpg").write_bytes(data)
+    os.truncate(tmp_path / "p.jpg", 900 << 20)
+    with pytest.raises(MediaError, match="file is too large; found 943718400 bytes for"):
+        load_image(tmp_path / "p.jpg")
+    os.truncate(tmp_path / "p.jpg", 30 << 20)  # a phone's photo with its seconds of video
+    load_image(tmp_path / "p.jpg")

@@ -60,19 +60,46 @@ def test_many_stray_quotes_take_no_time(tmp_path):
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        ("id,caption\n1,caf\u00e9\n".encode("latin-1"), "not UTF-8; found byte 0xe9"),
+        ("id,caption\n1,caf\u00e9\n".encode("latin-1"), "not UTF-8 text; found byte 0xe9 in line 2"),
         ("id,caption\n1,x\n".encode("utf-16"), "not UTF-8 text; found UTF-16"),
         (b"\x1f\x8b\x08\0\0\0\0\0", "not UTF-8 text; found gzip"),
         (b"PK\3\4\0\0\0\0", r"found zip \(xlsx\)"),
         (b"id,caption,caption\n1,a,b\n", "column named twice; found caption"),
         (b'id,"caption\n', "expected one row a line|not CSV"),
-        (b"id,caption\n" + b"x" * (1 << 21), "line is too long"),
+        (b"x" * (1 << 21), "line is too long"),
+        (b"id,caption\n1,x\n2,caf\xe9\n", "not UTF-8 text; found byte 0xe9 in line 3"),
     ],
 )
 def test_a_table_that_is_none_is_one_line(tmp_path, data, match):
     with pytest.raises(UserError, match=match) as error:
         rows(tmp_path, data)
     assert "\n" not in str(error.value)
+
+
+def test_a_line_longer_than_any_row_is_one_bad_line(tmp_path):
+    long = "x" * (1 << 21)
+    found = rows(tmp_path, f'id,caption\n1,a\n2,{long}\n3,"{long}\n4,d\n')
+    assert [(line.number, line.problem[0] if line.problem else line.fields["id"]) for line in found] == [
+        (2, "1"), (3, "line is too long"), (4, "line is too long"), (5, "4")
+    ]  # fmt: skip
+
+
+def test_null_is_an_empty_cell(tmp_path):
+    """As pandas writes a table of pictures and sounds."""
+    Image.new("RGB", (2, 2)).save(tmp_path / "p.png")
+    line = {"id": "a", "image": "p.png", "audio": None, "caption": "a cat", "split": None, "license": None}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({**line, "caption": None}))
+    (_, fine), (_, bad) = captions.read(tmp_path, "real")
+    assert (fine["modality"], fine["split_hint"], fine["license"]) == ("image", None, "unknown")
+    assert (bad.kind, bad.what) == ("missing_column", "missing caption")
+
+
+@pytest.mark.parametrize("caption", ["a\0cat", "it\x92s", "a\x1b[31m cat", "x\x7f"])
+def test_a_control_character_is_no_text(tmp_path, caption):
+    """NUL, escapes, and cp1252 that was read as Latin-1: they would be trained on."""
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"id": "a", "image": "p.png", "caption": caption}) + "\n")
+    ((_, item),) = captions.read(tmp_path, "real")
+    assert (item.kind, item.what) == ("bad_line", "a control character in the caption") and "U+00" in item.found
 
 
 def test_another_separator_is_named(tmp_path):

@@ -7,7 +7,6 @@ import pytest
 
 import mmpt.store.stat_cache as stat_cache
 from mmpt.store.digests import Manifest
-from mmpt.store.errors import UserError
 from mmpt.store.scan import scan
 from mmpt.store.stat_cache import StatCache
 
@@ -108,12 +107,14 @@ def test_a_damaged_cache_vouches_for_nothing_and_accuses_nobody(folder, cache):
     assert StatCache(cache).folder_digest(folder) == digest
 
 
-def test_linked_folders_count_links_to_nothing_do_not_and_circles_are_refused(folder, tmp_path):
+def test_linked_folders_count_and_links_to_nothing_or_in_a_circle_do_not(folder, tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "d").write_text("d")
     (folder / "linked").symlink_to(tmp_path / "more")
     (folder / "broken").symlink_to(tmp_path / "nothing")
     assert set(scan(folder)) == {"a", "b", "sub/c", "linked/d"}
     (folder / "sub" / "circle").symlink_to(folder)
-    with pytest.raises(UserError, match="leads into the folder that holds it"):
-        scan(folder)
+    assert set(scan(folder)) == {"a", "b", "sub/c", "linked/d"}
+    (tmp_path / "more" / "back").symlink_to(folder)  # linked/back is the folder itself
+    (folder / "sub" / "two").symlink_to(tmp_path / "more")
+    assert set(scan(folder)) == {"a", "b", "sub/c", "linked/d", "sub/two/d"}
