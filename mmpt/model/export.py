@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmpt.model import grammar_logits
 from mmpt.model.adapter import CONFIG, WEIGHTS, load_adapter
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.shards.tokenizer_file import add_names, open_tokenizer_file
@@ -29,7 +30,7 @@ from mmpt.store.tensors import read_meta
 from mmpt.tokens.formats import prompt
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace
 
-PROCESSOR = Path(__file__).with_name("grammar_logits.py")
+PROCESSOR = Path(grammar_logits.__file__)  # imported, so that an edit of it makes stage staged_export stale
 # Largest difference of logits, as a share of the largest logit. In float32 only the order of summation
 # differs; a bfloat16 file also rounds the new rows and the merged weights, which are float32 here.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}

@@ -1,0 +1,42 @@
+"""Every fault, run: parts that results.json holds are not run again. Hours on two cores."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.faults.run import Lab, clean_failing, examine, is_there, keep, parts, read_results
+
+LAB = Lab(Path(tempfile.gettempdir()) / "mmpt-faults")
+
+
+@pytest.fixture(scope="session")
+def clean():
+    """Corpus -> (clean run, what blocks in it), made when it is first asked for."""
+    made = {}
+
+    def of(corpus):
+        if corpus not in made:
+            made[corpus] = clean_failing(LAB, corpus, "")
+        return made[corpus]
+
+    return of
+
+
+@pytest.mark.slow  # each builds what a mutation of one place makes stale, some a training
+@pytest.mark.xdist_group("faults")
+@pytest.mark.parametrize("fault, corpus", [pytest.param(*one, id=f"{one[0].id}-{one[1]}") for one in parts()])
+def test_the_named_check_stops_the_fault(fault, corpus, clean):
+    if not is_there(fault, corpus, read_results()):
+        project, before = clean(corpus)
+        keep(f"{fault.id} {corpus}", examine(fault, LAB.mutant(fault, project), before))
+    found = read_results()[f"{fault.id} {corpus}"]
+    if not fault.expects:
+        pytest.skip(f"open: {found['stopped']}")
+    assert found["stopped"] == "expected", found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", ["generated", "captions"])
+def test_the_unmutated_run_is_go(corpus, clean):
+    assert clean(corpus)[1] == []
