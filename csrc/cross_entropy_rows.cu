@@ -5,7 +5,7 @@
 // logits. Where the row does not fit (older cards), it is read twice, the second time mostly from L2. Arithmetic is fp32
 // (fp64 for fp64); only what is stored is the element type.
 //
-// Instructions bound it as much as memory: 0.66 MB a row take 0.15 us at 4.3 TB/s, and each instruction per element
+// Instructions bound it as much as memory: 0.66 MB per row take 0.15 us at 4.3 TB/s, and each instruction per element
 // 0.0054 us, on 528 schedulers of 32 lanes at 1.8 GHz. Packs of 16 bytes that hold nothing but allowed ids therefore have
 // loops of their own (`add_whole`, `write_whole`), without a test per element: the largest logit is remembered by pack,
 // the target is looked up apart. `.ci/spills` counts their instructions.

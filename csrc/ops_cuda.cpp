@@ -279,7 +279,7 @@ DeviceSampling on_device(const Sampling& how, const Tensor& like, int64_t vocabu
                          std::vector<Tensor>& keep) {
   const int64_t batch = like.size(0);
   const auto move = [&](const char* name, const auto& of) { return on_device(name, of, like, batch, keep); };
-  // Numbers are checked here, where that costs nothing; of tensors a row that has no meaning draws -1.
+  // Numbers are checked here, where that costs nothing; of tensors per row that has no meaning draws -1.
   check_parameters(how.temperature.rows ? 0.0 : how.temperature.value, how.top_k.rows ? 0 : how.top_k.value,
                    how.top_p.rows ? 1.0 : how.top_p.value, "of the call");
   return {move("lo", how.lo), move("hi", how.hi), move("extra_id", how.extra), move("temperature", how.temperature),

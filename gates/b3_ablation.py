@@ -60,7 +60,7 @@ GATE = {
             "metric": "gap_swapped_nats",
             "slices": ["t2i"],
             "rule": "min",
-            "message": "prompts change the picture loss by less than 0.10 nats a token",
+            "message": "prompts change the picture loss by less than 0.10 nats per token",
             "remedy": ("raise train.steps, or lower codecs.image.codebook_size so that captions can predict the codes"),
         },
         {
@@ -68,7 +68,7 @@ GATE = {
             "metric": "gap_swapped_nats",
             "slices": ["t2a"],
             "rule": "min",
-            "message": "prompts change the sound loss by less than 0.10 nats a token",
+            "message": "prompts change the sound loss by less than 0.10 nats per token",
             "remedy": (
                 "raise train.steps, or lower codecs.audio.n_codebooks: fine codebooks hold what no caption says"
             ),
@@ -78,7 +78,7 @@ GATE = {
             "metric": "gap_empty_nats",
             "slices": ["t2i"],
             "rule": "min",
-            "message": "a prompt helps the picture loss by less than 0.10 nats a token",
+            "message": "a prompt helps the picture loss by less than 0.10 nats per token",
             "remedy": ("raise train.steps, or lower codecs.image.codebook_size so that captions can predict the codes"),
         },
         {
@@ -86,7 +86,7 @@ GATE = {
             "metric": "gap_empty_nats",
             "slices": ["t2a"],
             "rule": "min",
-            "message": "a prompt helps the sound loss by less than 0.10 nats a token",
+            "message": "a prompt helps the sound loss by less than 0.10 nats per token",
             "remedy": (
                 "raise train.steps, or lower codecs.audio.n_codebooks: fine codebooks hold what no caption says"
             ),

@@ -55,7 +55,7 @@ GATE = {
             "metric": "gap_swapped_nats",
             "slices": ["a2t", "i2t"],
             "rule": "min",
-            "message": "the medium changes the caption loss by less than 0.10 nats a token",
+            "message": "the medium changes the caption loss by less than 0.10 nats per token",
             "remedy": (
                 "raise train.steps, or a2t and i2t in mixture.weights or train.loss.task_weights; check that captions "
                 "describe their own media"

@@ -260,7 +260,7 @@ GATE = {
             "slices": ["audio"],
             "rule": "max",
             "requires": "raw_media",
-            "message": ("sounds are longer than the clip that the model hears; their captions may speak of the rest"),
+            "message": ("sounds are longer than the clip that the model hears; their captions may describe the rest"),
             "remedy": (
                 "raise codecs.audio.clip_seconds (`doit fit` says what that costs), or cut the recordings "
                 "and their captions yourself"

@@ -19,7 +19,7 @@ GATE = {
             "remedy": (
                 "raise warmup.steps (first) or warmup.lr, then run doit; "
                 "{run}/warmup_check/data/read_gap.json has the losses. If the gap stays, the codes lose "
-                "what captions speak of: see S3 and codecs.audio or codecs.image"
+                "what captions describe: see S3 and codecs.audio or codecs.image"
             ),
         },
         # share of items where the right medium gives the lower loss
@@ -32,7 +32,7 @@ GATE = {
             "remedy": (
                 "raise warmup.steps (first) or warmup.lr, then run doit; "
                 "{run}/warmup_check/data/read_gap.json has the losses. If the gap stays, the codes lose "
-                "what captions speak of: see S3 and codecs.audio or codecs.image"
+                "what captions describe: see S3 and codecs.audio or codecs.image"
             ),
         },
         # records that the warm-up drew and that split.jsonl does not give to train; n: the records drawn

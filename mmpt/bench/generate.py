@@ -85,7 +85,7 @@ def agree(models: Models, todo: Work, dtype: str, chosen: dict[str, Peer], singl
 
 
 def measure(models: Models, todo: Work, setting: Setting, dtype: str, device: str) -> dict[str, Any]:
-    """One case: seconds a sequence of every peer, a round."""
+    """One case: seconds per sequence of every peer, a round."""
     chosen = {
         name: one for name, one in peers(device, dtype).items() if not setting.only or name in ("mmpt", *setting.only)
     }
@@ -152,7 +152,7 @@ def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
     parser.add_argument("--frames", type=int, default=16, help="of a sound: 4 ids each")
     parser.add_argument("--end-scale", type=float, default=3.0, help="factor on the row that ends captions")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--singles", type=int, default=8, help="sequences a round at batch 1")
+    parser.add_argument("--singles", type=int, default=8, help="sequences per round at batch 1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--again", action="store_true", help="run cases that today's file has, too")
     given = parser.parse_args(words)

@@ -72,7 +72,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def rates(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """Best of a few: flops a second of a square product in `dtype`, and bytes a second of reading memory."""
+    """Best of a few: FLOPs per second of a square product in `dtype`, and bytes per second of reading memory."""
     size = 8192 if device == "cuda" else 2048
     a = torch.randn(size, size, device=device).to(dtype)
     product = min(seconds(lambda: a @ a, device, repeats=5, limit=5))

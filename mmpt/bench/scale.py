@@ -248,7 +248,7 @@ CURVES: dict[str, Curve] = {
         run_audit,
     ),
     "golden": Curve(
-        "stage golden: 64 and 256 items a task, chosen of an eighth of the records",
+        "stage golden: 64 and 256 items per task, chosen of an eighth of the records",
         ("manifest", "token_space", "split", "shards", "examples"),
         run_golden,
     ),
@@ -315,7 +315,7 @@ def _in_a_process(*words: str) -> None:
 
 
 def point(name: str, folder: Path, n: int) -> dict[str, Any]:
-    """A point that was kept, or a new one; what it needs is made first, once a folder."""
+    """A point that was kept, or a new one; what it needs is made first, once per folder."""
     here = folder / str(n)
     kept = folder / "points" / f"{name.replace(' ', '_')}-{n}.json"
     if kept.is_file():
@@ -346,11 +346,11 @@ def _act(given: argparse.Namespace, folder: Path) -> bool:
 def line(one: dict[str, Any]) -> str:
     """A point as a line of text."""
     peer = one.get("jsonschema_us_a_record")
-    beside = f"   jsonschema alone {peer:.0f} us a record" if peer else ""
+    beside = f"   jsonschema alone {peer:.0f} us per record" if peer else ""
     a_record = one["seconds"] / one["records"] * 1e6
     return (
         f"{one['curve']:<24}{one['records']:>10,}{one['seconds']:>10.2f} s{one['processor_seconds']:>10.2f} s"
-        f"{a_record:>10.1f} us a record{one['peak_mib']:>9.0f} MiB{beside}"
+        f"{a_record:>10.1f} us per record{one['peak_mib']:>9.0f} MiB{beside}"
     )
 
 

@@ -1,9 +1,9 @@
-"""Made-up inputs of any size for scale.py: rows that hold their schemas, and small real media.
+"""Generated inputs of any size for scale.py: rows that hold their schemas, and small real media.
 
     corpus      n records over 2,000 tiny files (half wav of 0.05 s, half png of 16 x 16): each record's file is opened
                 and decoded, but files repeat
-    manifest    n records, every second one a sound; five captions a recording, one picture in fifty stored twice under
-                another origin, one origin in ten an official test item
+    manifest    n records, every second one a sound; five captions per recording, one picture in fifty stored twice
+                under another origin, one origin in ten an official test item
     token_space a byte-level BPE of 2,000 ids, trained on a thousand captions; and codecs, folders that say that there
                 are codecs (those of scale_codecs.py stand for them)
     sequences   an upstream run: n sequences in two files, one in ten held out; five captions per recording

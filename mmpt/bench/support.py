@@ -33,7 +33,7 @@ from mmpt.train.stages import prepare_train
 
 SUPPORTS = ("full", "range")
 TASKS = ("t2a", "t2i")
-ITEMS = 128  # held-out examples a task and a point
+ITEMS = 128  # held-out examples per task and a point
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def held_out(ctx: StageContext, model: MultimodalLM) -> dict[str, ExampleSet]:
 
 
 def run(plan: Plan, support: str, seed: int) -> dict[str, Any]:
-    """One training: {"support", "seed", "seconds", "curve": {step: {task: {"inside", "full"}}}}, nats a token."""
+    """One training: {"support", "seed", "seconds", "curve": {step: {task: {"inside", "full"}}}}, nats per token."""
     with tempfile.TemporaryDirectory() as folder:
         ctx = context(plan, support, seed, Path(folder))
         torch.manual_seed(seed)

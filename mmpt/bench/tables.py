@@ -170,10 +170,10 @@ def _memory(one: dict[str, Any]) -> str:
 
 
 def generate() -> str:
-    """Median seconds a sequence of decoding, by task and dtype, and each peer's over ours."""
+    """Median seconds per sequence of decoding, by task and dtype, and each peer's over ours."""
     result = newest("generate-cpu")
     setting, cases = result["setting"], result["cases"]
-    shape = f" Qwen3 of {setting['layers']} layers, H = {setting['hidden']}, 164,021 ids; seconds a sequence, greedy."
+    shape = f" Qwen3 of {setting['layers']} layers, H = {setting['hidden']}, 164,021 ids; seconds per sequence, greedy."
     dtypes = {"float32": "fp32", "bfloat16": "bf16"}
     head = [
         f"{one['task']}, {dtypes[one['dtype']]}: {one['items']} of {_lengths(one)} ids, batch {one['batch']}"
@@ -195,14 +195,14 @@ def _most(cases: list[dict[str, Any]], name: str) -> float:
 
 
 def train() -> str:
-    """Tokens a second, what ours is to each, and the peak of memory beyond the loaded model and with it; by dtype."""
+    """Tokens per second, what ours is to each, and the peak of memory beyond the loaded model and with it; by dtype."""
     dtypes = {"float32": "fp32", "bfloat16": "bf16"}
     results = [
         newest(f"train-tiny-{one}") for one in dtypes if one == "float32" or any(RESULTS.glob(f"train-tiny-{one}-*"))
     ]
     first, parts = results[0], ("tokens/s", "ours is", "peak MiB (x ours)", "with the model")
     head = ["", *(f"{dtypes[one['dtype']]}: {part}" for one in results for part in parts)]
-    about = f" {first['items']} items a step, {first['supervised']:.0%} of their tokens supervised; transformers "
+    about = f" {first['items']} items per step, {first['supervised']:.0%} of their tokens supervised; transformers "
     about += f"{first['transformers']}, PEFT {first['peft']}."
     lines = [_head(first) + about, "", _row(head), _row(["---"] * len(head))]
     rows = first["contenders"]

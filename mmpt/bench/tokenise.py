@@ -47,9 +47,9 @@ class Setting:
 
 
 def measure(name: str, setting: Setting, folder: Path) -> dict[str, Any]:
-    """Seconds of each round both ways, clips a second, and how many tokens differ between them.
+    """Seconds of each round both ways, clips per second, and how many tokens differ between them.
 
-    Processor seconds stand beside the wall's: on a machine that others use they say what batching costs.
+    Processor seconds are given besides wall time: on a shared machine they show what batching costs.
     """
     records = _pictures(folder, setting) if name == "patchvq" else _sounds(folder, setting)
     encoder = _encoder(name, setting, folder)

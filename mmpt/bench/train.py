@@ -9,8 +9,8 @@ First they must agree: from the same start values, the first step's loss is the 
 the gradients of LoRA and of the new rows point the same way. Stage 4's objective weighs tasks, so ours takes that one
 step with weights that make it the token mean. The reference averages sequences and is compared by its loss alone.
 
-Memory is resident memory on a CPU and allocated memory on a GPU, at its peak beyond the loaded model; what loading
-took stands beside it. Prints a table and writes results/train-<shape>-<dtype>-<chip>-<date>.json.
+Memory is resident memory on a CPU and allocated memory on a GPU, at its peak beyond the loaded model; the memory
+of loading is given next to it. Prints a table and writes results/train-<shape>-<dtype>-<chip>-<date>.json.
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def peak_flops(device: str, dtype: str) -> tuple[float, str]:
-    """FLOPs a second to measure use against, and where they come from."""
+    """FLOPs per second to measure use against, and where they come from."""
     rate = speed.peak_flops(machine.chip(device), getattr(torch, dtype)) if device == "cuda" else None
     if rate is not None:
         return rate, "data sheet"

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from mmpt.shards.loader import Batch, Loader
 from mmpt.tokens.formats import IGNORE
 
-HALVES = 2  # micro-batches a step, packed
+HALVES = 2  # micro-batches per step, packed
 
 
 class Items(Dataset):

@@ -37,7 +37,7 @@ from mmpt.train.settings import TrainSettings
 from mmpt.train.speed import Flops
 
 PEAK = {torch.bfloat16: 989e12, torch.float16: 989e12, torch.float32: 67e12, torch.float64: 67e12}  # H100 and H200
-MEMORY = {"h100": 3.35e12, "h200": 4.8e12}  # bytes a second, data sheet
+MEMORY = {"h100": 3.35e12, "h200": 4.8e12}  # bytes per second, data sheet
 REACHED = {"products": 0.70, "attention": 0.40, "head and loss": 0.50}  # of PEAK
 STREAMED = 0.85  # of MEMORY
 LAUNCH = 2.5e-6  # seconds that the smallest kernel takes
@@ -60,7 +60,7 @@ class Line:
     bytes: float
 
     def seconds(self, memory: float) -> float:
-        """At `memory` bytes a second."""
+        """At `memory` bytes per second."""
         rate = PEAK.get(self.dtype, PEAK[torch.float32]) * REACHED.get(self.kind, REACHED["products"])
         least = 0.0 if self.kind == OPTIMIZER else LAUNCH  # it takes many tensors at once
         return max(self.flops / rate, self.bytes / (memory * STREAMED), least)

@@ -24,7 +24,7 @@ from mmpt.shards.loader import Loader
 from mmpt.tokens.formats import IGNORE
 
 STEPS = 100_000  # of our schedule: more than any run takes
-PER_DEVICE = 4  # sequences a micro-batch, as run; with 4 micro-batches a step
+PER_DEVICE = 4  # sequences a micro-batch, as run; with 4 micro-batches per step
 LEARNING_RATE = 1e-4
 
 
@@ -245,7 +245,7 @@ class Way:
 
 
 def with_trainer(task: Task, way: Way) -> None:
-    """transformers' Trainer: 4 micro-batches of 4 sequences a step, or our rows in two."""
+    """transformers' Trainer: 4 micro-batches of 4 sequences per step, or our rows in two."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     model, start = way.model(task), space_of(task.shape).new_start

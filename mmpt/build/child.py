@@ -112,7 +112,7 @@ def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
     except WorkersFailed as error:  # what they said is in the log already
         return failure(error)
     except BaseException as error:
-        # The border: whatever a body raises is told to the build, with its traceback in the log.
+        # Whatever a body raises is reported to the build; its traceback is in the log.
         with contextlib.suppress(OSError):  # a full disk has no room for the traceback either
             traceback.print_exc()
         return failure(error)

@@ -19,7 +19,7 @@ SUBJECTS = {
     "build": "a run with nothing to do, against DVC and Snakemake",
     "scale": "time and memory against the number of records, a thousand to a million",
     "train": "steps of training against Trainer + PEFT and the reference's manner: speed and memory",
-    "tokenise": "sounds and pictures a second, batched against one at a time",
+    "tokenise": "sounds and pictures per second, batched against one at a time",
 }
 
 

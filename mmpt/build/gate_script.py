@@ -1,4 +1,4 @@
-"""What a script in gates/ does by hand: the verdict of its gate as `doit gates` has it, by exit code too."""
+"""What a script in gates/ does when it is run: the verdict of its gate, as `doit gates` shows it, and as exit code."""
 
 from __future__ import annotations
 

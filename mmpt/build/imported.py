@@ -1,4 +1,4 @@
-"""The stage table of a profile with `inputs:`: import stages in place of corpus to warmup, the rest as ever.
+"""The stage table of a profile with `inputs:`: import stages in place of corpus to warmup, the rest unchanged.
 
     split, codecs -> token_space -> shards -> shard_audit -S3-> base, examples ..      from the run's files
     base, token_space -> warmup                                                        its Stage-3 checkpoint

@@ -16,7 +16,7 @@ from typing import Any
 from mmpt.codecs import names
 from mmpt.store.errors import UserError
 
-REGISTRY = "mmpt.codecs.registry"  # a stage that has it in its closure opens codecs
+REGISTRY = "mmpt.codecs.registry"  # a stage whose closure contains it opens codecs
 
 
 @functools.cache

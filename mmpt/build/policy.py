@@ -16,7 +16,7 @@ from mmpt.store.canonical import digest_json
 
 @functools.cache
 def policy_of(project: Project, strict: bool = False) -> Policy:
-    """The policy as it holds for a project's profile, read once a process."""
+    """The policy as it holds for a project's profile, read once per process."""
     path = project.repo / "gates" / "policy.yaml"
     return load_policy(path, project.profile.data, file=profile_file(project), strict=strict)
 

@@ -187,7 +187,7 @@ def _job(project: Project, stage: Stage, attempt: Path, identity: str, known: tu
 
 
 def granted_by(project: Project) -> dict[str, Any]:
-    """The decision that a release rests on, as RELEASE.json has it."""
+    """The decision that a release rests on, as in RELEASE.json."""
     return {**granted(project), "profile_sha256": granted_digests(project)["profile"]}
 
 

@@ -31,7 +31,7 @@ Kind = Literal[
     "body",
     "decision",
 ]
-# definition key -> kind of reason, in the order in which they are told
+# definition key -> kind of reason, in the order in which they are shown
 PARTS: dict[str, Kind] = {
     "slice": "slice",
     "inputs": "input",

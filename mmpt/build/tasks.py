@@ -80,7 +80,7 @@ def open_project(
     packages: tuple[str, ...] = ("mmpt",),
     read: Callable[[str], Profile] = load_profile,
 ) -> Project:
-    """The project of a profile, made once a process.
+    """The project of a profile, made once per process.
 
     Raises:
         UserError: no such profile or a bad one, one whose name is another file's, a table that cannot be built.
@@ -248,7 +248,7 @@ class MemoryDB:
 
 
 class Loader(DodoTaskLoader):
-    """Tasks come from dodo.py, as ever.
+    """Tasks come from dodo.py, as in plain doit.
 
     It is named in pyproject.toml because doit imports its loader before it looks at the command line: the
     moment to mend that look.

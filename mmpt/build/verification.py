@@ -1,6 +1,6 @@
 """`doit verify`: every published byte against what vouches for it (published.py), without any cache.
 
-It finds accidents and edits by hand. Whoever rewrites a file and everything that vouches for it is not found
+It finds accidents and edits by hand. A rewrite of a file and of everything that vouches for it is not found
 by this, but by `--deep` as far as evidence, code and profile contradict them.
 """
 

@@ -94,7 +94,7 @@ class Encodec:
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second within a chunk: 75 at 24 kHz, 150 at 48 kHz. Overlaps add about 1 % to the latter."""
+        """Frames per second within a chunk: 75 at 24 kHz, 150 at 48 kHz. Overlaps add about 1 % to the latter."""
         return self.sample_rate / self.config.hop_length
 
     def frames(self, samples: int) -> int:
@@ -102,7 +102,7 @@ class Encodec:
         return sum(self.chunk_frames(samples))
 
     def samples(self, frames: int) -> int:
-        """Samples a channel that decoding so many generated frames gives."""
+        """Samples per channel that decoding so many generated frames gives."""
         hop, stride = self.config.hop_length, self.config.chunk_stride
         if stride is None or self.config.chunk_length is None:
             return frames * hop

@@ -44,7 +44,7 @@ def inside(root: Path, relative: str) -> Path:
         within = path.resolve().is_relative_to(root.resolve())
         path.stat()
     except FileNotFoundError:
-        pass  # whoever opens it says so
+        pass  # opening it reports the error
     except (ValueError, OSError, RuntimeError) as error:
         raise MediaError(
             "missing",

@@ -67,7 +67,7 @@ def _check(picture: Image.Image, path: Path, size: int) -> None:
         )
     if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):
         found = f"mode {picture.mode} ({picture.format})"
-        raise _unreadable("pixels with no known white", path, found, "8 or 16 bits a channel", "save it with 8 bits")
+        raise _unreadable("pixels with no known white", path, found, "8 or 16 bits per channel", "save it with 8 bits")
     if getattr(picture, "is_animated", False) and picture.format not in STILL:
         frames = getattr(picture, "n_frames", "several")
         raise _unreadable(

@@ -1,4 +1,4 @@
-"""SEED-2: 32 causal tokens a picture, ids into 8,192 codes; a picture of 768 pixels painted from them by StableUnCLIP.
+"""SEED-2: 32 causal tokens per picture, ids into 8,192 codes; StableUnCLIP paints a picture of 768 pixels from them.
 
 `path` is a folder with the published files under the names of FILES. Networks are opened when first needed: writing
 shards never loads the diffusion model, and painting never loads the vision tower. A picture is painted on its own,

@@ -19,7 +19,7 @@ def has_word(caption: str) -> bool:
 
 
 def unwritten(caption: str) -> str:
-    """The first control character, as "U+0092" (an apostrophe of cp1252 that was read as Latin-1); "" if there is none."""
+    """The first control character, as "U+0092" (an apostrophe of cp1252 that was read as Latin-1); "" if none."""
     return next((f"U+{ord(one):04X}" for one in caption if unicodedata.category(one) == "Cc"), "")
 
 

@@ -1,4 +1,4 @@
-"""Reader `clotho`: Clotho 2.1 as published on Zenodo (4783391), five captions a recording.
+"""Reader `clotho`: Clotho 2.1 as published on Zenodo (4783391), five captions per recording.
 
     clotho_captions_{development,validation,evaluation}.csv    file_name, caption_1 .. caption_5
     clotho_metadata_{..}.csv                                   sound_id (of Freesound), license, and more
@@ -28,7 +28,7 @@ METADATA_ENCODING = "iso-8859-1"
 
 
 def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | Problem]]:
-    """(where, record or problem): five records a recording, `clotho:<file_name>:<0 to 4>`.
+    """(where, record or problem): five records per recording, `clotho:<file_name>:<0 to 4>`.
 
     Raises:
         UserError: no captions table, a missing column, an official split whose audio is not unpacked.

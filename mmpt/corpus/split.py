@@ -32,7 +32,7 @@ class Units:
     """Which records belong together.
 
     of: int32 [records], each record's unit. hint: int8 [units], index into SPLITS or FREE.
-    modalities: uint8 [units], a bit for each of MODALITIES. joined: bool [units], has it several origins?
+    modalities: uint8 [units], a bit for each of MODALITIES. joined: bool [units], whether it has several origins.
     """
 
     of: np.ndarray

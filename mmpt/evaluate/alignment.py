@@ -35,7 +35,7 @@ ITEMS = 64  # of a task
 SHIFTS = (-2, -1, 1, 2)
 AT_ONCE = 256  # positions whose logits over the whole vocabulary are held at once
 BIGRAM_RECORDS = 2000  # of the train split, evenly spread
-SLACK = 0.5  # nats a token above the bigram: a model that is no copy and worse than that fails B1
+SLACK = 0.5  # nats per token above the bigram: a model that is no copy and worse than that fails B1
 SMOOTHING = 1.0  # counts that the unigram is worth
 # Nats by which rounding may move a token's log-probability, in the mean: a decoding step multiplies other shapes.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}

@@ -111,7 +111,7 @@ def said(row: Row) -> str:
 
 
 def word_gains(rows: Sequence[Row], blind: str, resamples: int, seed: int) -> dict[str, Interval]:
-    """How much more words a caption shares with its own medium's caption, than which other one: token F1, paired.
+    """How many more words a caption shares with its own medium's caption, than which other one: token F1, paired.
 
     over_swapped: the outputs for the media of other groups, their mean. over_blind: `blind`, one caption for all.
     Groups of rows are drawn together; an output that was cut off has no words.
@@ -137,7 +137,7 @@ def _mean_f1(outputs: Sequence[str], groups: Sequence[str], row: Row) -> float:
 
 
 def blind_caption(captions: Sequence[str]) -> str:
-    """The one caption that shares most words with the others: the best answer of whoever does not look.
+    """The one caption that shares most words with the others: the best answer without looking at the medium.
 
     captions: of the training media. Chosen among BLIND_CANDIDATES spread evenly over them.
     """

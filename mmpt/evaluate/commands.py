@@ -153,7 +153,7 @@ def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Names
     if options.task == "a2t":
         codec = _present(codecs.audio, "audio")
         path, seconds = Path(options.audio).expanduser(), profile.data["codecs"]["audio"]["clip_seconds"]
-        about = summarise_audio(path)  # reads all of it: a damaged end is told, too
+        about = summarise_audio(path)  # reads all of it, so that a damaged end is reported too
         wave, cut = load_clip(path, codec.sample_rate, codec.channels, seconds)
         if cut:
             print(
@@ -261,7 +261,7 @@ def _table(rows: dict, report: dict[str, dict[str, Any]]) -> list[str]:
                 gap = entry[f"gap_{name}"]
                 lines.append(
                     f"{task}  {name:<8}  gap {gap['mean']:.4f} "
-                    f"[{gap['ci_low']:.4f}, {gap['ci_high']:.4f}] nats a token, "
+                    f"[{gap['ci_low']:.4f}, {gap['ci_high']:.4f}] nats per token, "
                     f"win rate {entry[f'win_rate_{name}']:.3f}, n {entry['n_examples']}"
                 )
     return lines

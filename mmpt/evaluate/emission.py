@@ -28,7 +28,7 @@ from mmpt.store.canonical import read_json, write_json
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import write_jsonl
 
-INSPECTED = 8  # items a task that get an inspect folder
+INSPECTED = 8  # items per task that get an inspect folder
 FOLDER = {"greedy": ".", "sampled": "sampled"}
 
 Rows = list[dict[str, Any]]

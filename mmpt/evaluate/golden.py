@@ -85,7 +85,7 @@ class Wanted:
 @dataclass(frozen=True)
 class Piece:
     """Outputs that are decoded in one go. What is in a piece depends on golden sets and setting alone, so that
-    it comes out alike whoever decodes it. `guided`: with guidance, where the setting has some.
+    every worker decodes it to the same outputs. `guided`: with guidance, if the setting asks for it.
     """
 
     wanted: tuple[Wanted, ...]

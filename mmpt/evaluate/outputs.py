@@ -6,7 +6,7 @@ It asks without an oracle, on any corpus, whether what was generated is right an
                 (cache, positions, adapter, prompt)
     own prompt  the output is likelier after its own prompt than after another item's
     read back   the model, reading the output, prefers the caption that was the prompt to that of another output; the
-                same for the ground truth stands beside it
+                same for the ground truth is given next to it
 
 Conditions are looked up in the shards by record id and tokenised again; the golden file's own prompts are not used.
 """

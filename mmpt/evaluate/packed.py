@@ -20,7 +20,7 @@ from mmpt.train.stages import Prepared, ramp_end
 
 SEQUENCES = 64  # steps are taken until so many sequences were compared
 STEPS = 8  # at most
-# Nats a token that rounding may make of one sequence: batches of another shape add up in another order.
+# Nats per token that rounding may make of one sequence: batches of another shape add up in another order.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 

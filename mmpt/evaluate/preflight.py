@@ -28,7 +28,7 @@ from mmpt.store.tensors import read_meta
 from mmpt.tokens import TASKS, TokenSpace
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, from_json, stored_sha
 
-SAMPLES = 4  # stored items a modality that gate A4 decodes
+SAMPLES = 4  # stored items per modality that gate A4 decodes
 
 
 @dataclass
@@ -163,7 +163,7 @@ def _whole_targets(examples: ExampleSet, tokenizer):
 def decode_stored(
     space: TokenSpace, shards: Path, codecs: Codecs, out: Path, seed: int
 ) -> tuple[list[Metric], list[dict]]:
-    """A4: SAMPLES items a modality decoded to `out`/decode, read back and held against their meta."""
+    """A4: SAMPLES items per modality decoded to `out`/decode, read back and held against their meta."""
     metrics: list[Metric] = []
     samples: list[dict[str, Any]] = []
     for modality, codec in (("audio", codecs.audio), ("image", codecs.image)):

@@ -75,7 +75,7 @@ class Records:
         """All that is known of the record with that id.
 
         Raises:
-            UserError: no record has it.
+            UserError: no record has this id.
         """
         lost = [one for one in self._lost() if one["id"] == name]
         manifest, split = self._file("manifest", "manifest.jsonl"), self._file("split", "split.jsonl")

@@ -25,7 +25,7 @@ from mmpt.store.jsonl import read_jsonl
 from mmpt.store.stage import StageContext
 from mmpt.tokens import TokenSpace, prompt
 
-COMPARED = 128  # items a task and split whose losses make the train-test gap
+COMPARED = 128  # items per task and split whose losses make the train-test gap
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,6 @@ def decode_image(codecs: Codecs, space: TokenSpace, ids: np.ndarray, seed: int) 
 
 
 def safe_name(record_id: str) -> str:
-    """A file name for an id; ids that differ only in characters a file name cannot hold stay apart."""
+    """A file name for an id; ids that differ only in characters that file names cannot hold stay apart."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", record_id)[:120]
     return name if name == record_id else f"{name}-{item_seed(0, record_id) % 0xFFFFFF:06x}"

@@ -294,7 +294,7 @@ class Counting:
         piece_nll(model, ids, (0, self.space.vocab_size_total))
 
     def _decode(self, model: MultimodalLM, per_task: int, decodings: Sequence[str]) -> None:
-        """The largest piece of the golden sets, with guidance where the profile has it."""
+        """The largest piece of the golden sets, with guidance if the profile sets it."""
         sets = {task: [self._record(task)] * per_task for task in self.kept}
         setting = Setting(self.data["seed"], **self._decoding())
         pieces = golden_pieces(self.space, sets, setting, decodings=decodings, free=len(decodings) > 1)

@@ -1,6 +1,6 @@
 """The defaults of every check, in defaults.json: what policy.yaml and the gate scripts are held against.
 
-A softening is told against these, so they belong to the code and are reviewed with it. After a check was added or
+Softenings are found by comparison with these, so they are reviewed with the code. After a check was added or
 changed on purpose, `python -m mmpt.gating.write_defaults` writes what gates/ states as the new defaults.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from mmpt.gating.checks import Check, Gate
 
 PATH = Path(__file__).with_name("defaults.json")
-WORDS = ("message", "remedy", "more")  # how a check is told makes it no weaker
+WORDS = ("message", "remedy", "more")  # the wording of a check makes it no weaker
 PLAIN = {one.name: one.default for one in fields(Check)}
 
 

@@ -165,7 +165,7 @@ def _stated(path: Path, scripts: Mapping[str, Script]) -> dict[str, Gate]:
 
 
 def _gate(gate_id: str, script: Script | None, numbers: Mapping[str, Any], default: Gate | None, path: Path) -> Gate:
-    """One gate of its script and its numbers; what the code knows and one of them lacks is told as missing."""
+    """One gate of its script and its numbers; what the code knows and one of them lacks is reported as missing."""
     known = {check.id for check in default.checks} if default else set()
     asked = script.checks if script else {}
     for name in numbers:

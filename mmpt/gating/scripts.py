@@ -58,7 +58,7 @@ def load_script(path: Path) -> Script:
     try:
         # From its source: Python's own cache of compiled modules misses an edit within the same second.
         body = runpy.run_path(str(path)).get("GATE")
-    except Exception as error:  # the border: whatever the file does wrong is told in one line
+    except Exception as error:  # whatever the file does wrong is reported in one line
         raise UserError("the gate script does not run", where=path, found=f"{type(error).__name__}: {error}") from None
     validate(body, "gate", where=path)
     assert isinstance(body, dict)  # by the schema

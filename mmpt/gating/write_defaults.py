@@ -1,6 +1,6 @@
 """`python -m mmpt.gating.write_defaults`: what gates/ states becomes the default that everything is held against.
 
-For whoever adds a check or changes one for every run. The difference of defaults.json is what a review has to accept.
+Run it after a check was added or changed for every run. The difference of defaults.json is what a review has to accept.
 """
 
 from __future__ import annotations

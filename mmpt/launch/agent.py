@@ -1,6 +1,6 @@
 """`python -m mmpt.launch.agent FOLDER WORDS..`: torchrun, which starts and watches the workers here.
 
-What took a worker that could not tell itself (a signal) is told for it; the rest of torchrun's farewell is
+What took a worker that could not tell itself (a signal) is reported for it; the rest of torchrun's farewell is
 left out, because it would hide the worker's own last lines.
 """
 

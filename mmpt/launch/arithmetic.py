@@ -6,7 +6,7 @@ from __future__ import annotations
 def exact_arithmetic() -> None:
     """No TF32 and no choice of kernels by a clock, for every network on CUDA, codecs included.
 
-    cuDNN's convolutions use TF32 (10 bits of mantissa) unless they are told not to; a codec that encodes in batches of
+    cuDNN's convolutions use TF32 (10 bits of mantissa) unless that is switched off; a codec that encodes in batches of
     another shape would give other codes.
     """
     import torch

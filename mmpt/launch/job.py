@@ -1,4 +1,4 @@
-"""What a worker is told: JOB.json, the context of a stage as another process, or machine, can have it."""
+"""What a worker is given: JOB.json, the context of a stage as another process, or machine, can have it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class WorkerJob:
         )
 
     def context(self, device: str) -> StageContext:
-        """The context of a worker. It has no output of its own: who writes there is told by the system."""
+        """The context of a worker. Workers have no output folder; writing there fails."""
         return StageContext(
             name=self.name,
             profile=SliceView(self.profile, self.slice, self.name),

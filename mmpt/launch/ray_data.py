@@ -53,7 +53,7 @@ class Actor:
         except UserError as error:
             return "refused", str(error)
         except Exception as error:
-            # The border: what a piece raises is told to the stage, with its traceback in the log.
+            # What a piece raises is reported to the stage; its traceback is in the log.
             traceback.print_exc()
             return failure(error)
         return "ok", ""

@@ -55,8 +55,8 @@ def process_environment(threads: int) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TOKENIZERS_PARALLELISM": "false",
-        # Whoever asks whether there is a GPU, a library being imported too, asks the driver's library and does not
-        # start CUDA: a process forked from one that has cannot use it.
+        # The question whether there is a GPU, which imports of libraries ask too, goes to the driver's library and does
+        # not start CUDA: a process that is forked from one with CUDA cannot use it.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
 
@@ -99,7 +99,7 @@ def undisturbed(hook: OnSave | None) -> OnSave | None:
 
     def look(step: int, checkpoint: Path) -> None:
         ours, theirs = random.getstate(), numpy.random.get_state()
-        # Of the device that is in use; without a list fork_rng would make itself at home on every GPU.
+        # The device in use alone: by default fork_rng touches every GPU.
         devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
             hook(step, checkpoint)
@@ -141,7 +141,7 @@ def resolve(name: str) -> Any:
 
 
 def failure(error: BaseException) -> tuple[str, str]:
-    """How an exception that is no word to the user ends a stage: ("full" or "broke", what to print)."""
+    """How an exception other than UserError ends a stage: ("full" or "broke", what to print)."""
     if disk_full(error):
         return "full", f"the disk is full: {error}"
     return "broke", f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Workers as a slurm job, through submitit. The job outlives this process: whoever comes back finds it.
+"""Workers as a slurm job, through submitit. The job outlives this process: a later run finds it.
 
     work/launch/<part>/slurm.json     {"job", "name"}: written once the job is queued
                        slurm/         submitit's files and the workers' logs, <job>_<rank>_log.out and .err
@@ -32,7 +32,7 @@ LOOK = (0.1, 1.0)
 ASK = (0.5, 30.0)
 SETTLING = 2.0  # seconds until a job's last files are seen here
 SETTLING_WELL = 90.0  # the same for a job that slurm calls completed: NFS may hide new files for a minute
-WARNING = 90  # seconds before a job's end at which its tasks are told
+WARNING = 90  # seconds before a job's end at which its tasks are warned
 LAST_LINES = 12
 PASSED_ON = ("partition", "account", "qos", "constraint", "cpus_per_task", "gpus_per_node", "mem_gb")
 # submitit hides slurm's variables from what it submits. These are the user's or the site's, not a job's.
@@ -63,7 +63,7 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
             return
         slurm_queue.cancel(queued, name)  # tasks that wait for one that failed
         _log_ends(ctx, job, queued)
-        (job.folder / QUEUED).unlink()  # what it said is told now; the next run begins anew
+        (job.folder / QUEUED).unlink()  # what it said has been shown; the next run starts from the beginning
         if stood and state.word == "CANCELLED":
             raise WorkersFailed(f"slurm job {queued} was cancelled; {GOES_ON}")
         raise_refusal(reports)
@@ -208,7 +208,7 @@ class Watch:
 
 
 def _log_ends(ctx: StageContext, job: WorkerJob, queued: str) -> None:
-    """The last lines of the workers' logs, for whoever reads the stage's."""
+    """The last lines of the workers' logs, for readers of the stage's log."""
     for path in sorted((job.folder / "slurm").glob(f"{queued}_*_log.*")):
         lines = _tail(path)
         if lines:

@@ -26,7 +26,7 @@ PATIENCE = 30.0  # seconds to wait for workers of an earlier launch to be gone
 
 
 def die_with_starter() -> None:
-    """End when whoever started this process ends, however it ends. torchrun gives each worker a session of
+    """End when the process that started this one ends, however it ends. torchrun gives each worker a session of
     its own, so that no signal to the stage's process group reaches it. Linux only.
     """
     starter = os.environ.get(STARTER)
@@ -77,7 +77,7 @@ def run(job: WorkerJob, place: Place) -> End:
     except UserError as error:
         status, text = "refused", str(error)
     except BaseException as error:
-        # The border: whatever a part raises is told to the parent, with its traceback in the log.
+        # Whatever a part raises is reported to the parent; its traceback is in the log.
         traceback.print_exc()
         status, text = failure(error)
     info = {**(context.run_info if context else {}), "peak_memory_mib": peak_memory_mib()}

@@ -37,7 +37,8 @@ class Packed:
     """How a stream is cut. Equal lengths that lie side by side are one call.
 
     bounds: int32 [sequences + 1] on the host, where each begins and the last ends. offsets: the same on the device,
-    None where no kernel asks for it; longest: what the kernel is told of the longest sequence, at least its length.
+    None where no kernel asks for it; longest: the maximum length that the kernel is given, at least that of the longest
+    sequence.
     shares_heads: whether the kernel takes fewer heads of keys than of queries.
     """
 

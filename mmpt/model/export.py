@@ -2,7 +2,7 @@
 
     config.json, generation_config.json, model*.safetensors    base, new rows and LoRA in one
     tokenizer.json, ...          the base's tokenizer, which also knows our ids by name; in a text they are text
-    adapter/                     the same as a PEFT adapter, for whoever has the base
+    adapter/                     the same as a PEFT adapter, to be used with the base
     token_space.json, .sha256    which id means what
     grammar.json, grammar_logits.py    a logits processor that keeps generation to the grammar
 

@@ -3,7 +3,7 @@
 float32, small matrices (FoldedLora): one product with W + s B A instead of three products with W, A and B.
 
 For in x out weights and rank r, PEFT's three products cost a token 2 in out + 3 r (in + out) multiplications,
-forward and backward; folded it is 3 in out, and B A once a step. Where the matrix is narrow beside the rank,
+forward and backward; folded it is 3 in out, and B A once per step. Where the matrix is narrow beside the rank,
 folding is cheaper, and it saves the passes over the activations that scale and add: 0.60 s against 0.49 s of
 CPU time for a step of 4,096 tokens of the tiny model (hidden 128, rank 32).
 

@@ -73,8 +73,8 @@ class MultimodalLM(nn.Module):
         Args:
             lora: r, alpha, dropout, target_modules.
             layer_norm: also train the norms' weights.
-            layers_aside: leave the decoder layers' matrices in the mapped files, as `aside`, until whoever splits
-                the base over ranks takes them; the model cannot run before.
+            layers_aside: leave the decoder layers' matrices in the mapped files, as `aside`, until the
+                base is split over ranks; the model cannot run before.
 
         Raises:
             UserError: no such model; a head or embedding that is not a plain matrix; a vocabulary smaller
@@ -334,7 +334,7 @@ def packed_mask(position_ids: Tensor) -> Tensor:
 def _loaded(
     base: Path | str, space: TokenSpace, dtype: torch.dtype, device: str, layers_aside: bool
 ) -> tuple[nn.Module, dict[nn.Parameter, Tensor]]:
-    """The checked base on `device`, and what of it was left aside."""
+    """The validated base on `device`, and its deferred weights."""
     if device == "cpu" and not layers_aside:
         causal = load_causal_lm(base, dtype)
         check_base(causal, space, base)

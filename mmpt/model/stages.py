@@ -79,7 +79,7 @@ def _tiny(ctx: StageContext, folder, space) -> dict:
     ctx.info(seconds=seconds, tokens_per_second=report["pretraining"]["tokens"] / seconds)
     learned = report["pretraining"]
     ctx.log(
-        f"held-out text: {learned['heldout_nll_before']:.3f} -> {learned['heldout_nll']:.3f} nats a token, "
+        f"held-out text: {learned['heldout_nll_before']:.3f} -> {learned['heldout_nll']:.3f} nats per token, "
         f"unigram {learned['unigram_nll']:.3f}"
     )
     return report

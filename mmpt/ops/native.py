@@ -21,8 +21,8 @@ kernels = extension.load()
 Scalar = int | float | Tensor
 _LOSS = "mmpt::linear_cross_entropy"
 _LOSS_ARGUMENTS = 21
-# Whether tensor cores compute the logits of draws. The tests emulate them, but not how they round: this stays False until
-# `.ci/gpu parity` has passed on a GPU and its output is recorded in mmpt/bench/results.
+# Whether tensor cores compute the logits of draws. The tests emulate them, but not how they round: this stays False
+# until `.ci/gpu parity` has passed on a GPU and its output is recorded in mmpt/bench/results.
 TENSOR_CORES = False
 
 

@@ -20,10 +20,10 @@ WEIGHTS = {
     "LAVIS) and unclip/ (about 8 GB; hub stabilityai/stable-diffusion-2-1-unclip); their sha256 are not known to us",
     "llamagen": "vq_ds16_t2i.pt (about 0.29 GB; hub peizesun/llamagen_t2i); its sha256 is not known to us",
 }
-"""Codec -> what belongs at its `path`: files, sizes, sources, digests. The codec itself says what of it is missing."""
+"""Codec -> what belongs at its `path`: files, sizes, sources, digests. The codec itself names what is missing."""
 
 BASE = (
-    "the base model's folder: config.json, tokenizer.json and safetensors of two bytes a parameter in bfloat16, "
+    "the base model's folder: config.json, tokenizer.json and safetensors of two bytes per parameter in bfloat16, "
     "16.4 GB for Qwen3-8B, whose sha256 the hub shows"
 )
 
@@ -51,7 +51,7 @@ class MissingPackage(Missing):
 def missing(profile: Profile, keys: Container[str] | None = None) -> list[Missing]:
     """Every file, folder and optional package that the profile needs and this machine does not have.
 
-    A hub id counts as there: whoever loads it says whether it can be had.
+    A hub id counts as there: loading it shows whether it can be downloaded.
 
     Args:
         keys: of the profile, as stages declare them in `external` ("corpus.sources", "base.path"); None: all.

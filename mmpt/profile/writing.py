@@ -19,7 +19,7 @@ def write_profile(path: Path, data: Mapping[str, Any], heading: Sequence[str]) -
     """Write a whole profile, checked before it has its name; its `name` is the file's.
 
     Args:
-        data: every key, as `Profile.data` has it. heading: comment lines.
+        data: every key, as in `Profile.data`. heading: comment lines.
 
     Raises:
         UserError: as `new_profile`; or the profile breaks a rule.

@@ -120,7 +120,7 @@ def interval_chart(title: str, rows: Sequence[Mapping[str, Any]], bound: float |
         parts.append(f'<text class="label" x="4" y="{middle + 4:.1f}">{escape(row["label"])}</text>')
         parts.append(_line(f"whisker {colour}", x(row["ci_low"]), middle, x(row["ci_high"]), middle))
         parts.append(_dot(colour, x(row["gap"]), middle, 4.5))
-    parts.append(_text("gap, nats a token", WIDTH - RIGHT, height - 4, "end"))
+    parts.append(_text("gap, nats per token", WIDTH - RIGHT, height - 4, "end"))
     return Markup("".join(parts) + "</svg>")
 
 

@@ -1,8 +1,8 @@
 """One diagnosis over all gates: what kind of failure a run shows, on which evidence, and one proposal to run next.
 
-A remedy belongs to one check, and the remedies of two checks can contradict each other: a run that overfits is told by
-one gate to train longer and by another to train more gently. The rules here look at the whole run. Their order is the
-order in which a cause explains the others: too few items and a codec that loses the subject before any training
+A remedy belongs to one check, and the remedies of two checks can contradict each other: for a run that overfits, one
+gate proposes to train longer and another to lower the learning rate. The rules here look at the whole run. Their order
+is the order in which a cause explains the others: too few items and a codec that loses the subject before any training
 setting, divergence and overfitting before too little training.
 
 The thresholds are choices of this project, made on its own corpora and stated where they are used; they decide nothing

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 HERE = Path(__file__).resolve().parent
-SHOWN = 4  # gallery items a task in sight; the rest opens below them
+SHOWN = 4  # gallery items per task in sight; the rest opens below them
 
 
 def html(report: Mapping[str, Any], root: Path | None = None) -> str:

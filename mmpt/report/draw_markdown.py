@@ -43,7 +43,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         _list("Waived", map(_waiver, decision["waivers"])),
         _table(
             "Prompt ablation",
-            ("step", "task", "against", "gap, nats a token", "95 % interval", "win rate", "n"),
+            ("step", "task", "against", "gap, nats per token", "95 % interval", "win rate", "n"),
             map(_ablation_row, report["data"]["ablation"]),
         ),
         _table(

@@ -18,7 +18,7 @@ from PIL import Image
 from mmpt.codecs.media import MediaError, load_image, media_path, read_audio
 from mmpt.store.jsonl import read_jsonl
 
-SHOWN = 16  # items a task: what a person looks at
+SHOWN = 16  # items per task: what a person looks at
 LONGEST_SIDE = 320  # pixels of a shown original
 LONGEST_SOUND = 30.0  # seconds of an original sound in the gallery
 BARS = 56  # bars of a drawn sound

@@ -25,7 +25,7 @@ def _kind(name: str) -> tuple[str, str]:
     """Title and unit of the chart that a curve belongs to."""
     if name.startswith("loss"):
         part = "by codebook" if "_cb" in name or name.endswith("_image") else "by task"
-        return f"Loss {'of end tokens' if name.endswith('_end') else part}", "nats a token"
+        return f"Loss {'of end tokens' if name.endswith('_end') else part}", "nats per token"
     if name.startswith("lr"):
         return NAMES["lr"], ""
     return NAMES.get(name, name.replace("_", " ").capitalize()), ""
@@ -72,7 +72,7 @@ def along_the_way(rows: list[dict[str, Any]]) -> dict[str, Any]:
             if points:
                 steps, values = map(list, zip(*points, strict=True))
                 curves.append({"name": f"{task} {name}", "steps": steps, "values": values})
-    return {"rows": rows, "curves": curves, "svg": line_chart("Gaps along the way", curves, "nats a token")}
+    return {"rows": rows, "curves": curves, "svg": line_chart("Gaps along the way", curves, "nats per token")}
 
 
 def ablation(rows: list[dict[str, Any]], verdicts: list[Mapping[str, Any]]) -> dict[str, Any]:

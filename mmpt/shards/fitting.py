@@ -1,4 +1,4 @@
-"""What a choice of clip length, codebooks and max_seq_len costs: records dropped, tokens and rows a step.
+"""What a choice of clip length, codebooks and max_seq_len costs: records dropped, tokens and rows per step.
 
 Counting only; what a batch needs of memory and time is mmpt.train.footprint's.
 """

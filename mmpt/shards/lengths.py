@@ -160,7 +160,7 @@ def audio_shape(section: Mapping[str, Any] | None, built: Path) -> AudioShape | 
 
 
 def encodec_shape(stereo_48: bool, n_codebooks: int) -> AudioShape:
-    """EnCodec's published geometry: 320 samples a frame; 48 kHz in chunks of 1 s that overlap by 1 %."""
+    """EnCodec's published geometry: 320 samples per frame; 48 kHz in chunks of 1 s that overlap by 1 %."""
     if not stereo_48:
         return AudioShape("encodec 24 kHz", 24_000, n_codebooks, 1024, lambda n: max(1, -(-n // 320)))
 

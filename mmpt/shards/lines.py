@@ -1,4 +1,4 @@
-"""Records of JSONL files as one sequence, of which only the lines' places are held: 8 bytes a record."""
+"""Records of JSONL files as one sequence, of which only the lines' places are held: 8 bytes per record."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mmpt.store.jsonl import PIECE, iter_jsonl
 class Lines(Sequence[dict[str, Any]]):
     """Records of several files, in order.
 
-    A look at one record reads its line alone (about 20 us); whoever wants all of them iterates, which reads file
-    after file. Processes that were forked may read at the same time: no file position is shared.
+    A look at one record reads its line alone (about 20 us); iteration reads file after file. Forked processes may read
+    at the same time: no file position is shared.
 
     files: in order. starts: a file, int64 [lines + 1]: where each line begins. ends: records up to and with a file.
     """

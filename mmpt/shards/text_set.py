@@ -1,4 +1,4 @@
-"""Plain text as token sequences: for replay in the mixture, and for whoever trains or measures on text."""
+"""Plain text as token sequences: for replay in the mixture, and for training and measuring on text."""
 
 from __future__ import annotations
 

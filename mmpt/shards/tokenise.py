@@ -1,7 +1,7 @@
 """The shards stage: encode every record of the split, shard by shard, and pick up at the missing shards.
 
 work/audio-train-00003.safetensors, .jsonl, .done.json     a shard is finished when .done.json is there,
-                                                           whoever wrote it: this process, or a worker
+                                                           whichever process wrote it: this one, or a worker
 out/  = work/ without the .done.json, plus errors.jsonl and stats.json
 """
 

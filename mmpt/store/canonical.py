@@ -68,7 +68,7 @@ def read_sealed(path: Path | str, *, fix: str = "doit makes it again") -> dict[s
     """What ``write_sealed`` was given: ``read_sealed`` after ``write_sealed(path, value)`` gives ``value``.
 
     Each byte counts: a file that says the same in another spelling is refused too. This finds accidents and edits by
-    hand; whoever computes the digest again can write what they like.
+    hand; an edit that also computes the digest again is not found.
 
     Raises:
         UserError: missing, not JSON, or without a digest.  Edited: its digest does not hold.

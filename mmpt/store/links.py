@@ -1,6 +1,6 @@
 """The files of one folder in another without their bytes: a reflink, else a hard link, else a copy.
 
-A reflink (btrfs, XFS) is a file of its own. A hard link is the same file under a second name: whoever edits it in place
+A reflink (btrfs, XFS) is a file of its own. A hard link is the same file under a second name: an edit in place
 edits both, and the ctime tells it of both. A copy is what is left between two file systems, or where the files are
 another user's (Linux: protected_hardlinks).
 """

@@ -46,7 +46,7 @@ def exclusive(path: Path, holder: str) -> Iterator[None]:
 
 
 def hold(path: Path, seconds: float) -> int:
-    """Take ``path`` alone, waiting for whoever has it, and keep it until this process ends; the open descriptor.
+    """Take ``path`` alone, waiting for its holder, and keep it until this process ends; the open descriptor.
 
     Raises:
         UserError: it was not free within ``seconds``.
@@ -55,7 +55,7 @@ def hold(path: Path, seconds: float) -> int:
 
 
 def share(path: Path, seconds: float) -> int:
-    """As ``hold``, beside others that share it; whoever holds it alone waits for all of them."""
+    """As ``hold``, beside others that share it; an exclusive holder waits for all of them."""
     return _hold(path, seconds, fcntl.LOCK_SH)
 
 
@@ -76,7 +76,7 @@ def _hold(path: Path, seconds: float, how: int) -> int:
 
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Hold ``path`` alone for the body of a ``with``, after whoever has it now; for moments."""
+    """Hold ``path`` alone for the body of a ``with``, after its present holder; for moments."""
     descriptor = hold(path, PATIENCE)
     try:
         yield

@@ -23,7 +23,7 @@ def status(field: str) -> int:
 
 def peak_resident() -> int:
     """Peak resident memory of this process, bytes."""
-    # Where the system tells it: getrusage counts what whoever started the process had.
+    # Where the system tells it: getrusage counts what the parent process had.
     if STATUS.exists():
         return status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

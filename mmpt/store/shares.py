@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def share(sizes: Sequence[tuple[str, float]], rank: int, world: int) -> list[int]:
     """Which pieces worker ``rank`` of ``world`` does, in their order.
 
-    The largest piece goes first, to whoever has least of its kind, and then fewest pieces. Kinds are kept
+    The largest piece goes first, to the worker with least of its kind, and then fewest pieces. Kinds are kept
     apart because their sizes do not compare (records of sound, pictures).
 
     Args:

@@ -1,4 +1,4 @@
-"""A line on stderr for what takes longer than a second, with its rate: whoever waits shall know for what."""
+"""A line on stderr for what takes longer than a second, with its rate, so that the wait is explained."""
 
 from __future__ import annotations
 

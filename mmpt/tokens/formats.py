@@ -6,7 +6,7 @@
     t2i  text_start TEXT.. text_end gen_img img_start | IMG.. img_end
 
 What stands right of the bar is supervised: payload and its end token. Labels are aligned with the inputs
-(labels[i] == input_ids[i]); whoever computes a loss shifts. Lengths are nobody's business here.
+(labels[i] == input_ids[i]); the loss shifts them. Length limits are enforced elsewhere.
 """
 
 from __future__ import annotations

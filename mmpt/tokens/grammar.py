@@ -1,7 +1,7 @@
 """The decode grammar as data: which ids may come at each position of a payload, and where it may end.
 
-A grammar is four arrays and two bounds. It knows nothing of a model, of sampling or of batches; whoever
-decodes multiplies only the rows [lo, hi) of the head, so that an id outside them cannot come out.
+A grammar is four arrays and two bounds. It knows nothing of a model, of sampling or of batches. A
+decoder multiplies only the rows [lo, hi) of the head, so that an id outside them cannot be drawn.
 """
 
 from __future__ import annotations

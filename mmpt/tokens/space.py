@@ -149,7 +149,7 @@ class TokenSpace:
             raise UserError(
                 "audio ids don't fill whole frames",
                 found=f"shape {list(ids.shape)}",
-                expected=f"[frames * {n}], {n} ids a frame",
+                expected=f"[frames * {n}], {n} ids per frame",
             )
         frames = ids.reshape(-1, n)
         codes = frames - starts

@@ -59,13 +59,13 @@ class Plan:
     timed: dict[int, footprint.Speed]
 
     def activations(self, row_len: int) -> footprint.Activations:
-        """Counted once a row length."""
+        """Counted once per row length."""
         if row_len not in self.counted:
             self.counted[row_len] = footprint.activations(self.shape, row_len)
         return self.counted[row_len]
 
     def speed(self, row_len: int, device: Device) -> footprint.Speed:
-        """Timed, which takes seconds, once a row length; or counted."""
+        """Timed, which takes seconds, once per row length; or counted."""
         if device.timed and row_len not in self.timed:
             self.timed[row_len] = footprint.timed_speed(self.shape, self.size, row_len, device.kind)
         if device.timed:
@@ -438,7 +438,7 @@ def _longest_share(tokens: float, pieces: int, most: int, world: int) -> float:
 
 
 def _proposed(plan: Plan, one: Proposal, device: Device) -> dict[str, Any]:
-    """A proposal with as many rows at once as fit, at the profile's tokens a step. Where not even one does,
+    """A proposal with as many rows at once as fit, at the profile's tokens per step. Where not even one does,
     as few layers as need be checkpoint their activations.
     """
     audio = plan.audio and replace(plan.audio, n_codebooks=one.choice.n_codebooks)

@@ -22,7 +22,7 @@ TOKENS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class ItemLosses:
-    """Mean nats a token of each item, float64 [n].
+    """Mean nats per token of each item, float64 [n].
 
     full: payload and end token, softmax over the whole vocabulary.
     inside: payload only, softmax over its segment.

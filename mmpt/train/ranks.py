@@ -4,7 +4,7 @@ What trains is the same on every rank and moves by the same numbers: gradients a
 objective's weights already count the tokens of the whole batch. CUDA tensors go through NCCL; what the host
 compares or waits for goes through gloo, so that it never waits for a device.
 
-A rank that dies leaves the others waiting, on the host or on their device; whoever started them ends them all at once
+A rank that dies leaves the others waiting, on the host or on their device; the launcher ends them all at once
 (torchrun within a second, srun by --kill-on-bad-exit). PATIENCE ends only a rank that lives and never comes.
 """
 

@@ -1,4 +1,4 @@
-"""The training benchmark: contenders agree where they compute the same, and one that does not is told apart."""
+"""The training benchmark: contenders agree where they compute the same, and one that does not is found."""
 
 import pytest
 import torch

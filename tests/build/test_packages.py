@@ -12,7 +12,7 @@ ORDER = (
     *("store", "profile", "launch", "tokens", "ops", "codecs", "corpus", "shards", "model", "train", "generate"),
     *("evaluate", "gating", "report", "build", "bench"),
 )
-# A step back: whoever runs a stage's code loads the compiled module first.
+# The exception: running a stage's code loads the compiled module first.
 ALLOWED = {("launch", "ops")}
 
 

@@ -12,7 +12,7 @@ from mmpt.evaluate.media import write_wav
 
 @dataclass(frozen=True)
 class Blocks:
-    """100 samples a frame."""
+    """100 samples per frame."""
 
     sample_rate: int = 8000
     channels: int = 1

@@ -1,4 +1,4 @@
-"""Reconstructions that do not show their own medium are told from those that do, by the written files."""
+"""Reconstructions that do not show their own medium are distinguished from those that do, by the written files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs of a decoder that is at fault are told from those of a sound one, on a model that has hardly learned."""
+"""Outputs of a faulty decoder are distinguished from those of a sound one, on a model that has hardly learned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`doit records`: every record that was left out, cut or shortened is named, with the reason; one is told whole."""
+"""`doit records`: every record that was left out, cut or shortened is named, with the reason; one is shown in full."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Golden outputs by several workers: the bytes of one process, whoever made which piece; resumed by piece."""
+"""Golden outputs by several workers: the bytes of one process, however pieces are divided; resumed by piece."""
 
 import copy
 

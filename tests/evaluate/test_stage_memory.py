@@ -71,7 +71,7 @@ def test_stages_hold_the_networks_of_codecs(run, counting, monkeypatch):
     weights = sum(4 * one.numel() for one in VqModel(LLAMAGEN).parameters())
     _, found = media_stages(counting, {"image": llamagen})
     assert set(found) == {"codecs", "shards", "shard_audit", "preflight"}
-    assert found["codecs"].peak > 2 * weights + CONTEXT_BYTES["cuda"]  # another process has it, too
+    assert found["codecs"].peak > 2 * weights + CONTEXT_BYTES["cuda"]  # another process holds a context too
     assert weights < found["preflight"].peak < found["shards"].peak <= found["shard_audit"].peak
     own, found = media_stages(counting, run.profile.data["codecs"])
     assert not found and not own.uncounted()  # these codecs are no networks

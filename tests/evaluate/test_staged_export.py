@@ -63,7 +63,7 @@ def grammar_short(folder):
 
 
 def sampling(folder):
-    """A generation setting that a base brings along: it is used by whoever calls generate."""
+    """A generation setting that a base brings along: every call of generate uses it."""
     path = folder / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 5.0}))
 

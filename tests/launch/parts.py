@@ -20,7 +20,7 @@ def killed_once(ctx, rank, world):
 
 
 class KilledOnce(Tokenising):
-    """Tokenising, but whoever comes to the third shard is killed, the first time."""
+    """Tokenising, but the worker that comes to the third shard is killed, the first time."""
 
     def __call__(self, name):
         before = self.ctx.work / "killed-once"
@@ -31,7 +31,7 @@ class KilledOnce(Tokenising):
 
 
 class KilledAlways(Tokenising):
-    """Tokenising, but whoever comes to the third shard is killed."""
+    """Tokenising, but any worker that comes to the third shard is killed."""
 
     def __call__(self, name):
         if name == self.shards[2].name:

@@ -307,7 +307,7 @@ def test_workers_on_several_machines_find_each_other(tmp_path, slurm, monkeypatc
     ctx = context(tmp_path, Launcher("slurm", 4, slurm={"time": 1, "nodes": 2}))
     launch(ctx, parts.note_place)
     places = [json.loads((ctx.work / f"place-{rank}.json").read_text()) for rank in range(4)]
-    assert {place["MASTER_ADDR"] for place in places} == {"127.0.0.1"}  # as slurm has it: no such host name
+    assert {place["MASTER_ADDR"] for place in places} == {"127.0.0.1"}  # as in slurm: no such host name
     assert len({place["MASTER_PORT"] for place in places}) == 1
     assert [place["LOCAL_RANK"] for place in places] == ["0", "1", "0", "1"]
     assert {(place["world"], place["OMP_NUM_THREADS"], place["PYTHONHASHSEED"]) for place in places} == {(4, "1", "0")}

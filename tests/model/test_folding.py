@@ -151,7 +151,7 @@ def test_a_frozen_a_and_b_get_no_gradient_and_the_input_does():
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("asking", [(0, 1, 4, 5), (0, 1), (4, 5)])
 def test_the_operator_is_well_formed(own, asking):
-    """What the compiler is told of its results is so, whichever gradients are wanted."""
+    """The shapes and dtypes declared to the compiler are right, whichever gradients are wanted."""
     shapes = ((2, 5, 16), (2, 5, 16), (24, 16), (24,), (4, 16), (24, 4))
     given = [torch.randn(shape).bfloat16() for shape in shapes]
     given[1] = given[1] if own else None

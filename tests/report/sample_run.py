@@ -71,7 +71,7 @@ def make_run(root: Path, *, items: int = 3, bad: tuple[str, ...] = (), stop_befo
     """Write the run, decide it, and return the policy it was decided by.
 
     Args:
-        items: golden items a task; the first one has a hostile caption.
+        items: golden items per task; the first one has a hostile caption.
         bad: gates that get their bad evidence.
         stop_before: first stage, in the order of INPUTS, without a result; later ones have none either.
     """

@@ -66,7 +66,7 @@ def bad_names(values: dict) -> set[str]:
 
 
 def test_sounds_that_were_cut_to_the_clip_are_told(hurt):
-    """The gate passes and warns: the end of a recording is in no token, and its caption may speak of it."""
+    """The gate passes and warns: the end of a recording is in no token, and its caption may describe it."""
     assert found(hurt)["audio", "cut_share"] == 1  # a second of sound, half a second heard
     assert [one.id for one in verdict(hurt).checks if one.status == "warn"] == ["cut"]
     for path in hurt.path("shards").glob("audio-*.jsonl"):

@@ -56,7 +56,7 @@ def run(
     model: MultimodalLM | None = None,
     **settings: Any,
 ) -> Outcome:
-    """A training in root/name: about 5 rows a step, one row a micro-batch, every step logged."""
+    """A training in root/name: about 5 rows per step, one row a micro-batch, every step logged."""
     model = model or model_of(root, dropout)
     if split:
         shard_base(model, ranks, device)

@@ -89,7 +89,7 @@ def test_accumulated_micro_batches_give_the_whole_batchs_gradient(model, rows):
 
 
 def test_turns_of_several_ranks_add_up_to_the_batch(tmp_path):
-    """Dropout too: it belongs to the micro-batch, not to whoever runs it."""
+    """Dropout too: it belongs to the micro-batch, not to the rank that runs it."""
     model = fresh(tmp_path / "base", dropout=0.2).train()
     batch, settings = small_loader(model.space, 4).batch(1), small_settings(4, micro_rows=1, seed=3)
     before = torch.get_rng_state()

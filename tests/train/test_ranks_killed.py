@@ -43,7 +43,7 @@ def test_kill_minus_nine_of_a_rank_and_then_of_the_other_ends_in_the_same_bytes(
 
 
 def test_sigterm_in_a_step_in_a_save_and_to_torchrun_itself_ends_in_the_same_bytes(root):
-    """As a cluster takes a machine back: the newest checkpoint is whole, and whoever starts again goes on from it."""
+    """As a cluster takes a machine back: the newest checkpoint is whole, and the next run goes on from it."""
     torchrun(root, "term", [[7, 1, "TERM"], [10, 0, "SAVE"], [12, 0, "ALL"]], code=1)
     assert (root / "term.resumed").read_text() == "5\n5\n"  # the checkpoint of step 10 was not published the first time
     torchrun(root, "term", [])

@@ -17,7 +17,7 @@ from tests.train.small_run import fresh, small_loader, small_settings
 
 
 def test_a_step_runs_on_a_device_that_nobody_can_read(tmp_path, monkeypatch):
-    """On "meta" a number does not exist: whoever asks for one gets an error."""
+    """On "meta" a number does not exist: reading one is an error."""
     adam = importlib.import_module("torch.optim.adam")  # it refuses a device without a fused kernel
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_, **__: None)
     model = fresh(tmp_path / "base", dropout=0.1, tied=False).to("meta").train()

@@ -1,4 +1,4 @@
-"""sbatch, srun, squeue, scontrol, sacct and scancel in little: jobs are processes of this machine.
+"""A fake sbatch, srun, squeue, scontrol, sacct and scancel: jobs are processes of this machine.
 
 $FAKE_SLURM/<job>.json   {"name", "pid", "options", "environment"}; the last: slurm's variables at sbatch
             <job>.ended  how it ended, in slurm's words

@@ -1,4 +1,4 @@
-"""The build of csrc: what makes it another build, and what a user is told when it cannot be made."""
+"""The build of csrc: what makes it another build, and the message when it cannot be made."""
 
 import errno
 import importlib
