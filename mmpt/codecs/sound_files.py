@@ -231,7 +231,7 @@ def _checked(blocks: Iterator[np.ndarray], path: Path) -> Iterator[np.ndarray]:
 
 
 def _frames(path: Path, file: soundfile.SoundFile) -> int:
-    """How many samples a channel has. MP3 and Ogg are decoded for it: their headers may be wrong."""
+    """How many samples each channel has. MP3 and Ogg are decoded for it: their headers may be wrong."""
     if file.format in COUNTED:
         return file.frames
     with soundfile.SoundFile(path) as again:

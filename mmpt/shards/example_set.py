@@ -3,7 +3,7 @@
 Of an example, 20 bytes stay in memory: its record, its length and where its text begins. Text ids are read from the
 mapped file as they are asked for.
 
-An example file holds no payload, only which records a task keeps and with which text ids; sequences are built
+An example file holds no payload, only which records each task keeps and with which text ids; sequences are built
 on demand, so that a swapped or empty prompt is one argument away.
 """
 

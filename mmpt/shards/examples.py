@@ -1,4 +1,4 @@
-"""The examples stage: which records a task keeps, and with which text. Targets are never shortened.
+"""The examples stage: which records each task keeps, and with which text. Targets are never shortened.
 
 Too long a sequence first loses the end of its *prompt* (t2a, t2i); where that does not suffice, or where the
 text is the target (a2t, i2t), the record is dropped and counted.

@@ -31,7 +31,7 @@ _COUNTED = 1024  # captions tokenised at once
 
 @dataclass(frozen=True)
 class AudioShape:
-    """What decides how many tokens a sound becomes. frames(samples at `rate`) -> frames."""
+    """What decides how many tokens each sound becomes. frames(samples at `rate`) -> frames."""
 
     name: str
     rate: int
@@ -42,7 +42,7 @@ class AudioShape:
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What decides how many tokens a picture becomes."""
+    """What decides how many tokens each picture becomes."""
 
     name: str
     tokens: int

@@ -1,4 +1,4 @@
-"""Batches: which examples a step sees, laid out in packed rows.
+"""Batches: which examples each step sees, laid out in packed rows.
 
     step --Mixture--> counts by kind --totals--> draws --epoch permutation--> examples --pack--> rows
 

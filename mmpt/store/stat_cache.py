@@ -188,6 +188,6 @@ def _content(path: str) -> str:
 
 
 def digest_stamps(stamps: dict[str, Stamp]) -> str:
-    """A digest of which files a folder has and how each looks from outside."""
+    """A digest of which files are in a folder and how each looks from outside."""
     # Version 2 of marshal writes no references, so equal values give equal bytes.
     return hashlib.sha256(marshal.dumps(sorted(stamps.items()), 2)).hexdigest()

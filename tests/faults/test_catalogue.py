@@ -121,7 +121,7 @@ def test_a_mutant_shares_data_alone_with_the_clean_run(tmp_path):
 
 
 class Said(Project):
-    """A project whose doit says what it is told."""
+    """A project whose doit prints what the test sets."""
 
     def doit(self, *words):
         gate = '{"gate": "A1", "checks": [{"id": "digests", "severity": "block", "status": "fail"}]}'
