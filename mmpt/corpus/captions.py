@@ -36,12 +36,12 @@ def read(
     Raises UserError when the folder has no captions file, or two.
     """
     file = _file(folder, name)
-    lines = _jsonl(file) if file.suffix == ".jsonl" else _csv(file, f"{name}/{file.name}")
+    lines = jsonl_lines(file) if file.suffix == ".jsonl" else _csv(file, f"{name}/{file.name}")
     for count, line in enumerate(lines):
         if limit is not None and count >= limit:
             return
         where = f"{name}/{file.name}:{line.number}"
-        yield where, _record(line, folder, where, name, license)
+        yield where, record(line, folder, where, name, license)
 
 
 def _file(folder: Path, name: str) -> Path:
@@ -64,7 +64,8 @@ def _file(folder: Path, name: str) -> Path:
     return there[0]
 
 
-def _jsonl(file: Path) -> Iterator[Line]:
+def jsonl_lines(file: Path) -> Iterator[Line]:
+    """Every line that is not empty: one JSON object, or what is wrong with it. null is left out, as an empty cell is."""
     text_file(file, file.name).close()  # refuses a file that is compressed or in UTF-16
     with file.open("rb") as stream:
         for number, raw in enumerate(_raw_lines(stream), 1):
@@ -142,7 +143,8 @@ def _misspelt(fields: tuple[str, ...]) -> tuple[str, str] | None:
     return None
 
 
-def _record(line: Line, folder: Path, where: str, name: str, license: str) -> dict | Problem:
+def record(line: Line, folder: Path, where: str, name: str, license: str) -> dict | Problem:
+    """The record of a line's fields, or what is wrong with them; its medium is looked for, not opened."""
     fields = line.fields or {}
     given = fields.get("id")
 

@@ -1,6 +1,6 @@
 """A first look at the captions of a corpus, for `doit plan`: what stage corpus would refuse, where finding it is quick.
 
-Tables are read; media are looked up and not opened. Of reader `captions` the first RECORDS records are read (0.1 s). A
+Tables are read; media are looked up and not opened. Of readers `captions` and `table` the first RECORDS records are read (0.1 s). A
 published data set is read whole, or not at all where its folder holds more than FILES names or its tables more than
 BYTES: both bounds are those of sizes, so that two looks at one folder say the same.
 """
@@ -20,6 +20,7 @@ RECORDS = 2000
 FILES = 20_000
 BYTES = 4 << 20
 TABLES = (".csv", ".json")
+STREAMED = ("captions", "table")  # readers that read on while they yield
 
 
 def first_look(sources: Sequence[Mapping[str, Any]], folders: Mapping[str, Path], on_bad_record: str) -> None:
@@ -33,7 +34,7 @@ def first_look(sources: Sequence[Mapping[str, Any]], folders: Mapping[str, Path]
             packed; with `fail` the bad records among those that were read; with `skip` a corpus without a good one.
     """
     looked = [one for one in sources if one["name"] in folders and folders[one["name"]].is_dir()]
-    looked = [one for one in looked if one["reader"] == "captions" or _is_small(folders[one["name"]])]
+    looked = [one for one in looked if one["reader"] in STREAMED or _is_small(folders[one["name"]])]
     items = list(distinct(_found(looked, folders)))
     problems = [one for one in items if isinstance(one, Problem)]
     if on_bad_record == "fail":
@@ -49,7 +50,7 @@ def _found(
     for source in sources:
         folder, name = folders[source["name"]], source["name"]
         found = read_source(source, folder, folder, 0, (0.0, 0.0))
-        most = RECORDS if source["reader"] == "captions" else None
+        most = RECORDS if source["reader"] in STREAMED else None
         yield from ((name, *one) for one in islice(found, most))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmpt.corpus import audiocaps, captions, clotho, llava_pretrain, musiccaps, wavcaps
+from mmpt.corpus import audiocaps, captions, clotho, llava_pretrain, musiccaps, table, wavcaps
 from mmpt.corpus.generated import Generated, generate_pictures, generate_sounds
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.sounds import SOUND_RATE
@@ -25,8 +25,9 @@ PUBLISHED = {
     "wavcaps": wavcaps.read,
     "musiccaps": musiccaps.read,
     "llava_pretrain": llava_pretrain.read,
+    "table": table.read,
 }
-"""Reader -> function of (folder, section of the profile): data sets in the layout they are published in."""
+"""Reader -> function of (folder, section of the profile): data sets in the layout they are published in, and tables with names of their own."""
 
 
 def read_source(

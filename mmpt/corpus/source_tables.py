@@ -13,6 +13,7 @@ from typing import Any
 
 TABLES: dict[str, tuple[str, ...]] = {
     "captions": ("captions.jsonl", "captions.csv"),
+    "table": ("metadata.csv", "metadata.jsonl"),
     "clotho": ("clotho_captions_*.csv", "clotho_metadata_*.csv"),
     "audiocaps": ("train.csv", "val.csv", "test.csv"),
     "wavcaps": ("as_final.json", "fsd_final.json", "bbc_final.json", "sb_final.json", "blacklist_exclude_test_ac.json"),
@@ -33,4 +34,4 @@ def tables(source: Mapping[str, Any]) -> tuple[str, ...]:
 def is_table(path: str, patterns: tuple[str, ...]) -> bool:
     """Whether a relative path's file name is one of the patterns."""
     name = PurePosixPath(path).name
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

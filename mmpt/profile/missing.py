@@ -22,6 +22,12 @@ WEIGHTS = {
 }
 """Codec -> what belongs at its `path`: files, sizes, sources, digests. The codec itself names what is missing."""
 
+OWN_TABLES = {
+    "captions": "captions.jsonl or captions.csv",
+    "table": "metadata.csv or metadata.jsonl, or the tables that `file` names",
+}
+"""Reader -> the tables that people write themselves."""
+
 BASE = (
     "the base model's folder: config.json, tokenizer.json and safetensors of two bytes per parameter in bfloat16, "
     "16.4 GB for Qwen3-8B, whose sha256 the hub shows"
@@ -92,11 +98,7 @@ def _named(profile: Profile) -> Iterator[tuple[str, str, str, str]]:
     yield from _named_inputs(data)
     for source in data.get("corpus", {}).get("sources", ()):
         if "path" in source and "inputs" not in data:  # with inputs, sources are left over from an inherited profile
-            kind = (
-                "captions.jsonl or captions.csv"
-                if source["reader"] == "captions"
-                else f"{source['reader']} as published"
-            )
+            kind = OWN_TABLES.get(source["reader"], f"{source['reader']} as published")
             key = f"corpus.sources.{source['name']}.path"
             yield "corpus.sources", key, source["path"], f"the folder of {kind}"
     if data.get("base", {}).get("kind") == "pretrained":

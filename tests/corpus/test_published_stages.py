@@ -120,10 +120,19 @@ def captioned(root):
     return root
 
 
-@pytest.mark.parametrize("reader", [*BUILT, "captions"])
+def tabled(root):
+    """Reader table: as audiofolder, two captions a sound."""
+    root.mkdir(parents=True)
+    for i in range(12):
+        made.sound(root / f"{i}.wav", 900 + i)
+    write_jsonl(root / "metadata.jsonl", [{"file_name": f"{i}.wav", "text": ["a bell", "one bell"]} for i in range(12)])
+    return root
+
+
+@pytest.mark.parametrize("reader", [*BUILT, "captions", "table"])
 def test_a_record_that_skip_leaves_out_counts_for_the_source_that_lost_it(tmp_path, reader):
     """A medium that is gone, and one that cannot be decoded, beside a second source that loses nothing."""
-    folder = captioned(tmp_path / "data") if reader == "captions" else BUILT[reader](tmp_path / "data")
+    folder = {**BUILT, "captions": captioned, "table": tabled}[reader](tmp_path / "data")
     media = sorted(p for p in folder.rglob("*") if p.suffix in (".wav", ".flac", ".jpg", ".png", ".mp3"))
     media[0].unlink()
     media[-1].write_bytes(b"RIFF, and no more")

@@ -1,0 +1,181 @@
+"""Reader `table`: CSV or JSON Lines with names of their own, as imagefolder, audiofolder and NeMo write them.
+
+    metadata.csv, metadata.jsonl    below the source's folder, or every table whose name fits the pattern `file`; media
+                                    paths count from the table's own folder, absolute ones must lie below the source's
+    columns                         {caption: text, audio: clip, ..}: a field of ours -> its column; `caption` may name
+                                    several, and a JSON list is several captions, too
+
+A line becomes the fields of reader `captions`, which judges them. Without a column for the split it is the one that the
+table's folders or name say (train, dev, validation, test, eval ..), if they say one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmpt.codecs.media import is_file
+from mmpt.corpus.captions import jsonl_lines, record
+from mmpt.corpus.media_folder import AUDIO
+from mmpt.corpus.problems import Problem
+from mmpt.corpus.source_tables import TABLES
+from mmpt.corpus.tables import Line, csv_header, csv_lines, separator_hint, short
+from mmpt.store.errors import UserError
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "id": ("id",),
+    "caption": ("caption", "text"),
+    "audio": ("audio", "audio_filepath"),
+    "image": ("image",),
+    "medium": ("file_name",),
+    **{one: (one,) for one in ("split", "license", "source", "origin", "category", "group", "offset")},
+}
+"""Field of ours -> columns that it is looked for in, where `columns` says nothing. medium: a sound or a picture."""
+MEDIA = ("audio", "image", "medium")
+SIDES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | Problem]]:
+    """(where, record or problem), table by table; of each the first `limit` lines.
+
+    Raises:
+        UserError: no table, one that cannot be read, or one without a medium's or a caption's column.
+    """
+    columns = {**NAMES, **{key: _several(value) for key, value in source.get("columns", {}).items()}}
+    for table in _tables(folder, source):
+        where = f"{source['name']}/{table.relative_to(folder).as_posix()}"
+        side = _side(table.relative_to(folder))
+        lines = jsonl_lines(table) if table.suffix in (".json", ".jsonl") else _csv(table, where, columns)
+        for line in islice(lines, source.get("limit")):
+            at = f"{where}:{line.number}"
+            for one in _records(line, folder, table.parent, at, columns, side, source):
+                yield at, one
+
+
+def _tables(folder: Path, source: Mapping[str, Any]) -> list[Path]:
+    names = [source["file"]] if "file" in source else TABLES["table"]
+    below = (path.relative_to(folder) for name in names for path in folder.rglob(name))
+    found = sorted({folder / path for path in below if not any(part.startswith(".") for part in path.parts)})
+    found = [path for path in found if is_file(path)]
+    if not found:
+        raise UserError(
+            "no table below the source's folder",
+            where=f"corpus source {source['name']}",
+            found=str(folder),
+            expected=" or ".join(names),
+            fix="" if "file" in source else "name it as `file:` of the source",
+        )
+    return found
+
+
+def _csv(table: Path, where: str, columns: Mapping[str, tuple[str, ...]]) -> Iterator[Line]:
+    header = csv_header(table, where)
+    lacking = [] if any(_named(header, columns[key]) for key in MEDIA) else ["audio or image"]
+    lacking += [] if _named(header, columns["caption"]) else ["caption"]
+    if lacking:
+        raise UserError(
+            f"no column for {' and '.join(lacking)}",
+            where=f"{where}:1",
+            found=short(", ".join(header)) or "nothing",
+            expected="a medium and a caption",
+            fix="name it in the source: columns: {caption: .., audio: ..}"
+            if len(header) > 1
+            else separator_hint(header),
+        )
+    return csv_lines(table, where, keep=columns["caption"])
+
+
+def _records(
+    line: Line,
+    folder: Path,
+    beside: Path,
+    where: str,
+    columns: Mapping[str, tuple[str, ...]],
+    side: str | None,
+    source: Mapping[str, Any],
+) -> Iterator[dict | Problem]:
+    name, license = source["name"], source.get("license", "unknown")
+    given = line.fields or {}
+    fields = {key: given[named[0]] for key in columns if (named := _named(given, columns[key])) and key != "caption"}
+    if line.problem is None and (problem := _segment(fields)):
+        line = Line(line.number, None, problem)
+    if line.problem is not None:
+        yield record(line, folder, where, name, license)
+        return
+    medium = next((key for key in MEDIA if fields.get(key)), None)
+    if medium and isinstance(fields[medium], str):
+        path = _below(fields[medium], folder, beside)
+        for key in MEDIA:
+            fields.pop(key, None)
+        fields[_modality(medium, path)] = path
+        fields.setdefault("id", f"{name}:{path}")
+    fields["id"] = str(fields["id"]) if type(fields.get("id")) is int else fields.get("id")
+    group, category = fields.pop("group", None), fields.pop("category", None)
+    fields |= {"group": category, "split": _known_side(fields["split"]) if "split" in fields else side}
+    captions = _captions(given, columns["caption"])
+    for at, caption in enumerate(captions):
+        one = {**fields, "caption": caption, **({"id": f"{fields['id']}:{at}"} if len(captions) > 1 else {})}
+        one = {key: value for key, value in one.items() if value is not None}
+        found = record(Line(line.number, one), folder, where, name, license)
+        if isinstance(found, dict) and group not in (None, ""):
+            found["group"] = f"{name}/{group}"
+        yield found
+
+
+def _captions(given: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
+    """The captions of a line: one a column, or the texts of a list; those of several that are empty are left out."""
+    values = [given[one] for one in _named(given, names)]
+    flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    return [text for text in flat if text not in (None, "")] or [None if not flat else ""]
+
+
+def _segment(fields: dict[str, Any]) -> tuple[str, str, str] | None:
+    """What is wrong with an offset: parts of a recording are not read, and the whole would be another sound."""
+    offset = fields.pop("offset", None)
+    try:
+        whole = offset is None or float(offset) == 0
+    except (TypeError, ValueError):
+        whole = False
+    return None if whole else ("a part of a recording", short(f"offset {offset}"), "whole files: cut it into one")
+
+
+def _below(path: str, folder: Path, beside: Path) -> str:
+    """A path that counts from the table's folder, or an absolute one, relative to the source's folder."""
+    plain = PurePosixPath(path.replace("\\", "/"))
+    if plain.is_absolute():
+        return plain.relative_to(folder).as_posix() if plain.is_relative_to(folder) else path
+    return (PurePosixPath(beside.relative_to(folder)) / plain).as_posix()
+
+
+def _modality(key: str, path: str) -> str:
+    if key != "medium":
+        return key
+    return "audio" if PurePosixPath(path).suffix.lower() in AUDIO else "image"
+
+
+def _side(table: Path) -> str | None:
+    """The split that a table's folders and name say; None where they say none, or two."""
+    words = set(re.split(r"[^a-z]+", table.with_suffix("").as_posix().lower()))
+    found = [side for side, names in SIDES.items() if words & set(names)]
+    return found[0] if len(found) == 1 else None
+
+
+def _known_side(split: Any) -> Any:
+    """A data set's name of a split as one of ours; what is none is left to be refused."""
+    plain = split.strip().lower() if isinstance(split, str) else split
+    return next((side for side, names in SIDES.items() if plain in names), split)
+
+
+def _named(given: Mapping[str, Any] | list[str], names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name in given]
+
+
+def _several(value: str | list[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
