@@ -63,7 +63,7 @@ GATE = {
                 "see them beside their references in {run}/report/index.html: raise train.steps or train.lr.lora"
             ),
         },
-        # more than 1 % of the samples at full scale
+        # more than 1 % of the samples at full scale, beyond the share of the item's ground truth
         {
             "id": "clipped",
             "metric": "clipped_files",
@@ -71,8 +71,8 @@ GATE = {
             "rule": "max",
             "message": "clipped sounds",
             "remedy": (
-                "hear them beside their references in {run}/report/index.html: where references clip as "
-                "well, lower the level of the corpus; otherwise raise train.steps"
+                "hear them beside their references in {run}/report/index.html, which clip less: raise "
+                "train.steps, or lower the level of the corpus"
             ),
         },
         # the written reconstructions (stored codes of the golden items, decoded as outputs are), read from their files

@@ -1,4 +1,4 @@
-"""How alike two sounds are, for any codec's round trip: SI-SDR of the waves, L1 of their log-mel amplitudes."""
+"""How alike two sounds are, for any codec's round trip: SI-SDR of the waves, L1 and SNR of their log-mel amplitudes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,21 @@ def si_sdr_db(reference: np.ndarray, output: np.ndarray) -> float:
 
 def log_mel_l1(reference: np.ndarray, output: np.ndarray, rate: int) -> float:
     """Mean absolute difference of log (natural) mel amplitudes of two float32 [channels, T] waves at `rate` Hz."""
+    medium, decode = _mono_mels(reference, output, rate)
+    return float(np.mean(abs(medium - decode)))
+
+
+def log_mel_snr(reference: np.ndarray, output: np.ndarray, rate: int) -> float:
+    """dB: variance of the reference's log mel amplitudes over the mean squared difference of the output's."""
+    medium, decode = _mono_mels(reference, output, rate)
+    error = max(float(np.mean((medium - decode) ** 2)), 1e-9)
+    return float(10 * np.log10(max(float(medium.var()), 0.01) / error))
+
+
+def _mono_mels(reference: np.ndarray, output: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
     length = min(reference.shape[1], output.shape[1])
     medium, decode = (log_mels(wave[:, :length].mean(axis=0, keepdims=True), rate) for wave in (reference, output))
-    return float(np.mean(abs(medium - decode)))
+    return medium, decode
 
 
 def log_mels(wave: np.ndarray, rate: int) -> np.ndarray:

@@ -21,7 +21,8 @@ import numpy as np
 
 from mmpt.codecs import registry
 from mmpt.codecs.protocol import AudioCodes
-from mmpt.codecs.trivial_decodes import Comparison, compare, summarise
+from mmpt.codecs.round_trips import compare
+from mmpt.codecs.trivial_decodes import Comparison, summarise
 from mmpt.store.canonical import read_json
 
 CONTRACT = "contract.json"

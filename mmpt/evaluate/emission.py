@@ -22,7 +22,7 @@ from mmpt.evaluate.golden import (
     output_rows,
     summary,
 )
-from mmpt.evaluate.media import png_faults, wav_faults, write_png, write_wav
+from mmpt.evaluate.media import clipped_share, png_faults, wav_faults, write_png, write_wav
 from mmpt.evaluate.sets import Record, decode_audio, decode_image, item_seed, safe_name
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.evidence import Metric
@@ -74,7 +74,7 @@ def random_control(made: Made, decoder: Decoder, sets: Sets, setting: Setting) -
 def write_references(decoder: Decoder, sets: Sets, setting: Setting, folder: Path) -> dict[str, dict[str, Any]]:
     """Decodes the stored codes of t2a and t2i, with their own meta, below `folder`.
 
-    Returns, by record id, {"path"} and for sounds also {"rms"}.
+    Returns, by record id, {"path"} and for sounds also {"rms", "clipped"}: what B4 holds outputs against.
     """
     references: dict[str, dict[str, Any]] = {}
     for task, records in sets.items():
@@ -85,7 +85,8 @@ def write_references(decoder: Decoder, sets: Sets, setting: Setting, folder: Pat
             if task == "t2a":
                 wave = decode_audio(decoder.codecs, decoder.space, np.asarray(record["target_ids"]), record["meta"])
                 write_wav(folder / path, wave, decoder.codecs.audio.sample_rate)
-                references[record["id"]] = {"path": path, "rms": float(np.sqrt(np.mean(wave**2)))}
+                level = float(np.sqrt(np.mean(wave**2)))
+                references[record["id"]] = {"path": path, "rms": level, "clipped": clipped_share(wave)}
             else:
                 seed = item_seed(setting.seed, record["id"])
                 write_png(
@@ -174,6 +175,7 @@ def _file_faults(
         channels=codec.channels,
         samples=exact,
         reference_rms=reference["rms"],
+        reference_clipped=reference["clipped"],
     )
     readable = not {"missing", "unreadable"} & set(faults)
     if exact is None and readable and codec.frames(soundfile.info(folder / row["path"]).frames) != frames:

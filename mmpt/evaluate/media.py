@@ -16,7 +16,8 @@ from PIL import Image
 from scipy.io import wavfile
 
 SILENT = 0.01  # RMS under this share of the reference's
-CLIPPED = 0.01  # share of samples at full scale
+CLIPPED = 0.01  # share of samples at full scale, beyond that of the reference
+FULL_SCALE = 32767 / 32768
 
 
 def write_wav(path: Path, wave: np.ndarray, rate: int) -> None:
@@ -39,8 +40,24 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
     return np.atleast_2d(samples.T).astype(np.float32) / 32768.0, int(rate)
 
 
-def wav_faults(path: Path, *, rate: int, channels: int, samples: int | None, reference_rms: float) -> list[str]:
-    """What is wrong with a written sound: of missing, unreadable, wrong_form, silent, constant, clipped."""
+def clipped_share(wave: np.ndarray) -> float:
+    """Share of the samples of float [C, T] that are at full scale or beyond it."""
+    return float(np.mean(np.abs(wave) >= FULL_SCALE))
+
+
+def wav_faults(
+    path: Path,
+    *,
+    rate: int,
+    channels: int,
+    samples: int | None,
+    reference_rms: float,
+    reference_clipped: float = 0.0,
+) -> list[str]:
+    """What is wrong with a written sound: of missing, unreadable, wrong_form, silent, constant, clipped.
+
+    Level and clipped share are held against the reference's: a recording that clips is learned as it is.
+    """
     if not path.is_file():
         return ["missing"]
     try:
@@ -53,7 +70,7 @@ def wav_faults(path: Path, *, rate: int, channels: int, samples: int | None, ref
     if wave.size:
         faults += ["silent"] * bool(np.sqrt(np.mean(wave**2)) < SILENT * reference_rms)
         faults += ["constant"] * bool(wave.max() == wave.min())
-        faults += ["clipped"] * bool(np.mean(np.abs(wave) >= 32767 / 32768) > CLIPPED)
+        faults += ["clipped"] * bool(clipped_share(wave) > CLIPPED + reference_clipped)
     return faults
 
 

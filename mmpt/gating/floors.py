@@ -130,6 +130,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         Floor("trivial_mean", "trivial_margin_mean", "min", 0.05, AUDIO_IMAGE, requires="raw_media"),
         Floor("gain", "gain_over_constant", "min", 0.2, AUDIO_IMAGE, requires="raw_media"),
         Floor("reconstruction", "reconstruction_margin", "min", 0.0, AUDIO_IMAGE, requires="raw_media"),
+        Floor("own", "own_win_rate", "min", 0.8, AUDIO_IMAGE, requires="raw_media"),
         Floor(
             "si_sdr_baseline",
             "si_sdr_db",

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mmpt.codecs.trivial_decodes import Summary, compare, summarise
+from mmpt.codecs.round_trips import RoundTrips
+from mmpt.codecs.trivial_decodes import Summary, summarise
 from mmpt.shards.counter_rng import bits, stream
 from mmpt.shards.encode import ENCODE_ERRORS, Encoder, Failed, Record, encode_records
 from mmpt.shards.shard_set import ShardSet
@@ -51,6 +52,9 @@ class Findings:
     decoded: int = 0
     decode_errors: int = 0
     compared: int = 0
+    silent: int = 0
+    own_wins: int = 0
+    own_tried: int = 0
     quality_metric: str = ""
     quality_floor: float = 0.0
     quality: dict[str, float | None] = field(default_factory=dict)
@@ -187,8 +191,8 @@ def _decode(
     found: Findings,
     media: bool,
 ) -> None:
-    measured: list[dict[str, float]] = []
-    media_seen, outputs = [], []
+    """Decode each, then hold it against its medium; media are opened one at a time."""
+    outputs = []
     for shards, index in chosen:
         record = shards.record(index)
         try:
@@ -199,21 +203,29 @@ def _decode(
         if wrong:
             found.decode_errors += 1
             found.blame(record["id"], "decode", wrong)
-            continue
-        if not media:
-            continue
+        else:
+            outputs.append((record, shards.ids(index).tobytes(), output))
+    if media:
+        _compare(outputs, encoder, found)
+
+
+def _compare(outputs: Sequence[tuple[Record, bytes, np.ndarray]], encoder: Encoder, found: Findings) -> None:
+    """Take over what the decodes (record, its ids, what came out) keep of their media."""
+    trips = RoundTrips(encoder.codec, encoder.modality)
+    for place, (record, ids, output) in enumerate(outputs):
+        following = (*outputs[place + 1 :], *outputs[:place])
+        other = next((one for _, others, one in following if others != ids), None)
         try:
-            medium = _ground_truth(encoder, record)
-            measured.append(encoder.codec.quality(medium, output))
-            media_seen.append(medium)
-            outputs.append(output)
+            trips.add(_ground_truth(encoder, record), output, other)
         except ENCODE_ERRORS as error:
             found.blame(record["id"], "compare", f"{type(error).__name__}: {error}")
-    found.compared = len(measured)
-    for name in sorted({name for one in measured for name in one}):
-        found.quality[name] = float(np.mean([one[name] for one in measured if name in one]))
-    if media:
-        found.trivial = summarise(compare(encoder.codec, encoder.modality, media_seen, outputs))
+            continue
+        found.compared += 1
+    found.silent = trips.silent
+    found.own_wins, found.own_tried = sum(trips.wins), len(trips.wins)
+    for name in sorted({name for one in trips.quality for name in one}):
+        found.quality[name] = float(np.median([one[name] for one in trips.quality if name in one]))
+    found.trivial = summarise(trips.comparisons())
 
 
 def _decode_one(ids: np.ndarray, record: Record, encoder: Encoder, space: TokenSpace) -> tuple[np.ndarray, str]:
@@ -250,6 +262,7 @@ def metrics_of(found: Findings, modality: str) -> list[Metric]:
     quality = found.quality.get(found.quality_metric)
     margin = None if quality is None else quality - found.quality_floor
     sound = found.decoded - found.decode_errors
+    heard = found.compared - found.silent
     return [
         metric("ids_out_of_segment", found.ids_out_of_segment, found.tokens, "ids"),
         metric("length_mismatches", found.length_mismatches, found.records, "records"),
@@ -264,16 +277,24 @@ def metrics_of(found: Findings, modality: str) -> list[Metric]:
         metric("reencode_items_missing", planned - found.reencoded, planned, "items"),
         metric("decode_errors", found.decode_errors, found.decoded, "items"),
         metric("compare_items_missing", sound - found.compared, found.decoded, "items"),
-        metric("reconstruction_margin", margin, found.compared, found.quality_metric, "higher"),
+        metric("reconstruction_margin", margin, heard, found.quality_metric, "higher"),
+        *([metric("silent_decoded", found.silent, found.compared, "items", "none")] * (modality == "audio")),
+        *([] if found.trivial is None else [_own_wins(found, modality)]),
         *_contract_metrics(found, modality),
         # A clip's end that was left out is in no token: neither heard nor learned.
         *([metric("cut_share", found.cut / max(1, found.records), found.records, "share")] * (modality == "audio")),
         metric("encode_failure_rate", found.missing / max(1, found.expected), found.expected, "share"),
         *(
-            metric(_METRIC_NAMES.get(name, name), value, found.compared, "", "none")
+            metric(_METRIC_NAMES.get(name, name), value, heard, "", "none")
             for name, value in sorted(found.quality.items())
         ),
     ]
+
+
+def _own_wins(found: Findings, modality: str) -> Metric:
+    """Items whose decode is nearer to their medium than the decode of an item with other codes."""
+    share = found.own_wins / found.own_tried if found.own_tried else None
+    return Metric("own_win_rate", share, found.own_tried, "share", "higher", slice=modality)
 
 
 def _contract_metrics(found: Findings, modality: str) -> list[Metric]:

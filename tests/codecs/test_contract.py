@@ -6,12 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from mmpt.codecs import check, contract, registry
 from mmpt.codecs.contract import RULES, examine
+from mmpt.codecs.encodec import Encodec
 from mmpt.codecs.patchvq import PatchVq, PatchVqOptions
+from mmpt.codecs.round_trips import RoundTrips, compare
 from mmpt.codecs.stages import keep_contract
-from mmpt.codecs.trivial_decodes import compare, compare_sound, summarise
+from mmpt.codecs.trivial_decodes import ANOTHER, CONSTANT, compare_sound, sound_view, summarise
 from mmpt.gating.defaults import default_gates
 from mmpt.store.errors import UserError
 
@@ -171,7 +174,7 @@ def test_media_that_a_change_does_not_alter_are_left_out(pictures):
     found = summarise(compare(codec, "image", [plain], [plain]))
     assert (found.items, found.varied, found.worst, found.gain) == (0, 0, None, None)
     hum = np.sin(np.arange(16_000) * 0.3)[None].astype(np.float32)
-    assert compare_sound(hum, hum, 16_000, 20).margins == {}
+    assert compare_sound(sound_view(hum, hum, 16_000), 20).margins == {}
 
 
 @pytest.mark.parametrize("twist", ["reversed", "a frame late", "channels swapped"])
@@ -185,7 +188,9 @@ def test_twisted_sounds_are_worse_than_their_twisted_versions(twist):
         "channels swapped": [wave[::-1] for wave in honest],
     }[twist]
     verdicts = [
-        passes(summarise([compare_sound(*pair, 16_000, 20) for pair in zip(media, outputs, strict=True)]))
+        passes(
+            summarise([compare_sound(sound_view(*pair, 16_000), 20) for pair in zip(media, outputs, strict=True)])
+        )
         for outputs in (honest, twisted)
     ]
     assert verdicts == [True, False]
@@ -204,6 +209,52 @@ def test_a_codec_that_promises_no_pixels_is_held_against_the_decodes_of_other_it
     media = [np.full((8, 8, 3), level, np.uint8) for level in (20, 90, 160, 230)]
     assert passes(summarise(compare(Painter(), "image", media, media)))
     assert not passes(summarise(compare(Painter(), "image", media, media[:1] * 4)))
+
+
+class Vocoder:
+    """A codec of 16 kHz whose decoder makes up the wave: only its measures are used here."""
+
+    sample_rate, frame_rate, quality_metric = 16_000, 75.0, "kept_db"
+    quality = Encodec.quality
+
+
+def rain(seed):
+    """A second of noise, of another colour for each seed."""
+    noise = np.random.default_rng(seed).standard_normal(16_000)
+    return 0.05 * lfilter([1], [1, (-1) ** seed * (0.95 - 0.1 * seed)], noise)[None].astype(np.float32)
+
+
+def made_anew(wave):
+    """Other noise with the same spectrum: what a good decoder gives for rain."""
+    power = np.convolve(abs(np.fft.rfft(wave[0])) ** 2, np.ones(201) / 201, "same") ** 0.5
+    phase = np.exp(2j * np.pi * np.random.default_rng(9).random(len(power)))
+    return np.fft.irfft(power * phase, n=wave.shape[1])[None].astype(np.float32)
+
+
+def trips(media, outputs):
+    found = RoundTrips(Vocoder(), "audio")
+    for medium, output, other in zip(media, outputs, [*outputs[1:], *outputs[:1]], strict=True):
+        found.add(medium, output, other)
+    return found
+
+
+def test_rain_passes_where_its_noise_is_made_anew_and_not_where_items_are_mixed_up():
+    media = [rain(seed) for seed in range(7)]
+    good = trips(media, [made_anew(one) for one in media])
+    assert np.mean(good.wins) >= 0.9 and passes(summarise(good.comparisons()))
+    assert np.median([one["kept_db"] for one in good.quality]) > Encodec.quality_floor
+    assert np.median([one["si_sdr_db"] for one in good.quality]) < -20  # so that no such floor could be asked
+    for one in good.comparisons():
+        assert CONSTANT in one.left_out and ANOTHER in one.margins
+    mixed = trips(media, [made_anew(one) for one in (*media[3:], *media[:3])])
+    assert np.mean(mixed.wins) < 0.8 and not passes(summarise(mixed.comparisons()))
+    assert np.median([one["kept_db"] for one in mixed.quality]) < Encodec.quality_floor
+
+
+def test_a_silent_sound_is_counted_apart():
+    media = [np.zeros((1, 16_000), np.float32), rain(1), rain(2)]
+    found = trips(media, [made_anew(one) for one in media])
+    assert found.silent == 1 and len(found.quality) == len(found.wins) == len(found.comparisons()) == 2
 
 
 def test_the_command_says_what_gate_s3_would_say(capsys):

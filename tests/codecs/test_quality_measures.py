@@ -60,4 +60,4 @@ def test_codecs_report_what_their_gate_compares_with_a_baseline(encodec_folder):
     audio = create({"path": str(encodec_folder("24k"))})
     sound = noise(0)
     found = audio.quality(sound, audio.decode(audio.encode([sound]))[0])
-    assert set(found) == {"si_sdr_db", "log_mel_l1"} and found["log_mel_l1"] > 0
+    assert set(found) == {"si_sdr_db", "log_mel_l1", "kept_db"} and found["log_mel_l1"] > 0

@@ -29,5 +29,5 @@ def test_a_sound_must_have_the_frames_that_were_asked_for(tmp_path, samples, wro
     decoder = SimpleNamespace(codecs=SimpleNamespace(audio=Blocks()))
     row = {"id": "a", "path": "a.wav", "target_len": 10}
     written = [Written(4, tmp_path, {("t2a", "greedy"): [row]})]
-    found = {m.name: m.value for m in artifact_metrics(decoder, written, {"a": {"rms": 0.1}})}
+    found = {m.name: m.value for m in artifact_metrics(decoder, written, {"a": {"rms": 0.1, "clipped": 0.0}})}
     assert found["wrong_form_files"] == wrong and found["missing_files"] == found["unreadable_files"] == 0

@@ -137,7 +137,7 @@ class TestFiles:
     def judge(self, run, outputs):
         folder, rows = outputs
         decoder = trend.Watch.of(run.context("trend")).decoder
-        references = {row["id"]: {"rms": 0.1} for made_rows in rows.values() for row in made_rows}
+        references = {row["id"]: {"rms": 0.1, "clipped": 0.0} for made_rows in rows.values() for row in made_rows}
         found = emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)
         return judged("B4", completed("B4", found))
 

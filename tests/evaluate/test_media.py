@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpt.evaluate.media import png_faults, read_png, read_wav, wav_faults, write_png, write_wav
+from mmpt.evaluate.media import clipped_share, png_faults, read_png, read_wav, wav_faults, write_png, write_wav
 
 RATE = 16000
 TONE = np.sin(np.arange(RATE) / 10.0)[None].astype(np.float32) * 0.5
@@ -39,6 +39,14 @@ def test_equal_waves_give_equal_bytes(tmp_path):
 def test_bad_sounds_are_named(tmp_path, wave, fault):
     write_wav(tmp_path / "bad.wav", wave, RATE)
     assert fault in wav_faults(tmp_path / "bad.wav", **FORM)
+
+
+def test_a_sound_may_clip_as_much_as_its_ground_truth(tmp_path):
+    loud = np.clip(TONE * 3, -1, 1)  # two thirds of the way to a square wave
+    write_wav(tmp_path / "loud.wav", loud, RATE)
+    assert wav_faults(tmp_path / "loud.wav", **FORM) == ["clipped"]
+    assert wav_faults(tmp_path / "loud.wav", **FORM, reference_clipped=clipped_share(loud)) == []
+    assert wav_faults(tmp_path / "loud.wav", **FORM, reference_clipped=clipped_share(loud) - 0.02) == ["clipped"]
 
 
 def test_missing_unreadable_and_float_wavs(tmp_path):

@@ -170,7 +170,7 @@ def test_spoilt_files_are_counted(built, tmp_path):
         for d, below in emission.FOLDER.items()
     }
     decoder = trend.Watch.of(built.context("trend")).decoder
-    references = {row["id"]: {"rms": 0.0} for made in rows.values() for row in made}
+    references = {row["id"]: {"rms": 0.0, "clipped": 0.0} for made in rows.values() for row in made}
     clean = {
         m.slice + m.name: m.value
         for m in emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)
