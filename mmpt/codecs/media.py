@@ -8,7 +8,7 @@ change a rate. A file that cannot be decoded whole raises MediaError; nothing is
 from __future__ import annotations
 
 from mmpt.codecs.media_files import MediaError, inside, is_file, media_path
-from mmpt.codecs.picture_files import MAX_PIXELS, load_image
+from mmpt.codecs.picture_files import MAX_PIXELS, load_image, picture_size
 from mmpt.codecs.sound_files import (
     CROPS,
     RESAMPLER,
@@ -18,6 +18,7 @@ from mmpt.codecs.sound_files import (
     load_audio,
     load_clip,
     read_audio,
+    read_mono,
     summarise_audio,
 )
 
@@ -35,6 +36,8 @@ __all__ = [
     "load_clip",
     "load_image",
     "media_path",
+    "picture_size",
     "read_audio",
+    "read_mono",
     "summarise_audio",
 ]

@@ -50,6 +50,15 @@ def load_image(path: Path) -> np.ndarray:
         ) from error
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) by the file's header; (0, 0) where there is no picture, which `load_image` says."""
+    try:
+        with Image.open(path, formats=_formats()) as picture:
+            return picture.size
+    except Exception:  # as in `load_image`
+        return 0, 0
+
+
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()

@@ -74,6 +74,17 @@ def read_audio(path: Path, seconds: float | None = None) -> tuple[np.ndarray, in
         return np.ascontiguousarray(samples.T), file.samplerate
 
 
+def read_mono(path: Path, seconds: float) -> tuple[np.ndarray, int]:
+    """(float32 [1, T], rate): the mean of the channels over the first seconds, whatever number of channels it is of."""
+    with _opened(path) as file:
+        most = max(1, round(seconds * file.samplerate))
+        mixed = [block.mean(axis=1, dtype=np.float32) for block in _checked(_blocks(file, most), path)]
+        samples = np.concatenate(mixed)
+        if len(samples) < most:
+            _require_end(path, file, len(samples))
+        return samples[None], file.samplerate
+
+
 def load_audio(path: Path, rate: int, channels: int) -> np.ndarray:
     """float32 [channels, T] at `rate` Hz, clipped to -1..1; T = ceil(samples * rate / file's rate)."""
     return load_clip(path, rate, channels, None)[0]

@@ -51,7 +51,7 @@ def codecs(ctx: StageContext) -> None:
                 expected="at least one",
                 fix="lower split.val and split.test, or add records",
             )
-        data = None if form is None else _media(ctx, chosen, roots, modality, form, section)
+        data = None if form is None else _Media(ctx, chosen, roots, modality, form, section)
         codec = create(section, data)
         mine = (record for record in manifest if record["modality"] == modality)
         few = fit_choice((record for record in mine if sides.get(record["id"]) == "train"), ITEMS)
@@ -79,27 +79,35 @@ def fit_choice(records: Iterable[Mapping[str, Any]], most: int | None = None) ->
     return [record for _, _, record in sorted(chosen, key=lambda one: one[1])]
 
 
-def _media(
-    ctx: StageContext,
-    records: Sequence[Mapping[str, Any]],
-    roots: Mapping[str, Path],
-    modality: str,
-    form: Any,
-    section: Mapping[str, Any],
-) -> list[np.ndarray]:
-    """What the codec is made with: waves cut to the clip length, or pictures."""
-    media = []
-    for done, record in enumerate(records):
-        path = media_path(record, roots)
-        if modality == "audio":
-            rate, channels = form
-            crop = section.get("crop", "first")
-            media.append(load_clip(path, rate, channels, section["clip_seconds"], crop)[0])
-        else:
-            media.append(load_image(path))
-        if done % 100 == 0:
-            ctx.progress(done, len(records), modality)
-    return media
+class _Media(Sequence):
+    """What a codec is made with, opened when it is asked for: waves cut to the clip length, or pictures."""
+
+    def __init__(
+        self,
+        ctx: StageContext,
+        records: Sequence[Mapping[str, Any]],
+        roots: Mapping[str, Path],
+        modality: str,
+        form: Any,
+        section: Mapping[str, Any],
+    ):
+        self.ctx, self.records, self.roots = ctx, records, roots
+        self.modality, self.form, self.section = modality, form, section
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        path = media_path(self.records[place], self.roots)  # IndexError ends an iteration
+        if place % 100 == 0:
+            self.ctx.progress(place, len(self), self.modality)
+        if self.modality == "image":
+            return load_image(path)
+        rate, channels = self.form
+        crop = self.section.get("crop", "first")
+        return load_clip(path, rate, channels, self.section["clip_seconds"], crop)[0]
 
 
 def _examine(
@@ -112,7 +120,7 @@ def _examine(
 ) -> None:
     """Tries the codec's contract on a few media of the train split."""
     form = (codec.sample_rate, codec.channels) if modality == "audio" else True
-    media = _media(ctx, chosen, roots, modality, form, section)
+    media = list(_Media(ctx, chosen, roots, modality, form, section))
     on_device = ctx.device != "cpu" and hasattr(codec, "to")
     if on_device:
         codec.to(ctx.device)

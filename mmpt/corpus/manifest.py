@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmpt.codecs.media import MediaError, load_image, media_path, read_audio, summarise_audio
+from mmpt.codecs.media import MediaError, load_image, media_path, read_mono, summarise_audio
 from mmpt.corpus.fingerprints import HEARD, picture_fingerprint, sound_fingerprint
 from mmpt.corpus.problems import Problem
 from mmpt.store.digests import sha256_file
@@ -56,7 +56,7 @@ def measure(record: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
                 "mixed_rms": _level(sound.mixed_rms),
             }
             content = sound.content_sha256
-            wave, rate = read_audio(path, HEARD)
+            wave, rate = read_mono(path, HEARD)
             fingerprint = sound_fingerprint(wave, rate, sound.samples / rate)
         else:
             pixels = load_image(path)

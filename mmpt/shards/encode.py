@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mmpt.codecs.media import load_clip, load_image, media_path
+from mmpt.codecs.media import MediaError, load_clip, load_image, media_path, picture_size
 from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
@@ -23,6 +23,8 @@ Record = dict[str, Any]
 
 ENCODE_ERRORS = (UserError, OSError, ValueError, ArithmeticError, LookupError, RuntimeError)
 """What a codec, built in or not, raises on a medium it cannot take. MemoryError is the run's problem."""
+LOADED = 256_000_000
+"""Bytes of media in a batch; twice as many are held, and a picture of 150 MB, the largest, comes alone."""
 
 
 FIELDS = (
@@ -66,6 +68,7 @@ class Encoder(Protocol):
     def load(self, record: Mapping[str, Any]) -> Any: ...
     def encode(self, media: Sequence[Any]) -> list[Encoded]: ...
     def size(self, record: Record) -> float: ...
+    def loaded_bytes(self, record: Record) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,10 @@ class AudioEncoder:
             "rate": record.get("sample_rate", 1),
         }
         return min(about["samples"] / about["rate"], self.clip_seconds)
+
+    def loaded_bytes(self, record: Record) -> int:
+        """Memory of the loaded clip."""
+        return int(self.size(record) * self.codec.sample_rate * self.codec.channels * 4)
 
     def _encoded(self, one: AudioCodes, samples: int, cut: bool) -> Encoded:
         frames = int(np.asarray(one.codes).shape[1])
@@ -165,6 +172,16 @@ class ImageEncoder:
         """All pictures become the same number of tokens."""
         return 0.0
 
+    def loaded_bytes(self, record: Record) -> int:
+        """Memory of the loaded picture: by the manifest, or by the file's header."""
+        if about := record.get("image"):
+            return 3 * about["width"] * about["height"]
+        try:
+            width, height = picture_size(media_path(record, self.roots))
+        except MediaError:  # `load` says so
+            return 0
+        return 3 * width * height
+
 
 def encode_records(
     encoder: Encoder,
@@ -177,13 +194,14 @@ def encode_records(
 
     A batch in which the codec fails is encoded again one by one, so that only the record at fault is lost. While
     one batch is encoded, ``threads`` threads load the next: reading and resampling work outside the interpreter's
-    lock, and a GPU would wait for them.
+    lock, and a GPU would wait for them. A batch holds at most LOADED bytes of
+    media, or one medium.
     """
     if not records:
         return []
     results: list[Encoded | Failed] = [Failed("not reached")] * len(records)
     order = sorted(range(len(records)), key=lambda index: (encoder.size(records[index]), index))
-    parts = [order[start : start + batch] for start in range(0, len(order), batch)]
+    parts = _parts(encoder, records, order, batch)
     done = 0
     with ThreadPoolExecutor(max(1, threads)) as pool:
         ahead = [pool.submit(encoder.load, records[index]) for index in parts[0]]
@@ -200,6 +218,20 @@ def encode_records(
             done += len(part)
             on_done(done)
     return results
+
+
+def _parts(encoder: Encoder, records: Sequence[Record], order: Sequence[int], batch: int) -> list[list[int]]:
+    """The order in batches."""
+    parts: list[list[int]] = []
+    held = 0
+    for index in order:
+        more = encoder.loaded_bytes(records[index])
+        if not parts or len(parts[-1]) == batch or held + more > LOADED:
+            parts.append([])
+            held = 0
+        parts[-1].append(index)
+        held += more
+    return parts
 
 
 def _encode_each(encoder: Encoder, media: list[Any]) -> list[Encoded | Failed]:

@@ -237,6 +237,9 @@ class Waiting:
     def size(self, record):
         return record
 
+    def loaded_bytes(self, record):
+        return record
+
     def load(self, record):
         if record == 5:
             raise ValueError("broken")
@@ -258,6 +261,13 @@ def test_the_next_batch_is_loaded_while_one_is_encoded(threads):
     assert [one.error if isinstance(one, Failed) else one.ids.item() for one in results] == [
         *(3, 0, 6, "ValueError: broken", 1, 2, 4)
     ]
+
+
+def test_a_batch_holds_few_media_where_they_are_large(monkeypatch):
+    monkeypatch.setattr("mmpt.shards.encode.LOADED", 7)
+    encoder = Waiting()
+    encode_records(encoder, [3, 0, 6, 1, 2, 4, 9], 4)
+    assert encoder.batches == [[0, 1, 2, 3], [4], [6], [9]]
 
 
 def test_a_shard_of_another_token_space_is_refused(world, folder):
