@@ -21,13 +21,26 @@ GATE = {
                 "mixture.weights"
             ),
         },
+        # (empty gap at the end) - (empty gap at step 0): the specification asks for both. 0.88 (t2a) and 0.41 (t2i) in
+        # the smoke run of 2026-11-30; a model that never saw an empty prompt cannot be asked
+        {
+            "id": "growth_empty",
+            "metric": "empty_gap_growth_nats",
+            "slices": ["t2a", "t2i"],
+            "rule": "ci_low_above",
+            "message": "an empty prompt costs no more than before training",
+            "remedy": (
+                "check that captions describe their own media; raise train.steps, and mixture.prompt_dropout where "
+                "it is under 0.1"
+            ),
+        },
         {
             "id": "groups",
             "metric": "independent_groups",
             "slices": ["t2a", "t2i"],
             "rule": "min",
             "on_fail": "cannot_decide",
-            "voids": ["growth"],
+            "voids": ["growth", "growth_empty"],
             "message": "too few independent groups for an interval",
             "remedy": ("raise split.test or add test items that are not variants of one another (field `origin`)"),
         },

@@ -152,8 +152,9 @@ GATE = {
             ),
         },
         # median over the items: how much nearer the decode is than its constant version, in sizes of the item's own
-        # variation; than another item's decode where the item is flat, steady or noise. A floor of ours beside the codec's own `quality_floor`. The same honest
-        # codecs have 0.32 to 0.60, codecs that give a constant -0.06 to 0.0
+        # variation; than another item's decode where the item is flat, steady or noise. A floor of ours beside the
+        # codec's own `quality_floor`. The same honest codecs have 0.32 to 0.60, codecs that give a constant -0.06 to
+        # 0.0
         {
             "id": "gain",
             "metric": "gain_over_constant",
@@ -271,7 +272,8 @@ GATE = {
                 "take the lines out of text.replay_file if you gave one, then delete {run}/token_space and run doit"
             ),
         },
-        # sounds of the decoded ones that are silent themselves (RMS under 80 dB below full scale): left out of the above
+        # sounds of the decoded ones that are silent themselves (RMS under 80 dB below full scale): left out of the
+        # above
         {
             "id": "silent",
             "metric": "silent_decoded",

@@ -85,6 +85,33 @@ GATE = {
                 "your corpus"
             ),
         },
+        # (cosine with the prompt at the end) - (at step 0), paired by item: a trend, as the specification asks
+        {
+            "id": "clip_growth",
+            "metric": "clip_growth_over_step_0",
+            "slices": ["t2i"],
+            "rule": "ci_low_above",
+            "optional": True,
+            "message": "by CLIP, pictures fit their prompts no better than before training",
+            "remedy": (
+                "compare clip_score, clip_score_step_0 and clip_score_reference in {run}/scores/data/evidence/T1.json: "
+                "where the reference is no higher than step 0, this score says nothing of your corpus; else raise "
+                "train.steps"
+            ),
+        },
+        {
+            "id": "clap_growth",
+            "metric": "clap_growth_over_step_0",
+            "slices": ["t2a"],
+            "rule": "ci_low_above",
+            "optional": True,
+            "message": "by CLAP, sounds fit their prompts no better than before training",
+            "remedy": (
+                "compare clap_score, clap_score_step_0 and clap_score_reference in {run}/scores/data/evidence/T1.json: "
+                "where the reference is no higher than step 0, this score says nothing of your corpus; else raise "
+                "train.steps"
+            ),
+        },
     ],
 }
 

@@ -71,11 +71,11 @@ class Encodec:
     name = "encodec"
     quality_metric = "kept_db"
     quality_floor = 0.0
-    """dB. No SI-SDR alone could be asked of rain: at 3 kbps white noise of 24 kHz has -16 dB at best if the decoder keeps
-    its level (rate-distortion bound), and a good decoder makes other noise: -48 dB. But its log-mel SNR is 4 to 6 dB. And
-    a decoder that fills quiet bands with noise has -0.5 dB of the latter at 10 dB SI-SDR. Decodes of other recordings
-    have -2 to -9 dB of both. Measured on 2026-11-30 with noise made anew in 16 bands, 24 rains and 68 real sounds; no
-    real weights."""
+    """dB. No SI-SDR alone could be asked of rain: at 3 kbps white noise of 24 kHz has -16 dB at best if the decoder
+    keeps its level (rate-distortion bound), and a good decoder makes other noise: -48 dB. But its log-mel SNR is 4 to 6
+    dB. And a decoder that fills quiet bands with noise has -0.5 dB of the latter at 10 dB SI-SDR. Decodes of other
+    recordings have -2 to -9 dB of both. Measured on 2026-11-30 with noise made anew in 16 bands, 24 rains and 68 real
+    sounds; no real weights."""
 
     def __init__(self, model: HubModel | PackageModel, n_codebooks: int, median_scale: float | None = None):
         self._run = model
@@ -298,8 +298,8 @@ class Encodec:
         return np.stack([book.detach().float().cpu().numpy() for book in books])
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
-        """si_sdr_db and log_mel_l1 of two float32 [channels, T] waves, and kept_db, the larger of SI-SDR and log-mel SNR:
-        see audio_quality.py.
+        """si_sdr_db and log_mel_l1 of two float32 [channels, T] waves, and kept_db, the larger of SI-SDR and log-mel
+        SNR: see audio_quality.py.
         """
         wave = si_sdr_db(reference, output)
         return {

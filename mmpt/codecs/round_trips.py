@@ -58,7 +58,9 @@ class RoundTrips:
         if reconstructs(self.codec):
             self.look(medium, output)
         elif swapped is not None:
-            self._semantic.append(_semantic(own[name], swapped, self._measured(medium, _as_output(medium, output))[name]))
+            self._semantic.append(
+                _semantic(own[name], swapped, self._measured(medium, _as_output(medium, output))[name])
+            )
 
     def look(self, medium: np.ndarray, output: np.ndarray) -> None:
         """Keep what `comparisons` needs of a medium and its decode; the codec's own measure is not asked."""

@@ -59,9 +59,9 @@ class Seed:
     reconstructs = False  # StableUnCLIP paints another picture of what the codes say
     quality_metric = "embedding_cosine"
     quality_floor = 0.0
-    """A picture that has nothing to do with its reference; no weights were there to measure a higher one. What can fail is
-    measured in the run itself, against the decodes of other pictures: S3.own, trivial_mean and gain. Beside them stands
-    the accepted baseline (PSNR, SSIM)."""
+    """A picture that has nothing to do with its reference; no weights were there to measure a higher one. What can fail
+    is measured in the run itself, against the decodes of other pictures: S3.own, trivial_mean and gain. Beside them
+    stands the accepted baseline (PSNR, SSIM)."""
 
     def __init__(
         self,

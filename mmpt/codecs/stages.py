@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmpt.codecs import registry
 from mmpt.codecs.contract import CONTRACT, ITEMS, REFUSED, RULES, Examination, examine
 from mmpt.codecs.media import RESAMPLER, load_clip, load_image, media_path

@@ -12,8 +12,8 @@ One more change is the decode of another item, so that flat pictures and steady 
 weights, or one that mixes items up, is no nearer to a medium than to the next one.
 
 A change counts for an item only where it moves the medium itself by at least VISIBLE or AUDIBLE: what is symmetric,
-steady, flat or silent is left out, and counted. In a sound that is noise (rain, wind) no moment differs from the next by
-more than chance; a good codec makes other noise of the same colour, so that its mean over time is compared alone.
+steady, flat or silent is left out, and counted. In a sound that is noise (rain, wind) no moment differs from the next
+by more than chance; a good codec makes other noise of the same colour, so that its mean over time is compared alone.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Summary:
         better: share of the items that a change makes better by BETTER or more: that is how a wrong decode looks.
         worst, worst_change: the least margin of any item, and its change; None without items.
         mean, mean_change: the least mean margin of a change that counts for LEAST items or more; None without one.
-        gain: median margin over the constant version, of flat, steady and noisy items over the decode of another item: 1
-            for a perfect codec, 0 for one that gives a constant.
+        gain: median margin over the constant version, of flat, steady and noisy items over the decode of another item:
+            1 for a perfect codec, 0 for one that gives a constant.
         varied: items that the gain rests on.
     """
 
@@ -143,9 +143,8 @@ def summarise(found: Sequence[Comparison]) -> Summary:
     else counts: a decoder that fills quiet bands with noise is often farther from its medium than another item is.
     """
     counted = [
-        [m for change, m in one.margins.items() if change not in (CONSTANT, ANOTHER)] or [
-            m for change, m in one.margins.items() if change == ANOTHER
-        ]
+        [m for change, m in one.margins.items() if change not in (CONSTANT, ANOTHER)]
+        or [m for change, m in one.margins.items() if change == ANOTHER]
         for one in found
     ]
     least = [min(margins) for margins in counted if margins]

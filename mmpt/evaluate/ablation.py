@@ -33,17 +33,36 @@ class Ablation:
     def gap(self, worse: np.ndarray) -> np.ndarray:
         return worse - self.correct
 
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The losses by condition."""
+        found = {"correct": self.correct, "swapped": self.swapped}
+        return found if self.empty is None else {**found, "empty": self.empty}
+
+    @staticmethod
+    def restored(records: Sequence[Record], stored: Mapping[str, np.ndarray]) -> Ablation:
+        """Of `tensors`, and the records that were measured, in their order."""
+        return _named(records, stored["correct"], stored["swapped"], stored.get("empty"))
+
+    @staticmethod
+    def of_rows(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> Ablation:
+        """Of `rows`, and the records that were measured, in their order. Raises ValueError on other items."""
+        if [row["id"] for row in rows] != [record["id"] for record in records]:
+            raise ValueError("the ablation losses are not of the ablation set's items")
+        correct, swapped = (np.array([row[f"loss_{name}"] for row in rows]) for name in ("correct", "swapped"))
+        emits = rows[0]["loss_empty"] is not None
+        return _named(records, correct, swapped, np.array([row["loss_empty"] for row in rows]) if emits else None)
+
     def rows(self, step: int) -> list[dict[str, Any]]:
-        """One row an item (schema ablation_loss)."""
-        empty = [None] * len(self.ids) if self.empty is None else [round(float(x), 6) for x in self.empty]
+        """One row an item (schema ablation_loss), to the last digit: gates B3 and C2 rest on them."""
+        empty = [None] * len(self.ids) if self.empty is None else self.empty.tolist()
         return [
             {
                 "step": step,
                 "task": self.task,
                 "id": name,
                 "group": group,
-                "loss_correct": round(float(right), 6),
-                "loss_swapped": round(float(wrong), 6),
+                "loss_correct": float(right),
+                "loss_swapped": float(wrong),
                 "loss_empty": none,
             }
             for name, group, right, wrong, none in zip(
@@ -66,14 +85,12 @@ def ablate(
     prompts = [prompt(space, task, ids) for condition in conditions for ids in condition]
     targets = [np.asarray(record["target_ids"], np.int64) for record in records] * len(conditions)
     means = item_means(target_losses(model, prompts, targets, progress=progress)).reshape(len(conditions), -1)
-    return Ablation(
-        task,
-        tuple(record["id"] for record in records),
-        tuple(record["group"] for record in records),
-        means[0],
-        means[1],
-        means[2] if emits else None,
-    )
+    return _named(records, means[0], means[1], means[2] if emits else None)
+
+
+def _named(records: Sequence[Record], correct: np.ndarray, swapped: np.ndarray, empty: np.ndarray | None) -> Ablation:
+    ids, groups = (tuple(record[key] for record in records) for key in ("id", "group"))
+    return Ablation(records[0]["task"], ids, groups, correct, swapped, empty)
 
 
 def gap_interval(ablation: Ablation, worse: np.ndarray, resamples: int, seed: int) -> Interval:
@@ -100,11 +117,11 @@ def gap_metrics(ablation: Ablation, resamples: int, seed: int) -> list[Metric]:
     return metrics
 
 
-def growth(after: Ablation, before: Ablation, resamples: int, seed: int) -> Interval:
-    """(swapped gap after - swapped gap before), paired by item. Raises ValueError on unlike items."""
+def growth(after: Ablation, before: Ablation, resamples: int, seed: int, against: str = "swapped") -> Interval:
+    """(gap after - gap before) to swapped or empty prompts, paired by item. Raises ValueError on unlike items."""
     if after.ids != before.ids:
         raise ValueError("the two ablations are not of the same items")
-    difference = after.gap(after.swapped) - before.gap(before.swapped)
+    difference = after.gap(getattr(after, against)) - before.gap(getattr(before, against))
     return mean_interval(difference, after.groups, resamples=resamples, seed=seed)
 
 

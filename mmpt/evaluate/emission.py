@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from PIL import Image
 
 from mmpt.evaluate.golden import (
     EMIT,
@@ -24,16 +25,18 @@ from mmpt.evaluate.golden import (
 )
 from mmpt.evaluate.media import clipped_share, png_faults, wav_faults, write_png, write_wav
 from mmpt.evaluate.sets import Record, decode_audio, decode_image, item_seed, safe_name
+from mmpt.shards.shard_set import TASK_MODALITY
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import write_jsonl
 
-INSPECTED = 8  # items per task that get an inspect folder
+SHOWN_SIDE = 512  # pixels of the longer side of an inspected picture, at most
 FOLDER = {"greedy": ".", "sampled": "sampled"}
 
 Rows = list[dict[str, Any]]
 Sets = Mapping[str, Sequence[Record]]
 Made = Mapping[tuple[str, str], Outputs]
+Load = Callable[[str, Record], np.ndarray]
 
 
 def write_step(
@@ -98,25 +101,48 @@ def write_references(decoder: Decoder, sets: Sets, setting: Setting, folder: Pat
 
 
 def reference_path(task: str, record_id: str) -> str:
-    kind, suffix = ("audio", "wav") if task == "t2a" else ("image", "png")
+    kind, suffix = ("audio", "wav") if TASK_MODALITY[task] == "audio" else ("image", "png")
     return f"reference/{task}_{kind}/{safe_name(record_id)}.{suffix}"
 
 
-def write_inspect(
-    decoder: Decoder, sets: Sets, rows: Mapping[tuple[str, str], Rows], folder: Path, references: Path
-) -> None:
-    """`inspect/<task>/<id>/`: prompt, output and reference of the first greedy outputs, side by side."""
+def write_shown(decoder: Decoder, sets: Sets, load: Load | None, setting: Setting, folder: Path) -> None:
+    """The media of a2t and i2t below `folder`, for a person to judge the captions by.
+
+    Args:
+        load: (task, record) -> the medium as the codec gets it; None in a run without media, where the codes are
+        decoded.
+    """
+    for task in (task for task in sets if task not in EMIT):
+        for record in sets[task]:
+            ids, path = np.asarray(record["prompt_ids"]), folder / reference_path(task, record["id"])
+            if TASK_MODALITY[task] == "audio":
+                wave = load(task, record) if load else decode_audio(decoder.codecs, decoder.space, ids, record["meta"])
+                write_wav(path, wave, decoder.codecs.audio.sample_rate)
+            elif load:
+                picture = Image.fromarray(load(task, record))
+                picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+                write_png(path, np.asarray(picture))
+            else:
+                write_png(path, decode_image(decoder.codecs, decoder.space, ids, item_seed(setting.seed, record["id"])))
+
+
+def write_inspect(sets: Sets, rows: Mapping[tuple[str, str], Rows], folder: Path) -> None:
+    """`inspect/<task>/<id>/` of each golden item: what was asked, the greedy output and the ground truth, side by side.
+
+    folder: qual/step_<k> of the last checkpoint, which has the ground truths.
+    """
     for task, records in sets.items():
-        for record, row in list(zip(records, rows[task, "greedy"], strict=True))[:INSPECTED]:
+        for record, row in zip(records, rows[task, "greedy"], strict=True):
             place = folder / "inspect" / task / safe_name(record["id"])
             place.mkdir(parents=True)
+            medium = folder / reference_path(task, record["id"])
             if task in EMIT:
                 (place / "prompt.txt").write_text(record["caption"] + "\n", encoding="utf-8")
-                reference = references / reference_path(task, record["id"])
-                shutil.copyfile(reference, place / f"reference{reference.suffix}")
+                shutil.copyfile(medium, place / f"reference{medium.suffix}")
                 if row["path"]:
-                    shutil.copyfile(folder / row["path"], place / f"generated{reference.suffix}")
+                    shutil.copyfile(folder / row["path"], place / f"generated{medium.suffix}")
             else:
+                shutil.copyfile(medium, place / f"input{medium.suffix}")
                 (place / "generated.txt").write_text(row["text"] + "\n", encoding="utf-8")
                 (place / "reference.txt").write_text(record["caption"] + "\n", encoding="utf-8")
 

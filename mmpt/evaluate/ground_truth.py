@@ -42,12 +42,12 @@ def ground_truth_metrics(
     in the codec's unit. reconstruction_win_rate: items whose file fits their own medium better than another.
     """
     metrics: list[Metric] = []
-    if "corpus" not in ctx.inputs:  # an imported run has no media
+    if not has_media(ctx):
         return metrics
     for task in ("t2a", "t2i"):
         records = [record for record in sets.get(task, ()) if record["media"]][:COMPARED]
         if records:
-            encoder = _encoder(ctx, codecs, space, TASK_MODALITY[task])
+            encoder = encoder_of(ctx, codecs, space, TASK_MODALITY[task])
             rows = compare(task, records, encoder, ctx.inputs["shards"], space, folder, ctx.seed)
             metrics += share_metrics(rows, task, RESAMPLES, ctx.seed)
     return metrics
@@ -74,11 +74,11 @@ def compare(
         told = _decoded(encoder, held.ids(place), held.record(place), space, seed)
         path = folder / reference_path(task, records[i]["id"])
         made = read_wav(path)[0] if task == "t2a" else read_png(path)
-        medium = _medium(encoder, records[i])  # one at a time: a picture is up to 150 MB
+        medium = load_medium(encoder, records[i])  # one at a time: a picture is up to 150 MB
         rows.append({
             "group": records[i]["group"],
             "own": _quality(encoder, medium, made),
-            "other": _quality(encoder, _medium(encoder, records[other]), made),
+            "other": _quality(encoder, load_medium(encoder, records[other]), made),
             "codec": _quality(encoder, medium, told),
         })  # fmt: skip
     return rows
@@ -101,7 +101,12 @@ def share_metrics(rows: Sequence[Mapping[str, Any]], task: str, resamples: int, 
     ]
 
 
-def _encoder(ctx: StageContext, codecs: Codecs, space: TokenSpace, modality: str) -> AudioEncoder | ImageEncoder:
+def has_media(ctx: StageContext) -> bool:
+    """Whether the run has media; an imported one has none."""
+    return "corpus" in ctx.inputs
+
+
+def encoder_of(ctx: StageContext, codecs: Codecs, space: TokenSpace, modality: str) -> AudioEncoder | ImageEncoder:
     """The modality's codec, with what loads a medium as the codec hears or sees it."""
     roots = {"corpus": ctx.inputs["corpus"], **ctx.external}
     if modality == "image":
@@ -110,7 +115,8 @@ def _encoder(ctx: StageContext, codecs: Codecs, space: TokenSpace, modality: str
     return AudioEncoder(codecs.audio, space, roots, about["clip_seconds"], about["crop"])
 
 
-def _medium(encoder: AudioEncoder | ImageEncoder, record: Record) -> np.ndarray:
+def load_medium(encoder: AudioEncoder | ImageEncoder, record: Record) -> np.ndarray:
+    """float32 [channels, T] as the codec hears it, or uint8 [H, W, 3]."""
     return encoder.load(record)[0] if isinstance(encoder, AudioEncoder) else encoder.load(record)
 
 

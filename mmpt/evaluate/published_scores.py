@@ -109,7 +109,7 @@ def _embedded(look: Look, judge: Any, task: str, which: str) -> tuple[np.ndarray
 
 
 def _fits(name: str, task: str, found: Mapping[str, Any], ctx: StageContext) -> list[Metric]:
-    """Mean cosine of each medium with its own caption; of the final ones also with the others'."""
+    """Mean cosine of each medium with its own caption; of the final ones also with the others', and against step 0."""
     metrics = []
     suffix = {"final": "", "initial": "_step_0", "reference": "_reference"}
     for which, pair in found.items():
@@ -127,6 +127,10 @@ def _fits(name: str, task: str, found: Mapping[str, Any], ctx: StageContext) -> 
                     f"{name}_gap_to_swapped", "cosine", "higher", task
                 )
             )
+    if found["final"] is not None and found["initial"] is not None:
+        after, before = ((media * said).sum(1) for media, said in (found["final"], found["initial"]))
+        grown = mean_interval(after - before, resamples=ctx.profile["evaluate.bootstrap"], seed=ctx.seed)
+        metrics.append(grown.metric(f"{name}_growth_over_step_0", "cosine", "higher", task))
     return metrics
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.codecs.registry import load_audio, load_image
+from mmpt.shards.golden_files import golden_path
 from mmpt.shards.stored import stored_audio
 from mmpt.store.jsonl import read_jsonl
 from mmpt.tokens import TASKS, Grammar, TokenSpace, grammar, prompt
@@ -41,18 +42,17 @@ def golden_sets(folder: Path, per_task: int | None = None) -> dict[str, list[Rec
 
     Golden files are stratified round-robin, so that a prefix is stratified too.
     """
-    return _by_task(folder, "golden_{}_64.jsonl", per_task)
+    return _by_task({task: golden_path(folder, task) for task in TASKS}, per_task)
 
 
 def ablation_sets(folder: Path, limit: int | None = None) -> dict[str, list[Record]]:
     """The ablation records of each task that has any, in file order; the first `limit` where given."""
-    return _by_task(folder, "ablation_{}.jsonl", limit)
+    return _by_task({task: folder / f"ablation_{task}.jsonl" for task in TASKS}, limit)
 
 
-def _by_task(folder: Path, pattern: str, limit: int | None) -> dict[str, list[Record]]:
-    paths = {task: folder / pattern.format(task) for task in TASKS}
+def _by_task(paths: Mapping[str, Path | None], limit: int | None) -> dict[str, list[Record]]:
     sets: dict[str, list[Record]] = {
-        task: list(read_jsonl(path)[:limit]) for task, path in paths.items() if path.is_file()
+        task: list(read_jsonl(path)[:limit]) for task, path in paths.items() if path is not None and path.is_file()
     }
     return {task: records for task, records in sets.items() if records}
 

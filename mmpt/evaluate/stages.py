@@ -16,12 +16,13 @@ from mmpt.evaluate import published_scores as pub
 from mmpt.evaluate import scores as sco
 from mmpt.evaluate import text as txt
 from mmpt.evaluate import trend as tre
+from mmpt.evaluate.ablating import Ablating
 from mmpt.evaluate.alignment import alignment_metrics
 from mmpt.evaluate.census import census_metrics
 from mmpt.evaluate.checkpoint import Trained, Workshop, digest
 from mmpt.evaluate.generating import RANDOM, Generating
 from mmpt.evaluate.golden import EMIT, Decoder
-from mmpt.evaluate.ground_truth import ground_truth_metrics
+from mmpt.evaluate.ground_truth import encoder_of, ground_truth_metrics, has_media, load_medium
 from mmpt.evaluate.packed import packed_metrics
 from mmpt.evaluate.resume import check_resume
 from mmpt.evaluate.sets import Codecs, Record, ablation_sets
@@ -43,11 +44,12 @@ from mmpt.train.stages import prepare_train
 
 READ = ("a2t", "i2t")
 SCORED = "scored_outputs.jsonl"
+LOSSES = "ablation_losses.jsonl"
 
 
 def warmup_check(ctx: StageContext) -> None:
     """W1: after the warm-up, does a swapped medium make a caption less likely."""
-    found = _read_ablations(ctx, Workshop.of(ctx), ctx.inputs["warmup"] / "checkpoint")
+    found = _read_ablations(ctx)["warmup"]
     _write_read_gap(ctx, "read_gap.json", {"warmup": found})
     metrics = [metric for one in found for metric in _gaps(ctx, one)]
     drawn = ctx.inputs["warmup"] / DRAWS
@@ -62,10 +64,10 @@ def warmup_check(ctx: StageContext) -> None:
 
 def read_regression(ctx: StageContext) -> None:
     """R1: the same measure after stage 4, beside its value after the warm-up, on the same items."""
-    workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
-    before = _read_ablations(ctx, workshop, ctx.inputs["warmup"] / "checkpoint")
-    after = _read_ablations(ctx, workshop, trained.path(trained.final))
-    _write_read_gap(ctx, "read_regression.json", {"warmup": before, f"step_{trained.final}": after})
+    trained = Trained.of(ctx.inputs["train"])
+    measured = _read_ablations(ctx)
+    before, after = measured["warmup"], measured[f"step_{trained.final}"]
+    _write_read_gap(ctx, "read_regression.json", measured)
     metrics = [metric for one in after for metric in _gaps(ctx, one)]
     for one in before:
         interval = abl.gap_interval(one, one.swapped, ctx.profile["evaluate.bootstrap"], ctx.seed)
@@ -89,10 +91,26 @@ def _free_running_captions(ctx: StageContext, trained: Trained) -> list[Metric]:
     return metrics
 
 
-def _read_ablations(ctx: StageContext, workshop: Workshop, checkpoint: Path) -> list[abl.Ablation]:
-    sets = {task: records for task, records in ablation_sets(ctx.inputs["golden"]).items() if task in READ}
-    with workshop.opened(checkpoint) as model:
-        return [abl.ablate(model, workshop.space, records, _bar(ctx, task)) for task, records in sets.items()]
+def _reading(ctx: StageContext) -> Ablating:
+    """The read tasks after the warm-up, and after stage 4 where that is an input."""
+    checkpoints = {"warmup": ctx.inputs["warmup"] / "checkpoint"}
+    if "train" in ctx.inputs:
+        trained = Trained.of(ctx.inputs["train"])
+        checkpoints[f"step_{trained.final}"] = trained.path(trained.final)
+    return Ablating(ctx, READ, checkpoints)
+
+
+def _read_ablations(ctx: StageContext) -> dict[str, list[abl.Ablation]]:
+    ctx.spread(read_part)
+    reading_pieces = _reading(ctx)
+    reading_pieces.write(reading_pieces.pieces)
+    return {name: list(reading_pieces.of(name).values()) for name in reading_pieces.checkpoints}
+
+
+def read_part(ctx: StageContext, rank: int, world: int) -> None:
+    """Worker ``rank`` of ``world`` measures its share of the read tasks."""
+    work = _reading(ctx)
+    work.write(work.mine(rank, world))
 
 
 def _gaps(ctx: StageContext, one: abl.Ablation) -> list[Metric]:
@@ -164,26 +182,41 @@ def trend(ctx: StageContext) -> None:
 
 
 def generate(ctx: StageContext) -> None:
-    """Golden outputs at step 0 and at the end, greedy and sampled, as files; B4, C1. Resumes by piece."""
+    """Golden outputs at step 0 and at the end, greedy and sampled, as files; B4, C1. Resumes by piece.
+
+    Beside them the losses after own, swapped and empty prompts, that stage ablation judges: qual/step_<k> holds all
+    that the specification puts there.
+    """
     ctx.spread(generate_part)
     work, codecs = Generating(ctx), Codecs.open(ctx.inputs["codecs"], ctx.device)
     work.write(work.pieces)
+    prompted = _emitting(ctx, work.trained)
+    prompted.write(prompted.pieces)
     trained, sets, setting = work.trained, work.sets, work.setting
     decoder = Decoder(work.workshop.space, codecs, work.workshop.tokenizer)
     folders = {step: ctx.out / "qual" / f"step_{step}" for step in (trained.initial, trained.final)}
     references = emission.write_references(decoder, sets, setting, folders[trained.final])
     written, summaries = [], []
     for step, folder in folders.items():
+        _write_prompt_ablation(ctx, prompted.of(f"step_{step}"), step, folder)
         rows = emission.write_step(work.outputs(f"step_{step}"), decoder, sets, setting, step, folder)
-        emission.write_inspect(decoder, sets, rows, folder, folders[trained.final])
         written.append(emission.Written(step, folder, rows))
         summaries += emission.summaries_of(folder)
+    emission.write_shown(decoder, sets, _loader(ctx, codecs, work.workshop.space), setting, written[-1].folder)
+    emission.write_inspect(sets, written[-1].rows, written[-1].folder)
     _write_endings(ctx, work, decoder)
     control = emission.random_control(work.outputs(RANDOM), decoder, sets, setting)
     write_json(ctx.out / "qual" / "random_weights.json", {"summaries": control})
     scored = _score_outputs(ctx, work, written[-1])
     write_jsonl(written[-1].folder / SCORED, [row for rows in scored.values() for row in rows])
     _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, scored)
+
+
+def _loader(ctx: StageContext, codecs: Codecs, space: TokenSpace) -> emission.Load | None:
+    """(task, record) -> the record's medium; None in a run without media."""
+    if not has_media(ctx):
+        return None
+    return lambda task, record: load_medium(encoder_of(ctx, codecs, space, TASK_MODALITY[task]), record)
 
 
 def _write_endings(ctx: StageContext, work: Generating, decoder: Decoder) -> None:
@@ -208,6 +241,31 @@ def generate_part(ctx: StageContext, rank: int, world: int) -> None:
     """Worker ``rank`` of ``world`` decodes its share of the golden outputs into ``ctx.work``."""
     work = Generating(ctx)
     work.write([work.pieces[place] for place in share(work.sizes(), rank, world)])
+    prompted = _emitting(ctx, work.trained)
+    prompted.write(prompted.mine(world - 1 - rank, world))  # the last worker has the fewest outputs
+
+
+def _emitting(ctx: StageContext, trained: Trained) -> Ablating:
+    """The emit tasks at step 0 and at the end."""
+    checkpoints = {f"step_{step}": trained.path(step) for step in (trained.initial, trained.final)}
+    return Ablating(ctx, EMIT, checkpoints)
+
+
+def _write_prompt_ablation(ctx: StageContext, found: dict[str, abl.Ablation], step: int, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    resamples = ctx.profile["evaluate.bootstrap"]
+    report = {task: abl.report(one, resamples, ctx.seed) for task, one in found.items()}
+    write_json(folder / "prompt_ablation.json", report)
+    write_jsonl(folder / LOSSES, [row for one in found.values() for row in one.rows(step)])
+
+
+def _prompt_ablation(generate: Path, sets: dict[str, list[Record]], step: int) -> dict[str, abl.Ablation]:
+    """What `_write_prompt_ablation` wrote, by task."""
+    rows = read_jsonl(generate / "qual" / f"step_{step}" / LOSSES)
+    return {
+        task: abl.Ablation.of_rows(records, [row for row in rows if row["task"] == task])
+        for task, records in sets.items()
+    }
 
 
 def _score_outputs(ctx: StageContext, work: Generating, last: emission.Written) -> dict[str, list[dict[str, Any]]]:
@@ -285,24 +343,9 @@ def ablation(ctx: StageContext) -> None:
     workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
     resamples, every = ctx.profile["evaluate.bootstrap"], ablation_sets(ctx.inputs["golden"])
     sets = {task: records for task, records in every.items() if task in EMIT}
-    found: dict[int, dict[str, abl.Ablation]] = {}
-    for step in (trained.initial, trained.final):
-        with workshop.opened(trained.path(step)) as model:
-            found[step] = {
-                task: abl.ablate(model, workshop.space, records, _bar(ctx, f"{task}, step {step}"))
-                for task, records in sets.items()
-            }
-            if step == trained.final:
-                _write_alignment(ctx, model, workshop.space, every, trained.path(step))
-        del model  # before the next one comes
-        folder = ctx.out / "qual" / f"step_{step}"
-        folder.mkdir(parents=True)
-        write_json(
-            folder / "prompt_ablation.json",
-            {task: abl.report(one, resamples, ctx.seed) for task, one in found[step].items()},
-        )
-        write_jsonl(folder / "ablation_losses.jsonl", [row for one in found[step].values() for row in one.rows(step)])
-    first, last = found[trained.initial], found[trained.final]
+    with workshop.opened(trained.path(trained.final)) as model:
+        _write_alignment(ctx, model, workshop.space, every, trained.path(trained.final))
+    first, last = (_prompt_ablation(ctx.inputs["generate"], sets, step) for step in (trained.initial, trained.final))
     asked = {one[key] for records in sets.values() for one in records for key in ("id", "swap_id")}
     shown = {
         record["id"]: record
@@ -332,12 +375,16 @@ def ablation(ctx: StageContext) -> None:
         for metric in abl.gap_metrics(first[task], resamples, ctx.seed)
     ]
     write_evidence(ctx.out, "B3", metrics, subject=subject, controls=controls)
-    grown = {task: abl.growth(last[task], first[task], resamples, ctx.seed) for task in sets}
-    metrics = [
-        metric
-        for task, one in grown.items()
-        for metric in (one.metric("gap_growth_nats", slice=task), one.groups_metric(task))
-    ]
+    metrics = []
+    for task in sets:
+        swapped, empty = (
+            abl.growth(last[task], first[task], resamples, ctx.seed, against) for against in ("swapped", "empty")
+        )
+        metrics += [
+            swapped.metric("gap_growth_nats", slice=task),
+            empty.metric("empty_gap_growth_nats", slice=task),
+            swapped.groups_metric(task),
+        ]
     write_evidence(ctx.out, "C2", metrics, subject=subject)
 
 

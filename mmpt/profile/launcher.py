@@ -16,7 +16,7 @@ from typing import Any
 from mmpt.store.errors import UserError
 from mmpt.store.launcher import Launcher
 
-SPREAD = ("shards", "warmup", "train", "generate")  # the stages that can be spread
+SPREAD = ("shards", "warmup", "warmup_check", "train", "generate", "read_regression")  # the stages that can be spread
 BY_RAY = ("shards",)
 _TIME = re.compile(r"(?=\d+-|\d+:\d+:)(?:(?P<d>\d+)-)?(?P<h>\d+)(?::(?P<m>[0-5]?\d)(?::(?P<s>[0-5]?\d))?)?")
 ON_A_CPU = 2  # workers, where the profile names no number

@@ -36,7 +36,7 @@ def collect(inputs: Mapping[str, Path], out: Path, roots: Mapping[str, Path]) ->
             curve for stage in ("warmup", "train") if stage in inputs for curve in _curves(stage, inputs[stage])
         ],
         "trend": _trend(inputs.get("trend")),
-        "ablation": _ablation(inputs.get("ablation")),
+        "ablation": _ablation(inputs.get("generate")),
         "texts": _texts(inputs.get("text_regression")),
         "gallery": collect_gallery(inputs, out, roots),
     }

@@ -16,6 +16,7 @@ import soundfile
 from PIL import Image
 
 from mmpt.codecs.media import MediaError, load_image, media_path, read_audio
+from mmpt.shards.golden_files import golden_path
 from mmpt.store.jsonl import read_jsonl
 
 SHOWN = 16  # items per task: what a person looks at
@@ -33,9 +34,9 @@ def collect_gallery(inputs: Mapping[str, Path], out: Path, roots: Mapping[str, P
         return []
     items = []
     for task in ("t2i", "t2a", "i2t", "a2t"):
-        path = inputs["golden"] / f"golden_{task}_64.jsonl"
+        path = golden_path(inputs["golden"], task)
         outputs = _outputs(inputs.get("generate"), task)
-        for place, record in enumerate(read_jsonl(path)[:SHOWN] if path.is_file() else ()):
+        for place, record in enumerate(read_jsonl(path)[:SHOWN] if path else ()):
             items.append(_item(place, record, outputs, inputs, out, roots))
     return items
 

@@ -1,8 +1,8 @@
 """Golden and ablation sets: which test items are generated, and whose condition is swapped for whose.
 
 Both are fixed by the seed. A golden set takes distinct media in turn from the strata (caption length x
-source), so a prefix of it is spread as well as the whole. An ablation set is a permutation of conditions
-without fixed points: the swapped conditions are the same ones, only wrong, which no preference for likely
+source x kind of sound), so a prefix of it is spread as well as the whole. An ablation set is a permutation of
+conditions without fixed points: the swapped conditions are the same ones, only wrong, which no preference for likely
 conditions can fake.
 
 Test records are gone over, not held: of each stay two keys, its place in the order and a few numbers.
@@ -23,6 +23,8 @@ from scipy.optimize import linear_sum_assignment
 from mmpt.corpus.keys import Keys
 from mmpt.shards.counter_rng import bits, stream, uniform
 from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
+from mmpt.shards.shard_set import TASK_MODALITY
+from mmpt.shards.sound_kinds import sound_kind
 
 BUCKETS = ("short", "medium", "long")
 _FORBIDDEN, _SAME_GROUP, _SAME_CATEGORY = (
@@ -121,11 +123,18 @@ def _times_before(groups: np.ndarray) -> np.ndarray:
 def golden_items(examples: ExampleSet, n: int, seed: int) -> list[tuple[int, str]]:
     """(index, length bucket) of the golden items of a task, in order."""
     buckets = length_buckets(examples.text_lengths)
-    sources = [sys.intern(record["source"]) for record in examples.records]
+    sources = [sys.intern(origin_stratum(record, examples.task)) for record in examples.records]
     order = shuffled(examples.records, seed, f"golden {examples.task}", distinct_media=True)
     strata = {one: one for one in set(zip(map(BUCKETS.index, buckets), sources, strict=True))}  # one object each
     picked = in_turn([strata[BUCKETS.index(buckets[index]), sources[index]] for index in order], n)
     return [(order[place], buckets[order[place]]) for place in picked]
+
+
+def origin_stratum(record: Record, task: str) -> str:
+    """The source, and of sounds whose attributes nobody states whether they are speech-like or music-like."""
+    if TASK_MODALITY[task] == "image" or record["attributes"]:
+        return record["source"]
+    return f"{record['source']} {sound_kind(record['caption'])}"
 
 
 def swaps(examples: ExampleSet, n: int, seed: int) -> list[Swap]:
@@ -194,7 +203,7 @@ def target_ids(examples: ExampleSet, index: int) -> list[int]:
 
 
 def golden_row(examples: ExampleSet, index: int, bucket: str) -> Record:
-    """A line of golden_{task}_64.jsonl (schema golden_record)."""
+    """A line of a golden set (schema golden_record)."""
     record = examples.record(index)
     kept = {
         key: record[key]

@@ -23,7 +23,16 @@ from mmpt.shards.earlier import Earlier
 from mmpt.shards.encode import AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.examples import build_examples
-from mmpt.shards.golden import ablation_row, condition_ids, distinct_media, golden_items, golden_row, swaps
+from mmpt.shards.golden import (
+    ablation_row,
+    condition_ids,
+    distinct_media,
+    golden_items,
+    golden_row,
+    origin_stratum,
+    swaps,
+)
+from mmpt.shards.golden_files import golden_file
 from mmpt.shards.lines import Lines
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.token_space import token_space  # noqa: F401  (a stage of this package, in a file of its own)
@@ -134,7 +143,7 @@ def examples(ctx: StageContext) -> None:
 
 
 def golden(ctx: StageContext) -> None:
-    """Fixes the test items: golden_{task}_64.jsonl, ablation_{task}.jsonl, and golden.json, the counts."""
+    """Fixes the test items: golden_{task}_{n}.jsonl, ablation_{task}.jsonl, and golden.json, the counts."""
     space = load(ctx.inputs["token_space"])
     counts = {}
     for task in TASKS:
@@ -142,7 +151,7 @@ def golden(ctx: StageContext) -> None:
         items = golden_items(test, ctx.profile["golden.per_task"], ctx.seed)
         swapped = swaps(test, ctx.profile["golden.ablation"], ctx.seed)
         rows = [golden_row(test, index, bucket) for index, bucket in items]
-        write_jsonl(ctx.out / f"golden_{task}_64.jsonl", rows)
+        write_jsonl(ctx.out / golden_file(task, len(rows)), rows)
         write_jsonl(ctx.out / f"ablation_{task}.jsonl", [ablation_row(test, swap) for swap in swapped])
         differences = [
             abs(len(condition_ids(test, one.index)) - len(condition_ids(test, one.donor))) for one in swapped
@@ -153,7 +162,7 @@ def golden(ctx: StageContext) -> None:
             "golden": len(rows),
             "ablation": len(swapped),
             "swap_kinds": dict(Counter(one.kind for one in swapped)),
-            "strata": dict(Counter(f"{row['length_bucket']} {row['source']}" for row in rows)),
+            "strata": dict(Counter(f"{row['length_bucket']} {origin_stratum(row, task)}" for row in rows)),
             "mean_length_difference": float(np.mean(differences)) if differences else None,
         }
         ctx.log(f"{task}: {len(rows)} golden, {len(swapped)} ablation items of {len(test)} test examples")

@@ -187,9 +187,9 @@ def train(ctx: StageContext) -> None:
     outcome = _run(ctx, ready, exam, Ranks.alone())
     if outcome.stopped:
         ctx.log(f"stopped: {outcome.stopped}")
-    _publish(ctx, outcome)
+    kept = _publish(ctx, outcome, exam.ramp_end)
     write_draws(ctx.out / DRAWS, outcome.draws, ready.loader.sources)
-    _write_evidence(ctx, ready, exam, outcome)
+    _write_evidence(ctx, ready, exam, outcome, kept)
 
 
 def train_part(ctx: StageContext, rank: int, world: int) -> None:
@@ -368,19 +368,22 @@ class _Exam:
     def __init__(self, ctx: StageContext, ready: Prepared):
         self.model, self.settings = ready.model, ready.settings
         self.row_len, self.ramp_end = ready.loader.row_len, ramp_end(ready.loader)
+        self.best = keeps_best(ctx)
         weights = ctx.profile["mixture.weights"]
         self.val = _sources(ctx, ready.model.space, weights, "val")
         self.test = _sources(ctx, ready.model.space, weights, "test")
 
     def measure(self, step: int) -> dict[str, Any]:
-        """{"val": {task: mean}, "test": {task: item means}}, each where it is due."""
+        """{"val": {task: mean}, "test": {task: item means}}, each where it is due. Test losses judge the checkpoint
+        that is kept, which val losses choose.
+        """
         saved = step % self.settings.save_every == 0
         ended = step == self.settings.steps or not (saved or step == self.ramp_end)
         out: dict[str, Any] = {"val": None, "test": None}
         if saved or ended:
             losses = self._losses(self.val, VAL_ITEMS)
             out["val"] = {task: float(one.full.mean()) for task, one in losses.items()}
-        if ended or step == self.ramp_end:
+        if ended or step == self.ramp_end or (self.best and saved and step > self.ramp_end):
             losses = self._losses(self.test, TEST_ITEMS)
             out["test"] = {task: one.full.tolist() for task, one in losses.items()}
         return out
@@ -397,21 +400,38 @@ class _Exam:
         return {task: (one, sample(one, TEST_ITEMS)) for task, one in self.test.items() if len(one)}
 
 
-def _publish(ctx: StageContext, outcome: Outcome) -> None:
-    """Checkpoints (the last one whole, the others as adapters), their list, metrics and drop counts."""
+def keeps_best(ctx: StageContext) -> bool:
+    """Whether the best checkpoint on val is judged and released, and not the last one (train.keep)."""
+    return bool(ctx.profile.get("train.keep", "last") == "best")
+
+
+def chosen(val: Mapping[str, Mapping[str, float] | None], last: str) -> str:
+    """The checkpoint with the lowest mean over the tasks of the val loss; `last` where none has one."""
+    means = {name: float(np.mean(list(losses.values()))) for name, losses in val.items() if losses}
+    return min(means, key=lambda name: means[name]) if means else last
+
+
+def _publish(ctx: StageContext, outcome: Outcome, ramp: int) -> int:
+    """Checkpoints (the last one whole, the others as adapters), their list, metrics and drop counts.
+
+    Returns the step of the checkpoint that is judged: with train.keep: best, of those behind the ramp's end.
+    """
     names = {step: f"step_{step}" for step in outcome.saved}
     for step, name in names.items():
         source = step_folder(ctx.work / "run" / "steps", step)
         for file in (WEIGHTS, CONFIG, STATE) if step == outcome.step else (WEIGHTS, CONFIG):
             _copy(source / file, ctx.out / "checkpoints" / name / file)
     val = {names[step]: outcome.measured[str(step)]["val"] for step in outcome.saved}
-    means = {name: float(np.mean(list(losses.values()))) for name, losses in val.items() if losses}
+    steps = {name: step for step, name in names.items()}
+    last = names[outcome.step]
+    whole = {name: losses for name, losses in val.items() if steps[name] > ramp}
+    kept = chosen(whole, last) if keeps_best(ctx) else last
     write_json(
         ctx.out / "checkpoints.json",
         {
             "initial": names[outcome.saved[0]],
-            "final": names[outcome.step],
-            "best": min(means, key=lambda name: means[name]) if means else names[outcome.step],
+            "final": kept,
+            "best": chosen(val, last),
             "saved": [names[step] for step in outcome.saved],
             "val_loss": val,
             "stopped": outcome.stopped,
@@ -419,13 +439,14 @@ def _publish(ctx: StageContext, outcome: Outcome) -> None:
     )
     _copy(ctx.work / "run" / METRICS, ctx.out / METRICS)
     _copy(ctx.inputs["examples"] / "drops.json", ctx.out / "drops.json")
+    return steps[kept]
 
 
-def _write_evidence(ctx: StageContext, ready: Prepared, exam: _Exam, outcome: Outcome) -> None:
-    final = ctx.out / "checkpoints" / f"step_{outcome.step}" / WEIGHTS
+def _write_evidence(ctx: StageContext, ready: Prepared, exam: _Exam, outcome: Outcome, kept: int) -> None:
+    final = ctx.out / "checkpoints" / f"step_{kept}" / WEIGHTS
     subject = {"checkpoint": sha256_file(final), "token_space": ready.model.space.digest}
-    end, start = outcome.measured[str(outcome.step)], outcome.measured.get(str(exam.ramp_end)) or {}
-    reached = outcome.step > exam.ramp_end
+    end, start = outcome.measured[str(kept)], outcome.measured.get(str(exam.ramp_end)) or {}
+    reached = kept > exam.ramp_end
     losses = end["test"] or {}
     metrics = [
         *loss_metrics((start.get("test") or {}) if reached else {}, losses),
@@ -433,6 +454,7 @@ def _write_evidence(ctx: StageContext, ready: Prepared, exam: _Exam, outcome: Ou
     ]
     notes = [
         f"ramp's end: step {exam.ramp_end}",
+        *([f"judged: step {kept}, the best on val of {outcome.step}"] if kept != outcome.step else []),
         *([f"stopped: {outcome.stopped}"] if outcome.stopped else []),
     ]
     write_evidence(ctx.out, "B1", metrics, subject=subject, notes=notes)

@@ -188,9 +188,7 @@ def test_twisted_sounds_are_worse_than_their_twisted_versions(twist):
         "channels swapped": [wave[::-1] for wave in honest],
     }[twist]
     verdicts = [
-        passes(
-            summarise([compare_sound(sound_view(*pair, 16_000), 20) for pair in zip(media, outputs, strict=True)])
-        )
+        passes(summarise([compare_sound(sound_view(*pair, 16_000), 20) for pair in zip(media, outputs, strict=True)]))
         for outputs in (honest, twisted)
     ]
     assert verdicts == [True, False]

@@ -83,7 +83,10 @@ def verdicts(before, after):
     ]
     b3 = judged("B3", completed("B3", [*abl.gap_metrics(after, 300, 0), *sound, groups]), **PROFILE)
     grown = abl.growth(after, before, 300, 0)
-    return b3, judged("C2", [grown.metric("gap_growth_nats", slice="t2i"), grown.groups_metric("t2i")], **PROFILE)
+    empty = abl.growth(after, before, 300, 0, "empty").metric("empty_gap_growth_nats", slice="t2i")
+    return b3, judged(
+        "C2", [grown.metric("gap_growth_nats", slice="t2i"), empty, grown.groups_metric("t2i")], **PROFILE
+    )
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

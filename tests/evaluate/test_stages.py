@@ -44,17 +44,15 @@ STAGE_OF = {
 }
 FILES = {
     "generate": [
+        ("qual/step_*/prompt_ablation.json", "prompt_ablation"),
+        ("qual/step_*/ablation_losses.jsonl", "ablation_loss"),
         ("qual/step_*/**/step_*_golden_*.jsonl", "golden_output"),
         ("qual/step_*/golden_summary.json", "golden_summary"),
         ("qual/random_weights.json", "random_weights"),
         ("qual/step_*/scored_outputs.jsonl", "scored_output"),
         ("qual/step_*/learned_end/step_*_learned_end_t2a.jsonl", "learned_end_output"),
     ],
-    "ablation": [
-        ("qual/step_*/prompt_ablation.json", "prompt_ablation"),
-        ("qual/step_*/ablation_losses.jsonl", "ablation_loss"),
-        ("alignment.json", "alignment"),
-    ],
+    "ablation": [("alignment.json", "alignment")],
     "warmup_check": [("read_gap.json", "read_gap")],
     "read_regression": [("read_regression.json", "read_gap")],
     "trend": [("trend.jsonl", "trend_row")],
@@ -128,8 +126,15 @@ def test_golden_files_have_the_names_of_the_specification(built):
                 f"step_{step}_golden_{t}.jsonl" for t in ("a2t", "i2t", "t2a", "t2i")
             }
         assert (folder / "golden_summary.json").is_file()
-        assert {p.name for p in (folder / "inspect").iterdir()} == {"a2t", "i2t", "t2a", "t2i"}
-    assert len(list((built.data("generate") / "qual" / "step_4" / "reference").rglob("*.*"))) == 8
+        assert (folder / "prompt_ablation.json").is_file()
+    bundles = folder / "inspect"
+    assert {p.name for p in bundles.iterdir()} == {"a2t", "i2t", "t2a", "t2i"}
+    there = {task: {file.name for file in (bundles / task).glob("*/*")} for task in ("a2t", "i2t", "t2a", "t2i")}
+    assert there["a2t"] == {"input.wav", "generated.txt", "reference.txt"}
+    assert there["i2t"] == {"input.png", "generated.txt", "reference.txt"}
+    assert there["t2a"] == {"prompt.txt", "generated.wav", "reference.wav"}
+    assert all(len(list((bundles / task).iterdir())) == 4 for task in there)  # every golden item
+    assert len(list((folder / "reference").rglob("*.*"))) == 16
 
 
 def test_random_weights_are_valid_by_construction(built):

@@ -85,7 +85,6 @@ def make_run(root: Path, *, items: int = 3, bad: tuple[str, ...] = (), stop_befo
         "train": _metrics,
         "trend": _trend,
         "generate": _generate,
-        "ablation": _ablation,
         "text_regression": _texts,
     }
     names = list(INPUTS)
@@ -94,6 +93,8 @@ def make_run(root: Path, *, items: int = 3, bad: tuple[str, ...] = (), stop_befo
         data.mkdir(parents=True)
         if name in writers:
             writers[name](data, items)
+        if name == "generate":
+            _ablation(data, items)
         for gate in policy.gates.values():
             if gate.stage == name:
                 (data / "evidence").mkdir(exist_ok=True)
@@ -188,7 +189,9 @@ def record(task: str, place: int) -> dict[str, Any]:
 
 def _golden(data: Path, items: int) -> None:
     for task in ("t2a", "t2i", "a2t", "i2t"):
-        write_jsonl(data / f"golden_{task}_64.jsonl", [record(task, place) for place in range(items)], durable=False)
+        write_jsonl(
+            data / f"golden_{task}_{items}.jsonl", [record(task, place) for place in range(items)], durable=False
+        )
 
 
 def _manifest(data: Path, items: int) -> None:

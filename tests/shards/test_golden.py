@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmpt.shards import golden, golden_files
 from mmpt.shards.counter_rng import bits, stream
 from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
 from mmpt.shards.golden import contradicts, golden_items, in_turn, kind_of, length_buckets, shuffled, swaps
 from mmpt.store.canonical import read_json
 from mmpt.store.digests import Manifest
+from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.tokens.formats import TASKS, prompt
@@ -141,7 +143,7 @@ def test_selection_depends_on_seed_and_ids_alone():
 
 def test_golden_files(world, tests):
     for task in TASKS:
-        path = world.path("golden") / f"golden_{task}_64.jsonl"
+        path = world.path("golden") / f"golden_{task}_12.jsonl"
         validate_file(path, "golden_record")
         rows = read_jsonl(path)
         assert len(rows) == 12 and {row["length_bucket"] for row in rows} == {"short", "medium", "long"}
@@ -236,7 +238,32 @@ def test_the_stage_is_deterministic_and_seeded(world, folder):
 
     golden(context)
     names = [
-        [row["id"] for row in read_jsonl(root / "golden_t2i_64.jsonl")]
+        [row["id"] for row in read_jsonl(root / "golden_t2i_12.jsonl")]
         for root in (world.path("golden"), folder / "other")
     ]
     assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(
+    ("caption", "kind"),
+    [
+        ("A man is speaking while birds chirp", "speech"),
+        ("Someone plays an acoustic guitar", "music"),
+        ("A woman sings and people talk", "music"),
+        ("Rain falls on a tin roof", "other"),
+        ("A rocket is launched", "other"),
+    ],
+)
+def test_sounds_are_stratified_by_speech_and_music(caption, kind):
+    record = {"source": "clotho", "caption": caption, "attributes": {}}
+    assert golden.origin_stratum(record, "t2a") == f"clotho {kind}"
+    assert golden.origin_stratum(record, "t2i") == "clotho"
+    assert golden.origin_stratum({**record, "attributes": {"kind": "tone"}}, "t2a") == "clotho"
+
+
+def test_a_folder_with_two_golden_sets_of_a_task_is_refused(tmp_path):
+    for n in (2, 4):
+        (tmp_path / golden_files.golden_file("t2a", n)).write_text("")
+    with pytest.raises(UserError, match="several golden sets of one task"):
+        golden_files.golden_path(tmp_path, "t2a")
+    assert golden_files.golden_path(tmp_path, "t2i") is None

@@ -10,6 +10,7 @@ import pytest
 
 from mmpt.model.adapter import WEIGHTS
 from mmpt.model.stages import base
+from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
@@ -249,6 +250,22 @@ def test_a_diverging_run_stops_and_still_leaves_its_evidence(pipeline):
     verdict = judged("B2", json.loads((folder / "evidence" / "B2.json").read_bytes()))
     assert verdict.verdict == "NO_GO" and failing(verdict) == {"nonfinite", "finished"}
     assert ("loss_drop_share", "t2a") in metrics_of(folder, "B1")
+
+
+def test_the_best_checkpoint_is_judged_where_the_profile_says_so(pipeline):
+    """A rate that rises to the end spoils the run: an earlier checkpoint is `final`, and B1 names it."""
+    hot = copy.deepcopy(LEARNING["train"])
+    hot.update(lr={"lora": 3.0, "embed": 5.0, "head": 5.0}, warmup_steps=STEPS, save_every=4, keep="best")
+    folder = pipeline.run("train", "hot", {"train": hot})
+    validate_file(folder / "checkpoints.json", "checkpoints")
+    listed = json.loads((folder / "checkpoints.json").read_bytes())
+    evidence = json.loads((folder / "evidence" / "B1.json").read_bytes())
+    (ramp,) = (int(note.removeprefix("ramp's end: step ")) for note in evidence["notes"] if note.startswith("ramp"))
+    behind = [name for name in listed["saved"] if int(name.removeprefix("step_")) > ramp]
+    means = {name: sum(listed["val_loss"][name].values()) for name in behind}
+    assert listed["final"] == min(means, key=means.get) != f"step_{STEPS}"
+    assert evidence["subject"]["checkpoint"] == sha256_file(folder / "checkpoints" / listed["final"] / WEIGHTS)
+    assert all(row["n"] for (name, _), row in metrics_of(folder, "B1").items() if name == "loss_drop_share")
 
 
 def test_a_run_that_learns_nothing_fails(pipeline):
