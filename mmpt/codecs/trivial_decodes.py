@@ -153,8 +153,8 @@ def summarise(found: Sequence[Comparison]) -> Summary:
         for change, margin in one.margins.items():
             by_change.setdefault(change, []).append(margin)
     by_change.pop(CONSTANT, None)
-    gains = [one.margins.get(CONSTANT, one.margins.get(ANOTHER)) for one in found]
-    gains = [gain for gain in gains if gain is not None]
+    against = ((one.margins, CONSTANT if CONSTANT in one.margins else ANOTHER) for one in found)
+    gains = [margins[change] for margins, change in against if change in margins]
     worst = min(((min(some), change) for change, some in by_change.items()), default=(None, ""))
     means = [(float(np.mean(some)), change) for change, some in by_change.items() if len(some) >= LEAST]
     return Summary(
