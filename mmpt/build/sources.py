@@ -11,7 +11,7 @@ no list of names. The folders are looked at once, and again for each stage that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ from mmpt.corpus.source_tables import MEASURES, is_table, tables
 from mmpt.store.canonical import digest_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.jsonl import iter_jsonl
-from mmpt.store.scan import Stamp, scan
-from mmpt.store.stat_cache import RACY_NS, StatCache, digest_stamps, read_cache, write_cache
+from mmpt.store.scan import Look, look, scan
+from mmpt.store.stat_cache import RACY_NS, StatCache, read_cache, write_cache
 
 if TYPE_CHECKING:
     from mmpt.profile import Profile
@@ -40,7 +40,7 @@ class Sources:
         self._roots, self._cache, self._path = profile.media_roots(), cache, path
         self._sections = {one["name"]: one for one in profile.data["corpus"]["sources"]} if self._roots else {}
         self._known: dict[str, list[Any]] = read_cache(path)
-        self._seen: dict[str, tuple[str, bool]] = {}  # source -> (digest of its stats, may be remembered)
+        self._seen: dict[str, Look] = {}  # by source
         self._here: dict[tuple[str, str], str] = {}  # answers of this look
         self._dirty = False
 
@@ -57,7 +57,7 @@ class Sources:
             return self._cache.folder_digest(root)
         measured = section["reader"] in MEASURES
         question = f"tables {digest_json([patterns, measured])}"
-        return self._answer(name, question, lambda stamps: self._of_tables(root, stamps, patterns, measured))
+        return self._answer(name, question, lambda: self._of_tables(root, patterns, measured))
 
     def named(self, name: str, records: Path) -> str:
         """Digest of the media of a source that the records name.
@@ -68,7 +68,7 @@ class Sources:
         if not records.is_file():
             return NOT_YET
         question = f"named by {self._cache.digest(records)}"
-        return self._answer(name, question, lambda _: self._of_media(name, records))
+        return self._answer(name, question, lambda: self._of_media(name, records))
 
     def save(self) -> None:
         """Keep the answers for the next process."""
@@ -76,30 +76,29 @@ class Sources:
             write_cache(self._path, self._known)
             self._dirty = False
 
-    def _answer(self, name: str, question: str, work: Callable[[dict[str, Stamp]], str]) -> str:
+    def _answer(self, name: str, question: str, work: Callable[[], str]) -> str:
         if (here := self._here.get((name, question))) is not None:
             return here
-        seen, settled = self._look(name)
-        known = self._known.get(str(self._roots[name]), ["", {}])
-        value = known[1].get(question) if known[0] == seen else None
+        key, seen = str(self._roots[name]), self._look(name)
+        known = self._known.get(key, ["", {}])
+        value = known[1].get(question) if known[0] == seen.digest else None
         if value is None:
-            stamps = scan(self._roots[name])
-            value = work(stamps)
-            if settled and digest_stamps(stamps) == seen == digest_stamps(scan(self._roots[name])):
-                kept = known[1] if known[0] == seen else {}
-                self._known[str(self._roots[name])] = [seen, {**kept, question: value}]
+            value = work()
+            settled = time.time_ns() - seen.youngest >= RACY_NS
+            if settled and look(self._roots[name]).digest == seen.digest:
+                kept = known[1] if known[0] == seen.digest else {}
+                self._known[key] = [seen.digest, {**kept, question: value}]
                 self._dirty = True
         self._here[name, question] = value
         return value
 
-    def _look(self, name: str) -> tuple[str, bool]:
+    def _look(self, name: str) -> Look:
         if name not in self._seen:
-            stamps = scan(self._roots[name])
-            youngest = max((ctime for _, _, ctime, _ in stamps.values()), default=0)
-            self._seen[name] = digest_stamps(stamps), time.time_ns() - youngest >= RACY_NS
+            self._seen[name] = look(self._roots[name])
         return self._seen[name]
 
-    def _of_tables(self, root: Path, stamps: Mapping[str, Stamp], patterns: tuple[str, ...], measured: bool) -> str:
+    def _of_tables(self, root: Path, patterns: tuple[str, ...], measured: bool) -> str:
+        stamps = scan(root)
         found = self._cache.hashes(root, [path for path in stamps if is_table(path, patterns)])
         there = sorted((path, stamp[0] if measured else 0) for path, stamp in stamps.items() if path not in found)
         return digest_json({"tables": found, "files": there})

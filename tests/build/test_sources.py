@@ -91,8 +91,8 @@ def test_a_second_run_reads_nothing_and_looks_once(world, monkeypatch):
     world.ask()
     monkeypatch.setattr(stat_cache, "sha256_file", lambda path: pytest.fail(f"read {path} again"))
     looks = []
-    real = Sources._look.__globals__["scan"]
-    monkeypatch.setitem(Sources._look.__globals__, "scan", lambda folder: looks.append(folder) or real(folder))
+    real = Sources._look.__globals__["look"]
+    monkeypatch.setitem(Sources._look.__globals__, "look", lambda folder: looks.append(folder) or real(folder))
     world.ask()
     assert looks == [world.folder]
 
