@@ -16,6 +16,7 @@ from typing import Any
 from doit.cmd_run import Run as DoitRun
 from doit.runner import MThreadRunner
 
+from mmpt.build.after import require_go, wanting
 from mmpt.build.commandline import OurCommand, Parser, computing, held, user_path, whole_number
 from mmpt.build.conclusion import Conclusion, conclude, stale_measurements
 from mmpt.build.declaration import Stage
@@ -23,6 +24,7 @@ from mmpt.build.display import NAME_WIDTH
 from mmpt.build.drawn import write_report
 from mmpt.build.early import check_early, check_sources
 from mmpt.build.fingerprint import portable
+from mmpt.build.needs import needs
 from mmpt.build.outlook import Outlook, outlook
 from mmpt.build.plugins import require_codecs
 from mmpt.build.policy import policy_of
@@ -68,14 +70,24 @@ class StageCommand(OurCommand):
         check_early(project, names, single=single)
         found = outlook(project, names, always=always, single=single)
         check_sources(project, [one.stage.name for one in found if one.state in ("runs", "may run")])
-        lost = missing(project.profile, _external(project, names, single))
-        self.result = {"missing": [str(one) for one in lost], "stages": [one.to_json() for one in found]}
+        first = [f"after: {why}" for why in wanting(project)]
+        lost = [str(one) for one in missing(project.profile, _external(project, names, single))]
+        wanted = {one.stage.name for one in found if one.state != "fresh" and not one.there}
+        needed = needs(project, wanted)
+        first += [f"room: {one}" for one in needed if one.lacking]
+        self.result = {
+            "missing": [*first, *lost],
+            "needs": [one.to_json() for one in needed],
+            "stages": [one.to_json() for one in found],
+        }
+        self.say(*(f"{'missing':<{NAME_WIDTH}} {one}" for one in first))
         if lost:
             self.say(*(f"{'missing':<{NAME_WIDTH}} {one}" for one in lost), f"    {way_out(project.profile)}")
         for one in found:
             why = one.lines()
             head, below = (f": {why[0]}", why[1:]) if why[:1] == ["never built"] else ("", why)
             self.say(f"{one.stage.name:<{NAME_WIDTH}} {one.state}{head}", *(f"    {line}" for line in below))
+        self.say(*(f"{'needs':<{NAME_WIDTH}} {one}" for one in needed if not one.lacking))
         project.save_caches()
         return EXIT_GO
 
@@ -123,6 +135,7 @@ class Run(StageCommand, DoitRun):
             return self.foresee(project, names, always=options.always, single=options.single)
         require_codecs(project.profile.data)
         require_present(project.profile, _external(project, names, options.single))
+        require_go(project)
         check_early(project, names, single=options.single)
         forward_signals()
         RUN.display.stream = sys.stdout
