@@ -103,7 +103,11 @@ STAGES: tuple[Stage, ...] = (
         slice=("codecs",),
         external=MEDIA + CODEC_WEIGHTS,
         needs=("S2",),
-        outputs=(Output("*/codec.json", "codec"), Output("*/contract.json", "codec_contract")),
+        outputs=(
+            Output("*/codec.json", "codec"),
+            Output("*/contract.json", "codec_contract"),
+            Output("*/fitted_on.jsonl", "fitted_on"),
+        ),
     ),
     Stage(
         "token_space",
@@ -115,6 +119,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=(
             Output("token_space.json", "token_space"),
             Output("token_space.sha256"),
+            Output("text_sources.json", "text_sources", optional=True),
             Output("tokenizer/*"),
         ),
     ),
@@ -234,7 +239,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("extension", "train", "base", "golden", "codecs", "token_space", "examples", "shards"),
         slice=("generate", "evaluate.trend"),
         external=CODEC_WEIGHTS,
-        outputs=(Output("trend.jsonl", "trend_row"),),
+        outputs=(Output("trend.jsonl", "trend_row"), Output("qual/step_*/step_*_golden_*.jsonl", "golden_output")),
         torch=True,
     ),
     Stage(
@@ -349,7 +354,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=(
             Output("adapter/adapter_config.json"),
             Output("adapter/*.safetensors"),
-            Output("token_space.json"),
+            Output("token_space.json", "token_space"),
             Output("token_space.sha256"),
             Output("RELEASE.json", "release"),
         ),

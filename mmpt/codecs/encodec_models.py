@@ -6,7 +6,6 @@ codes and waves are equal to the bit, and so is what `tensors` names.
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 import warnings
@@ -130,7 +129,9 @@ def package() -> ModuleType:
     if stands_in:
         sys.modules["torchaudio"] = ModuleType("torchaudio")
     try:
-        return importlib.import_module("encodec")
+        import encodec  # by a statement, so that its version is in the receipt of the stages that reach it
+
+        return encodec
     except ImportError as error:
         raise UserError(
             "official .th files are run by the `encodec` package, which cannot be imported",

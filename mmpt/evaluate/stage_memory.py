@@ -134,7 +134,7 @@ class Counting:
         del model
         gc.collect()
         opened = self._opened()
-        losing = ("warmup_check", "ablation", "read_regression", "scores")
+        losing = ("warmup_check", "generate", "ablation", "read_regression", "scores")
         yield peak(losing, "losses of a batch", partial(self._losses, opened))
         yield peak(("trend",), "its golden sets", partial(self._decode_media, opened, per_task, ("greedy",)))
         doing = f"all {self._slots()} slots at their longest output"
