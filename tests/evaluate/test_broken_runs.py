@@ -85,21 +85,27 @@ class TestAblations:
         assert undecided(verdict) == {"groups [t2a]", "gap_swapped [t2a]", "gap_empty [t2a]"}
 
     def test_c2(self):
+        def at(task, swapped, empty):
+            one = made(task, swapped)
+            return replace(one, empty=one.correct + empty)
+
         def grown(first, last):
             metrics = []
             for task in EMIT:
-                one, empty = (
-                    abl.growth(made(task, last), made(task, first), 300, 0, against) for against in ("swapped", "empty")
+                swapped, empty = (
+                    abl.growth(at(task, *last), at(task, *first), 300, 0, against) for against in ("swapped", "empty")
                 )
-                metrics += [one.metric("gap_growth_nats", slice=task), one.groups_metric(task)]
+                metrics += [swapped.metric("gap_growth_nats", slice=task), swapped.groups_metric(task)]
                 metrics.append(empty.metric("empty_gap_growth_nats", slice=task))
             return judged("C2", metrics)
 
-        every = {f"{check} [{task}]" for check in ("growth", "growth_empty") for task in EMIT}
+        def every(*checks):
+            return {f"{check} [{task}]" for check in checks for task in EMIT}
 
-        assert grown(0.0, 0.4).verdict == "GO"
-        assert failing(grown(0.4, 0.4)) == every
-        assert failing(grown(0.4, 0.1)) == every
+        assert grown((0.0, -0.2), (0.4, 0.3)).verdict == "GO"
+        assert failing(grown((0.4, 0.3), (0.4, 0.4))) == every("growth")
+        assert failing(grown((0.0, 0.3), (0.4, 0.3))) == every("growth_empty")
+        assert failing(grown((0.4, 0.3), (0.1, 0.1))) == every("growth", "growth_empty")
 
     def test_r1(self):
         def kept(before, after):
