@@ -17,20 +17,20 @@ from doit.cmd_run import Run as DoitRun
 from doit.runner import MThreadRunner
 
 from mmpt.build.after import require_go, wanting
+from mmpt.build.artifact_index import report_files
 from mmpt.build.commandline import OurCommand, Parser, computing, held, user_path, whole_number
-from mmpt.build.conclusion import Conclusion, conclude, stale_measurements
+from mmpt.build.decision_summary import DecisionSummary, conclude, stale_measurements
 from mmpt.build.declaration import Stage
 from mmpt.build.display import NAME_WIDTH
-from mmpt.build.drawn import write_report
 from mmpt.build.early import check_early, check_sources
 from mmpt.build.fingerprint import portable
 from mmpt.build.needs import needs
-from mmpt.build.outlook import Outlook, outlook
 from mmpt.build.plugins import require_codecs
 from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
-from mmpt.build.published import report_files
 from mmpt.build.receipts import RECEIPT, sweep
+from mmpt.build.report_writer import write_report
+from mmpt.build.run_plan import StagePlan, run_plan
 from mmpt.build.runner import GRACE, forward_signals
 from mmpt.build.staleness import plan
 from mmpt.build.tasks import RUN, Reporter
@@ -68,7 +68,7 @@ class StageCommand(OurCommand):
         policy_of(project)  # what a run would refuse before its first stage
         require_codecs(project.profile.data)
         check_early(project, names, single=single)
-        found = outlook(project, names, always=always, single=single)
+        found = run_plan(project, names, always=always, single=single)
         check_sources(project, [one.stage.name for one in found if one.state in ("runs", "may run")])
         first = [f"after: {why}" for why in wanting(project)]
         lost = [str(one) for one in missing(project.profile, _external(project, names, single))]
@@ -173,7 +173,7 @@ def _others() -> list[threading.Thread]:
     return [one for one in threading.enumerate() if isinstance(one, MThreadRunner.DaemonThread)]
 
 
-def _stages_code(project: Project, names: Sequence[str], conclusion: Conclusion) -> int:
+def _stages_code(project: Project, names: Sequence[str], conclusion: DecisionSummary) -> int:
     """Exit code of a run of named stages: 0 if they are built, and their own gates and all that they need pass.
 
     The decision of the whole run is not asked: `doit split && ..` goes on where the split and its gates are fine.
@@ -275,7 +275,7 @@ class Why(StageCommand):
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         name = self.stages(project, words)[0]
-        seen = {one.stage.name: one for one in outlook(project, [name])}
+        seen = {one.stage.name: one for one in run_plan(project, [name])}
         told: list[str] = []
         lines = list(_causes(seen, name, "", told))
         self.result = {
@@ -290,7 +290,7 @@ class Why(StageCommand):
         return EXIT_GO
 
 
-def _causes(seen: dict[str, Outlook], name: str, indent: str, told: list[str]) -> Iterator[str]:
+def _causes(seen: dict[str, StagePlan], name: str, indent: str, told: list[str]) -> Iterator[str]:
     """A stage's lines: its own reasons and, below each input that is not fresh, that input's.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mmpt.build.commandline import OurCommand, Parser
-from mmpt.build.conclusion import Conclusion, look
+from mmpt.build.decision_summary import DecisionSummary, look
 from mmpt.build.project import Project
 from mmpt.profile import PACKAGED, Profile
 from mmpt.report.diagnosis import Diagnosis, Facts, diagnose, proposal
@@ -52,7 +52,7 @@ class Advise(OurCommand):
         return EXIT_GO
 
 
-def facts_of(project: Project, concluded: Conclusion) -> Facts:
+def facts_of(project: Project, concluded: DecisionSummary) -> Facts:
     """What the artifacts of a run say; parts that are not built yet are empty."""
     verdicts = [one.to_json() for one in concluded.verdicts]
     checks = [{**check, "gate": one["gate"]} for one in verdicts for check in one["checks"]]

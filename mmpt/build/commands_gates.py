@@ -11,11 +11,11 @@ from typing import Any
 
 from mmpt.build.commandline import OurCommand, Parser, held, load, whole_number
 from mmpt.build.comparison import compare, find_side
-from mmpt.build.conclusion import conclude, look
-from mmpt.build.outlook import outlook
+from mmpt.build.decision_summary import conclude, look
+from mmpt.build.diff_view import diff_lines
 from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
-from mmpt.build.side_by_side import diff_lines
+from mmpt.build.run_plan import run_plan
 from mmpt.gating import Accepted, Verdict, accept, evaluate_gate, read_accepted, read_history, waive
 from mmpt.gating.baselines import baseline_checks, baseline_values
 from mmpt.gating.columns import columns, width, wrapped
@@ -228,7 +228,7 @@ def _acceptable(project: Project, gate: str, *, worse: bool) -> Verdict:
     if not ids:
         those = [one.id for one in policy.gates.values() if baseline_checks(one)]
         raise UserError("no check of this gate compares with a baseline", found=gate, expected=", ".join(those))
-    for one in outlook(project, [policy.gate(gate).stage]):
+    for one in run_plan(project, [policy.gate(gate).stage]):
         if one.state != "fresh":
             why = "; ".join(one.lines()[:2])
             raise UserError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.build.commandline import OurCommand, Parser, above_zero, computing, held, user_path, whole_number
-from mmpt.build.conclusion import Conclusion, look
+from mmpt.build.decision_summary import DecisionSummary, look
 from mmpt.build.fit_lines import fit_lines
 from mmpt.build.model_card import card
 from mmpt.build.project import Project
@@ -50,7 +50,7 @@ class Export(OurCommand):
             project.save_caches()
         return found.exit_code
 
-    def _write(self, project: Project, found: Conclusion, target: Path, dtype: str | None) -> None:
+    def _write(self, project: Project, found: DecisionSummary, target: Path, dtype: str | None) -> None:
         if why := reasons(project, project.stage("release")):
             raise UserError("the release is not built", where=project.root.name, found=told(why), fix="run doit first")
         parity = write_export(project, found.verdicts, target, dtype)

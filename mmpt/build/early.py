@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmpt.build.outlook import with_inputs
 from mmpt.build.project import Project
+from mmpt.build.run_plan import with_inputs
 from mmpt.store.compiled_modules import require_cache
 from mmpt.store.model_files import check_positions, read_config
 from mmpt.store.text_files import check_beginning

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmpt.build.conclusion import stale_measurements
+from mmpt.build.decision_summary import stale_measurements
 from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.gating import Verdict, evaluate_gate

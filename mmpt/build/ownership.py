@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmpt.build.artifact_index import OWNER
 from mmpt.build.project import Project
-from mmpt.build.published import OWNER
 from mmpt.profile import PACKAGED, stated_name
 from mmpt.store.canonical import read_sealed, write_sealed
 from mmpt.store.errors import UserError

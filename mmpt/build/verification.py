@@ -1,4 +1,4 @@
-"""`doit verify`: every published byte against what vouches for it (published.py), without any cache.
+"""`doit verify`: every published byte against what vouches for it (artifact_index.py), without any cache.
 
 It finds accidents and edits by hand. A rewrite of a file and of everything that vouches for it is not found
 by this, but by `--deep` as far as evidence, code and profile contradict them.
@@ -12,14 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmpt.build.conclusion import stale_measurements
-from mmpt.build.declaration import Stage
-from mmpt.build.drawn import draw
-from mmpt.build.fingerprint import define, portable
-from mmpt.build.ownership import wrong_owner
-from mmpt.build.policy import policy_of
-from mmpt.build.project import Project
-from mmpt.build.published import (
+from mmpt.build.artifact_index import (
     DECISION,
     DRAWN,
     GATES,
@@ -31,6 +24,12 @@ from mmpt.build.published import (
     report_files,
     strays,
 )
+from mmpt.build.decision_summary import stale_measurements
+from mmpt.build.declaration import Stage
+from mmpt.build.fingerprint import define, portable
+from mmpt.build.ownership import wrong_owner
+from mmpt.build.policy import policy_of
+from mmpt.build.project import Project
 from mmpt.build.receipts import (
     DATA,
     MANIFEST,
@@ -41,6 +40,7 @@ from mmpt.build.receipts import (
     subject_digest,
 )
 from mmpt.build.release import release_problems
+from mmpt.build.report_writer import draw
 from mmpt.build.staleness import differences
 from mmpt.build.withdrawal import RELEASE
 from mmpt.gating import decide, evaluate_gate, read_decision, read_verdict

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 
+from mmpt.build.artifact_index import DRAWN, REPORT, RUNS, index_published
 from mmpt.build.project import Project
-from mmpt.build.published import DRAWN, REPORT, RUNS, index_published
 from mmpt.gating import withdraw
 from mmpt.gating.decision import decision_path
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmpt.build.artifact_index import NOT_PUBLISHED
 from mmpt.build.project import Project
-from mmpt.build.published import NOT_PUBLISHED
 from mmpt.build.stages import STAGES
 from mmpt.build.verification import verify
 from mmpt.gating.history import append_change, check_history, read_history

@@ -12,7 +12,7 @@ import pytest
 
 from mmpt.build import commands_out
 from mmpt.build.commands_out import Export
-from mmpt.build.conclusion import Conclusion
+from mmpt.build.decision_summary import DecisionSummary
 from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.stages import STAGES
@@ -66,7 +66,7 @@ def exported(project, tmp_path) -> Path:
 
 
 def test_a_go_whose_release_was_not_built_is_no_export(project, tmp_path):
-    found = Conclusion("GO", "GO", False, (), (), {})
+    found = DecisionSummary("GO", "GO", False, (), (), {})
     with pytest.raises(UserError, match="the release is not built; found .*; run doit first"):
         Export()._write(project, found, tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
@@ -74,7 +74,7 @@ def test_a_go_whose_release_was_not_built_is_no_export(project, tmp_path):
 
 def test_a_go_with_its_release_is_written_and_told(project, tmp_path, monkeypatch, capsys):
     verdicts = tuple(evaluate_all(project.root, policy_of(project), write=False))
-    monkeypatch.setattr(commands_out, "look", lambda *_, **__: Conclusion("GO", "GO", False, (), verdicts, {}))
+    monkeypatch.setattr(commands_out, "look", lambda *_, **__: DecisionSummary("GO", "GO", False, (), verdicts, {}))
     monkeypatch.setattr(commands_out, "reasons", lambda *_: [])  # its receipt: the miniature run has none
     command = Export()
     assert command.main(project, options(tmp_path / "out"), []) == 0

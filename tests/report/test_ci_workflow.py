@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mmpt.build.drawn import write_report
 from mmpt.build.project import Project
+from mmpt.build.report_writer import write_report
 from mmpt.build.stages import STAGES
 from mmpt.profile import load_profile
 from tests.report.sample_run import make_run

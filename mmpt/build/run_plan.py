@@ -22,7 +22,7 @@ LEFT = {
 
 
 @dataclass(frozen=True)
-class Outlook:
+class StagePlan:
     """One stage in the next run.
 
     Args:
@@ -91,9 +91,9 @@ def reason_json(reason: Reason) -> dict[str, Any]:
     }
 
 
-def outlook(
+def run_plan(
     project: Project, names: Collection[str] = (), *, always: bool = False, single: bool = False
-) -> list[Outlook]:
+) -> list[StagePlan]:
     """Every stage that a run would look at, in table order.
 
     Args:
@@ -103,7 +103,7 @@ def outlook(
     """
     planned = {one.stage.name: one for one in plan(project)}
     wanted = set(names) if single else with_inputs(project, names or project.names)
-    states: dict[str, Outlook] = {}
+    states: dict[str, StagePlan] = {}
     for name, one in planned.items():
         if name in wanted:
             states[name] = _one(project, one, states, always and name in names)
@@ -122,23 +122,23 @@ def with_inputs(project: Project, names: Iterable[str]) -> set[str]:
     return found
 
 
-def _one(project: Project, own: Planned, before: dict[str, Outlook], forced: bool) -> Outlook:
+def _one(project: Project, own: Planned, before: dict[str, StagePlan], forced: bool) -> StagePlan:
     asked = forced and not own.reasons
     waits = tuple(name for name in own.stage.inputs if name in before and before[name].state != "fresh")
     state = "runs" if own.reasons or asked else "may run" if waits else "fresh"
     if state == "fresh":
-        return Outlook(own.stage, state, own.reasons, waits)
+        return StagePlan(own.stage, state, own.reasons, waits)
     held = _holding(project, own.stage, before)
     measures = measured_by(project.stages)
     needed = dict.fromkeys([*own.stage.inputs, *(measures[gate] for gate in own.stage.needs)])
     behind = tuple(name for name in needed if name in before and before[name].state == "blocked")
     shown = "blocked" if held or behind else state
     if waits:  # its fingerprint is not known before its inputs are
-        return Outlook(own.stage, shown, own.reasons, waits, held, behind, asked)
+        return StagePlan(own.stage, shown, own.reasons, waits, held, behind, asked)
     identity = fingerprint(define(project, own.stage))
     there = "" if forced else next((one.name for one in find(project, own.stage, identity)), "")
     left = _left(project, own.stage, identity)
-    return Outlook(own.stage, shown, own.reasons, waits, held, behind, asked, left, there)
+    return StagePlan(own.stage, shown, own.reasons, waits, held, behind, asked, left, there)
 
 
 def _left(project: Project, stage: Stage, identity: str) -> str:
@@ -151,7 +151,7 @@ def _left(project: Project, stage: Stage, identity: str) -> str:
     return "used" if work_folder(project, stage, identity).name in there else "unused"
 
 
-def _holding(project: Project, stage: Stage, before: dict[str, Outlook]) -> tuple[Verdict, ...]:
+def _holding(project: Project, stage: Stage, before: dict[str, StagePlan]) -> tuple[Verdict, ...]:
     measures = measured_by(project.stages)
     settled = [gate for gate in stage.needs if measures[gate] not in before or before[measures[gate]].state == "fresh"]
     verdicts = (evaluate_gate(gate, project.root, policy_of(project), write=False) for gate in settled)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.build.declaration import measured_by
-from mmpt.build.drawn import write_report
 from mmpt.build.fingerprint import portable
 from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
+from mmpt.build.report_writer import write_report
 from mmpt.build.staleness import plan, told
 from mmpt.build.withdrawal import RELEASE, withdraw_release
 from mmpt.gating import Policy, Verdict, decide, evaluate_all
@@ -23,7 +23,7 @@ from mmpt.gating.text import gate_table
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class DecisionSummary:
     """What a profile's artifacts amount to.
 
     Args:
@@ -74,16 +74,16 @@ class Conclusion:
         }
 
 
-def look(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> Conclusion:
+def look(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> DecisionSummary:
     """What ``conclude`` would come to; writes nothing."""
     policy = policy_of(project, strict)
     verdicts = tuple(evaluate_all(project.root, policy, write=False))
     stale = stale_measurements(project, fresh)
     word, shown = outcome(policy, verdicts, stale), _worth_telling(project, verdicts, stale)
-    return Conclusion(word, headline_of(word, policy), strict, policy.softenings, verdicts, shown)
+    return DecisionSummary(word, headline_of(word, policy), strict, policy.softenings, verdicts, shown)
 
 
-def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> Conclusion:
+def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> DecisionSummary:
     """Decide, write decision.json and the report.
 
     GO on measurements of an older profile or older code is no GO: it is CANNOT-DECIDE until they are made
@@ -101,7 +101,7 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
     report = write_report(project, stale).relative_to(project.repo)
     shown = _worth_telling(project, decision.verdicts, stale)
     word, line = decision.decision, decision.body["headline"]
-    return Conclusion(word, line, strict, policy.softenings, decision.verdicts, shown, report)
+    return DecisionSummary(word, line, strict, policy.softenings, decision.verdicts, shown, report)
 
 
 def _word(project: Project, policy: Policy, stale: Collection[str]) -> str:

@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from mmpt.build.artifact_index import DRAWN, REPORT, clear_leftovers, index_published, report_files
 from mmpt.build.project import Project
-from mmpt.build.published import DRAWN, REPORT, clear_leftovers, index_published, report_files
 from mmpt.build.tasks import DEFAULT_PROFILE
 from mmpt.gating import history
 from mmpt.profile import PACKAGED
