@@ -29,7 +29,7 @@ TASKS = ("t2a", "t2i", "a2t")
 
 
 @dataclass(frozen=True)
-class Setting:
+class GenerateSettings:
     """The model and how much is decoded: `items` sounds and pictures, `text_items` captions, `batch` at a time.
 
     model: a shape of the training benchmark, instead of `hidden` and `layers`. only: peers beside mmpt; empty: all.
@@ -84,7 +84,7 @@ def agree(models: Models, todo: Work, dtype: str, chosen: dict[str, Peer], singl
     return {"same_ids": found, "tokens": sum(lengths), "shortest": min(lengths), "longest": max(lengths)}
 
 
-def measure(models: Models, todo: Work, setting: Setting, dtype: str, device: str) -> dict[str, Any]:
+def measure(models: Models, todo: Work, setting: GenerateSettings, dtype: str, device: str) -> dict[str, Any]:
     """One case: seconds per sequence of every peer, a round."""
     chosen = {
         name: one for name, one in peers(device, dtype).items() if not setting.only or name in ("mmpt", *setting.only)
@@ -135,7 +135,7 @@ def _so_far(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
     return old["cases"] if all(old.get(key) == value for key, value in about.items()) else []
 
 
-def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
+def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, GenerateSettings]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS)
@@ -156,8 +156,8 @@ def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--again", action="store_true", help="run cases that today's file has, too")
     given = parser.parse_args(words)
-    names = Setting.__dataclass_fields__
-    setting = Setting(**{name: value for name, value in vars(given).items() if name in names})
+    names = GenerateSettings.__dataclass_fields__
+    setting = GenerateSettings(**{name: value for name, value in vars(given).items() if name in names})
     return given, replace(setting, only=tuple(setting.only))
 
 

@@ -35,7 +35,7 @@ CODECS = ("melrvq", "patchvq", "encodec_24khz", "encodec_48khz")
 
 
 @dataclass(frozen=True)
-class Setting:
+class TokeniseSettings:
     """What is measured: `clips` records of `seconds`, in batches of `batch`, `rounds` times each way."""
 
     clips: int
@@ -46,7 +46,7 @@ class Setting:
     device: str
 
 
-def measure(name: str, setting: Setting, folder: Path) -> dict[str, Any]:
+def measure(name: str, setting: TokeniseSettings, folder: Path) -> dict[str, Any]:
     """Seconds of each round both ways, clips per second, and how many tokens differ between them.
 
     Processor seconds are given besides wall time: on a shared machine they show what batching costs.
@@ -90,7 +90,7 @@ def _compared(one: list[Any], batched: list[Any]) -> dict[str, int]:
     return {"tokens": sum(len(a.ids) for a, _ in pairs), "tokens_that_differ": different}
 
 
-def _sounds(folder: Path, setting: Setting) -> list[Record]:
+def _sounds(folder: Path, setting: TokeniseSettings) -> list[Record]:
     """Noise that swells and fades; every fifth recording is shorter than the clip."""
     rng, records = np.random.default_rng(0), []
     for index in range(setting.clips):
@@ -104,7 +104,7 @@ def _sounds(folder: Path, setting: Setting) -> list[Record]:
     return records
 
 
-def _pictures(folder: Path, setting: Setting) -> list[Record]:
+def _pictures(folder: Path, setting: TokeniseSettings) -> list[Record]:
     """Noise of 300 x 400 pixels, as JPEG."""
     rng, records = np.random.default_rng(0), []
     for index in range(setting.clips):
@@ -114,7 +114,7 @@ def _pictures(folder: Path, setting: Setting) -> list[Record]:
     return records
 
 
-def _encoder(name: str, setting: Setting, folder: Path) -> Encoder:
+def _encoder(name: str, setting: TokeniseSettings, folder: Path) -> Encoder:
     rng, roots = np.random.default_rng(1), {"bench": folder}
     if name == "patchvq":
         pictures = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(64)]
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
-    setting = Setting(given.clips, given.seconds, given.batch, given.rounds, given.threads, given.device)
+    setting = TokeniseSettings(given.clips, given.seconds, given.batch, given.rounds, given.threads, given.device)
     results = []
     for name in given.codec:
         with tempfile.TemporaryDirectory() as folder:

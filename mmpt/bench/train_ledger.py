@@ -32,7 +32,7 @@ from mmpt.model.compiled import compile_layers
 from mmpt.model.meta import as_on_cuda
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.train import loop
-from mmpt.train.ranks import Ranks
+from mmpt.train.distributed import Ranks
 from mmpt.train.settings import TrainSettings
 from mmpt.train.speed import Flops
 

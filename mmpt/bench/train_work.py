@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmpt.model.folding import fold_small_layers
+from mmpt.model.fused_lora import fold_small_layers
 from mmpt.model.multimodal import MultimodalLM, lora_config
 from mmpt.model.norms import fuse_norms
 from mmpt.model.tiny import build_tiny

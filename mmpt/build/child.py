@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.launch import launch
-from mmpt.launch.failed import WorkersFailed
-from mmpt.launch.setting import Setting, failure, hook_of, peak_memory_mib, prepare, resolve
+from mmpt.launch.errors import WorkersFailed
+from mmpt.launch.process_setup import ProcessSetup, failure, hook_of, peak_memory_mib, prepare, resolve
 from mmpt.launch.slurm_queue import cancel_noted
 from mmpt.store.errors import Blocked, UserError
 from mmpt.store.launcher import Launcher
@@ -54,7 +54,7 @@ class Job:
     device: str
     dtype: str
     launcher: Launcher
-    setting: Setting
+    setting: ProcessSetup
     granted: dict[str, Any]
     earlier: tuple[Path, ...]
 

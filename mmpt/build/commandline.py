@@ -29,7 +29,7 @@ from doit.cmd_base import Command
 from mmpt.build.ownership import check_owner, claim
 from mmpt.build.project import Project
 from mmpt.build.tasks import DEFAULT_PROFILE
-from mmpt.launch.setting import disk_full, process_environment
+from mmpt.launch.process_setup import disk_full, process_environment
 from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, MAY_NOT_WRITE, UserError
 from mmpt.store.lock import exclusive
 from mmpt.store.schema import nearest

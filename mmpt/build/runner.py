@@ -40,7 +40,7 @@ from mmpt.build.sharing import Taken, earlier, find, keep, offer, take
 from mmpt.build.staleness import EDITED_WHILE_RUNNING
 from mmpt.build.turn import Turn
 from mmpt.gating import require
-from mmpt.launch.setting import Setting, StageHook, disk_full, process_environment
+from mmpt.launch.process_setup import ProcessSetup, StageHook, disk_full, process_environment
 from mmpt.profile import launcher_of
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import Blocked, UserError
@@ -180,7 +180,7 @@ def _job(project: Project, stage: Stage, attempt: Path, identity: str, known: tu
         device=project.runtime("device"),
         dtype=project.runtime("dtype"),
         launcher=launcher_of(project.profile.data, stage.name),
-        setting=Setting(stage.torch, _hook(project, stage)),
+        setting=ProcessSetup(stage.torch, _hook(project, stage)),
         granted=granted_by(project) if stage.granted else {},
         earlier=known,
     )

@@ -65,7 +65,7 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def jsonl_lines(file: Path) -> Iterator[Line]:
-    """Every line that is not empty: one JSON object, or what is wrong with it. null is left out, as an empty cell is."""
+    """Every line that is not empty: a JSON object, or what is wrong with it. null is left out, as an empty cell is."""
     text_file(file, file.name).close()  # refuses a file that is compressed or in UTF-16
     with file.open("rb") as stream:
         for number, raw in enumerate(_raw_lines(stream), 1):

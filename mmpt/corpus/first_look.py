@@ -1,8 +1,8 @@
 """A first look at the captions of a corpus, for `doit plan`: what stage corpus would refuse, where finding it is quick.
 
-Tables are read; media are looked up and not opened. Of readers `captions` and `table` the first RECORDS records are read (0.1 s). A
-published data set is read whole, or not at all where its folder holds more than FILES names or its tables more than
-BYTES: both bounds are those of sizes, so that two looks at one folder say the same.
+Tables are read; media are looked up and not opened. Of readers `captions` and `table` the first RECORDS records are
+read (0.1 s). A published data set is read whole, or not at all where its folder holds more than FILES names or its
+tables more than BYTES: both bounds are those of sizes, so that two looks at one folder say the same.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PUBLISHED = {
     "llava_pretrain": llava_pretrain.read,
     "table": table.read,
 }
-"""Reader -> function of (folder, section of the profile): data sets in the layout they are published in, and tables with names of their own."""
+"""Reader -> function of (folder, section of the profile): published data sets, and tables with their own names."""
 
 
 def read_source(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmpt.evaluate.ablation import Ablation, ablate
-from mmpt.evaluate.checkpoint import Workshop
+from mmpt.evaluate.checkpoint import EvalContext
 from mmpt.evaluate.sets import Record, ablation_sets
 from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
@@ -48,7 +48,7 @@ class Ablating:
         missing = [piece for piece in pieces if not self._path(piece).is_file()]
         if not missing:
             return
-        workshop = Workshop.of(self.ctx)
+        workshop = EvalContext.of(self.ctx)
         for name in dict.fromkeys(checkpoint for checkpoint, _ in missing):
             with workshop.opened(self.checkpoints[name]) as model:
                 for piece in (one for one in missing if one[0] == name):

@@ -39,7 +39,7 @@ def release_memory() -> None:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class EvalContext:
     """What all checkpoints of a run share: base model, token space, tokenizer, where to compute."""
 
     base: Path
@@ -50,12 +50,12 @@ class Workshop:
     dtype: str
 
     @staticmethod
-    def of(ctx: StageContext) -> Workshop:
-        return Workshop.at(ctx.inputs["base"], ctx.inputs["token_space"], ctx.seed, ctx.device, ctx.dtype)
+    def of(ctx: StageContext) -> EvalContext:
+        return EvalContext.at(ctx.inputs["base"], ctx.inputs["token_space"], ctx.seed, ctx.device, ctx.dtype)
 
     @staticmethod
-    def at(base: Path, token_space: Path, seed: int, device: str, dtype: str) -> Workshop:
-        return Workshop(base, load(token_space), open_tokenizer(token_space), seed, device, dtype)
+    def at(base: Path, token_space: Path, seed: int, device: str, dtype: str) -> EvalContext:
+        return EvalContext(base, load(token_space), open_tokenizer(token_space), seed, device, dtype)
 
     def untrained(self, lora: dict[str, Any] | None = None, layer_norm: bool = False) -> MultimodalLM:
         """The base model with fresh new rows and LoRA, as training would start it without a warm-up."""

@@ -14,14 +14,14 @@ import numpy as np
 
 from mmpt.codecs.media import load_clip, load_image, summarise_audio
 from mmpt.evaluate import ablation as abl
-from mmpt.evaluate.checkpoint import Trained, Workshop, step_of
+from mmpt.evaluate.checkpoint import EvalContext, Trained, step_of
 from mmpt.evaluate.emission import write_step
 from mmpt.evaluate.endings import LearnedEnd
-from mmpt.evaluate.golden import EMIT, Decoder, Setting, generate_golden
+from mmpt.evaluate.golden import EMIT, Decoder, DecodingSettings, generate_golden
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.sets import Codecs, ablation_sets, decode_audio, decode_image, golden_sets
 from mmpt.generate import generate
-from mmpt.launch.setting import set_up_torch
+from mmpt.launch.process_setup import set_up_torch
 from mmpt.model.adapter import WEIGHTS
 from mmpt.ops import adopt
 from mmpt.profile import Profile
@@ -136,7 +136,7 @@ def _check_sample(options: Namespace) -> None:
         raise UserError(f"task {options.task} prints text and writes no file", where="--out", found=options.out)
 
 
-def _prompt(workshop: Workshop, codecs: Codecs, profile: Profile, options: Namespace) -> np.ndarray:
+def _prompt(workshop: EvalContext, codecs: Codecs, profile: Profile, options: Namespace) -> np.ndarray:
     space, limit = workshop.space, profile.data["examples"].get("max_prompt_tokens")
     if options.task in EMIT:
         # Blanks as in the captions of training.
@@ -208,7 +208,7 @@ def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
             expected=", ".join(there),
         )
     section = profile.data["generate"]
-    setting = Setting(
+    setting = DecodingSettings(
         workshop.seed,
         **{k: section[k] for k in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")},
     )
@@ -267,11 +267,11 @@ def _table(rows: dict, report: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _workshop(root: Path, profile: Profile) -> Workshop:
+def _workshop(root: Path, profile: Profile) -> EvalContext:
     runtime = profile.data["runtime"]
     set_up_torch(runtime["threads"], profile.data["seed"])
     adopt(_data(root, "extension"))
-    return Workshop.at(
+    return EvalContext.at(
         _data(root, "base"),
         _data(root, "token_space"),
         profile.data["seed"],

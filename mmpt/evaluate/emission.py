@@ -17,8 +17,8 @@ from PIL import Image
 from mmpt.evaluate.golden import (
     EMIT,
     Decoder,
+    DecodingSettings,
     Outputs,
-    Setting,
     free_rates,
     output_rows,
     summary,
@@ -40,7 +40,7 @@ Load = Callable[[str, Record], np.ndarray]
 
 
 def write_step(
-    made: Made, decoder: Decoder, sets: Sets, setting: Setting, step: int, folder: Path
+    made: Made, decoder: Decoder, sets: Sets, setting: DecodingSettings, step: int, folder: Path
 ) -> dict[tuple[str, str], Rows]:
     """Writes all golden sets, as generated, below `folder`, qual/step_<k>; rows by (task, decoding)."""
     rows: dict[tuple[str, str], Rows] = {}
@@ -66,7 +66,7 @@ def random_weights(model, seed: int) -> None:
                 parameter.copy_(noise.to(parameter.device, parameter.dtype))
 
 
-def random_control(made: Made, decoder: Decoder, sets: Sets, setting: Setting) -> list[dict[str, Any]]:
+def random_control(made: Made, decoder: Decoder, sets: Sets, setting: DecodingSettings) -> list[dict[str, Any]]:
     """Summaries of t2a and t2i by a model of random weights, every output decoded, none kept."""
     return [
         summary(output_rows(decoder, sets[task], outputs.golden, setting, 0, decoding, None), None)
@@ -74,7 +74,9 @@ def random_control(made: Made, decoder: Decoder, sets: Sets, setting: Setting) -
     ]
 
 
-def write_references(decoder: Decoder, sets: Sets, setting: Setting, folder: Path) -> dict[str, dict[str, Any]]:
+def write_references(
+    decoder: Decoder, sets: Sets, setting: DecodingSettings, folder: Path
+) -> dict[str, dict[str, Any]]:
     """Decodes the stored codes of t2a and t2i, with their own meta, below `folder`.
 
     Returns, by record id, {"path"} and for sounds also {"rms", "clipped"}: what B4 holds outputs against.
@@ -105,7 +107,7 @@ def reference_path(task: str, record_id: str) -> str:
     return f"reference/{task}_{kind}/{safe_name(record_id)}.{suffix}"
 
 
-def write_shown(decoder: Decoder, sets: Sets, load: Load | None, setting: Setting, folder: Path) -> None:
+def write_shown(decoder: Decoder, sets: Sets, load: Load | None, setting: DecodingSettings, folder: Path) -> None:
     """The media of a2t and i2t below `folder`, for a person to judge the captions by.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs.protocol import AudioCodec
-from mmpt.evaluate.golden import Decoder, Piece, Setting, Wanted, medium_path
+from mmpt.evaluate.golden import Decoder, DecodingSettings, Piece, Wanted, medium_path
 from mmpt.evaluate.media import write_wav
 from mmpt.evaluate.sets import Record, decode_audio
 from mmpt.evaluate.statistics import clopper_pearson
@@ -69,7 +69,9 @@ class LearnedEnd:
         return cls(least, most, asked.get("outputs", OUTPUTS))
 
 
-def ending_pieces(records: Sequence[Record], asked: LearnedEnd, setting: Setting, n_codebooks: int) -> list[Piece]:
+def ending_pieces(
+    records: Sequence[Record], asked: LearnedEnd, setting: DecodingSettings, n_codebooks: int
+) -> list[Piece]:
     """`asked.outputs` samples, prompt by prompt and round by round, then one greedy output of each prompt."""
     if not records:
         return []

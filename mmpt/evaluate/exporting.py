@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmpt.evaluate.checkpoint import Trained, Workshop, digest
+from mmpt.evaluate.checkpoint import EvalContext, Trained, digest
 from mmpt.evaluate.endings import FOLDER, LearnedEnd
 from mmpt.evaluate.golden import generate_golden
 from mmpt.evaluate.sets import Codecs, Record, golden_sets, record_prompt
@@ -42,7 +42,7 @@ class Expected:
 
 def staged_export(ctx: StageContext) -> None:
     """export/ (the folder to hand out), export.json (what the model card needs), evidence/X1."""
-    workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
+    workshop, trained = EvalContext.of(ctx), Trained.of(ctx.inputs["train"])
     checkpoint, space = trained.path(trained.final), workshop.space
     sets, codecs = golden_sets(ctx.inputs["golden"]), Codecs.open(ctx.inputs["codecs"])
     dtype = ctx.profile.get("export.dtype") or ctx.dtype
@@ -103,7 +103,7 @@ def lengths_of(profile: Any, codecs: Codecs) -> Lengths:
 
 
 def expected_outputs(
-    ctx: StageContext, workshop: Workshop, trained: Trained, sets: Mapping[str, Sequence[Record]]
+    ctx: StageContext, workshop: EvalContext, trained: Trained, sets: Mapping[str, Sequence[Record]]
 ) -> list[Expected]:
     """The run's greedy golden outputs, and those whose end the model chose.
 

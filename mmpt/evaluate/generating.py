@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpt.evaluate.checkpoint import Trained, Workshop
+from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.emission import random_weights
 from mmpt.evaluate.endings import LearnedEnd, ending_pieces
 from mmpt.evaluate.golden import EMIT, Outputs, Piece, assembled, golden_pieces, run_piece
@@ -44,7 +44,7 @@ class Generating:
     """
 
     def __init__(self, ctx: StageContext):
-        self.ctx, self.workshop, self.trained = ctx, Workshop.of(ctx), Trained.of(ctx.inputs["train"])
+        self.ctx, self.workshop, self.trained = ctx, EvalContext.of(ctx), Trained.of(ctx.inputs["train"])
         self.sets, self.setting = golden_sets(ctx.inputs["golden"]), setting_of(ctx)
         endings = self._endings()
         emit = {task: records for task, records in self.sets.items() if task in EMIT}
@@ -103,7 +103,7 @@ class Generating:
 
 
 @contextmanager
-def _random(workshop: Workshop, seed: int) -> Iterator[MultimodalLM]:
+def _random(workshop: EvalContext, seed: int) -> Iterator[MultimodalLM]:
     model = workshop.untrained()
     random_weights(model, seed)
     yield model

@@ -34,7 +34,7 @@ BATCHES = 2  # of outputs in a piece
 
 
 @dataclass(frozen=True)
-class Setting:
+class DecodingSettings:
     """How golden sets are generated: the run's seed, and the profile's `generate` section."""
 
     seed: int
@@ -97,7 +97,7 @@ def generate_golden(
     model,
     space: TokenSpace,
     sets: Mapping[str, Sequence[Record]],
-    setting: Setting,
+    setting: DecodingSettings,
     *,
     decodings: Sequence[str] = tuple(TEMPERATURE),
     free: bool = True,
@@ -113,7 +113,7 @@ def generate_golden(
 def golden_pieces(
     space: TokenSpace,
     sets: Mapping[str, Sequence[Record]],
-    setting: Setting,
+    setting: DecodingSettings,
     *,
     decodings: Sequence[str] = tuple(TEMPERATURE),
     free: bool = True,
@@ -138,18 +138,18 @@ def golden_pieces(
     return pieces
 
 
-def _guided(wanted: Wanted, setting: Setting) -> bool:
+def _guided(wanted: Wanted, setting: DecodingSettings) -> bool:
     return wanted.record["task"] in EMIT and not wanted.free and setting.guidance != 1.0
 
 
-def _grammar(space: TokenSpace, wanted: Wanted, setting: Setting) -> Grammar:
+def _grammar(space: TokenSpace, wanted: Wanted, setting: DecodingSettings) -> Grammar:
     if wanted.frames is not None:
         return grammar(space, wanted.record["task"], frames=wanted.frames)
     own = record_grammar(space, wanted.record, setting.max_text_tokens)
     return opened(own, space.vocab_size_total) if wanted.free else own
 
 
-def run_piece(model, space: TokenSpace, piece: Piece, setting: Setting) -> list[Generated]:
+def run_piece(model, space: TokenSpace, piece: Piece, setting: DecodingSettings) -> list[Generated]:
     """The outputs of a piece, in its order."""
     wanted = piece.wanted
     return generate(
@@ -163,17 +163,17 @@ def run_piece(model, space: TokenSpace, piece: Piece, setting: Setting) -> list[
     )
 
 
-def reserve_piece(model, space: TokenSpace, piece: Piece, setting: Setting) -> None:
+def reserve_piece(model, space: TokenSpace, piece: Piece, setting: DecodingSettings) -> None:
     """Allocate what `run_piece` allocates at its most; see `mmpt.generate.reserve`."""
     reserve(model, *_asked(space, piece, setting), **_batching(space, piece, setting))
 
 
-def _asked(space: TokenSpace, piece: Piece, setting: Setting) -> tuple[list[np.ndarray], list[Grammar]]:
+def _asked(space: TokenSpace, piece: Piece, setting: DecodingSettings) -> tuple[list[np.ndarray], list[Grammar]]:
     prompts = [record_prompt(space, w.record) for w in piece.wanted]
     return prompts, [_grammar(space, w, setting) for w in piece.wanted]
 
 
-def _batching(space: TokenSpace, piece: Piece, setting: Setting) -> dict[str, Any]:
+def _batching(space: TokenSpace, piece: Piece, setting: DecodingSettings) -> dict[str, Any]:
     return {
         "guidance": setting.guidance if piece.guided else 1.0,
         "batch_size": setting.batch_size,
@@ -208,7 +208,7 @@ def assembled(
 
 
 def free_rates(
-    space: TokenSpace, records: Sequence[Record], outputs: Sequence[Generated], setting: Setting
+    space: TokenSpace, records: Sequence[Record], outputs: Sequence[Generated], setting: DecodingSettings
 ) -> dict[str, Any]:
     """What the grammar hides: of outputs with the whole vocabulary open, how many are valid, how many end."""
     valid = [
@@ -231,7 +231,7 @@ def output_rows(
     decoder: Decoder,
     records: Sequence[Record],
     outputs: Sequence[Generated],
-    setting: Setting,
+    setting: DecodingSettings,
     step: int,
     decoding: str,
     folder: Path | None,
@@ -273,7 +273,9 @@ def _out_of_range(grammar, ids: np.ndarray) -> int:
     return int(bad.sum()) + max(0, len(ids) - grammar.max_len)
 
 
-def _decoded(decoder: Decoder, record: Record, ids, setting: Setting, step: int, folder: Path | None) -> dict[str, Any]:
+def _decoded(
+    decoder: Decoder, record: Record, ids, setting: DecodingSettings, step: int, folder: Path | None
+) -> dict[str, Any]:
     task = record["task"]
     if task not in EMIT:
         return {"text": decoder.tokenizer.decode(ids.tolist()).strip()}

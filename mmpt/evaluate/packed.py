@@ -14,8 +14,8 @@ import torch
 from mmpt.ops import linear_cross_entropy
 from mmpt.store.evidence import Metric
 from mmpt.tokens.formats import IGNORE
+from mmpt.train.distributed import Ranks
 from mmpt.train.objective import lay
-from mmpt.train.ranks import Ranks
 from mmpt.train.stages import Prepared, ramp_end
 
 SEQUENCES = 64  # steps are taken until so many sequences were compared

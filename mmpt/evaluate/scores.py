@@ -12,7 +12,7 @@ import numpy as np
 from mmpt.corpus import oracle
 from mmpt.evaluate import caption_reading as reading
 from mmpt.evaluate import quality
-from mmpt.evaluate.checkpoint import Trained, Workshop
+from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.emission import FOLDER, reference_path
 from mmpt.evaluate.golden import EMIT
 from mmpt.evaluate.scoring import item_means, target_losses
@@ -39,7 +39,7 @@ class Look:
     final: int
 
     @staticmethod
-    def of(ctx: StageContext, workshop: Workshop, trained: Trained) -> Look:
+    def of(ctx: StageContext, workshop: EvalContext, trained: Trained) -> Look:
         return Look(
             workshop.space,
             golden_sets(ctx.inputs["golden"]),
@@ -191,7 +191,7 @@ def _emit_metrics(look: Look, task: str, decoding: str, at: str) -> list[Metric]
     return metrics
 
 
-def memory_metrics(look: Look, ctx: StageContext, workshop: Workshop) -> tuple[list[Metric], dict[str, Any]]:
+def memory_metrics(look: Look, ctx: StageContext, workshop: EvalContext) -> tuple[list[Metric], dict[str, Any]]:
     """T1's metrics, and for every t2a and t2i output its nearest training item."""
     metrics: list[Metric] = []
     nearest: dict[str, Any] = {}
@@ -222,7 +222,7 @@ def memory_metrics(look: Look, ctx: StageContext, workshop: Workshop) -> tuple[l
     return metrics, {"nearest": nearest, "train_test_gap": {m.slice: m.value for m in gaps}}
 
 
-def _train_test_gaps(look: Look, ctx: StageContext, workshop: Workshop) -> list[Metric]:
+def _train_test_gaps(look: Look, ctx: StageContext, workshop: EvalContext) -> list[Metric]:
     metrics = []
     with workshop.opened(Trained.of(ctx.inputs["train"]).path(look.final)) as model:
         for task in look.golden:

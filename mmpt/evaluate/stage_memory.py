@@ -32,7 +32,7 @@ from torch import nn
 
 from mmpt.codecs.contract import ITEMS
 from mmpt.codecs.networks import Networks, networks, unknown
-from mmpt.evaluate.golden import EMIT, TEMPERATURE, Setting, golden_pieces, reserve_piece
+from mmpt.evaluate.golden import EMIT, TEMPERATURE, DecodingSettings, golden_pieces, reserve_piece
 from mmpt.evaluate.judge_networks import judges
 from mmpt.evaluate.scoring import TOKENS_PER_BATCH, batch_nll, laid_out
 from mmpt.evaluate.sets import Record, record_prompt
@@ -46,9 +46,9 @@ from mmpt.ops import reference_check
 from mmpt.shards.fitting import Kept
 from mmpt.tokens import TokenSpace
 from mmpt.tokens.formats import OVERHEAD
+from mmpt.train.fit_measure import random_loader, settings_of
 from mmpt.train.footprint import CONTEXT_BYTES, SLACK, Shape
 from mmpt.train.loop import rehearse
-from mmpt.train.measured import random_loader, settings_of
 from mmpt.train.schedule import optimizer_of
 
 PIECES = 2  # micro-batches of a counted step: the second one meets the gradients of the first
@@ -244,7 +244,7 @@ class Counting:
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
     def _opened(self) -> MultimodalLM:
-        """As `mmpt.evaluate.checkpoint.Workshop.opened` gives it."""
+        """As `mmpt.evaluate.checkpoint.EvalContext.opened` gives it."""
         model = self._model().eval()
         with torch.no_grad(), model.merged(restore=False):
             return model
@@ -296,7 +296,7 @@ class Counting:
     def _decode(self, model: MultimodalLM, per_task: int, decodings: Sequence[str]) -> None:
         """The largest piece of the golden sets, with guidance if the profile sets it."""
         sets = {task: [self._record(task)] * per_task for task in self.kept}
-        setting = Setting(self.data["seed"], **self._decoding())
+        setting = DecodingSettings(self.data["seed"], **self._decoding())
         pieces = golden_pieces(self.space, sets, setting, decodings=decodings, free=len(decodings) > 1)
         for guided in {piece.guided for piece in pieces}:
             largest = max((piece for piece in pieces if piece.guided == guided), key=lambda piece: piece.size)

@@ -19,7 +19,7 @@ from mmpt.evaluate import trend as tre
 from mmpt.evaluate.ablating import Ablating
 from mmpt.evaluate.alignment import alignment_metrics
 from mmpt.evaluate.census import census_metrics
-from mmpt.evaluate.checkpoint import Trained, Workshop, digest
+from mmpt.evaluate.checkpoint import EvalContext, Trained, digest
 from mmpt.evaluate.generating import RANDOM, Generating
 from mmpt.evaluate.golden import EMIT, Decoder
 from mmpt.evaluate.ground_truth import encoder_of, ground_truth_metrics, has_media, load_medium
@@ -151,7 +151,7 @@ def preflight(ctx: StageContext) -> None:
             {"token_space": spaces, "trainable": None, "sequences": {}, "decoded": []},
         )
         return
-    workshop = Workshop.of(ctx)
+    workshop = EvalContext.of(ctx)
     prepared = prepare_train(ctx)
     packed = packed_metrics(prepared)
     metrics, trainable = check_trainable(prepared)
@@ -173,7 +173,7 @@ def preflight(ctx: StageContext) -> None:
 
 def trend(ctx: StageContext) -> None:
     """Small golden sets of every saved step: taken from the cache, or computed."""
-    watch, trained = tre.Watch.of(ctx), Trained.of(ctx.inputs["train"])
+    watch, trained = tre.TrendEvaluator.of(ctx), Trained.of(ctx.inputs["train"])
     rows = []
     for done, step in enumerate(trained.saved):
         ctx.progress(done, len(trained.saved), f"step {step}")
@@ -340,7 +340,7 @@ def ablation(ctx: StageContext) -> None:
     """B3 at the end of training, C2 against step 0: does the prompt decide what comes out. L1: each position predicts
     its own token, and decoding steps predict as teacher forcing does.
     """
-    workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
+    workshop, trained = EvalContext.of(ctx), Trained.of(ctx.inputs["train"])
     resamples, every = ctx.profile["evaluate.bootstrap"], ablation_sets(ctx.inputs["golden"])
     sets = {task: records for task, records in every.items() if task in EMIT}
     with workshop.opened(trained.path(trained.final)) as model:
@@ -411,7 +411,7 @@ def _set_digest(folder: Path) -> str:
 
 def text_regression(ctx: StageContext) -> None:
     """C3: held-out text, final against base, each over its whole vocabulary; fixed prompts too."""
-    workshop, trained, folder = Workshop.of(ctx), Trained.of(ctx.inputs["train"]), ctx.inputs["token_space"]
+    workshop, trained, folder = EvalContext.of(ctx), Trained.of(ctx.inputs["train"]), ctx.inputs["token_space"]
     space, resamples = workshop.space, ctx.profile["evaluate.bootstrap"]
     heldout = encode_lines(folder / "text_heldout.txt", workshop.tokenizer, space)
     pieces, whole = txt.chunks(heldout, ctx.profile["evaluate.text_tokens"]), (0, space.vocab_size_total)
@@ -475,7 +475,7 @@ def resume_check(ctx: StageContext) -> None:
 
 def scores(ctx: StageContext) -> None:
     """Q1, Q2, T1 on the golden outputs as they lie on disk."""
-    workshop, trained = Workshop.of(ctx), Trained.of(ctx.inputs["train"])
+    workshop, trained = EvalContext.of(ctx), Trained.of(ctx.inputs["train"])
     look = sco.Look.of(ctx, workshop, trained)
     metrics, controls, attributes = sco.oracle_metrics(look)
     captions, step_zero, read, wrong = sco.caption_metrics(look)

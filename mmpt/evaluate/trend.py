@@ -18,8 +18,8 @@ import torch
 
 import mmpt
 from mmpt.evaluate.ablation import ablate, report
-from mmpt.evaluate.checkpoint import Workshop, digest
-from mmpt.evaluate.golden import EMIT, Decoder, Setting, generate_golden, output_rows, summary
+from mmpt.evaluate.checkpoint import EvalContext, digest
+from mmpt.evaluate.golden import EMIT, Decoder, DecodingSettings, generate_golden, output_rows, summary
 from mmpt.evaluate.sets import Codecs, Record, ablation_sets, golden_sets
 from mmpt.store.atomic import publish_folder
 from mmpt.store.canonical import digest_json, read_json, write_json
@@ -31,23 +31,23 @@ CODE = ("tokens", "ops", "codecs", "shards", "model", "generate", "evaluate")
 
 
 @dataclass(frozen=True)
-class Watch:
+class TrendEvaluator:
     """What a small evaluation needs."""
 
-    workshop: Workshop
+    workshop: EvalContext
     decoder: Decoder
     golden: dict[str, list[Record]]
     ablation: dict[str, list[Record]]
-    setting: Setting
+    setting: DecodingSettings
     cache: Path
 
     @staticmethod
-    def of(ctx: StageContext) -> Watch:
+    def of(ctx: StageContext) -> TrendEvaluator:
         """From the context of stage trend, or of train with trend's inputs and profile slice."""
-        workshop = Workshop.of(ctx)
+        workshop = EvalContext.of(ctx)
         codecs = Codecs.open(ctx.inputs["codecs"], ctx.device)
         limit = ctx.profile["evaluate.trend.ablation"]
-        return Watch(
+        return TrendEvaluator(
             workshop,
             Decoder(workshop.space, codecs, workshop.tokenizer),
             golden_sets(ctx.inputs["golden"], ctx.profile["evaluate.trend.golden_per_task"]),
@@ -74,11 +74,11 @@ class Watch:
         )
 
 
-def setting_of(ctx: StageContext) -> Setting:
+def setting_of(ctx: StageContext) -> DecodingSettings:
     chosen = {
         key: ctx.profile[f"generate.{key}"] for key in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")
     }
-    return Setting(ctx.seed, **chosen)
+    return DecodingSettings(ctx.seed, **chosen)
 
 
 def code_digest() -> str:
@@ -94,7 +94,7 @@ def at_save(ctx: StageContext) -> Callable[[int, Path], None] | None:
     """The train stage's hook: evaluates each checkpoint as saved. None for a context without golden sets."""
     if "golden" not in ctx.inputs:
         return None
-    watch = Watch.of(ctx)
+    watch = TrendEvaluator.of(ctx)
 
     def hook(step: int, checkpoint: Path) -> None:
         evaluated(watch, step, checkpoint)
@@ -102,7 +102,7 @@ def at_save(ctx: StageContext) -> Callable[[int, Path], None] | None:
     return hook
 
 
-def evaluated(watch: Watch, step: int, checkpoint: Path) -> Path:
+def evaluated(watch: TrendEvaluator, step: int, checkpoint: Path) -> Path:
     """The folder of the checkpoint's small evaluation, trend.json and qual/; computed if not cached."""
     folder = watch.cache / watch.key(checkpoint)
     if not (folder / "trend.json").is_file():
@@ -114,7 +114,7 @@ def evaluated(watch: Watch, step: int, checkpoint: Path) -> Path:
     return folder
 
 
-def _evaluate(watch: Watch, step: int, checkpoint: Path, qual: Path) -> dict[str, Any]:
+def _evaluate(watch: TrendEvaluator, step: int, checkpoint: Path, qual: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"step": step, "golden": [], "ablation": {}}
     qual.mkdir(parents=True)
     with watch.workshop.opened(checkpoint) as model:

@@ -1,5 +1,5 @@
 """Launchers: workers, here or afar, that fill a stage's work folder. No torch until a worker needs it."""
 
-from mmpt.launch.start import launch
+from mmpt.launch.dispatch import launch
 
 __all__ = ["launch"]

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from mmpt.launch.failed import how_lost
+from mmpt.launch.errors import how_lost
 from mmpt.launch.reports import Reports
 from mmpt.launch.worker import STARTER
 

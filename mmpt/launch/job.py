@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpt.launch.setting import Setting, StageHook, process_environment
+from mmpt.launch.process_setup import ProcessSetup, StageHook, process_environment
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.launcher import Launcher
@@ -57,11 +57,11 @@ class WorkerJob:
     device: str
     dtype: str
     launcher: Launcher
-    setting: Setting
+    setting: ProcessSetup
     path: tuple[str, ...]
 
     @staticmethod
-    def of(ctx: StageContext, part: str, each: str, setting: Setting) -> WorkerJob:
+    def of(ctx: StageContext, part: str, each: str, setting: ProcessSetup) -> WorkerJob:
         profile, keys = ctx.profile.whole
         return WorkerJob(
             part,
@@ -134,7 +134,7 @@ class WorkerJob:
                 "slice": tuple(told["slice"]),
                 "path": tuple(told["path"]),
                 "launcher": Launcher(**told["launcher"]),
-                "setting": Setting(told["setting"]["torch"], found),
+                "setting": ProcessSetup(told["setting"]["torch"], found),
             }
         )
 

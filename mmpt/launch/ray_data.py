@@ -12,10 +12,10 @@ import socket
 import traceback
 from typing import Any
 
-from mmpt.launch.failed import GOES_ON, WorkersFailed, raise_failure
+from mmpt.launch.errors import GOES_ON, WorkersFailed, raise_failure
 from mmpt.launch.job import WorkerJob
+from mmpt.launch.process_setup import failure, peak_memory_mib, prepare, resolve
 from mmpt.launch.reports import End, Reports
-from mmpt.launch.setting import failure, peak_memory_mib, prepare, resolve
 from mmpt.store.errors import UserError
 from mmpt.store.stage import StageContext
 

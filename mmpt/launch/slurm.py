@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.launch import slurm_queue
-from mmpt.launch.failed import GOES_ON, WorkersFailed, raise_refusal
+from mmpt.launch.errors import GOES_ON, WorkersFailed, raise_refusal
 from mmpt.launch.job import WorkerJob
 from mmpt.launch.reports import Reports
 from mmpt.launch.slurm_queue import QUEUED, SILENT, State
@@ -56,7 +56,7 @@ def run(ctx: StageContext, job: WorkerJob) -> None:
         if queued is None:
             reports.clear()
             queued, stood = _submit(submitit, ctx, job), True
-        state = Watch(ctx, reports, queued, name).wait()
+        state = JobWatch(ctx, reports, queued, name).wait()
         if reports.complete():
             slurm_queue.wait_until_over(queued, name, SETTLING)  # its tasks still write beside the reports
             (job.folder / QUEUED).unlink()
@@ -152,7 +152,7 @@ def _submit(submitit: Any, ctx: StageContext, job: WorkerJob) -> str:
     return queued
 
 
-class Watch:
+class JobWatch:
     """Follows one job to its end."""
 
     def __init__(self, ctx: StageContext, reports: Reports, queued: str, name: str):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
-from mmpt.launch.failed import how_lost
+from mmpt.launch.errors import how_lost
 from mmpt.launch.reports import Reports
 from mmpt.launch.worker import STARTER
 from mmpt.store.errors import UserError

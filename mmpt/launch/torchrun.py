@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from mmpt.launch.failed import GOES_ON, WorkersFailed, raise_failure, raise_refusal
+from mmpt.launch.errors import GOES_ON, WorkersFailed, raise_failure, raise_refusal
 from mmpt.launch.job import WorkerJob
 from mmpt.launch.reports import Reports
 from mmpt.launch.worker import PATIENCE, WORKING

@@ -13,8 +13,8 @@ import traceback
 from pathlib import Path
 
 from mmpt.launch.job import Place, WorkerJob
+from mmpt.launch.process_setup import failure, hook_of, peak_memory_mib, prepare, resolve
 from mmpt.launch.reports import End, Reports
-from mmpt.launch.setting import failure, hook_of, peak_memory_mib, prepare, resolve
 from mmpt.store.errors import UserError
 from mmpt.store.lock import share
 from mmpt.store.stage import StageContext

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mmpt.model import attention
+from mmpt.model.activation_checkpointing import checkpoint_layers
 from mmpt.model.adapter import load_adapter, save_adapter
 from mmpt.model.compiled import compile_layers
-from mmpt.model.folding import fold_small_layers
+from mmpt.model.fused_lora import fold_small_layers
 from mmpt.model.layers import decoder_layers
 from mmpt.model.loading import load_causal_lm, map_causal_lm, place, set_aside
 from mmpt.model.norms import fuse_norms
-from mmpt.model.remat import checkpoint_layers
 from mmpt.model.vocabulary import SegmentedEmbedding, code_rows, initial_rows, quiet_rows
 from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmpt.model.folding import HALVES
+from mmpt.model.fused_lora import HALVES
 
 SAME = 1e-5  # of fp32 numbers: is it this norm?
 

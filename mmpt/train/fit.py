@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mmpt.model import qwen3
-from mmpt.model.remat import layers_of
+from mmpt.model.activation_checkpointing import layers_of
 from mmpt.profile import Profile, launcher_of
 from mmpt.shards.fitting import Choice, Given, Kept, Proposal, Step, keeps, longest_row, mean_step, propose
 from mmpt.shards.lengths import AudioShape, Corpus, ImageShape, audio_shape, image_shape, read_corpus
@@ -21,9 +21,9 @@ from mmpt.store.errors import UserError
 from mmpt.store.model_files import positions
 from mmpt.tokens.space import TokenSpace, build_token_space, load
 from mmpt.train import footprint
-from mmpt.train.measured import measure
+from mmpt.train.distributed import Ranks
+from mmpt.train.fit_measure import measure
 from mmpt.train.objective import rows_at_once
-from mmpt.train.ranks import Ranks
 
 GIB = 1 << 30
 USABLE = 0.95  # of a device's memory

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpt.model import attention
-from mmpt.model.folding import fold_small_layers
+from mmpt.model.fused_lora import fold_small_layers
 from mmpt.model.meta import LOSS_CHUNK
 from mmpt.model.multimodal import lora_config
 from mmpt.ops import linear_cross_entropy

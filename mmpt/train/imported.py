@@ -24,9 +24,9 @@ from mmpt.store.evidence import write_evidence
 from mmpt.store.stage import StageContext
 from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import load
+from mmpt.train.evidence import loss_metrics
 from mmpt.train.heldout import ItemLosses, item_losses, sample
 from mmpt.train.independent import independent_metrics
-from mmpt.train.judged import loss_metrics
 from mmpt.train.stages import TEST_ITEMS
 
 

@@ -19,7 +19,7 @@ from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
 from mmpt.store.evidence import Metric
 from mmpt.store.stage import StageContext
 from mmpt.tokens.space import TokenSpace
-from mmpt.train.judged import interval
+from mmpt.train.evidence import interval
 
 HALVES = ("first", "second")
 

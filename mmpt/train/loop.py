@@ -9,7 +9,7 @@ same bytes as one that was not. The loop knows nothing about tasks, codecs or pr
 
 No step waits for the device. What a step measured stays there until a log interval, a save or a measurement
 is due; then the host looks at the steps one after the other. A step that must not change the weights is
-skipped on the device (`Watch`), with all after it, and the host stops the run at exactly that step.
+skipped on the device (`DivergenceGuard`), with all after it, and the host stops the run at exactly that step.
 
 Several ranks share a step's micro-batches and add up gradients and tallies, so that all of them hold the same
 numbers and decide alike; rank 0 alone writes. A checkpoint says nothing of how many there were.
@@ -44,17 +44,17 @@ from mmpt.shards.loader import Batch, Loader
 from mmpt.store.canonical import canonical_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
-from mmpt.train.ahead import Ahead
+from mmpt.train.distributed import Ranks, bits
+from mmpt.train.divergence_guard import DivergenceGuard
 from mmpt.train.draws import Draws
 from mmpt.train.meters import Interval, modality_norms, row_norms
 from mmpt.train.monitors import Monitors
-from mmpt.train.objective import Laid, Tally, backward, decode_ranges, draws_noise, lay, read_tally
-from mmpt.train.ranks import Ranks, bits
+from mmpt.train.objective import PreparedStep, Tally, backward, decode_ranges, draws_noise, lay, read_tally
+from mmpt.train.prefetch import Prefetcher
 from mmpt.train.schedule import optimizer_of, rate, set_rates
 from mmpt.train.settings import TrainSettings
 from mmpt.train.sharding import whole
 from mmpt.train.speed import Pace
-from mmpt.train.watch import Watch
 
 METRICS = "metrics.jsonl"
 
@@ -111,7 +111,7 @@ class _Seen:
     draws: tuple[tuple[str, int, bool], ...]
 
     @classmethod
-    def of(cls, step: int, tally: Tally, norm: torch.Tensor, watch: Watch, batch: Batch) -> _Seen:
+    def of(cls, step: int, tally: Tally, norm: torch.Tensor, watch: DivergenceGuard, batch: Batch) -> _Seen:
         numbers = torch.cat([tally.values, norm[None], watch.stopped.double()[None]])
         return cls(step, numbers, batch.n_tokens, batch.draws)
 
@@ -128,7 +128,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     monitors: Monitors
     interval: Interval
-    watch: Watch
+    watch: DivergenceGuard
     ranks: Ranks
     noise: bool
     draws: Draws
@@ -165,7 +165,7 @@ def train(
     ranges = decode_ranges(model.space, model.device) if settings.support == "range" else None
     steps = range(run.step, end if run.stopped is None else run.step)
     pace = Pace(model, settings.support, ranks.world)
-    with Ahead(partial(_lay, run), steps, model.device) as ahead, deterministic():
+    with Prefetcher(partial(_lay, run), steps, model.device) as ahead, deterministic():
         model.train()
         pace.rest()
         for laid in ahead:
@@ -212,7 +212,7 @@ def _before(
     """A run in which nothing has happened."""
     optimizer = optimizer_of(model, settings)
     monitors = Monitors(settings.monitor_from)
-    interval, watch = Interval.empty(model.space), Watch(monitors, model.device)
+    interval, watch = Interval.empty(model.space), DivergenceGuard(monitors, model.device)
     noise, draws = draws_noise(model), Draws.none(loader.sources)
     return _Run(model, loader, settings, folder, hooks, optimizer, monitors, interval, watch, ranks, noise, draws)
 
@@ -243,7 +243,7 @@ def _start(run: _Run) -> _Run:
         Monitors.of(saved.counters["monitors"]),
         Interval.of(saved.counters["interval"]),
     )
-    run.watch, run.draws = Watch(run.monitors, model.device), Draws.of(saved.draws)
+    run.watch, run.draws = DivergenceGuard(run.monitors, model.device), Draws.of(saved.draws)
     run.saved, run.measured = list(saved.counters["saved"]), dict(saved.counters["measured"])
     if ranks.lead:
         run.rows = [row for row in _stored_rows(folder) if row["step"] <= run.step]
@@ -268,13 +268,13 @@ def _append_row(folder: Path, row: dict[str, Any]) -> None:
         stream.write(canonical_json(row) + b"\n")
 
 
-def _lay(run: _Run, step: int) -> Laid:
+def _lay(run: _Run, step: int) -> PreparedStep:
     """A step's micro-batches; called by the thread that works ahead."""
     pin = run.model.device.type == "cuda"
     return lay(run.loader.at(step), run.settings, packs=run.model.packs, noise=run.noise, ranks=run.ranks, pin=pin)
 
 
-def _one_step(run: _Run, laid: Laid, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, float]:
+def _one_step(run: _Run, laid: PreparedStep, ranges: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, float]:
     """One step on the device, whatever comes out of it; returns the learning rates."""
     model, settings = run.model, run.settings
     if run.ranks.lead:

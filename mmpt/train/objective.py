@@ -22,7 +22,7 @@ from mmpt.shards.mixture import KINDS
 from mmpt.shards.packing import stream_order
 from mmpt.tokens.formats import IGNORE, SLOTS
 from mmpt.tokens.space import TokenSpace
-from mmpt.train.ranks import Ranks
+from mmpt.train.distributed import Ranks
 from mmpt.train.settings import TrainSettings
 from mmpt.train.sharding import sharded
 
@@ -237,7 +237,7 @@ def loss_of(
 
 
 @dataclass(frozen=True)
-class Laid:
+class PreparedStep:
     """A step on the host, as far as one rank has to do with it, ready to be copied to the device.
 
     weights: fp32 [kinds] of `token_weights`. pieces: this rank's micro-batches by their numbers; total: how many
@@ -246,12 +246,12 @@ class Laid:
 
     batch: Batch
     weights: Tensor
-    pieces: tuple[Piece, ...]
+    pieces: tuple[PreparedMicroBatch, ...]
     total: int
 
 
 @dataclass(frozen=True)
-class Piece:
+class PreparedMicroBatch:
     """A micro-batch: input_ids, position_ids int64 [R, L]; lengths as in MicroBatch."""
 
     index: int
@@ -261,7 +261,9 @@ class Piece:
     targets: Targets
 
 
-def lay(batch: Batch, settings: TrainSettings, *, packs: bool, noise: bool, ranks: Ranks, pin: bool = False) -> Laid:
+def lay(
+    batch: Batch, settings: TrainSettings, *, packs: bool, noise: bool, ranks: Ranks, pin: bool = False
+) -> PreparedStep:
     """Cut a batch into its micro-batches and find their targets. Needs no device and no model.
 
     packs: as streams without padding. noise: `draws_noise` of the model. pin: into memory from which a copy to CUDA
@@ -279,14 +281,14 @@ def lay(batch: Batch, settings: TrainSettings, *, packs: bool, noise: bool, rank
         one = micro[index].stream() if packs else micro[index]
         found = targets_of(one.labels, one.task, one.slot, torch.device("cpu"))
         targets = Targets(*(put(part.numpy()) for part in (found.at, found.labels, found.task, found.slot)))
-        pieces.append(Piece(index, put(one.input_ids), put(one.position_ids), one.lengths, targets))
+        pieces.append(PreparedMicroBatch(index, put(one.input_ids), put(one.position_ids), one.lengths, targets))
     weights = token_weights(batch.n_supervised, settings.task_weights, torch.device("cpu"))
-    return Laid(batch, put(weights.numpy()), tuple(pieces), len(micro))
+    return PreparedStep(batch, put(weights.numpy()), tuple(pieces), len(micro))
 
 
 def backward(
     model: MultimodalLM,
-    batch: Batch | Laid,
+    batch: Batch | PreparedStep,
     settings: TrainSettings,
     ranges: tuple[Tensor, Tensor] | None,
     step: int = 0,
@@ -301,7 +303,7 @@ def backward(
     device = model.device
     laid = (
         batch
-        if isinstance(batch, Laid)
+        if isinstance(batch, PreparedStep)
         else lay(batch, settings, packs=model.packs, noise=draws_noise(model), ranks=ranks)
     )
     weights = laid.weights.to(device, non_blocking=True)

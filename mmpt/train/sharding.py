@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from mmpt.model.layers import decoder_layers
 from mmpt.model.loading import put_back
 from mmpt.model.multimodal import MultimodalLM
-from mmpt.train.ranks import Ranks, bits
+from mmpt.train.distributed import Ranks, bits
 
 
 def shard_base(model: MultimodalLM, ranks: Ranks, device: str) -> None:

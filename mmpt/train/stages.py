@@ -36,18 +36,18 @@ from mmpt.store.stage import StageContext
 from mmpt.store.tensors import load_tensors
 from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import TokenSpace, load
-from mmpt.train.board import Board
+from mmpt.train.distributed import Ranks
 from mmpt.train.draws import DRAWS, draw_metrics, never_drawn_metrics, write_draws
+from mmpt.train.evidence import loss_metrics, stability_metrics
 from mmpt.train.heldout import item_losses, sample
 from mmpt.train.independent import independent_metrics
-from mmpt.train.judged import loss_metrics, stability_metrics
 from mmpt.train.loop import METRICS, Hooks, Outcome
 from mmpt.train.loop import train as run_training
 from mmpt.train.objective import OPEN_PIECES
-from mmpt.train.ranks import Ranks
 from mmpt.train.settings import TrainSettings, step_options
 from mmpt.train.sharding import shard_base
 from mmpt.train.speed import Pace
+from mmpt.train.tensorboard import TensorBoardWriter
 
 VAL_ITEMS, TEST_ITEMS = 24, 64  # a task, for the choice of the best checkpoint and for gate B1
 REPLAY_TOKENS = 128  # of one sequence of replayed text
@@ -300,7 +300,7 @@ class _Report:
         self.ctx, self.steps = ctx, ready.settings.steps
         self.pace: dict[str, Any] = {}
         self.trains = trained_parameters(ready.model)
-        self.board: Board | None = None
+        self.board: TensorBoardWriter | None = None
 
     def announce(self) -> None:
         """Print what trains, before the first step."""
@@ -328,11 +328,11 @@ class _Report:
         numbers = {name: value for name, value in row.items() if name != "step"}
         self._open(0).write(row["step"], {**numbers, **{f"speed/{k}": v for k, v in self.pace.items()}})
 
-    def _open(self, step: int) -> Board:
+    def _open(self, step: int) -> TensorBoardWriter:
         """TensorBoard's folder, from the first row on, or from where a run goes on."""
         if self.board is None:
             logs = self.ctx.logs
-            self.board = Board(logs and logs / "tensorboard" / self.ctx.work.name, step)
+            self.board = TensorBoardWriter(logs and logs / "tensorboard" / self.ctx.work.name, step)
         return self.board
 
     def close(self) -> None:

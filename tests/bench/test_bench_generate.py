@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mmpt.bench import generate, generate_peers
-from mmpt.bench.generate import Setting
+from mmpt.bench.generate import GenerateSettings
 
-SMALL = Setting(
+SMALL = GenerateSettings(
     hidden=64,
     layers=1,
     items=3,

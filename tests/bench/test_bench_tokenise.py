@@ -3,13 +3,13 @@
 import pytest
 
 from mmpt.bench import tokenise
-from mmpt.bench.tokenise import Setting, measure
+from mmpt.bench.tokenise import TokeniseSettings, measure
 from mmpt.shards.encode import Failed
 
 
 @pytest.mark.parametrize("codec", ["melrvq", "patchvq"])
 def test_both_ways_give_the_same_tokens(tmp_path, codec):
-    setting = Setting(clips=6, seconds=0.5, batch=4, rounds=2, threads=2, device="cpu")
+    setting = TokeniseSettings(clips=6, seconds=0.5, batch=4, rounds=2, threads=2, device="cpu")
     result = measure(codec, setting, tmp_path)
     assert result["tokens"] > 0 and result["tokens_that_differ"] == 0
     assert [len(found) for found in result["seconds"].values()] == [2, 2]

@@ -10,7 +10,7 @@ from mmpt.build.declaration import by_name
 from mmpt.build.receipts import check_outputs
 from mmpt.build.release import MEASURED, release
 from mmpt.build.stages import STAGES
-from mmpt.launch.setting import disk_full, undisturbed
+from mmpt.launch.process_setup import disk_full, undisturbed
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError

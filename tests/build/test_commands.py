@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmpt.gating.defaults import default_gates
-from mmpt.launch.setting import process_environment
+from mmpt.launch.process_setup import process_environment
 from mmpt.store.canonical import read_json
 from mmpt.store.schema import violations
 from tests.build.forked_doit import SOON, forked_doit

@@ -40,6 +40,6 @@ def test_the_order_names_every_package():
 
 def test_launchers_import_neither_torch_nor_ray_before_they_need_them():
     heavy = "{'torch', 'numpy', 'ray', 'submitit'}"
-    modules = "mmpt.launch.start, mmpt.launch.torchrun, mmpt.launch.ray_data, mmpt.launch.slurm, mmpt.launch.worker"
+    modules = "mmpt.launch.dispatch, mmpt.launch.torchrun, mmpt.launch.ray_data, mmpt.launch.slurm, mmpt.launch.worker"
     code = f"import sys, {modules}\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)

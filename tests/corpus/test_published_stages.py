@@ -121,7 +121,7 @@ def captioned(root):
 
 
 def tabled(root):
-    """Reader table: as audiofolder, two captions a sound."""
+    """Reader table: as audiofolder, two captions per sound."""
     root.mkdir(parents=True)
     for i in range(12):
         made.sound(root / f"{i}.wav", 900 + i)

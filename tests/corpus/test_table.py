@@ -80,8 +80,16 @@ def test_a_part_of_a_recording_is_not_taken_for_the_whole(tmp_path, offset):
         assert (item.kind, item.what, item.found) == ("bad_line", "a part of a recording", f"offset {offset}")
 
 
-COLUMNS = {"audio": "clip", "caption": ["en", "fr"], "id": "nr", "split": "set", "origin": "session", "group": "speaker",
-           "license": "terms", "category": "kind"}  # fmt: skip
+COLUMNS = {
+    "audio": "clip",
+    "caption": ["en", "fr"],
+    "id": "nr",
+    "split": "set",
+    "origin": "session",
+    "group": "speaker",
+    "license": "terms",
+    "category": "kind",
+}  # fmt: skip
 ROW = {"clip": "a.wav", "en": "a bell", "fr": "une cloche", "nr": 7, "set": "Validation", "session": "s1", "speaker": 3,
        "terms": "CC0", "kind": "bells", "offset": "unused"}  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch
 
 from mmpt.build.release import MEASURED
 from mmpt.build.stages import STAGES, by_name
-from mmpt.evaluate.checkpoint import Trained, Workshop
+from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.profile import Profile, load_profile
 from mmpt.store.stage import SliceView, StageContext
 
@@ -105,8 +105,8 @@ class Run:
                 self.build(stage.name)
         return self.build("release")
 
-    def workshop(self) -> Workshop:
-        return Workshop.of(self.context("trend"))
+    def workshop(self) -> EvalContext:
+        return EvalContext.of(self.context("trend"))
 
     def trained(self) -> Trained:
         return Trained.of(self.data("train"))

@@ -147,7 +147,7 @@ class TestFiles:
 
     def judge(self, run, outputs):
         folder, rows = outputs
-        decoder = trend.Watch.of(run.context("trend")).decoder
+        decoder = trend.TrendEvaluator.of(run.context("trend")).decoder
         references = {row["id"]: {"rms": 0.1, "clipped": 0.0} for made_rows in rows.values() for row in made_rows}
         found = emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)
         return judged("B4", completed("B4", found))
@@ -190,7 +190,7 @@ class TestDecoding:
 
     def judge(self, run, change=lambda ids: ids, expected=1):
         sets = {task: records for task, records in golden_sets(run.data("golden")).items() if task in EMIT}
-        watch = trend.Watch.of(run.context("trend"))
+        watch = trend.TrendEvaluator.of(run.context("trend"))
         summaries = []
         for records in sets.values():
             outputs = [Generated(np.asarray(one["target_ids"], np.int32), True, 1.0) for one in records]

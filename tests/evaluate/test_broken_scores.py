@@ -10,7 +10,7 @@ import pytest
 
 from mmpt.corpus.generated import generate_pictures, generate_sounds
 from mmpt.evaluate import scores
-from mmpt.evaluate.checkpoint import Trained, Workshop
+from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.emission import FOLDER, reference_path
 from mmpt.evaluate.golden import medium_path
 from mmpt.evaluate.media import write_png, write_wav
@@ -113,7 +113,7 @@ class TestFreeRunning:
     def look(self, run, tmp_path):
         shutil.copytree(run.build("generate"), tmp_path / "generate")
         context = run.context("scores", tmp_path / "out" / "data", generate=tmp_path / "generate")
-        look = scores.Look.of(context, Workshop.of(context), Trained.of(run.data("train")))
+        look = scores.Look.of(context, EvalContext.of(context), Trained.of(run.data("train")))
         for task, records in look.golden.items():
             for decoding in FOLDER:
                 targets = {one["id"]: one["target_ids"] for one in records}
@@ -196,7 +196,7 @@ class TestFreeRunning:
         assert "legal_mass [t2a.sampled]" in undecided(self.q2(look))
 
     def t1(self, run, look):
-        return judged("T1", scores.memory_metrics(look, self.context, Workshop.of(self.context))[0])
+        return judged("T1", scores.memory_metrics(look, self.context, EvalContext.of(self.context))[0])
 
     def test_outputs_that_are_training_items_warn(self, run, look):
         assert not warning(self.t1(run, look)) & {"memorised [t2i]", "memorised [t2a]"}

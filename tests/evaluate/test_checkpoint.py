@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmpt.evaluate import stages
-from mmpt.evaluate.checkpoint import Trained, Workshop, step_of
+from mmpt.evaluate.checkpoint import EvalContext, Trained, step_of
 from mmpt.evaluate.sets import golden_sets, record_grammar, record_prompt
 from mmpt.generate import generate
 from mmpt.generate.reference import as_causal_lm, reference_generate
@@ -68,7 +68,7 @@ def test_decoding_a_trained_model_agrees_with_transformers(run, task):
 def test_ablation_holds_one_model_at_a_time(run, tmp_path, monkeypatch):
     """Two bases of Qwen3-8B are 31 GiB, which `doit fit` does not count there."""
     run.build("generate")
-    models, alive, untrained = [], [], Workshop.untrained
+    models, alive, untrained = [], [], EvalContext.untrained
 
     def counted(self, *given):
         made = untrained(self, *given)
@@ -76,6 +76,6 @@ def test_ablation_holds_one_model_at_a_time(run, tmp_path, monkeypatch):
         models.append(weakref.ref(made))
         return made
 
-    monkeypatch.setattr(Workshop, "untrained", counted)
+    monkeypatch.setattr(EvalContext, "untrained", counted)
     stages.ablation(run.context("ablation", tmp_path / "ablation"))
     assert alive == [0, 0]

@@ -21,7 +21,7 @@ def test_codecs_are_opened_on_the_runs_device(run, tmp_path, monkeypatch, stage)
     monkeypatch.setattr(registry, "load_audio", opened)
     ctx = run.context(stage, tmp_path)
     ctx.device = "cuda:7"
-    body = {"generate": stages.generate, "trend": trend.Watch.of, "shards": shard_stages.shards}[stage]
+    body = {"generate": stages.generate, "trend": trend.TrendEvaluator.of, "shards": shard_stages.shards}[stage]
     with pytest.raises(Opened, match="cuda:7"):
         body(ctx)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmpt.evaluate import endings as end
-from mmpt.evaluate.golden import Setting
+from mmpt.evaluate.golden import DecodingSettings
 from mmpt.evaluate.statistics import clopper_pearson
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl
@@ -83,7 +83,7 @@ def test_the_lengths_come_from_the_profile():
 
 def test_samples_of_a_prompt_have_seeds_of_their_own():
     records = [{"id": str(i), "task": "t2a", "caption": "", "prompt_ids": [], "n_frames": 10} for i in range(3)]
-    pieces = end.ending_pieces(records, end.LearnedEnd(1, 20, 8), Setting(seed=1, batch_size=2), 2)
+    pieces = end.ending_pieces(records, end.LearnedEnd(1, 20, 8), DecodingSettings(seed=1, batch_size=2), 2)
     wanted = [one for piece in pieces for one in piece.wanted]
     drawn = [one for one in wanted if one.decoding == "sampled"]
     assert len(drawn) == 8 and len({one.seed(1) for one in drawn}) == 8

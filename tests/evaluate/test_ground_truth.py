@@ -17,7 +17,7 @@ def measured(run, tmp_path, monkeypatch):
 
     def of(fault: str = "", replacement=None):
         context = run.context("generate", tmp_path / (fault or "sound") / "data")
-        watch, sets = trend.Watch.of(run.context("trend")), golden_sets(run.data("golden"))
+        watch, sets = trend.TrendEvaluator.of(run.context("trend")), golden_sets(run.data("golden"))
         with monkeypatch.context() as patch:
             if fault:
                 patch.setattr(emission, fault, replacement)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmpt.evaluate import outputs
-from mmpt.evaluate.golden import Setting, generate_golden
+from mmpt.evaluate.golden import DecodingSettings, generate_golden
 from mmpt.evaluate.sets import golden_sets
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.model.plain import PlainLM
@@ -42,7 +42,7 @@ def judge(run, loud_base):
     plain = PlainLM.open(loud_base / "model", checkpoint, shop.space)
 
     def rates(change=lambda records: records, guidance: float = 1.0, told: float = 1.0):
-        setting = Setting(seed=0, guidance=guidance, max_text_tokens=6)
+        setting = DecodingSettings(seed=0, guidance=guidance, max_text_tokens=6)
         asked_for = {task: change(records) for task, records in sets.items()}
         with shop.opened(checkpoint) as model:
             made = generate_golden(model, shop.space, asked_for, setting, decodings=("greedy",), free=False)

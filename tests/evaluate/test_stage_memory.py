@@ -14,8 +14,8 @@ from mmpt.evaluate.fitting import counting_of
 from mmpt.evaluate.stage_memory import StageMemory
 from mmpt.model.meta import PeakMemory, as_on_cuda
 from mmpt.train.fit import Device, plan_of
+from mmpt.train.fit_measure import settings_of
 from mmpt.train.footprint import CONTEXT_BYTES
-from mmpt.train.measured import settings_of
 from mmpt.train.schedule import optimizer_of
 from tests.codecs.small_weights import LLAMAGEN
 from tests.evaluate.judge_files import write_clap, write_clip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmpt.evaluate import emission, preflight, trend
-from mmpt.evaluate.checkpoint import Workshop
+from mmpt.evaluate.checkpoint import EvalContext
 from mmpt.evaluate.golden import output_rows, summary
 from mmpt.evaluate.sets import Codecs, golden_sets
 from mmpt.evaluate.stages import READ, generate
@@ -174,7 +174,7 @@ def test_spoilt_files_are_counted(built, tmp_path):
         for task in ("t2a", "t2i")
         for d, below in emission.FOLDER.items()
     }
-    decoder = trend.Watch.of(built.context("trend")).decoder
+    decoder = trend.TrendEvaluator.of(built.context("trend")).decoder
     references = {row["id"]: {"rms": 0.0, "clipped": 0.0} for made in rows.values() for row in made}
     clean = {
         m.slice + m.name: m.value
@@ -192,7 +192,7 @@ def test_spoilt_files_are_counted(built, tmp_path):
 
 def test_out_of_range_and_short_outputs_are_counted(built):
     sets = golden_sets(built.data("golden"))
-    decoder = trend.Watch.of(built.context("trend")).decoder
+    decoder = trend.TrendEvaluator.of(built.context("trend")).decoder
     setting = trend.setting_of(built.context("trend"))
     good = [np.asarray(record["target_ids"], np.int32) for record in sets["t2a"]]
     bad = [good[0][:-1], np.append(good[1][1:], good[1][:1]), good[2], good[3]]
@@ -262,5 +262,5 @@ def test_another_token_space_is_refused_on_opening(built, tmp_path):
     shutil.copytree(built.trained().path(4), folder)
     path = folder / "adapter_model.safetensors"
     save_tensors(path, load_tensors(path), {**read_meta(path), "token_space": "2" * 64})
-    with pytest.raises(UserError, match="token space"), Workshop.of(built.context("trend")).opened(folder):
+    with pytest.raises(UserError, match="token space"), EvalContext.of(built.context("trend")).opened(folder):
         pass

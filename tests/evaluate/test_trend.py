@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmpt.evaluate import trend
-from mmpt.evaluate.checkpoint import Workshop
+from mmpt.evaluate.checkpoint import EvalContext
 from mmpt.store.canonical import read_json
 
 
@@ -27,23 +27,23 @@ def test_the_hook_fills_what_the_stage_collects(run, context, monkeypatch):
     for step in trained.saved:
         hook(step, trained.path(step))
     assert torch.equal(torch.rand(2), expected)
-    monkeypatch.setattr(Workshop, "opened", lambda *_: pytest.fail("evaluated twice"))
+    monkeypatch.setattr(EvalContext, "opened", lambda *_: pytest.fail("evaluated twice"))
     stage(context)
     assert (context.out / "qual" / "step_2" / "step_2_golden_t2i.jsonl").is_file()
     assert len(list((context.out / "qual" / "step_4").rglob("*.wav"))) == 2
 
 
 def test_the_key_follows_checkpoint_settings_and_code(run, context, monkeypatch):
-    watch, trained = trend.Watch.of(context), run.trained()
+    watch, trained = trend.TrendEvaluator.of(context), run.trained()
     key = watch.key(trained.path(4))
-    assert key == trend.Watch.of(context).key(trained.path(4))
+    assert key == trend.TrendEvaluator.of(context).key(trained.path(4))
     assert key != watch.key(trained.path(2))
     monkeypatch.setattr(trend, "code_digest", lambda: "other")
     assert key != watch.key(trained.path(4))
 
 
 def test_a_torn_evaluation_is_not_taken(run, context):
-    watch, checkpoint = trend.Watch.of(context), run.trained().path(2)
+    watch, checkpoint = trend.TrendEvaluator.of(context), run.trained().path(2)
     torn = watch.cache / watch.key(checkpoint)
     (torn / "qual").mkdir(parents=True)
     folder = trend.evaluated(watch, 2, checkpoint)

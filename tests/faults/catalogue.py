@@ -476,7 +476,7 @@ TRAINABLE = (
         "base-changes",
         "trainable",
         "LoRA's forward adds itself to the frozen weight",
-        "mmpt/model/folding.py",
+        "mmpt/model/fused_lora.py",
         "        base = self.get_base_layer()\n        return nn.functional.linear(x, base.weight + scale",
         "        base = self.get_base_layer()\n"
         "        base.weight.data.add_(1e-5 * (up @ down).detach())\n"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mmpt.launch import launch
-from mmpt.launch.failed import WorkersFailed
+from mmpt.launch.errors import WorkersFailed
 from mmpt.shards import stages
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError

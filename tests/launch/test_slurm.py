@@ -15,7 +15,7 @@ import pytest
 from mmpt.launch import launch
 from mmpt.launch import slurm as launcher
 from mmpt.launch.reports import End, Reports
-from mmpt.launch.slurm import Watch
+from mmpt.launch.slurm import JobWatch
 from mmpt.store.errors import UserError
 from mmpt.store.launcher import Launcher
 from mmpt.store.stage import SliceView, StageContext
@@ -250,7 +250,7 @@ def test_a_worker_s_failure_before_slurm_queued_its_job_again_is_past(tmp_path, 
     (slurm.folder / "requeued").write_text("1")
     (slurm.folder / "100.ended").write_text("COMPLETED")  # what slurm says for a moment
     reports = Reports(tmp_path / "reports")
-    watch = Watch(ctx, reports, "100", name)
+    watch = JobWatch(ctx, reports, "100", name)
     monkeypatch.setattr(launcher, "SETTLING", 0.2), monkeypatch.setattr(launcher, "ASK", (0.1, 0.1))
     monkeypatch.setattr(launcher, "LOOK", (0.05, 0.1))
     reports.end(End(0, 2, "broke", "the other one is gone", 0, {}))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmpt.launch.job import WorkerJob, threads_each
-from mmpt.launch.setting import Setting, StageHook
+from mmpt.launch.process_setup import ProcessSetup, StageHook
 from mmpt.store.launcher import Launcher
 from mmpt.store.stage import SliceView, StageContext
 
@@ -22,7 +22,7 @@ def test_a_job_survives_its_file(tmp_path, logs):
     ctx = StageContext("train", profile, inputs, tmp_path / "out", tmp_path / "work", external, 7, 2, logs=logs)
     ctx.launcher = Launcher("torchrun", processes=2, shard_base=True)
     hook = StageHook("module:factory", "trend", ("gates",), inputs, external)
-    job = WorkerJob.of(ctx, f"{__name__}:part", "", Setting(True, hook))
+    job = WorkerJob.of(ctx, f"{__name__}:part", "", ProcessSetup(True, hook))
     again = WorkerJob.read(job.write())
     assert again == job
     context = again.context("cuda:1")

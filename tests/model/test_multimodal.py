@@ -7,7 +7,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import Linear as LoraLinear
 from transformers import AutoModelForCausalLM
 
-from mmpt.model.folding import FoldedLora
+from mmpt.model.fused_lora import FoldedLora
 from mmpt.model.multimodal import MultimodalLM, packed_mask
 from mmpt.model.vocabulary import initial_rows, quiet_rows
 from mmpt.ops import linear_cross_entropy

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from mmpt.model import checkpoints
+from mmpt.train.distributed import Ranks
 from mmpt.train.loop import Hooks
-from mmpt.train.ranks import Ranks
 from tests.train.rank_work import PATIENCE, run
 
 STEPS, MEASURED = 15, (7, 12)

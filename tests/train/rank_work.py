@@ -16,8 +16,8 @@ import torch
 from torch import multiprocessing
 
 from mmpt.model.multimodal import MultimodalLM
+from mmpt.train.distributed import Ranks
 from mmpt.train.loop import Hooks, Outcome, train
-from mmpt.train.ranks import Ranks
 from mmpt.train.sharding import shard_base
 from tests.model.tiny_model import LORA, small_space
 from tests.train.small_run import small_loader, small_settings

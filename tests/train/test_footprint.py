@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from mmpt.model import qwen3
-from mmpt.model.remat import checkpoint_layers
+from mmpt.model.activation_checkpointing import checkpoint_layers
 from mmpt.shards.fitting import Kept
 from mmpt.tokens import build_token_space
 from mmpt.train import footprint
+from mmpt.train.fit_measure import RandomExamples, measure, random_model
 from mmpt.train.footprint import Shape, Spread, activations, counted_speed, memory, sizes, timed_speed
-from mmpt.train.measured import RandomExamples, measure, random_model
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "gate_proj", "down_proj"]}
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -7,7 +7,7 @@ import pytest
 
 from mmpt.store.evidence import Metric
 from mmpt.tokens.formats import TASKS
-from mmpt.train.judged import interval, loss_metrics, stability_metrics
+from mmpt.train.evidence import interval, loss_metrics, stability_metrics
 from mmpt.train.monitors import Monitors
 from tests.gating.gate_evidence import completed, failing, judged, undecided, warning
 

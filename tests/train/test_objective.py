@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from mmpt import ops
 from mmpt.shards.mixture import KINDS
 from mmpt.tokens.formats import SLOTS
+from mmpt.train.distributed import Ranks
 from mmpt.train.heldout import item_losses, payload_slots
 from mmpt.train.objective import backward, decode_ranges, targets_of
-from mmpt.train.ranks import Ranks
 from tests.train.small_run import ROW, Examples, fresh, small_loader, small_settings
 
 

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.tokens.formats import SLOTS
 from mmpt.train import speed
-from mmpt.train.board import Board
 from mmpt.train.loop import Hooks, train
 from mmpt.train.objective import backward
 from mmpt.train.speed import Flops, Pace, peak_flops
 from mmpt.train.stages import Prepared, _Report
+from mmpt.train.tensorboard import TensorBoardWriter
 from tests.train.small_run import fresh, small_loader, small_settings
 
 
@@ -130,19 +130,19 @@ def test_a_board_is_written_where_the_package_is_and_nowhere_else(tmp_path, monk
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    board = Board(tmp_path / "run", 0)
+    board = TensorBoardWriter(tmp_path / "run", 0)
     for step in (3, 6):
         board.write(step, {"loss": 1.0 / step, "loss_t2a": None})
     board.close()
-    again = Board(tmp_path / "run", 4)  # killed after step 6, the newest checkpoint is of step 4
+    again = TensorBoardWriter(tmp_path / "run", 4)  # killed after step 6, the newest checkpoint is of step 4
     again.write(6, {"loss": 0.5})
     again.close()
     found = EventAccumulator(str(tmp_path / "run")).Reload()
     assert found.Tags()["scalars"] == ["loss"]
     assert [(one.step, round(one.value, 3)) for one in found.Scalars("loss")] == [(3, 0.333), (6, 0.5)]
-    Board(None, 0).write(1, {"loss": 1.0})
+    TensorBoardWriter(None, 0).write(1, {"loss": 1.0})
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    absent = Board(tmp_path / "other", 0)
+    absent = TensorBoardWriter(tmp_path / "other", 0)
     absent.write(1, {"loss": 1.0})
     absent.close()
     assert not (tmp_path / "other").exists()

@@ -9,10 +9,10 @@ from mmpt.model.checkpoints import STATE
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.tensors import load_tensors
 from mmpt.train import loop
+from mmpt.train.distributed import Ranks
+from mmpt.train.divergence_guard import DivergenceGuard
 from mmpt.train.loop import METRICS, train
 from mmpt.train.monitors import WINDOW, Monitors
-from mmpt.train.ranks import Ranks
-from mmpt.train.watch import Watch
 from tests.train.small_run import fresh, small_loader, small_settings
 
 
@@ -119,7 +119,7 @@ def test_the_watch_says_what_the_monitors_say(resumed):
     monitors = Monitors(start=20)
     for step in range(resumed):
         monitors.after_backward(step, 1.0, 1.0 + step % 7, 5.0)
-    watch, said = Watch(monitors, torch.device("cpu")), []
+    watch, said = DivergenceGuard(monitors, torch.device("cpu")), []
     for step, norm in enumerate(norms, resumed):
         watch.judge(step, torch.tensor(1.0, dtype=torch.float64), norm)
         said.append((bool(watch.stopped), monitors.after_backward(step, 1.0, float(norm), 5.0) is not None))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmpt.build.runner import PRELOADED
-from mmpt.launch.setting import Setting, prepare, process_environment
+from mmpt.launch.process_setup import ProcessSetup, prepare, process_environment
 from mmpt.store.errors import UserError
 from mmpt.store.stage import SliceView, StageContext
 
@@ -51,7 +51,7 @@ def as_before():
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_asked_for_and_absent_is_a_line(context, monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    prepare(context, Setting(torch=True))
+    prepare(context, ProcessSetup(torch=True))
     assert not torch.utils.deterministic.fill_uninitialized_memory
     with pytest.raises(UserError, match="runtime.device.*nvidia-smi.*cpu"):
-        prepare(replace(context, device=device), Setting(torch=True))
+        prepare(replace(context, device=device), ProcessSetup(torch=True))

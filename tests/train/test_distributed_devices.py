@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 
 from mmpt.train import sharding
-from mmpt.train.ranks import Ranks, all_reduce
+from mmpt.train.distributed import Ranks, all_reduce
 from mmpt.train.sharding import shard_base, sharded
 from tests.model.tiny_model import save_base
 from tests.train.rank_work import model_of, run
-from tests.train.test_ranks import files
+from tests.train.test_distributed import files
 
 DEVICES = ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mmpt.launch.job import WorkerJob, named
+from mmpt.launch.process_setup import ProcessSetup, resolve
 from mmpt.launch.reports import Reports
-from mmpt.launch.setting import Setting, resolve
 from mmpt.store.stage import Part, StageContext
 
 RUN = {
@@ -16,7 +16,7 @@ RUN = {
 }
 
 
-def launch(ctx: StageContext, part: Part, each: type | None = None, setting: Setting = Setting()) -> None:
+def launch(ctx: StageContext, part: Part, each: type | None = None, setting: ProcessSetup = ProcessSetup()) -> None:
     """Have workers do all of ``part``; return when ``ctx.work`` holds all that it makes.
 
     Workers that ended well in an earlier attempt at the same result are not started again.

@@ -14,7 +14,7 @@ STEPS = 2  # made ahead: one that waits, one that is being made
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """`make(step)` for each of `steps`, made in order; use it in a `with` block, which leaves no thread behind.
 
     Args:
@@ -29,7 +29,7 @@ class Ahead(Generic[T]):
         self._make, self._steps, self._device = make, iter(steps), device
         self._made: deque[Future[T]] = deque()
 
-    def __enter__(self) -> Ahead[T]:
+    def __enter__(self) -> Prefetcher[T]:
         self._thread = ThreadPoolExecutor(1, "batches", initializer=self._stand)
         for _ in range(STEPS):
             self._ask()

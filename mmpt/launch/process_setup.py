@@ -36,7 +36,7 @@ class StageHook:
 
 
 @dataclass(frozen=True)
-class Setting:
+class ProcessSetup:
     """What a stage's process needs beside its context: whether it uses torch, and its hook."""
 
     torch: bool = False
@@ -61,7 +61,7 @@ def process_environment(threads: int) -> dict[str, str]:
     }
 
 
-def prepare(ctx: StageContext, setting: Setting) -> None:
+def prepare(ctx: StageContext, setting: ProcessSetup) -> None:
     """Make this process one in which the stage's code may run."""
     if setting.torch:
         set_up_torch(ctx.threads, ctx.seed)

@@ -12,9 +12,9 @@ from mmpt.model.layers import decoder_layers
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import load_tensors
 from mmpt.train import loop
+from mmpt.train.distributed import Ranks, RanksDiffer
 from mmpt.train.loop import METRICS
 from mmpt.train.objective import rows_at_once
-from mmpt.train.ranks import Ranks, RanksDiffer
 from mmpt.train.sharding import shard_base, sharded
 from tests.model.tiny_model import save_base
 from tests.train.rank_work import STEPS, model_of, note, notes, run, spawn

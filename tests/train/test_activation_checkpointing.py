@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmpt.model.remat import checkpoint_layers, layers_of
+from mmpt.model.activation_checkpointing import checkpoint_layers, layers_of
 from mmpt.store.errors import UserError
 from mmpt.train.objective import backward
 from tests.train.small_run import fresh, small_loader, small_settings

@@ -10,7 +10,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmpt.model.folding import SlimLora, fold_small_layers
+from mmpt.model.fused_lora import SlimLora, fold_small_layers
 
 WIDE, NARROW = (96, 64), (16, 24)
 

@@ -1,6 +1,6 @@
 """The monitors' word on a step, given on the device: may the weights change? The host hears of it later.
 
-`Watch` computes what `Monitors.after_backward` will compute from the same fp64 numbers, so both always agree;
+`DivergenceGuard` computes what `Monitors.after_backward` will compute from the same fp64 numbers, so both always agree;
 the optimizer takes its word as `found_inf`, and once it said stop, no further step changes anything.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from mmpt.train.monitors import ENOUGH, GRAD_FACTOR, SMALLEST_NORM, WINDOW, Monitors
 
 
-class Watch:
+class DivergenceGuard:
     """Goes on from a run's monitors.
 
     Attributes:

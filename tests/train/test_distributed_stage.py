@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmpt.launch import launch
-from mmpt.launch.setting import Setting
+from mmpt.launch.process_setup import ProcessSetup
 from mmpt.store.launcher import Launcher
 from mmpt.store.tensors import load_tensors
 from tests.train.test_train_stages import STEPS, Pipeline, tree
@@ -31,7 +31,7 @@ def pipeline(tmp_path_factory):
 def test_two_workers_publish_what_one_process_does(pipeline, name):
     def spread(ctx):
         ctx.launcher = SPREAD[name]
-        ctx.on_spread = lambda part, each: launch(ctx, part, each, Setting(torch=True))
+        ctx.on_spread = lambda part, each: launch(ctx, part, each, ProcessSetup(torch=True))
 
     lines = []
     folder = pipeline.run("train", name, on_log=lines.append, adjust=spread)
@@ -57,7 +57,7 @@ def rows(folder):
 def test_two_workers_warm_up_as_one_process_does(pipeline, name):
     def spread(ctx):
         ctx.launcher = SPREAD[name]
-        ctx.on_spread = lambda part, each: launch(ctx, part, each, Setting(torch=True))
+        ctx.on_spread = lambda part, each: launch(ctx, part, each, ProcessSetup(torch=True))
 
     folder, alone = pipeline.run("warmup", f"warmup-{name}", adjust=spread), pipeline.root / "warmup"
     assert tree(folder).keys() == tree(alone).keys()

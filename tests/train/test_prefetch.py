@@ -7,8 +7,8 @@ import pytest
 
 from mmpt.shards.loader import Loader
 from mmpt.store.errors import UserError
-from mmpt.train.ahead import STEPS, Ahead
 from mmpt.train.loop import Hooks, train
+from mmpt.train.prefetch import STEPS, Prefetcher
 from tests.train.small_run import fresh, small_loader, small_settings
 
 
@@ -23,7 +23,7 @@ def test_results_come_in_order_and_only_a_few_are_made_ahead():
         made.append((step, threading.current_thread().name))
         return step * step
 
-    with Ahead(make, range(3, 12)) as ahead:
+    with Prefetcher(make, range(3, 12)) as ahead:
         for expected in range(3, 12):
             assert next(ahead) == expected * expected
             time.sleep(0.002)
@@ -39,7 +39,7 @@ def test_an_error_comes_at_its_step():
             raise ValueError("of step 2")
         return step
 
-    with pytest.raises(ValueError, match="of step 2"), Ahead(make, range(9)) as ahead:
+    with pytest.raises(ValueError, match="of step 2"), Prefetcher(make, range(9)) as ahead:
         assert next(ahead) == 0 and next(ahead) == 1
         time.sleep(0.01)
         assert len(threads()) == 1

@@ -8,7 +8,7 @@ import pytest
 
 from tests.model.tiny_model import save_base
 from tests.train.rank_work import PATIENCE
-from tests.train.test_ranks import files
+from tests.train.test_distributed import files
 
 pytestmark = pytest.mark.slow  # nine starts of two processes with torch and transformers: a minute
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Board:
+class TensorBoardWriter:
     """Writes numbers by step; does nothing without a folder or without the package.
 
     Args:
