@@ -90,7 +90,10 @@ def story_lines(story: Mapping[str, Any]) -> list[str]:
         medium = record["media"] or {}
         rows += [
             ["caption", record["caption"]],
-            ["medium", f"{medium.get('root', '')}/{medium.get('path', '')}" if medium else "not there"],
+            [
+                "medium",
+                "/".join(str(medium[key]) for key in ("root", "path", "member") if key in medium) or "not there",
+            ],
             ["source", f"{record['source']}, licence {record['license']}"],
         ]
     rows += [["split", story["split"]]] if story["split"] else []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from mmpt.codecs.members import MediaFile, Member
 from mmpt.store.errors import UserError
 
 
@@ -17,8 +19,11 @@ class MediaError(UserError):
         self.kind = kind
 
 
-def media_path(record: Mapping, roots: Mapping[str, Path]) -> Path:
-    """The file of a record. `roots` maps "corpus" and source names to folders; a path may not leave its root."""
+def media_path(record: Mapping, roots: Mapping[str, Path]) -> MediaFile:
+    """The file of a record, or the part of one that its medium is.
+
+    `roots` maps "corpus" and source names to folders; a path may not leave its root.
+    """
     media = record["media"]
     if media["root"] not in roots:
         raise UserError(
@@ -26,7 +31,8 @@ def media_path(record: Mapping, roots: Mapping[str, Path]) -> Path:
             found=media["root"],
             expected=" ".join(sorted(roots)),
         )
-    return inside(Path(roots[media["root"]]), media["path"])
+    path = inside(Path(roots[media["root"]]), media["path"])
+    return Member(path, media["at"], media["bytes"], media["member"]) if "member" in media else path
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -59,7 +65,7 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
-def is_file(path: Path) -> bool:
+def is_file(path: MediaFile) -> bool:
     """Whether a regular file is there. False for whatever the file system refuses to look up, too."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
@@ -67,7 +73,12 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def existing(path: Path) -> Path:
+def readable(path: MediaFile) -> Any:
+    """What a library opens: the path of a file, a stream over a part of one."""
+    return path if isinstance(path, Path) else path.open()
+
+
+def existing(path: MediaFile) -> MediaFile:
     """`path`, if a file with content is there.
 
     Raises:
@@ -94,7 +105,7 @@ def existing(path: Path) -> Path:
     return path
 
 
-def said(error: BaseException, path: Path) -> str:
+def said(error: BaseException, path: MediaFile) -> str:
     """The first line of a library's message, at most 120 characters, without this machine's folders."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from mmpt.codecs.media_files import MediaError, existing, said
+from mmpt.codecs.media_files import MediaError, existing, readable, said
+from mmpt.codecs.members import MediaFile
 from mmpt.codecs.picture_truncation import missing_part
 
 MAX_PIXELS = 50_000_000  # a picture beyond this is refused before it is decoded: 150 MB as RGB
@@ -29,7 +29,7 @@ STILL = ("MPO",)  # a phone's JPEG with further views of the same picture behind
 NOT_OPENED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
 
-def load_image(path: Path) -> np.ndarray:
+def load_image(path: MediaFile) -> np.ndarray:
     """uint8 [H, W, 3] of a picture file. Raises MediaError (missing, unreadable, empty)."""
     size = existing(path).stat().st_size
     if size > MAX_BYTES:
@@ -38,7 +38,7 @@ def load_image(path: Path) -> np.ndarray:
         with warnings.catch_warnings():
             # Pillow warns of large pictures (its limit is higher than ours) and of damage that it then reports.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_formats()) as picture:
+            with Image.open(readable(path), formats=_formats()) as picture:
                 _check(picture, path, size)
                 with _PIXELS.taken(picture.width * picture.height):
                     return _decoded(picture, path)
@@ -50,10 +50,10 @@ def load_image(path: Path) -> np.ndarray:
         ) from error
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def picture_size(path: MediaFile) -> tuple[int, int]:
     """(width, height) by the file's header; (0, 0) where there is no picture, which `load_image` says."""
     try:
-        with Image.open(path, formats=_formats()) as picture:
+        with Image.open(readable(path), formats=_formats()) as picture:
             return picture.size
     except Exception:  # as in `load_image`
         return 0, 0
@@ -65,7 +65,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(one for one in Image.ID if one not in NOT_OPENED)
 
 
-def _check(picture: Image.Image, path: Path, size: int) -> None:
+def _check(picture: Image.Image, path: MediaFile, size: int) -> None:
     if picture.width * picture.height > MAX_PIXELS:
         found = f"{picture.width} x {picture.height}"
         raise _unreadable("picture is too large", path, found, f"at most {MAX_PIXELS} pixels", "scale it down")
@@ -88,7 +88,7 @@ def _check(picture: Image.Image, path: Path, size: int) -> None:
         )
 
 
-def _decoded(picture: Image.Image, path: Path) -> np.ndarray:
+def _decoded(picture: Image.Image, path: MediaFile) -> np.ndarray:
     picture.load()
     if missing := missing_part(path, picture, _open_bytes):
         raise _unreadable("the picture is cut off", path, missing, "the whole file", "fetch it again")
@@ -158,5 +158,5 @@ class _Budget:
 _PIXELS = _Budget(2 * MAX_PIXELS)
 
 
-def _unreadable(what: str, path: Path, found: str, expected: str, fix: str) -> MediaError:
+def _unreadable(what: str, path: MediaFile, found: str, expected: str, fix: str) -> MediaError:
     return MediaError("unreadable", what, where=path.name, found=found, expected=expected, fix=fix)

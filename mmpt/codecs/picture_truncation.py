@@ -20,10 +20,11 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from mmpt.codecs.members import MediaFile
 
 JUNK = bytes((37 * at + 90) % 251 for at in range(64))  # no 0xFF among it, which would be a mark
 ZEROS = 24  # this many at the end of compressed data are worth a second look
@@ -39,7 +40,7 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 Decode = Callable[[bytes], Image.Image]
 
 
-def missing_part(path: Path, picture: Image.Image, decode: Decode) -> str:
+def missing_part(path: MediaFile, picture: Image.Image, decode: Decode) -> str:
     """What says that the file lacks a part, or "". `picture` is as decoded; `decode` opens changed bytes."""
     if picture.format in ("JPEG", "MPO"):
         return _jpeg(path.read_bytes(), picture, decode)

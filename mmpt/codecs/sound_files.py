@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd
-from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from mmpt.codecs.media_files import MediaError, existing, said
+from mmpt.codecs.media_files import MediaError, existing, readable, said
+from mmpt.codecs.members import MediaFile
 from mmpt.codecs.truncation import FORMATS, missing_end, missing_structure
 from mmpt.store.errors import UserError
 
@@ -48,7 +48,7 @@ class SoundSummary:
     mixed_rms: float
 
 
-def summarise_audio(path: Path) -> SoundSummary:
+def summarise_audio(path: MediaFile) -> SoundSummary:
     """Read a whole file in blocks. Raises MediaError (missing, unreadable, empty)."""
     digest, power, mixed, samples = hashlib.sha256(), 0.0, 0.0, 0
     with _opened(path) as file:
@@ -64,7 +64,7 @@ def summarise_audio(path: Path) -> SoundSummary:
     return SoundSummary(rate, channels, samples, digest.hexdigest(), *levels)
 
 
-def read_audio(path: Path, seconds: float | None = None) -> tuple[np.ndarray, int]:
+def read_audio(path: MediaFile, seconds: float | None = None) -> tuple[np.ndarray, int]:
     """(float32 [C, T], rate) of the file, or of its first seconds. Raises MediaError (missing, unreadable, empty)."""
     with _opened(path) as file:
         most = None if seconds is None else max(1, round(seconds * file.samplerate))
@@ -74,7 +74,7 @@ def read_audio(path: Path, seconds: float | None = None) -> tuple[np.ndarray, in
         return np.ascontiguousarray(samples.T), file.samplerate
 
 
-def read_mono(path: Path, seconds: float) -> tuple[np.ndarray, int]:
+def read_mono(path: MediaFile, seconds: float) -> tuple[np.ndarray, int]:
     """(float32 [1, T], rate): the mean of the channels over the first seconds, whatever number of channels it is of."""
     with _opened(path) as file:
         most = max(1, round(seconds * file.samplerate))
@@ -85,13 +85,13 @@ def read_mono(path: Path, seconds: float) -> tuple[np.ndarray, int]:
         return samples[None], file.samplerate
 
 
-def load_audio(path: Path, rate: int, channels: int) -> np.ndarray:
+def load_audio(path: MediaFile, rate: int, channels: int) -> np.ndarray:
     """float32 [channels, T] at `rate` Hz, clipped to -1..1; T = ceil(samples * rate / file's rate)."""
     return load_clip(path, rate, channels, None)[0]
 
 
 def load_clip(
-    path: Path, rate: int, channels: int, seconds: float | None, crop: str = "first"
+    path: MediaFile, rate: int, channels: int, seconds: float | None, crop: str = "first"
 ) -> tuple[np.ndarray, bool]:
     """(float32 [channels, T] at `rate` Hz of at most `seconds`, whether the sound is longer).
 
@@ -140,7 +140,7 @@ def _span(length: int, rate: int, seconds: float | None, crop: str) -> tuple[int
     return start, min(start + keep, length)
 
 
-def _ratio(original: int, rate: int, path: Path) -> tuple[int, int]:
+def _ratio(original: int, rate: int, path: MediaFile) -> tuple[int, int]:
     """(up, down) of a resampling whose filter fits: 200,000 is any rate up to 200 kHz, and higher ones in use."""
     common = gcd(original, rate)
     up, down = rate // common, original // common
@@ -169,11 +169,11 @@ def _mixed(block: np.ndarray, channels: int) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+def _opened(path: MediaFile) -> Iterator[soundfile.SoundFile]:
     """The open file; whatever a decoder raises inside the block is an unreadable sound."""
     existing(path)
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(readable(path)) as file:
             if file.format not in FORMATS:
                 raise _unreadable(
                     "a format whose end cannot be checked", path, file.format, " ".join(FORMATS), "convert it to flac"
@@ -207,7 +207,7 @@ def _blocks(file: soundfile.SoundFile, most: int | None = None) -> Iterator[np.n
         yield block
 
 
-def _checked(blocks: Iterator[np.ndarray], path: Path) -> Iterator[np.ndarray]:
+def _checked(blocks: Iterator[np.ndarray], path: MediaFile) -> Iterator[np.ndarray]:
     """The blocks, if they are a sound: not empty, finite, and not far beyond full scale."""
     loud, numbers, peak = 0, 0, 0.0
     for block in blocks:
@@ -241,17 +241,17 @@ def _checked(blocks: Iterator[np.ndarray], path: Path) -> Iterator[np.ndarray]:
         raise _unreadable("samples beyond full scale", path, found, expected, "scale it down")
 
 
-def _frames(path: Path, file: soundfile.SoundFile) -> int:
+def _frames(path: MediaFile, file: soundfile.SoundFile) -> int:
     """How many samples each channel has. MP3 and Ogg are decoded for it: their headers may be wrong."""
     if file.format in COUNTED:
         return file.frames
-    with soundfile.SoundFile(path) as again:
+    with soundfile.SoundFile(readable(path)) as again:
         samples = sum(len(block) for block in _blocks(again))
         _require_end(path, again, samples)
     return samples
 
 
-def _part(path: Path, file: soundfile.SoundFile, first: int, last: int, channels: int) -> np.ndarray:
+def _part(path: MediaFile, file: soundfile.SoundFile, first: int, last: int, channels: int) -> np.ndarray:
     """[channels, last - first] of the open file, from its beginning on where its seeking is not exact."""
     if file.format in COUNTED and first:
         file.seek(first)
@@ -266,15 +266,15 @@ def _part(path: Path, file: soundfile.SoundFile, first: int, last: int, channels
     return np.concatenate(parts).T
 
 
-def _require_end(path: Path, file: soundfile.SoundFile, samples: int) -> None:
+def _require_end(path: MediaFile, file: soundfile.SoundFile, samples: int) -> None:
     if lost := missing_end(path, samples, file.samplerate, file.frames):
         raise _cut_off(path, lost)
 
 
-def _cut_off(path: Path, lost: str) -> MediaError:
+def _cut_off(path: MediaFile, lost: str) -> MediaError:
     fix = "fetch it again, or re-encode what is there"
     return _unreadable("the sound is cut off", path, lost, "the whole file", fix)
 
 
-def _unreadable(what: str, path: Path, found: str, expected: str, fix: str) -> MediaError:
+def _unreadable(what: str, path: MediaFile, found: str, expected: str, fix: str) -> MediaError:
     return MediaError("unreadable", what, where=path.name, found=found, expected=expected, fix=fix)

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
+
+from mmpt.codecs.members import MediaFile
 
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "SVX")
 LEAST = 0.01  # seconds: encoders miscount by a few samples
@@ -36,7 +37,7 @@ _KBPS = {
 }
 
 
-def missing_end(path: Path, samples: int, rate: int, promised: int) -> str:
+def missing_end(path: MediaFile, samples: int, rate: int, promised: int) -> str:
     """What the samples that were read say of a part that was not, or "".
 
     Args:
@@ -57,7 +58,7 @@ def missing_end(path: Path, samples: int, rate: int, promised: int) -> str:
     return f"the decoder gives {samples} samples of {frames} frames" if samples < expected else ""
 
 
-def missing_structure(path: Path) -> str:
+def missing_structure(path: MediaFile) -> str:
     """What the file's structure says of a part that it once had, without decoding, or ""."""
     size = path.stat().st_size
     with path.open("rb") as stream:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmpt.codecs.media import MediaError, load_image, media_path, read_mono, summarise_audio
+from mmpt.codecs.media import MediaError, MediaFile, load_image, media_path, read_mono, summarise_audio
 from mmpt.corpus.fingerprints import HEARD, picture_fingerprint, sound_fingerprint
 from mmpt.corpus.problems import Problem
 from mmpt.store.digests import sha256_file
@@ -79,7 +79,7 @@ def measure(record: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
     return {
         **record,
         "bytes": path.stat().st_size,
-        "media_sha256": sha256_file(path),
+        "media_sha256": _digest(path),
         "content_sha256": content,
         "fingerprint": fingerprint,
         "audio": about if record["modality"] == "audio" else None,
@@ -190,6 +190,13 @@ def _shares(empty: Mapping[str, int], records: Mapping[str, int]) -> list[Metric
     of = {"silent_sounds": "audio", "cancelled_sounds": "audio", "one_colour_pictures": "image"}
     counts = [(name, empty[name], records[modality], modality) for name, modality in of.items() if modality in records]
     return [Metric(name, k / n if n else 0.0, n, "share", "lower", slice=part) for name, k, n, part in counts]
+
+
+def _digest(path: MediaFile) -> str:
+    if isinstance(path, Path):
+        return sha256_file(path)
+    with path.open() as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # it is a BufferedReader
 
 
 def _content(shape: str, array: Any) -> str:

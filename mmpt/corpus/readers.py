@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmpt.corpus import audiocaps, captions, clotho, llava_pretrain, musiccaps, table, wavcaps
+from mmpt.corpus import audiocaps, captions, clotho, llava_pretrain, musiccaps, table, wavcaps, webdataset
 from mmpt.corpus.generated import Generated, generate_pictures, generate_sounds
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.sounds import SOUND_RATE
@@ -26,6 +26,7 @@ PUBLISHED = {
     "musiccaps": musiccaps.read,
     "llava_pretrain": llava_pretrain.read,
     "table": table.read,
+    "webdataset": webdataset.read,
 }
 """Reader -> function of (folder, section of the profile): published data sets, and tables with their own names."""
 

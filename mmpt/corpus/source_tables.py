@@ -13,6 +13,7 @@ from typing import Any
 
 TABLES: dict[str, tuple[str, ...]] = {
     "captions": ("captions.jsonl", "captions.csv"),
+    "webdataset": ("*.tar",),
     "table": ("metadata.csv", "metadata.jsonl"),
     "clotho": ("clotho_captions_*.csv", "clotho_metadata_*.csv"),
     "audiocaps": ("train.csv", "val.csv", "test.csv"),

@@ -34,6 +34,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     **{one: (one,) for one in ("split", "license", "source", "origin", "category", "group", "offset")},
 }
 """Field of ours -> columns that it is looked for in, where `columns` says nothing. medium: a sound or a picture."""
+Names = Mapping[str, tuple[str, ...]]
 MEDIA = ("audio", "image", "medium")
 SIDES = {
     "train": ("train", "training"),
@@ -51,7 +52,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
     columns = {**NAMES, **{key: _several(value) for key, value in source.get("columns", {}).items()}}
     for table in _tables(folder, source):
         where = f"{source['name']}/{table.relative_to(folder).as_posix()}"
-        side = _side(table.relative_to(folder))
+        side = side_of(table.relative_to(folder))
         lines = jsonl_lines(table) if table.suffix in (".json", ".jsonl") else _csv(table, where, columns)
         for line in islice(lines, source.get("limit")):
             at = f"{where}:{line.number}"
@@ -93,45 +94,57 @@ def _csv(table: Path, where: str, columns: Mapping[str, tuple[str, ...]]) -> Ite
 
 
 def _records(
-    line: Line,
+    line: Line, folder: Path, beside: Path, where: str, names: Names, side: str | None, source: Mapping[str, Any]
+) -> Iterator[dict | Problem]:
+    if line.problem is not None:
+        yield record(line, folder, where, source["name"], "")
+        return
+    given, own = line.fields or {}, {}
+    found = {key: given[named[0]] for key in MEDIA if (named := _named(given, names[key])) and given[named[0]]}
+    medium = next(iter(found), None)
+    if medium and isinstance(found[medium], str):
+        path = _below(found[medium], folder, beside)
+        own = {_modality(medium, path): path, "id": f"{source['name']}:{path}"}
+    yield from captioned(given, own, folder, where, names, side, source)
+
+
+def captioned(
+    given: Mapping[str, Any],
+    own: Mapping[str, Any],
     folder: Path,
-    beside: Path,
     where: str,
-    columns: Mapping[str, tuple[str, ...]],
+    names: Names,
     side: str | None,
     source: Mapping[str, Any],
 ) -> Iterator[dict | Problem]:
-    name, license = source["name"], source.get("license", "unknown")
-    given = line.fields or {}
-    fields = {key: given[named[0]] for key in columns if (named := _named(given, columns[key])) and key != "caption"}
-    if line.problem is None and (problem := _segment(fields)):
-        line = Line(line.number, None, problem)
-    if line.problem is not None:
-        yield record(line, folder, where, name, license)
-        return
-    medium = next((key for key in MEDIA if fields.get(key)), None)
-    if medium and isinstance(fields[medium], str):
-        path = _below(fields[medium], folder, beside)
-        for key in MEDIA:
-            fields.pop(key, None)
-        fields[_modality(medium, path)] = path
-        fields.setdefault("id", f"{name}:{path}")
+    """A record, or what is wrong with it, for each caption of a medium, judged as reader `captions` does.
+
+    Args:
+        given: column -> value. own: fields of ours that hold where no column gives them; the medium's path among them.
+        names: field of ours -> columns that it is looked for in, under what `columns` of the source says.
+        side: the split where no column gives one.
+    """
+    name, license, asked = source["name"], source.get("license", "unknown"), source.get("columns", {})
+    names = {**names, **{key: _several(value) for key, value in asked.items()}}
+    keys = [key for key in names if key not in (*MEDIA, "caption")]
+    fields = {**own, **{key: given[named[0]] for key in keys if (named := _named(given, names[key]))}}
+    problem = _segment(fields)
     fields["id"] = str(fields["id"]) if type(fields.get("id")) is int else fields.get("id")
     group, category = fields.pop("group", None), fields.pop("category", None)
     fields |= {"group": category, "split": _known_side(fields["split"]) if "split" in fields else side}
-    captions = _captions(given, columns["caption"])
+    captions = _captions(given, _named(given, names["caption"])[: None if "caption" in asked else 1])
     for at, caption in enumerate(captions):
         one = {**fields, "caption": caption, **({"id": f"{fields['id']}:{at}"} if len(captions) > 1 else {})}
         one = {key: value for key, value in one.items() if value is not None}
-        found = record(Line(line.number, one), folder, where, name, license)
+        found = record(Line(0, None if problem else one, problem), folder, where, name, license)
         if isinstance(found, dict) and group not in (None, ""):
             found["group"] = f"{name}/{group}"
         yield found
 
 
-def _captions(given: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
+def _captions(given: Mapping[str, Any], names: list[str]) -> list[Any]:
     """The captions of a line: one a column, or the texts of a list; those of several that are empty are left out."""
-    values = [given[one] for one in _named(given, names)]
+    values = [given[one] for one in names]
     flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
     return [text for text in flat if text not in (None, "")] or [None if not flat else ""]
 
@@ -160,7 +173,7 @@ def _modality(key: str, path: str) -> str:
     return "audio" if PurePosixPath(path).suffix.lower() in AUDIO else "image"
 
 
-def _side(table: Path) -> str | None:
+def side_of(table: Path) -> str | None:
     """The split that a table's folders and name say; None where they say none, or two."""
     words = set(re.split(r"[^a-z]+", table.with_suffix("").as_posix().lower()))
     found = [side for side, names in SIDES.items() if words & set(names)]

@@ -25,6 +25,7 @@ WEIGHTS = {
 OWN_TABLES = {
     "captions": "captions.jsonl or captions.csv",
     "table": "metadata.csv or metadata.jsonl, or the tables that `file` names",
+    "webdataset": "tars of samples",
 }
 """Reader -> the tables that people write themselves."""
 

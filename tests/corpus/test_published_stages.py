@@ -1,5 +1,7 @@
 """Published data sets through stages corpus, manifest and split, to the verdicts of S1 and S2."""
 
+import tarfile
+
 import pytest
 
 from mmpt.corpus import stages
@@ -129,10 +131,25 @@ def tabled(root):
     return root
 
 
-@pytest.mark.parametrize("reader", [*BUILT, "captions", "table"])
+def sharded(root):
+    """Reader webdataset: two media of a shard of twelve are lost."""
+    root.mkdir(parents=True)
+    for i in range(12):
+        made.sound(root / f"{i}.wav", 900 + i)
+    (root / "3.wav").write_bytes(b"RIFF, and no more")
+    with tarfile.open(root / "s.tar", "w") as tar:
+        for i in range(12):
+            if i != 5:
+                tar.add(root / f"{i}.wav", f"{i}.wav")
+            (root / "t").write_text("a bell")
+            tar.add(root / "t", f"{i}.txt")
+    return root
+
+
+@pytest.mark.parametrize("reader", [*BUILT, "captions", "table", "webdataset"])
 def test_a_record_that_skip_leaves_out_counts_for_the_source_that_lost_it(tmp_path, reader):
     """A medium that is gone, and one that cannot be decoded, beside a second source that loses nothing."""
-    folder = {**BUILT, "captions": captioned, "table": tabled}[reader](tmp_path / "data")
+    folder = {**BUILT, "captions": captioned, "table": tabled, "webdataset": sharded}[reader](tmp_path / "data")
     media = sorted(p for p in folder.rglob("*") if p.suffix in (".wav", ".flac", ".jpg", ".png", ".mp3"))
     media[0].unlink()
     media[-1].write_bytes(b"RIFF, and no more")

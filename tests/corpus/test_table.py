@@ -110,6 +110,8 @@ def test_a_list_is_several_captions_and_an_empty_one_of_several_is_none(tmp_path
     media(tmp_path, "a.png")
     write(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "text": ["a cat", "", "a tabby", None]}])
     assert [one["caption"] for one in good(tmp_path)] == ["a cat", "a tabby"]
+    write(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "caption": "a cat", "text": "page 3"}])
+    assert [one["caption"] for one in good(tmp_path)] == ["a cat"], "two names of one thing are no two captions"
     for nothing in ("", [], ["", None], " "):
         write(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "text": nothing}])
         ((_, bad),) = read(tmp_path)
@@ -163,7 +165,7 @@ def test_a_table_that_is_none_is_one_line(tmp_path, text, source, match):
      ("latest/attestation.csv", None), ("Evaluation/m.csv", "test")],
 )  # fmt: skip
 def test_a_split_is_taken_from_words_and_never_guessed(tmp_path, path, side):
-    assert table._side(tmp_path.__class__(path)) == side
+    assert table.side_of(tmp_path.__class__(path)) == side
 
 
 def test_the_profile_takes_it_and_its_tables_are_known(tmp_path):

@@ -1,0 +1,83 @@
+"""A medium that lies inside a larger file, such as a member of a tar, read in place: what decoders ask of a path."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+
+@dataclass(frozen=True)
+class Member:
+    """So many bytes of a file.
+
+    Args:
+        file: that holds them. at: place of the first. size: how many. name: of the member, with its suffix.
+    """
+
+    file: Path
+    at: int
+    size: int
+    name: str
+
+    @property
+    def parent(self) -> Path:
+        """The folder of the file, which no message shall name."""
+        return self.file.parent
+
+    def stat(self) -> os.stat_result:
+        """The file's, with the member's size."""
+        found = self.file.stat()
+        there = max(0, min(self.size, found.st_size - self.at))
+        return os.stat_result((*found[:6], there, *found[7:10]))
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """A stream over the member's bytes alone."""
+        stream = cast(io.FileIO, self.file.open(mode, buffering=0))
+        return cast(BinaryIO, io.BufferedReader(_Window(stream, self.at, self.stat().st_size)))
+
+    def read_bytes(self) -> bytes:
+        """All its bytes."""
+        with self.open() as stream:
+            return stream.read()
+
+
+MediaFile = Path | Member
+"""What a decoder reads."""
+
+
+class _Window(io.RawIOBase):
+    """A part of an open file as a file of its own."""
+
+    def __init__(self, stream: io.FileIO, start: int, size: int):
+        self._stream, self._start, self._size, self._at = stream, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"a place before the beginning: {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        self._stream.seek(self._start + self._at)
+        data = self._stream.read(wanted) or b""
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
