@@ -114,7 +114,7 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, 
     for name in stage.inputs:
         if not (project.root / name / DATA).is_dir():
             raise StageError("refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s")
-    project.sources.look_again()
+    _look_again(project, stage)
     before, definition = manifest_digest(project, stage.name), define(project, stage)
     if adopt(project, stage, definition):
         said = "; ".join(sweep(project, (stage.name,)))
@@ -140,6 +140,12 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, 
         shutil.rmtree(attempt, ignore_errors=True)
     said = "; ".join(filter(None, (warning, *sweep(project, (stage.name,)))))
     return Built(manifest, manifest != before, time.monotonic() - started, warning=said)
+
+
+def _look_again(project: Project, stage: Stage) -> None:
+    """See the sources as they are now, before and after a stage that reads them; hundreds of thousands of stats."""
+    if "corpus.sources" in stage.external:
+        project.sources.look_again()
 
 
 def _take(project: Project, stage: Stage, definition: Definition) -> Taken | None:
@@ -229,7 +235,7 @@ def _settled(project: Project, stage: Stage, before: Definition) -> tuple[Defini
     to lose a night's training to an edit; but it is not known which version ran, so its units are marked and
     the next run rebuilds.
     """
-    project.sources.look_again()
+    _look_again(project, stage)
     code = project.read_code()
     after = define(project, stage, code)
     code.save()
