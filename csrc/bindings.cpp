@@ -32,9 +32,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #else
   m.attr("threads") = false;
 #endif
-  m.def(
-      "chunk_rows", &mmpt::chunk_rows, py::arg("rows"), py::arg("dimensions"), py::arg("row_bytes"),
-      py::arg("multiprocessors"), "Rows of logits that the CUDA loss holds at once.");
+  m.def("chunk_rows", &mmpt::chunk_rows, py::arg("rows"), py::arg("dimensions"), py::arg("row_bytes"),
+        py::arg("multiprocessors"), "Rows of logits that the CUDA loss holds at once.");
   m.def(
       "instruction_set", [] { return std::string(mmpt::instruction_set().name); },
       "The instruction set in use: generic, avx2, avx512, avx512_bf16 or amx.");

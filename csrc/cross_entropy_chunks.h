@@ -20,7 +20,9 @@ constexpr int64_t kChunkBytes = int64_t(896) << 20;     // of logits: a call sta
 inline int64_t chunk_rows(int64_t rows, int64_t dimensions, int64_t row_bytes, int64_t multiprocessors) {
   const auto parts = [](int64_t value, int64_t step) { return (value + step - 1) / step; };
   const int64_t across = std::max<int64_t>(parts(dimensions, kTileColumns), 1);
-  const auto waves = [&](int64_t count) { return parts(parts(count, kTileRows) * across, std::max<int64_t>(multiprocessors, 1)); };
+  const auto waves = [&](int64_t count) {
+    return parts(parts(count, kTileRows) * across, std::max<int64_t>(multiprocessors, 1));
+  };
   const int64_t all = std::max(parts(rows, kRowStep) * kRowStep, kRowStep);
   const int64_t most = std::clamp(kChunkBytes / row_bytes / kRowStep * kRowStep, kRowStep, all);
   int64_t best = most, fewest_waves = std::numeric_limits<int64_t>::max(), fewest_chunks = fewest_waves;

@@ -70,10 +70,10 @@ template <typename T>
 struct Segment {
   const at::Tensor* weight;
   int64_t first, count;
-  bool pairs;       // bf16 products
-  bool in_place;    // tiles are read as they lie in memory
-  T* grad;          // [count][H], null where it does not train, or trains in one go:
-  bool grad_fresh;  // grad holds nothing yet: the first block of rows writes it
+  bool pairs;         // bf16 products
+  bool in_place;      // tiles are read as they lie in memory
+  T* grad;            // [count][H], null where it does not train, or trains in one go:
+  bool grad_fresh;    // grad holds nothing yet: the first block of rows writes it
   at::Tensor narrow;  // [count][H] in the weight's own, narrower dtype, written by the only chunk of rows
 
   bool trains() const { return grad || narrow.defined(); }
@@ -85,10 +85,8 @@ struct Segment {
       return static_cast<const char*>(weight->const_data_ptr()) + row * ld * weight->element_size();
     }
     ld = padded;
-    if (pairs)
-      gather(*weight, row, n, static_cast<at::BFloat16*>(scratch), padded);
-    else
-      gather(*weight, row, n, static_cast<T*>(scratch), padded);
+    if (pairs) gather(*weight, row, n, static_cast<at::BFloat16*>(scratch), padded);
+    else gather(*weight, row, n, static_cast<T*>(scratch), padded);
     return scratch;
   }
 };
@@ -104,7 +102,8 @@ struct Block {
         columns(plain ? lanes * padded : 0),
         pair_rows(pairs ? lanes * padded : 0),
         pair_columns(pairs ? lanes * padded / 2 : 0) {
-    for (int64_t lane = 0; lane < count && plain; ++lane) gather(hidden, row[lane], 1, rows.data + lane * padded, padded);
+    for (int64_t lane = 0; lane < count && plain; ++lane)
+      gather(hidden, row[lane], 1, rows.data + lane * padded, padded);
     if (plain) {
       std::fill(rows.data + count * padded, rows.data + lanes * padded, T(0));
       for (int64_t lane = 0; lane < lanes; ++lane)

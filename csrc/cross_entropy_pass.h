@@ -49,8 +49,7 @@ class Pass {
     mode_ = want_hidden ? Mode::kLossAndHidden : Mode::kLoss;
     run(span_.lo, span_.hi, want_hidden, target_logit);
     for (size_t b = 0; b < blocks_.size(); ++b)
-      for (int64_t lane = 0; lane < blocks_[b].count; ++lane)
-        merge(b, lane, lse, mean_logit, best);
+      for (int64_t lane = 0; lane < blocks_[b].count; ++lane) merge(b, lane, lse, mean_logit, best);
   }
 
   // d_hidden of kLossAndHidden, once lse is known: rows of `out` [N, H].
@@ -125,17 +124,15 @@ class Pass {
   void walk(int64_t p, int64_t lo, int64_t hi, bool hidden, double* target_logit, Scratch<T>& scratch) {
     bool first = true;
     for (int64_t id = lo; id < hi;) {
-      const auto s = std::find_if(segments_.begin(), segments_.end(),
-                                  [&](const Segment<T>& x) { return id < x.first + x.count; });
+      const auto s =
+          std::find_if(segments_.begin(), segments_.end(), [&](const Segment<T>& x) { return id < x.first + x.count; });
       const int64_t n = std::min({tile_, hi - id, s->first + s->count - id});
       int64_t ld;
       const void* weight = s->tile(id - s->first, n, padded_, scratch.weight.data, ld);
       for (size_t b = 0; b < blocks_.size(); ++b) {
         logits(*s, blocks_[b], weight, ld, n, scratch);
-        if (mode_ == Mode::kGradient)
-          to_gradient(b, id, n, scratch);
-        else
-          to_exponentials(p, b, id, n, target_logit, scratch);
+        if (mode_ == Mode::kGradient) to_gradient(b, id, n, scratch);
+        else to_exponentials(p, b, id, n, target_logit, scratch);
         if (hidden) add_hidden(p, b, *s, weight, ld, n, first, scratch);
         if (mode_ == Mode::kGradient && s->trains()) add_weight(b, *s, id - s->first, n, scratch);
       }
@@ -175,8 +172,7 @@ class Pass {
     T* z = scratch.logits.data;
     T own[kBlock];
     each_target(b, id, n, [&](int64_t i, int64_t at) {
-      own[i - begin_ - int64_t(b) * kBlock] =
-          T(rows_.weight[i] * (1 - call_.label_smoothing) * slope(double(z[at])));
+      own[i - begin_ - int64_t(b) * kBlock] = T(rows_.weight[i] * (1 - call_.label_smoothing) * slope(double(z[at])));
     });
     kernels_->gradient(z, n, blocks_[b].lanes, T(call_.softcap), lanes_of_[b]);
     each_target(b, id, n, [&](int64_t i, int64_t at) { z[at] -= own[i - begin_ - int64_t(b) * kBlock]; });
@@ -212,9 +208,8 @@ class Pass {
                         block.count, add);
     } else if constexpr (sizeof(T) == 4) {
       set_->pairs->pair_lanes(scratch.logits.data, n * block.lanes, scratch.lanes.data);
-      set_->pairs->product(reinterpret_cast<const uint32_t*>(scratch.lanes.data), block.lanes / 2,
-                           block.pair_rows.data, padded_, false, block.lanes, out, padded_, n, padded_,
-                           block.lanes / 2, add);
+      set_->pairs->product(reinterpret_cast<const uint32_t*>(scratch.lanes.data), block.lanes / 2, block.pair_rows.data,
+                           padded_, false, block.lanes, out, padded_, n, padded_, block.lanes / 2, add);
     }
     if (!apart || b + 1 < blocks_.size()) return;
     if (s.narrow.defined()) {
@@ -268,9 +263,8 @@ class Pass {
             for (int64_t j = 0; j < columns; ++j) sum[j] += scale * partial[j];
           }
           if (own != T(0)) {
-            const auto s = std::find_if(segments_.begin(), segments_.end(), [&](const Segment<T>& x) {
-              return rows_.target[i] < x.first + x.count;
-            });
+            const auto s = std::find_if(segments_.begin(), segments_.end(),
+                                        [&](const Segment<T>& x) { return rows_.target[i] < x.first + x.count; });
             gather(*s->weight, rows_.target[i] - s->first, 1, row.data(), padded_);
             for (int64_t j = 0; j < columns; ++j) sum[j] -= own * row[j];
           }
@@ -292,8 +286,8 @@ class Pass {
   int64_t padded_, tile_, partitions_ = 0;
   std::vector<Block<T>> blocks_;
   std::vector<GradientLanes<T>> lanes_of_;
-  std::vector<OnlineState<T>> states_;   // [partition][block]
-  std::vector<Buffer<T>> partials_;      // [partition][block] of [lanes][padded]
+  std::vector<OnlineState<T>> states_;  // [partition][block]
+  std::vector<Buffer<T>> partials_;     // [partition][block] of [lanes][padded]
 };
 
 }  // namespace mmpt

@@ -1,14 +1,15 @@
-// The row kernel of the masked cross-entropy on CUDA: softmax statistics of a row of logits, and the gradient in its place.
+// The row kernel of the masked cross-entropy on CUDA: softmax statistics of a row of logits, and the gradient in its
+// place.
 //
-// A row is read once: on sm_90 and newer a cluster of up to 8 blocks holds the row in shared memory (V = 164,021 bf16 is
-// 328 KB, 4 blocks), exchanges maximum and sum through distributed shared memory, and writes the gradient over the
-// logits. Where the row does not fit (older cards), it is read twice, the second time mostly from L2. Arithmetic is fp32
-// (fp64 for fp64); only what is stored is the element type.
+// A row is read once: on sm_90 and newer a cluster of up to 8 blocks holds the row in shared memory (V = 164,021 bf16
+// is 328 KB, 4 blocks), exchanges maximum and sum through distributed shared memory, and writes the gradient over the
+// logits. Where the row does not fit (older cards), it is read twice, the second time mostly from L2. Arithmetic is
+// fp32 (fp64 for fp64); only what is stored is the element type.
 //
 // Instructions bound it as much as memory: 0.66 MB per row take 0.15 us at 4.3 TB/s, and each instruction per element
-// 0.0054 us, on 528 schedulers of 32 lanes at 1.8 GHz. Packs of 16 bytes that hold nothing but allowed ids therefore have
-// loops of their own (`add_whole`, `write_whole`), without a test per element: the largest logit is remembered by pack,
-// the target is looked up apart. `.ci/spills` counts their instructions.
+// 0.0054 us, on 528 schedulers of 32 lanes at 1.8 GHz. Packs of 16 bytes that hold nothing but allowed ids therefore
+// have loops of their own (`add_whole`, `write_whole`), without a test per element: the largest logit is remembered by
+// pack, the target is looked up apart. `.ci/spills` counts their instructions.
 #include <cmath>
 #include <cstring>
 
@@ -29,7 +30,9 @@ struct Running {
   F max, sum, logits, target;
   int best;
   template <typename G>
-  __device__ Running each(G of) const { return {of(max), of(sum), of(logits), of(target), of(best)}; }
+  __device__ Running each(G of) const {
+    return {of(max), of(sum), of(logits), of(target), of(best)};
+  }
 };
 
 template <typename F>
@@ -65,7 +68,8 @@ struct SegmentPacks {
 
 // plain: whether packs that are wholly allowed may take the short loops.
 template <int kPack>
-__device__ __forceinline__ SegmentPacks packs_of(int id, int count, int column, int begin, int packs, int lo, int hi, bool plain) {
+__device__ __forceinline__ SegmentPacks packs_of(int id, int count, int column, int begin, int packs, int lo, int hi,
+                                                 bool plain) {
   SegmentPacks out;
   out.id_of_first = id - column + begin;
   out.lo = max(lo, id), out.hi = min(hi, id + count);
@@ -94,9 +98,13 @@ struct FastExponential {
   __device__ float operator()(float z) const { return fast_exp2(fmaf(z, kLog2E, offset)); }
 };
 template <>
-struct Exponential<__nv_bfloat16, float> : FastExponential { using FastExponential::FastExponential; };
+struct Exponential<__nv_bfloat16, float> : FastExponential {
+  using FastExponential::FastExponential;
+};
 template <>
-struct Exponential<__half, float> : FastExponential { using FastExponential::FastExponential; };
+struct Exponential<__half, float> : FastExponential {
+  using FastExponential::FastExponential;
+};
 
 template <typename F>
 struct RowMath {
@@ -185,7 +193,8 @@ __device__ __forceinline__ void add_whole(const Slice<T, kCached>& slice, const 
 
 // Statistics of this thread's packs of [first, whole) and [last, end), column by column.
 template <typename T, bool kCached, typename F>
-__device__ __forceinline__ void add_columns(const Slice<T, kCached>& slice, const SegmentPacks& of, const RowMath<F>& math, Running<F>& own) {
+__device__ __forceinline__ void add_columns(const Slice<T, kCached>& slice, const SegmentPacks& of,
+                                            const RowMath<F>& math, Running<F>& own) {
   constexpr int kPack = 16 / sizeof(T);
   for (int i = of.edge_from(own_pack(of.first)); i < of.end; i = of.edge_from(i + kRowThreads)) {
     const Pack<T> pack = slice.first_read(i);
@@ -206,7 +215,8 @@ __device__ __forceinline__ void add_columns(const Slice<T, kCached>& slice, cons
 
 // Gradient of a pack, column by column.
 template <typename T, typename F>
-__device__ __forceinline__ Pack<T> gradient_of(const Pack<T>& pack, const SegmentPacks& of, int i, int target, const RowMath<F>& math) {
+__device__ __forceinline__ Pack<T> gradient_of(const Pack<T>& pack, const SegmentPacks& of, int i, int target,
+                                               const RowMath<F>& math) {
   constexpr int kPack = 16 / sizeof(T);
   const int id = of.id_of_first + i * kPack;
   Pack<T> out;
@@ -219,7 +229,8 @@ __device__ __forceinline__ Pack<T> gradient_of(const Pack<T>& pack, const Segmen
 
 // Gradients of this thread's packs of [whole, last), as if none held the target. Label smoothing does not come here.
 template <typename T, bool kCached, typename F>
-__device__ __forceinline__ void write_whole(const Slice<T, kCached>& slice, const SegmentPacks& of, const RowMath<F>& math) {
+__device__ __forceinline__ void write_whole(const Slice<T, kCached>& slice, const SegmentPacks& of,
+                                            const RowMath<F>& math) {
   constexpr int kPack = 16 / sizeof(T);
   const Exponential<T, F> probability(math.lse);
   const auto write = [&](const Pack<T>& pack, int i) {
@@ -246,7 +257,8 @@ __device__ __forceinline__ Running<F> cluster_merge(const Running<F>& part, Runn
   for (unsigned rank = 0; rank < cluster_size(); ++rank) {
     Running<F> other;
     uint32_t words[sizeof(other) / 4];
-    for (unsigned i = 0; i < sizeof(other) / 4; ++i) words[i] = cluster_load(reinterpret_cast<uint32_t*>(mine) + i, rank);
+    for (unsigned i = 0; i < sizeof(other) / 4; ++i)
+      words[i] = cluster_load(reinterpret_cast<uint32_t*>(mine) + i, rank);
     memcpy(&other, words, sizeof(other));
     total = rank ? MergeRunning<F>()(total, other) : other;
   }
@@ -254,8 +266,8 @@ __device__ __forceinline__ Running<F> cluster_merge(const Running<F>& part, Runn
   return total;
 }
 
-// One cluster for each row. kCached: both walks are taken, and the block's slice of the row stays in shared memory between
-// them.
+// One cluster for each row. kCached: both walks are taken, and the block's slice of the row stays in shared memory
+// between them.
 template <typename T, bool kCached>
 __global__ void __launch_bounds__(kRowThreads, sizeof(T) == 2 ? 2 : 1)
     row_kernel(T* logits, Columns columns, CompactRows rows, int64_t first, RowOptions options, RowResults results,
@@ -287,8 +299,8 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(T) == 2 ? 2 : 1)
   // The first segment, and the second. They are chosen by value: an array that is indexed would lie in local memory.
   const SegmentPacks base =
       packs_of<kPack>(int(columns.base_first), int(columns.base_count), 0, begin, packs, lo, hi, plain);
-  const SegmentPacks more = packs_of<kPack>(int(columns.new_first), int(columns.new_count), int(columns.base_padded), begin,
-                                            packs, lo, hi, plain);
+  const SegmentPacks more = packs_of<kPack>(int(columns.new_first), int(columns.new_count), int(columns.base_padded),
+                                            begin, packs, lo, hi, plain);
 
   // The target's pack, where it is this thread's: kept, since the gradient is written over it.
   const SegmentPacks its = target >= more.lo && target < more.hi ? more : base;
@@ -317,7 +329,8 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(T) == 2 ? 2 : 1)
       const F nll = lse - total.target, z_loss = F(options.z_loss);
       results.lse[at] = lse;
       results.nll[at] = nll;
-      results.term[at] = (F(1) - eps) * nll + (eps > F(0) ? eps * (lse - total.logits / width) : F(0)) + z_loss * lse * lse;
+      results.term[at] =
+          (F(1) - eps) * nll + (eps > F(0) ? eps * (lse - total.logits / width) : F(0)) + z_loss * lse * lse;
       results.correct[at] = total.best == target;
     }
   } else {

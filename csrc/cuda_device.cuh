@@ -12,8 +12,8 @@ namespace mmpt {
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kStaticShared = 4096;  // bytes: more than the static shared memory of any kernel here
 
-// Dynamic shared memory that a block may have on the current device. A kernel's limit is always raised to this, never to
-// what one launch needs: that could lower the limit under a launch of another thread or stream.
+// Dynamic shared memory that a block may have on the current device. A kernel's limit is always raised to this, never
+// to what one launch needs: that could lower the limit under a launch of another thread or stream.
 inline int dynamic_shared_limit() {
   int device = 0, bytes = 0;
   cudaGetDevice(&device);
@@ -35,39 +35,73 @@ __device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162
 __device__ __forceinline__ float widen(__half value) { return __half2float(value); }
 
 template <typename T, typename F>
-__device__ __forceinline__ T from(F value) { return T(value); }
+__device__ __forceinline__ T from(F value) {
+  return T(value);
+}
 template <>
-__device__ __forceinline__ __nv_bfloat16 from(float value) { return __float2bfloat16(value); }
+__device__ __forceinline__ __nv_bfloat16 from(float value) {
+  return __float2bfloat16(value);
+}
 template <>
-__device__ __forceinline__ __half from(float value) { return __float2half(value); }
+__device__ __forceinline__ __half from(float value) {
+  return __float2half(value);
+}
 
 template <typename T>
-struct IsHalf { static constexpr bool value = false; };
+struct IsHalf {
+  static constexpr bool value = false;
+};
 template <>
-struct IsHalf<__half> { static constexpr bool value = true; };
+struct IsHalf<__half> {
+  static constexpr bool value = true;
+};
 
 // The arithmetic of an element type: fp64 for fp64, else fp32.
 template <typename T>
-struct Wide { using type = float; };
+struct Wide {
+  using type = float;
+};
 template <>
-struct Wide<double> { using type = double; };
+struct Wide<double> {
+  using type = double;
+};
 
 // Runs the statement with T as the type of an Element.
-#define MMPT_BY_ELEMENT(element, ...)                                         \
-  switch (element) {                                                          \
-    case Element::kFloat: { using T = float; __VA_ARGS__; break; }            \
-    case Element::kBFloat16: { using T = __nv_bfloat16; __VA_ARGS__; break; } \
-    case Element::kHalf: { using T = __half; __VA_ARGS__; break; }            \
-    case Element::kDouble: { using T = double; __VA_ARGS__; break; }          \
+#define MMPT_BY_ELEMENT(element, ...) \
+  switch (element) {                  \
+    case Element::kFloat: {           \
+      using T = float;                \
+      __VA_ARGS__;                    \
+      break;                          \
+    }                                 \
+    case Element::kBFloat16: {        \
+      using T = __nv_bfloat16;        \
+      __VA_ARGS__;                    \
+      break;                          \
+    }                                 \
+    case Element::kHalf: {            \
+      using T = __half;               \
+      __VA_ARGS__;                    \
+      break;                          \
+    }                                 \
+    case Element::kDouble: {          \
+      using T = double;               \
+      __VA_ARGS__;                    \
+      break;                          \
+    }                                 \
   }
 
 // 16 bytes of elements, moved at once.
 template <typename T>
-struct alignas(16) Pack { T value[16 / sizeof(T)]; };
+struct alignas(16) Pack {
+  T value[16 / sizeof(T)];
+};
 
 // A number of the type system: what a generic lambda gets where a constant is needed.
 template <int kValue>
-struct Constant { static constexpr int value = kValue; };
+struct Constant {
+  static constexpr int value = kValue;
+};
 
 // 2^x by the special function unit: off by 2 units in the last place of fp32, 0 below 2^-126.
 __device__ __forceinline__ float fast_exp2(float x) {
@@ -81,9 +115,13 @@ __device__ __forceinline__ float fast_exp2(float x) {
 }
 
 template <typename T>
-__device__ __forceinline__ T shuffle(T value, int distance) { return __shfl_xor_sync(kAllLanes, value, distance); }
+__device__ __forceinline__ T shuffle(T value, int distance) {
+  return __shfl_xor_sync(kAllLanes, value, distance);
+}
 template <typename T>
-__device__ __forceinline__ T of_lane(T value, int lane) { return __shfl_sync(kAllLanes, value, lane); }
+__device__ __forceinline__ T of_lane(T value, int lane) {
+  return __shfl_sync(kAllLanes, value, lane);
+}
 
 // Combines one value of each thread by `merge`, in a fixed order; every thread gets the same bits. scratch: 32 values.
 // V::each(f) applies f to each field. The block has 1, 2, 4, .. or 32 warps.
@@ -105,7 +143,9 @@ __device__ V block_reduce(V value, V* scratch, F merge) {
 struct Sum {
   double value;
   template <typename G>
-  __device__ Sum each(G of) const { return {of(value)}; }
+  __device__ Sum each(G of) const {
+    return {of(value)};
+  }
 };
 struct AddSums {
   __device__ Sum operator()(Sum a, Sum b) const { return {a.value + b.value}; }
@@ -126,9 +166,12 @@ __device__ __forceinline__ unsigned long long warp_sum(unsigned long long value)
 }
 
 // Of the block's threads that say yes: how many come before this one, and how many there are.
-struct Standing { int before, total; };
+struct Standing {
+  int before, total;
+};
 
-// counts: 32 numbers of shared memory. The block has at most 32 warps, all of which call. Warps are added up by 5 shuffles.
+// counts: 32 numbers of shared memory. The block has at most 32 warps, all of which call. Warps are added up by 5
+// shuffles.
 __device__ __forceinline__ Standing standing_of(bool yes, int* counts) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const unsigned ballot = __ballot_sync(kAllLanes, yes);
@@ -187,9 +230,10 @@ __device__ __forceinline__ uint32_t cluster_load(const uint32_t* word, unsigned 
 template <typename T>
 __device__ __forceinline__ void multiply_tile(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-#define MMPT_MULTIPLY(type)                                                                                          \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                                      \
+#define MMPT_MULTIPLY(type)                                        \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type       \
+      ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])     \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
   if constexpr (IsHalf<T>::value) MMPT_MULTIPLY("f16");
   else MMPT_MULTIPLY("bf16");

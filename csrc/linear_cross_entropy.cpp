@@ -80,8 +80,8 @@ struct Head {
 
   void add(const CrossEntropy& call, const Supervised& rows, const at::Tensor& weight, int64_t first, bool trains) {
     Segment<T> s{&weight, first, weight.size(0), false, false, nullptr, false, {}};
-    s.pairs = sizeof(T) == 4 && call.hidden.scalar_type() == at::kBFloat16 &&
-              weight.scalar_type() == at::kBFloat16 && instruction_set().pairs;
+    s.pairs = sizeof(T) == 4 && call.hidden.scalar_type() == at::kBFloat16 && weight.scalar_type() == at::kBFloat16 &&
+              instruction_set().pairs;
     const bool same = s.pairs || weight.scalar_type() == wide.dtype().toScalarType();
     s.in_place = same && weight.size(1) % kDimensionStep == 0 && weight.stride(1) == 1 && weight.stride(0) % 2 == 0;
     grads.emplace_back();
@@ -106,7 +106,8 @@ struct Head {
     return trains ? grads[matrix].to(type) : at::empty({0}, wide.dtype(type));
   }
   Gradients gradients(const CrossEntropy& call, const at::Tensor& d_hidden) const {
-    return {d_hidden, gradient(0, call.weight_base), gradient(1, call.weight_new ? *call.weight_new : call.weight_base)};
+    return {d_hidden, gradient(0, call.weight_base),
+            gradient(1, call.weight_new ? *call.weight_new : call.weight_base)};
   }
 
   at::TensorOptions wide;

@@ -15,7 +15,9 @@ constexpr int kCompactThreads = 1024;
 struct WeightSums {
   double sum, largest;  // of the weights, and of their magnitudes
   template <typename G>
-  __device__ WeightSums each(G of) const { return {of(sum), of(largest)}; }
+  __device__ WeightSums each(G of) const {
+    return {of(sum), of(largest)};
+  }
 };
 struct AddWeights {
   __device__ WeightSums operator()(const WeightSums& a, const WeightSums& b) const {
@@ -23,7 +25,8 @@ struct AddWeights {
   }
 };
 
-// The power of two by which gradients are multiplied before they are stored, so that the largest weight becomes 1/2 to 1.
+// The power of two by which gradients are multiplied before they are stored, so that the largest weight becomes 1/2
+// to 1.
 __device__ double gradient_boost(double largest) {
   return largest > 0 && !isinf(largest) ? scalbn(1.0, -ilogb(largest) - 1) : 1.0;
 }
@@ -145,17 +148,14 @@ int multiprocessor_count() { return multiprocessors(); }
 
 void launch_scatter_hidden(Element element, const void* d_rows, int64_t dimensions, const CompactRows& rows,
                            int64_t first, int64_t count, void* d_hidden, cudaStream_t stream) {
-  MMPT_BY_ELEMENT(element, using F = typename Wide<T>::type;
-                  (scatter_hidden<T, F><<<unsigned(count), 256, 0, stream>>>(static_cast<const F*>(d_rows), dimensions,
-                                                                            rows, first, static_cast<T*>(d_hidden))));
+  MMPT_BY_ELEMENT(element, using F = typename Wide<T>::type; (scatter_hidden<T, F><<<unsigned(count), 256, 0, stream>>>(
+      static_cast<const F*>(d_rows), dimensions, rows, first, static_cast<T*>(d_hidden))));
 }
 
 void launch_finish(const CompactRows& rows, const RowResults& results, const FinalOutputs& out, cudaStream_t stream) {
   const unsigned blocks = unsigned(1 + out.groups);
-  if (out.wide)
-    finish<double><<<blocks, 512, 0, stream>>>(rows, results, out);
-  else
-    finish<float><<<blocks, 512, 0, stream>>>(rows, results, out);
+  if (out.wide) finish<double><<<blocks, 512, 0, stream>>>(rows, results, out);
+  else finish<float><<<blocks, 512, 0, stream>>>(rows, results, out);
 }
 
 }  // namespace mmpt

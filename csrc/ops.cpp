@@ -47,7 +47,8 @@ void check_cross_entropy(const CrossEntropy& call) {
   TORCH_CHECK_VALUE(0 <= call.label_smoothing && call.label_smoothing < 1, "label_smoothing is ", call.label_smoothing,
                     ", expected [0, 1)");
   constexpr int64_t kMostIds = (int64_t(1) << 31) - 1;
-  TORCH_CHECK_VALUE(call.vocabulary() <= kMostIds, "the vocabulary has ", call.vocabulary(), " ids, at most ", kMostIds);
+  TORCH_CHECK_VALUE(call.vocabulary() <= kMostIds, "the vocabulary has ", call.vocabulary(), " ids, at most ",
+                    kMostIds);
 }
 
 namespace {
@@ -72,8 +73,9 @@ ForwardResult cross_entropy(const Tensor& hidden, const Tensor& labels, const Te
                             double softcap, double z_loss, double label_smoothing, std::string_view reduction,
                             std::optional<double> num_items, std::optional<int64_t> max_valid, bool want_hidden,
                             bool want_base, bool want_new) {
-  const CrossEntropy call{hidden, labels, weight_base, weight_new, ignore_index, lo, hi, row_lo, row_hi, token_weight,
-                          softcap, z_loss, label_smoothing, want_hidden, want_base, want_new};
+  const CrossEntropy call{
+      hidden, labels,       weight_base, weight_new, ignore_index,    lo,          hi,        row_lo,
+      row_hi, token_weight, softcap,     z_loss,     label_smoothing, want_hidden, want_base, want_new};
   const Reduction how{reduction, num_items, max_valid, group, num_groups};
   check_cross_entropy(call);
   check_reduction(call, how);
@@ -86,8 +88,9 @@ Gradients cross_entropy_backward(const Tensor& hidden, const Tensor& labels, con
                                  int64_t ignore_index, int64_t lo, int64_t hi, const Maybe& row_lo, const Maybe& row_hi,
                                  const Maybe& token_weight, double softcap, double z_loss, double label_smoothing,
                                  std::optional<int64_t> max_valid, bool want_hidden, bool want_base, bool want_new) {
-  const CrossEntropy call{hidden, labels, weight_base, weight_new, ignore_index, lo, hi, row_lo, row_hi, token_weight,
-                          softcap, z_loss, label_smoothing, want_hidden, want_base, want_new};
+  const CrossEntropy call{
+      hidden, labels,       weight_base, weight_new, ignore_index,    lo,          hi,        row_lo,
+      row_hi, token_weight, softcap,     z_loss,     label_smoothing, want_hidden, want_base, want_new};
   check_cross_entropy(call);
   return Run(call, lse, upstream, max_valid);
 }
@@ -148,12 +151,18 @@ template <SampleRange Run>
 Tensor sample_range(const Tensor& hidden, const Tensor& weight_base, const Maybe& weight_new, double softcap,
                     int64_t lo, int64_t hi, int64_t extra, double temperature, int64_t top_k, double top_p,
                     int64_t seed, int64_t offset, const Maybe& row_lo, const Maybe& row_hi, const Maybe& row_extra,
-                    const Maybe& row_temperature, const Maybe& row_top_k, const Maybe& row_top_p,
-                    const Maybe& row_seed, const Maybe& row_offset, int64_t max_range, bool tensor_cores) {
+                    const Maybe& row_temperature, const Maybe& row_top_k, const Maybe& row_top_p, const Maybe& row_seed,
+                    const Maybe& row_offset, int64_t max_range, bool tensor_cores) {
   check_head(hidden, weight_base, weight_new);
   return Run(hidden, weight_base, weight_new, softcap,
-             {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature}, {top_k, row_top_k},
-              {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
+             {{lo, row_lo},
+              {hi, row_hi},
+              {extra, row_extra},
+              {temperature, row_temperature},
+              {top_k, row_top_k},
+              {top_p, row_top_p},
+              {seed, row_seed},
+              {offset, row_offset}},
              max_range, tensor_cores);
 }
 
@@ -164,8 +173,14 @@ Tensor sample_logits(const Tensor& logits, int64_t lo, int64_t hi, int64_t extra
                      const Maybe& row_top_p, const Maybe& row_seed, const Maybe& row_offset, int64_t max_range) {
   TORCH_CHECK_VALUE(logits.dim() == 2, "logits is ", logits.sizes(), ", expected [B, V]");
   return Run(logits,
-             {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature}, {top_k, row_top_k},
-              {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
+             {{lo, row_lo},
+              {hi, row_hi},
+              {extra, row_extra},
+              {temperature, row_temperature},
+              {top_k, row_top_k},
+              {top_p, row_top_p},
+              {seed, row_seed},
+              {offset, row_offset}},
              max_range);
 }
 
@@ -181,8 +196,14 @@ Tensor sample_screened(const Tensor& hidden, const Tensor& weight_base, const Ma
                         scale.is_contiguous() && bound.is_contiguous(),
                     "the screen's codes, scale and bound are not what mmpt::screen made");
   return sample_screened_cpu(hidden, weight_base, weight_new, {codes, scale, bound},
-                             {{lo, row_lo}, {hi, row_hi}, {extra, row_extra}, {temperature, row_temperature},
-                              {top_k, row_top_k}, {top_p, row_top_p}, {seed, row_seed}, {offset, row_offset}},
+                             {{lo, row_lo},
+                              {hi, row_hi},
+                              {extra, row_extra},
+                              {temperature, row_temperature},
+                              {top_k, row_top_k},
+                              {top_p, row_top_p},
+                              {seed, row_seed},
+                              {offset, row_offset}},
                              max_range);
 }
 
@@ -228,9 +249,9 @@ Tensor sample_logits_meta(const Tensor& logits, int64_t, int64_t, int64_t, doubl
 
 }  // namespace
 
-#define MMPT_SAMPLING_ARGUMENTS                                                                                    \
-  "int lo, int hi, int extra_id, float temperature, int top_k, float top_p, int seed, int offset, "                \
-  "Tensor? row_lo, Tensor? row_hi, Tensor? row_extra_id, Tensor? row_temperature, Tensor? row_top_k, "             \
+#define MMPT_SAMPLING_ARGUMENTS                                                                        \
+  "int lo, int hi, int extra_id, float temperature, int top_k, float top_p, int seed, int offset, "    \
+  "Tensor? row_lo, Tensor? row_hi, Tensor? row_extra_id, Tensor? row_temperature, Tensor? row_top_k, " \
   "Tensor? row_top_p, Tensor? row_seed, Tensor? row_offset, int max_range"
 
 TORCH_LIBRARY(mmpt, m) {
@@ -245,9 +266,8 @@ TORCH_LIBRARY(mmpt, m) {
       "Tensor upstream, int ignore_index, int lo, int hi, Tensor? row_lo, Tensor? row_hi, Tensor? token_weight, "
       "float softcap, float z_loss, float label_smoothing, int? max_valid, bool want_hidden, bool want_base, "
       "bool want_new) -> (Tensor d_hidden, Tensor d_base, Tensor d_new)");
-  m.def(
-      "sample_range(Tensor hidden, Tensor weight_base, Tensor? weight_new, float softcap, " MMPT_SAMPLING_ARGUMENTS
-      ", bool tensor_cores=False) -> Tensor");
+  m.def("sample_range(Tensor hidden, Tensor weight_base, Tensor? weight_new, float softcap, " MMPT_SAMPLING_ARGUMENTS
+        ", bool tensor_cores=False) -> Tensor");
   m.def("sample_logits(Tensor logits, " MMPT_SAMPLING_ARGUMENTS ") -> Tensor");
   m.def("screen(Tensor weight_base, Tensor? weight_new) -> (Tensor codes, Tensor scale, Tensor bound)");
   m.def(

@@ -3,8 +3,8 @@
 // Supervised rows are compacted on the device; capacity for them is max_valid, or the count, read once from the device
 // where max_valid is not given. Per chunk of rows: logits into scratch whose segments are padded to 64 columns, so that
 // every row and every product but a remainder of < 64 columns is aligned whatever V is; the row kernel turns them into
-// gradients in place; d_hidden and d_new accumulate in fp32, chunk after chunk, in one order. The first chunk writes what
-// later ones add to, and a call of one chunk writes the gradients of 16-bit weights in their dtype at once.
+// gradients in place; d_hidden and d_new accumulate in fp32, chunk after chunk, in one order. The first chunk writes
+// what later ones add to, and a call of one chunk writes the gradients of 16-bit weights in their dtype at once.
 #include <ATen/Functions.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
@@ -68,10 +68,10 @@ void multiply_aligned(Tensor& out, const Tensor& a, const Tensor& b, bool add) {
 
 // One matrix of the head, cut to the ids that may be needed, and where its columns lie in the scratch.
 struct HeadPart {
-  Tensor weight;       // [rows][H] in the dtype of hidden
+  Tensor weight;  // [rows][H] in the dtype of hidden
   int64_t first_id, first_row, column;
   bool trains;
-  Tensor grad;         // [all rows][H], once the chunks are known
+  Tensor grad;  // [all rows][H], once the chunks are known
 };
 
 // Device memory of a call.
@@ -91,9 +91,13 @@ class Run {
     term_ = of(at::kDouble), nll_ = of(at::kDouble), lse_ = of(at::kDouble), correct_ = of(at::kBool);
     info_ = at::empty({int64_t(sizeof(CompactionInfo))}, options.dtype(at::kByte));
     unboost_ = info_.narrow(0, offsetof(CompactionInfo, unboost), sizeof(double)).view(at::kDouble);
-    rows_ = {row_.mutable_data_ptr<int32_t>(),   target_.mutable_data_ptr<int64_t>(), lo_.mutable_data_ptr<int64_t>(),
-             hi_.mutable_data_ptr<int64_t>(),    weight_.mutable_data_ptr<double>(),
-             reinterpret_cast<CompactionInfo*>(info_.mutable_data_ptr<uint8_t>()), capacity_};
+    rows_ = {row_.mutable_data_ptr<int32_t>(),
+             target_.mutable_data_ptr<int64_t>(),
+             lo_.mutable_data_ptr<int64_t>(),
+             hi_.mutable_data_ptr<int64_t>(),
+             weight_.mutable_data_ptr<double>(),
+             reinterpret_cast<CompactionInfo*>(info_.mutable_data_ptr<uint8_t>()),
+             capacity_};
     results_ = {term_.mutable_data_ptr<double>(), nll_.mutable_data_ptr<double>(), lse_.mutable_data_ptr<double>(),
                 correct_.mutable_data_ptr<bool>()};
     cut_head();
@@ -106,11 +110,22 @@ class Run {
     const Tensor labels = call_.labels.to(at::kLong).contiguous(), lo = as_type(call_.row_lo, at::kLong),
                  hi = as_type(call_.row_hi, at::kLong), weight = as_type(call_.token_weight, at::kDouble),
                  group = as_type(groups, at::kLong);
-    const CompactInput input{labels.const_data_ptr<int64_t>(), call_.rows(), call_.ignore_index, call_.lo,
-                             call_.hi < 0 ? call_.vocabulary() : call_.hi, call_.vocabulary(),
-                             data_or_null<int64_t>(lo), data_or_null<int64_t>(hi), data_or_null<double>(weight),
-                             data_or_null<double>(upstream), data_or_null<int64_t>(group), num_groups, mean, boosts(),
-                             num_items, limit_};
+    const CompactInput input{labels.const_data_ptr<int64_t>(),
+                             call_.rows(),
+                             call_.ignore_index,
+                             call_.lo,
+                             call_.hi < 0 ? call_.vocabulary() : call_.hi,
+                             call_.vocabulary(),
+                             data_or_null<int64_t>(lo),
+                             data_or_null<int64_t>(hi),
+                             data_or_null<double>(weight),
+                             data_or_null<double>(upstream),
+                             data_or_null<int64_t>(group),
+                             num_groups,
+                             mean,
+                             boosts(),
+                             num_items,
+                             limit_};
     launch_compaction(input, rows_, stream_);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
@@ -137,16 +152,17 @@ class Run {
     const auto options = call_.hidden.options().dtype(wide_);
     const bool none = reduction.kind == "none";
     Tensor loss = none ? at::zeros({n}, options) : at::zeros({}, options);
-    Tensor nll = at::zeros({n}, options), lse = at::zeros({n}, options), correct = at::zeros({n}, options.dtype(at::kBool));
+    Tensor nll = at::zeros({n}, options), lse = at::zeros({n}, options),
+           correct = at::zeros({n}, options.dtype(at::kBool));
     Tensor group_loss = at::zeros({reduction.num_groups}, options.dtype(at::kDouble));
     Tensor group_count = at::zeros({reduction.num_groups}, options.dtype(at::kLong));
     const Tensor group = as_type(reduction.group, at::kLong);
-    launch_finish(rows_, results_,
-                  {loss.mutable_data_ptr(), nll.mutable_data_ptr(), lse.mutable_data_ptr(),
-                   correct.mutable_data_ptr<bool>(), group_loss.mutable_data_ptr<double>(),
-                   group_count.mutable_data_ptr<int64_t>(), data_or_null<int64_t>(group), reduction.num_groups,
-                   wide_ == at::kDouble, none},
-                  stream_);
+    launch_finish(
+        rows_, results_,
+        {loss.mutable_data_ptr(), nll.mutable_data_ptr(), lse.mutable_data_ptr(), correct.mutable_data_ptr<bool>(),
+         group_loss.mutable_data_ptr<double>(), group_count.mutable_data_ptr<int64_t>(), data_or_null<int64_t>(group),
+         reduction.num_groups, wide_ == at::kDouble, none},
+        stream_);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return {loss, nll, lse, correct, group_loss, group_count, d_hidden, d_base(), d_new()};
   }
@@ -171,15 +187,20 @@ class Run {
     const auto add = [&](const Tensor& weight, int64_t first, bool trains) {
       const int64_t from = std::clamp(lo - first, int64_t(0), weight.size(0));
       const int64_t to = std::clamp(hi - first, from, weight.size(0));
-      parts_.push_back({weight.narrow(0, from, to - from).to(call_.hidden.scalar_type()), first + from, from, column, trains, {}});
+      parts_.push_back(
+          {weight.narrow(0, from, to - from).to(call_.hidden.scalar_type()), first + from, from, column, trains, {}});
       column += round_up(to - from, kPad);
     };
     add(call_.weight_base, 0, call_.want_base);
     if (call_.weight_new) add(*call_.weight_new, call_.base_rows(), call_.want_new);
     const HeadPart& base = parts_.front();
     const bool two = parts_.size() == 2;
-    columns_ = {base.first_id, base.weight.size(0), round_up(base.weight.size(0), kPad), two ? parts_[1].first_id : 0,
-                two ? parts_[1].weight.size(0) : 0, column};
+    columns_ = {base.first_id,
+                base.weight.size(0),
+                round_up(base.weight.size(0), kPad),
+                two ? parts_[1].first_id : 0,
+                two ? parts_[1].weight.size(0) : 0,
+                column};
   }
 
   // Whether gradients of logits are stored times a power of two: in fp16, 1 / N of a small probability is 0.
@@ -194,7 +215,8 @@ class Run {
       if (!part.trains) continue;
       const at::ScalarType type = weights[i]->scalar_type();
       const bool at_once = one_chunk && !boosts() && type == call_.hidden.scalar_type();
-      const auto options = weights[i]->options().dtype(at_once ? type : wide_).memory_format(at::MemoryFormat::Contiguous);
+      const auto options =
+          weights[i]->options().dtype(at_once ? type : wide_).memory_format(at::MemoryFormat::Contiguous);
       const bool whole = part.weight.size(0) == weights[i]->size(0);
       part.grad = whole ? at::empty(weights[i]->sizes(), options) : at::zeros(weights[i]->sizes(), options);
     }
@@ -282,9 +304,17 @@ DeviceSampling on_device(const Sampling& how, const Tensor& like, int64_t vocabu
   // Numbers are checked here, where that costs nothing; of tensors per row that has no meaning draws -1.
   check_parameters(how.temperature.rows ? 0.0 : how.temperature.value, how.top_k.rows ? 0 : how.top_k.value,
                    how.top_p.rows ? 1.0 : how.top_p.value, "of the call");
-  return {move("lo", how.lo), move("hi", how.hi), move("extra_id", how.extra), move("temperature", how.temperature),
-          move("top_k", how.top_k), move("top_p", how.top_p), move("seed", how.seed), move("offset", how.offset),
-          batch, vocabulary, max_range < 0 ? vocabulary : std::min(max_range, vocabulary)};
+  return {move("lo", how.lo),
+          move("hi", how.hi),
+          move("extra_id", how.extra),
+          move("temperature", how.temperature),
+          move("top_k", how.top_k),
+          move("top_p", how.top_p),
+          move("seed", how.seed),
+          move("offset", how.offset),
+          batch,
+          vocabulary,
+          max_range < 0 ? vocabulary : std::min(max_range, vocabulary)};
 }
 
 // The rows' logits, put into scratch by `fill`, and one id of each.
@@ -312,7 +342,8 @@ void check_no_double(const Tensor& tensor) {
 ForwardResult cross_entropy_cuda(const CrossEntropy& call, const Reduction& reduction) {
   const c10::cuda::CUDAGuard guard(call.hidden.device());
   Run run(call, capacity_of(call, reduction.max_valid));
-  run.compact(Tensor(), reduction.kind == "mean", reduction.num_items.value_or(-1.0), reduction.group, reduction.num_groups);
+  run.compact(Tensor(), reduction.kind == "mean", reduction.num_items.value_or(-1.0), reduction.group,
+              reduction.num_groups);
   run.walk(false);
   return run.finish(reduction);
 }
@@ -337,15 +368,23 @@ Tensor sample_range_cuda(const Tensor& hidden, const Tensor& weight_base, const 
   const DeviceSampling device = on_device(how, hidden, weight_base.size(0) + fresh, max_range, keep);
   const auto lined_up = [](const Tensor& x) { return x.stride(1) == 1 ? x : x.contiguous(); };
   // Tensor cores need rows that are 16-byte aligned; those of hidden are few.
-  const Tensor x = tensor_cores ? hidden.clone(at::MemoryFormat::Contiguous) : lined_up(hidden), base = lined_up(weight_base), more = weight_new ? lined_up(*weight_new) : Tensor();
-  const DeviceHead head{base.const_data_ptr(), base.size(0), base.stride(0), element_of(base.scalar_type()),
-                        fresh ? more.const_data_ptr() : nullptr, fresh ? more.stride(0) : 0,
-                        fresh ? element_of(more.scalar_type()) : Element::kFloat, hidden.size(1), float(softcap)};
+  const Tensor x = tensor_cores ? hidden.clone(at::MemoryFormat::Contiguous) : lined_up(hidden),
+               base = lined_up(weight_base), more = weight_new ? lined_up(*weight_new) : Tensor();
+  const DeviceHead head{base.const_data_ptr(),
+                        base.size(0),
+                        base.stride(0),
+                        element_of(base.scalar_type()),
+                        fresh ? more.const_data_ptr() : nullptr,
+                        fresh ? more.stride(0) : 0,
+                        fresh ? element_of(more.scalar_type()) : Element::kFloat,
+                        hidden.size(1),
+                        float(softcap)};
   const Element element = element_of(x.scalar_type());
   const int64_t until = tensor_cores ? products_until(x.const_data_ptr(), element, x.stride(0), head) : 0;
   return sample(hidden, device, [&](float* values, int64_t stride) {
     const auto stream = c10::cuda::getCurrentCUDAStream();
-    if (until) launch_range_products(x.const_data_ptr(), element, x.stride(0), head, device, until, values, stride, stream);
+    if (until)
+      launch_range_products(x.const_data_ptr(), element, x.stride(0), head, device, until, values, stride, stream);
     if (until < device.vocabulary)
       launch_range_logits(x.const_data_ptr(), element, x.stride(0), head, device, until, values, stride, stream);
   });

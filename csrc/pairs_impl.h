@@ -132,10 +132,8 @@ void pair_product(const uint32_t* a, int64_t lda, const void* b, int64_t ldb, bo
       const uint32_t* left = a + done * lda + k0;
       for (int64_t j = 0; j < width; j += width - j >= 64 ? 64 : 32) {
         float* out = c + done * ldc + j0 + j;
-        if (width - j >= 64)
-          pair_rows<4>(left, lda, source + j, lds, out, ldc, m - done, depth, add);
-        else
-          pair_rows<2>(left, lda, source + j, lds, out, ldc, m - done, depth, add);
+        if (width - j >= 64) pair_rows<4>(left, lda, source + j, lds, out, ldc, m - done, depth, add);
+        else pair_rows<2>(left, lda, source + j, lds, out, ldc, m - done, depth, add);
       }
     }
   }

@@ -4,7 +4,8 @@
 // dimensions, and what the warps have summed is added in their order. So a logit is summed in one order, whatever the
 // number of rows, the range, and the places of id and row in a tile are: a row draws the same alone as in a batch.
 // Both matrices have their dimensions permuted alike, so that each lane reads 16 bytes of an id and 16 bytes of a row,
-// which are its parts of two products. A block reads each number of a row once, so rows come straight from the L2 cache.
+// which are its parts of two products. A block reads each number of a row once, so rows come straight from the L2
+// cache.
 //
 // Rows whose ranges differ take turns: rows with one range are multiplied together, and a tile of 8 rows without any of
 // them is left out. An extra id is a range of one id. Ids from `until` on are left to range_logits: new rows that are
@@ -19,12 +20,14 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kIds = 16, kRows = 8;  // of one product
 constexpr int kRowTiles = 8, kBlockRows = kRows * kRowTiles;
-constexpr int kStretch = 32;               // dimensions of two products
-constexpr int kPitch = kBlockRows + 1;     // numbers of an id in shared memory
-constexpr int kWide = 4;                   // tiles of ids of a block where there are many
+constexpr int kStretch = 32;            // dimensions of two products
+constexpr int kPitch = kBlockRows + 1;  // numbers of an id in shared memory
+constexpr int kWide = 4;                // tiles of ids of a block where there are many
 constexpr int kNobody = kBlockRows;
 
-struct alignas(16) Words { uint32_t word[4]; };
+struct alignas(16) Words {
+  uint32_t word[4];
+};
 
 // What the rows of a block ask for. first[part][row]: the first row that asks for the same ids in `part`, 0 a range,
 // 1 an extra id; kNobody where the row asks for none.
@@ -95,9 +98,9 @@ __device__ void multiply(const DeviceHead& head, int64_t first, int64_t last, co
 
 // grid (tiles of 64 rows, tiles of ids). Dynamic shared memory: [kWarps][16 * kTiles ids][kPitch] fp32.
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kWarps * 32, 1) range_products(const T* hidden, int64_t hidden_stride, DeviceHead head,
-                                                              DeviceSampling how, int64_t until, float* values,
-                                                              int64_t stride) {
+__global__ void __launch_bounds__(kWarps * 32, 1)
+    range_products(const T* hidden, int64_t hidden_stride, DeviceHead head, DeviceSampling how, int64_t until,
+                   float* values, int64_t stride) {
   extern __shared__ __align__(16) unsigned char storage[];
   float* shares = reinterpret_cast<float*>(storage);
   __shared__ Asked asked;
@@ -151,8 +154,8 @@ void launch_tiles(const T* hidden, int64_t hidden_stride, const DeviceHead& head
   const int64_t across = (how.batch + kBlockRows - 1) / kBlockRows, tiles = (how.max_range + kBlockIds - 1) / kBlockIds;
   const dim3 grid(unsigned(across), unsigned(max(min(tiles, int64_t(65535)), int64_t(1))));
   const size_t shared = size_t(kWarps) * kBlockIds * kPitch * sizeof(float);
-  range_products<T, kTiles><<<grid, kWarps * 32, shared, stream>>>(hidden, hidden_stride, head, how, until, values,
-                                                                          stride);
+  range_products<T, kTiles>
+      <<<grid, kWarps * 32, shared, stream>>>(hidden, hidden_stride, head, how, until, values, stride);
 }
 
 template <typename T>
@@ -160,12 +163,15 @@ void launch_products_of(const T* hidden, int64_t hidden_stride, const DeviceHead
                         int64_t until, float* values, int64_t stride, cudaStream_t stream) {
   // More ids of a block read the batch less often; they need blocks enough for all multiprocessors, and shared memory.
   const int64_t blocks = (how.batch + kBlockRows - 1) / kBlockRows * (how.max_range / (kIds * kWide));
-  const bool wide = blocks >= multiprocessors() && kWarps * kIds * kWide * kPitch * int(sizeof(float)) <= dynamic_shared_limit();
+  const bool wide =
+      blocks >= multiprocessors() && kWarps * kIds * kWide * kPitch * int(sizeof(float)) <= dynamic_shared_limit();
   if (wide) launch_tiles<T, kWide>(hidden, hidden_stride, head, how, until, values, stride, stream);
   else launch_tiles<T, 1>(hidden, hidden_stride, head, how, until, values, stride, stream);
 }
 
-bool in_packs(const void* matrix, int64_t stride) { return reinterpret_cast<uintptr_t>(matrix) % 16 == 0 && stride % 8 == 0; }
+bool in_packs(const void* matrix, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(matrix) % 16 == 0 && stride % 8 == 0;
+}
 
 }  // namespace
 
@@ -185,9 +191,9 @@ void launch_range_products(const void* hidden, Element element, int64_t hidden_s
                            const DeviceSampling& how, int64_t until, float* values, int64_t stride,
                            cudaStream_t stream) {
   if (element == Element::kBFloat16)
-    launch_products_of(static_cast<const __nv_bfloat16*>(hidden), hidden_stride, head, how, until, values, stride, stream);
-  else
-    launch_products_of(static_cast<const __half*>(hidden), hidden_stride, head, how, until, values, stride, stream);
+    launch_products_of(static_cast<const __nv_bfloat16*>(hidden), hidden_stride, head, how, until, values, stride,
+                       stream);
+  else launch_products_of(static_cast<const __half*>(hidden), hidden_stride, head, how, until, values, stride, stream);
 }
 
 }  // namespace mmpt

@@ -2,8 +2,9 @@
 //
 // Only the head's rows in [lo, hi) are multiplied, by dot products whose order of summation is fixed, so that a row's
 // logits are the same bits in any batch. A draw is the argmax of logit / temperature + Gumbel noise, exact in fp64; the
-// noise of an id costs two logarithms, so ids are first compared in fp32 by the bound noise <= -log(u), and only the few
-// that may still win are computed. top-p sums integer masses (exp * 2^40): exact, and free of the order of addition.
+// noise of an id costs two logarithms, so ids are first compared in fp32 by the bound noise <= -log(u), and only the
+// few that may still win are computed. top-p sums integer masses (exp * 2^40): exact, and free of the order of
+// addition.
 #include "sampling.h"
 
 #include <ATen/Parallel.h>
@@ -222,8 +223,7 @@ std::vector<int64_t> draw_whole(const std::vector<Row>& rows, const T* x, int64_
     const T* source = x + order[begin] * k;
     if (order[end - 1] - order[begin] != members - 1) {
       together.resize(members * k);
-      for (int64_t i = 0; i < members; ++i)
-        std::copy_n(x + order[begin + i] * k, k, together.data() + i * k);
+      for (int64_t i = 0; i < members; ++i) std::copy_n(x + order[begin + i] * k, k, together.data() + i * k);
       source = together.data();
     }
     T* out = storage.back().data() + 1;
@@ -236,8 +236,7 @@ std::vector<int64_t> draw_whole(const std::vector<Row>& rows, const T* x, int64_
       T* mine = out + i * ld;
       if (row.side) logits_of<T>(head, row.extra, 1, source + i * k, k, 1, row.side < 0 ? mine - 1 : mine + range, 1);
       mine -= row.side < 0;
-      for (int64_t c = 0; c < row.count() && softcap > 0; ++c)
-        mine[c] = std::tanh(mine[c] / T(softcap)) * T(softcap);
+      for (int64_t c = 0; c < row.count() && softcap > 0; ++c) mine[c] = std::tanh(mine[c] / T(softcap)) * T(softcap);
       logit[order[begin + i]] = mine;
     }
   }

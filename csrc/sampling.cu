@@ -1,11 +1,11 @@
 // Sampling from an allowed range on CUDA: two launches, logits of the range, then one block a row that chooses.
 //
 // Logits: a warp owns one id for up to 8 rows of the batch, so a range that rows share is read once for all of them;
-// the lanes' order of summation is the same for any batch. One row takes a loop of its own, whose count of rows is known
-// when it is compiled: four loads of weights in flight instead of one. Hidden rows lie in shared memory so that no two
-// lanes wait for one bank; a block fills it once for all its ids. Choosing: greedy and plain sampling are one reduction by (score, lower id); top-k and top-p descend the
-// bits of an order-preserving key, 8 at a time, with counts or integer masses (exp * 2^40) in a histogram, which is
-// exact and needs no sort. Nothing is read back to the host.
+// the lanes' order of summation is the same for any batch. One row takes a loop of its own, whose count of rows is
+// known when it is compiled: four loads of weights in flight instead of one. Hidden rows lie in shared memory so that
+// no two lanes wait for one bank; a block fills it once for all its ids. Choosing: greedy and plain sampling are one
+// reduction by (score, lower id); top-k and top-p descend the bits of an order-preserving key, 8 at a time, with counts
+// or integer masses (exp * 2^40) in a histogram, which is exact and needs no sort. Nothing is read back to the host.
 #include <cmath>
 
 #include "philox.h"
@@ -79,16 +79,15 @@ __device__ void id_dots(const DeviceHead& head, int64_t id, const float* hidden,
     warp_dots(static_cast<const __nv_bfloat16*>(matrix) + at, hidden, int(head.dimensions), rows, sums);
   else if (element == Element::kHalf)
     warp_dots(static_cast<const __half*>(matrix) + at, hidden, int(head.dimensions), rows, sums);
-  else
-    warp_dots(static_cast<const float*>(matrix) + at, hidden, int(head.dimensions), rows, sums);
+  else warp_dots(static_cast<const float*>(matrix) + at, hidden, int(head.dimensions), rows, sums);
 }
 
 // grid (tiles of `tile` rows, tiles of ids): blocks that read the same weights follow one another. Dynamic shared
 // memory: [tile][padded dimensions] fp32 hidden rows.
 template <typename T>
-__global__ void __launch_bounds__(kLogitWarps * 32) range_logits(const T* hidden, int64_t hidden_stride,
-                                                                 DeviceHead head, DeviceSampling how, int64_t from,
-                                                                 float* values, int64_t stride, int tile) {
+__global__ void __launch_bounds__(kLogitWarps * 32)
+    range_logits(const T* hidden, int64_t hidden_stride, DeviceHead head, DeviceSampling how, int64_t from,
+                 float* values, int64_t stride, int tile) {
   extern __shared__ __align__(16) unsigned char storage[];
   float* rows_of_hidden = reinterpret_cast<float*>(storage);
   __shared__ Range ranges[kBatchTile];
@@ -151,7 +150,9 @@ struct Candidate {
   int column;
   int nan;  // 1 where any score that was looked at is NaN
   template <typename G>
-  __device__ Candidate each(G of) const { return {of(score), of(column), of(nan)}; }
+  __device__ Candidate each(G of) const {
+    return {of(score), of(column), of(nan)};
+  }
 };
 struct Better {
   template <typename S>
@@ -227,7 +228,9 @@ struct Histogram {
 struct Mass {
   unsigned long long value;
   template <typename G>
-  __device__ Mass each(G of) const { return {of(value)}; }
+  __device__ Mass each(G of) const {
+    return {of(value)};
+  }
 };
 struct AddMasses {
   __device__ Mass operator()(Mass a, Mass b) const { return {a.value + b.value}; }
@@ -250,7 +253,8 @@ __device__ int64_t column_of(const Row& row, const Cut& within, uint32_t key, un
 }
 
 // The highest digit down to which the histogram, after what lies above it, weighs `wanted`, and the weight before it;
-// where rounding leaves the whole below that, the lowest digit that weighs anything. By one warp, 8 digits for each lane.
+// where rounding leaves the whole below that, the lowest digit that weighs anything. By one warp, 8 digits for each
+// lane.
 __device__ void find_digit(double wanted, Histogram& h) {
   constexpr int kDigits = 8;
   const int lane = threadIdx.x, highest = 255 - lane * kDigits;
@@ -325,8 +329,8 @@ __device__ unsigned long long total_mass(const Row& row, const Cut& within, Mass
 }
 
 // One block for each row.
-__global__ void __launch_bounds__(kChooseThreads) choose(const float* values, int64_t stride, DeviceSampling how,
-                                                         int64_t* ids) {
+__global__ void __launch_bounds__(kChooseThreads)
+    choose(const float* values, int64_t stride, DeviceSampling how, int64_t* ids) {
   __shared__ Candidate<float> largest[32];
   __shared__ Candidate<double> scratch[32];
   __shared__ Mass masses[32];
@@ -360,8 +364,7 @@ __global__ void __launch_bounds__(kChooseThreads) choose(const float* values, in
   const bool infinite = isinf(row.scaled(greedy.column));
   if ((top_k > 0 && top_k < row.count) || (infinite && top_p < 1))
     cut = descend(row, cut, false, infinite && top_p < 1 ? 1.0 : double(top_k), histogram);
-  if (top_p < 1 && !infinite)
-    cut = descend(row, cut, true, top_p * double(total_mass(row, cut, masses)), histogram);
+  if (top_p < 1 && !infinite) cut = descend(row, cut, true, top_p * double(total_mass(row, cut, masses)), histogram);
 
   const uint64_t seed = uint64_t(parameter(how.seed, b)), offset = uint64_t(parameter(how.offset, b));
   Candidate<double> best{-INFINITY, kNoColumn, 0};
@@ -405,11 +408,23 @@ void launch_copy_logits_of(const T* logits, int64_t row_stride, int64_t step, co
 
 }  // namespace
 
-#define MMPT_BY_SAMPLED(element, ...)                                         \
-  switch (element) {                                                          \
-    case Element::kBFloat16: { using T = __nv_bfloat16; __VA_ARGS__; break; } \
-    case Element::kHalf: { using T = __half; __VA_ARGS__; break; }            \
-    default: { using T = float; __VA_ARGS__; break; }                         \
+#define MMPT_BY_SAMPLED(element, ...) \
+  switch (element) {                  \
+    case Element::kBFloat16: {        \
+      using T = __nv_bfloat16;        \
+      __VA_ARGS__;                    \
+      break;                          \
+    }                                 \
+    case Element::kHalf: {            \
+      using T = __half;               \
+      __VA_ARGS__;                    \
+      break;                          \
+    }                                 \
+    default: {                        \
+      using T = float;                \
+      __VA_ARGS__;                    \
+      break;                          \
+    }                                 \
   }
 
 void launch_range_logits(const void* hidden, Element element, int64_t hidden_stride, const DeviceHead& head,
@@ -420,8 +435,8 @@ void launch_range_logits(const void* hidden, Element element, int64_t hidden_str
 
 void launch_copy_logits(const void* logits, Element element, int64_t row_stride, int64_t step,
                         const DeviceSampling& how, float* values, int64_t stride, cudaStream_t stream) {
-  MMPT_BY_SAMPLED(element, launch_copy_logits_of(static_cast<const T*>(logits), row_stride, step, how, values, stride,
-                                                 stream));
+  MMPT_BY_SAMPLED(element,
+                  launch_copy_logits_of(static_cast<const T*>(logits), row_stride, step, how, values, stride, stream));
 }
 
 void launch_choose(const float* values, int64_t stride, const DeviceSampling& how, int64_t* ids, cudaStream_t stream) {

@@ -37,12 +37,13 @@ struct DeviceHead {
   float softcap;
 };
 
-// values [batch][stride] fp32: the logits of each row's allowed ids in ascending order of id; here of those ids that are
-// not below `from`.
+// values [batch][stride] fp32: the logits of each row's allowed ids in ascending order of id; here of those ids that
+// are not below `from`.
 void launch_range_logits(const void* hidden, Element element, int64_t hidden_stride, const DeviceHead& head,
                          const DeviceSampling& how, int64_t from, float* values, int64_t stride, cudaStream_t stream);
-// The same by tensor cores (sm_80 and later), rounded otherwise, of the ids below `until`. products_until: which ids that
-// can be: those whose weights are 16 bits wide like hidden, where dimensions are a multiple of 32 and rows 16-byte aligned.
+// The same by tensor cores (sm_80 and later), rounded otherwise, of the ids below `until`. products_until: which ids
+// that can be: those whose weights are 16 bits wide like hidden, where dimensions are a multiple of 32 and rows 16-byte
+// aligned.
 int64_t products_until(const void* hidden, Element element, int64_t hidden_stride, const DeviceHead& head);
 void launch_range_products(const void* hidden, Element element, int64_t hidden_stride, const DeviceHead& head,
                            const DeviceSampling& how, int64_t until, float* values, int64_t stride,

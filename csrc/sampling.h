@@ -42,8 +42,8 @@ at::Tensor sample_range_cpu(const at::Tensor& hidden, const at::Tensor& weight_b
 at::Tensor sample_logits_cpu(const at::Tensor& logits, const Sampling& how, int64_t max_range);
 
 // As above without waiting for the device: a row that is NaN, whose range is empty, out of the vocabulary or wider than
-// max_range, or whose temperature, top_k or top_p of a tensor has no meaning, gives -1. tensor_cores: of 16-bit tensors that
-// they can take, logits are computed by them, and so rounded otherwise.
+// max_range, or whose temperature, top_k or top_p of a tensor has no meaning, gives -1. tensor_cores: of 16-bit tensors
+// that they can take, logits are computed by them, and so rounded otherwise.
 at::Tensor sample_range_cuda(const at::Tensor& hidden, const at::Tensor& weight_base,
                              const std::optional<at::Tensor>& weight_new, double softcap, const Sampling& how,
                              int64_t max_range, bool tensor_cores);

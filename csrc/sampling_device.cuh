@@ -25,8 +25,8 @@ struct Range {
 __device__ inline Range range_of(const DeviceSampling& how, int64_t row) {
   Range r{parameter(how.lo, row), parameter(how.hi, row), parameter(how.extra, row), 0, false};
   r.side = r.extra >= r.hi ? 1 : r.extra >= 0 && r.extra < r.lo ? -1 : 0;
-  r.valid = r.lo >= 0 && r.lo < r.hi && r.hi <= how.vocabulary && r.extra < how.vocabulary &&
-            r.hi - r.lo <= how.max_range;
+  r.valid =
+      r.lo >= 0 && r.lo < r.hi && r.hi <= how.vocabulary && r.extra < how.vocabulary && r.hi - r.lo <= how.max_range;
   return r;
 }
 

@@ -107,8 +107,7 @@ void logits_of(const HeadRows& head, int64_t first, int64_t count, const T* x, i
       instruction_set().sampling->dots_bf16(
           reinterpret_cast<const uint16_t*>(matrix.const_data_ptr<at::BFloat16>()) + row * ld, ld, n,
           reinterpret_cast<const float*>(x), ldx, batch, k, reinterpret_cast<float*>(out) + done, ldo);
-    else
-      plain_dots<T>(matrix, row, n, x, ldx, batch, out + done, ldo);
+    else plain_dots<T>(matrix, row, n, x, ldx, batch, out + done, ldo);
     done += n;
   }
 }

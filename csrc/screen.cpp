@@ -17,9 +17,9 @@
 namespace mmpt {
 namespace {
 
-constexpr int64_t kMostDepth = 1 << 16;    // int32 sums hold 255 * 127 * 66,000
-constexpr int64_t kMembers = 64;           // hidden rows that walk the codes together
-constexpr int64_t kFewest = 256;           // survivors that are never too many
+constexpr int64_t kMostDepth = 1 << 16;               // int32 sums hold 255 * 127 * 66,000
+constexpr int64_t kMembers = 64;                      // hidden rows that walk the codes together
+constexpr int64_t kFewest = 256;                      // survivors that are never too many
 constexpr double kSmallest = 1e-15, kLargest = 1e15;  // hidden values, rows' lengths: no product over- or underflows
 constexpr float kInfinite = std::numeric_limits<float>::infinity();
 constexpr float kNothing = std::numeric_limits<float>::quiet_NaN();
@@ -76,10 +76,8 @@ class Contest {
 
   // 64 ids from `first` on.
   void see(int64_t first, const float* least, const float* most, const ScreenKernels& kernels) {
-    if (ranked_)
-      see_ranked(first, least, most, kernels);
-    else
-      see_noisy(first, least, most);
+    if (ranked_) see_ranked(first, least, most, kernels);
+    else see_noisy(first, least, most);
     if (int64_t(candidates_.size()) > limit_) shrink(limit_ / 2);  // half: or it would shrink again at once
   }
 
@@ -260,8 +258,7 @@ NewScreen screen_cpu(const at::Tensor& weight_base, const std::optional<at::Tens
           const at::Tensor& matrix = head.of(id, at, left);
           if (k == depth && matrix.scalar_type() == at::kFloat && matrix.stride(1) == 1)
             source = matrix.const_data_ptr<float>() + at * matrix.stride(0);
-          else
-            row_as(matrix, at, row.data());
+          else row_as(matrix, at, row.data());
         } else {
           std::fill(row.begin(), row.end(), 0.f);
         }

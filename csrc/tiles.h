@@ -14,18 +14,18 @@
 
 namespace mmpt {
 
-constexpr int kBlock = 64;         // hidden rows (lanes) of a block
-constexpr int kLaneStep = 16;      // lanes are padded to a multiple of this, 32 for pairs
-constexpr int kDimensionStep = 32; // hidden dimensions are padded to a multiple of this
+constexpr int kBlock = 64;          // hidden rows (lanes) of a block
+constexpr int kLaneStep = 16;       // lanes are padded to a multiple of this, 32 for pairs
+constexpr int kDimensionStep = 32;  // hidden dimensions are padded to a multiple of this
 
 // Running softmax of one block; a lane is a hidden row. Maxima start at -inf, everything else at 0.
 template <typename T>
 struct OnlineState {
   T max[kBlock];
-  T sum[kBlock];        // of exp(z - max)
-  T logit_sum[kBlock];  // of z, for label smoothing
-  T rescale[kBlock];    // out: exp(old max - new max) of the last tile
-  int32_t best[kBlock]; // lowest id with the largest logit
+  T sum[kBlock];         // of exp(z - max)
+  T logit_sum[kBlock];   // of z, for label smoothing
+  T rescale[kBlock];     // out: exp(old max - new max) of the last tile
+  int32_t best[kBlock];  // lowest id with the largest logit
 };
 
 // Per-lane constants of the gradient dz = (exp(z - lse) * slope - shift) * d(softcap).
@@ -94,7 +94,7 @@ struct Screened {
 struct QuantisedRow {
   float scale;  // row = scale * (codes - kCodeZero), up to an error of this length
   float error;
-  float norm;   // the row's length; both are infinite where the row is not finite
+  float norm;  // the row's length; both are infinite where the row is not finite
 };
 
 struct ScreenKernels {

@@ -7,8 +7,8 @@
 #include "screen_impl.h"
 
 const mmpt::InstructionSet& mmpt::avx2_set() {
-  static constexpr InstructionSet set{"avx2", &avx2::kTiles<float>, &avx2::kTiles<double>, nullptr, &avx2::kSampling,
-                                      &avx2::kScreen};
+  static constexpr InstructionSet set{"avx2",  &avx2::kTiles<float>, &avx2::kTiles<double>,
+                                      nullptr, &avx2::kSampling,     &avx2::kScreen};
   return set;
 }
 #endif

@@ -31,21 +31,21 @@ const ScreenKernels& vnni_screen() {
 }  // namespace
 
 const InstructionSet& avx512_set() {
-  static const InstructionSet set{"avx512", &avx512::kTiles<float>, &avx512::kTiles<double>, nullptr,
-                                  &avx512::kSampling, &vnni_screen()};
+  static const InstructionSet set{"avx512", &avx512::kTiles<float>, &avx512::kTiles<double>,
+                                  nullptr,  &avx512::kSampling,     &vnni_screen()};
   return set;
 }
 
 const InstructionSet& avx512_bf16_set() {
-  static const InstructionSet set{"avx512_bf16", &avx512::kTiles<float>, &avx512::kTiles<double>, kBf16Pairs,
-                                  &avx512::kSampling, &vnni_screen()};
+  static const InstructionSet set{"avx512_bf16", &avx512::kTiles<float>, &avx512::kTiles<double>,
+                                  kBf16Pairs,    &avx512::kSampling,     &vnni_screen()};
   return set;
 }
 
 const InstructionSet& amx_set() {
   static const ScreenKernels screen = screen_with(screen_dots_amx);
-  static const InstructionSet set{"amx", &avx512::kTiles<float>, &avx512::kTiles<double>, kAmxPairs,
-                                  &avx512::kSampling, &screen};
+  static const InstructionSet set{"amx",     &avx512::kTiles<float>, &avx512::kTiles<double>,
+                                  kAmxPairs, &avx512::kSampling,     &screen};
   return set;
 }
 

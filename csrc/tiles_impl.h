@@ -21,8 +21,8 @@ namespace MMPT_SET {
 namespace {
 
 constexpr int kBytes = MMPT_VECTOR_BYTES;
-constexpr int kSlice = 64;   // k of one slice: b's panel is 16 KiB of fp32, a's part as much, and L1 holds 32 or 48
-constexpr int kPanel = 64;   // columns of b's panel
+constexpr int kSlice = 64;  // k of one slice: b's panel is 16 KiB of fp32, a's part as much, and L1 holds 32 or 48
+constexpr int kPanel = 64;  // columns of b's panel
 
 template <typename T>
 struct Simd {
@@ -217,7 +217,8 @@ void rescale(T* acc, int64_t rows, int64_t columns, const T* factor) {
   using S = Simd<T>;
   for (int64_t i = 0; i < rows; ++i) {
     if (factor[i] == T(1)) continue;
-    for (int64_t j = 0; j < columns; j += S::lanes) S::store(acc + i * columns + j, S::load(acc + i * columns + j) * factor[i]);
+    for (int64_t j = 0; j < columns; j += S::lanes)
+      S::store(acc + i * columns + j, S::load(acc + i * columns + j) * factor[i]);
   }
 }
 
@@ -226,7 +227,7 @@ constexpr TileKernels<T> kTiles{product<T>, softcap<T>, online<T>, gradient<T>, 
 
 // ---- sampling -------------------------------------------------------------------------------------------------
 
-constexpr int kParts = 16;                      // partial sums of a dot product
+constexpr int kParts = 16;  // partial sums of a dot product
 constexpr int kPartVectors = kParts / Simd<float>::lanes;
 
 inline void load_weights(const float* p, fvec* out) {

@@ -15,7 +15,7 @@ from torch.utils.cpp_extension import load
 from mmpt.ops import extension
 
 HERE = Path(__file__).parent
-LAUNCH = re.compile(r"(\b\w+(?:<[\w, ]+>)?)<<<(.*?)>>>\s*\(", re.DOTALL)
+LAUNCH = re.compile(r"(\b\w+(?:<[\w, ]+>)?)\s*<<<(.*?)>>>\s*\(", re.DOTALL)
 CLUSTERS = re.compile(r"// Thread block clusters exist.*(?=}  // namespace mmpt)", re.DOTALL)
 OTHERWISE = {
     "at::addmm_out(out, out, a, b, out.scalar_type())": "emulated::multiply_wide(out, a, b, true)",
