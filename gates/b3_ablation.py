@@ -149,7 +149,7 @@ GATE = {
             ),
         },
         # the model reads its outputs: loss of a prompt as the caption of its own output against another's. The
-        # ground truth, read likewise, is the reference: no output need be told apart better than it is
+        # ground truth, read likewise, is what they are compared with: no output need be distinguished better
         {
             "id": "read_back",
             "metric": "read_back_win_rate",

@@ -40,7 +40,7 @@ GATE = {
                 "`pytest tests/codecs`"
             ),
         },
-        # content: greedy outputs after training. RMS under 1 % of the reference's
+        # content: greedy outputs after training. RMS under 1 % of the ground truth's
         {
             "id": "silent",
             "metric": "silent_files",

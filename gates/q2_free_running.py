@@ -121,7 +121,7 @@ GATE = {
             "message": "nearly all prompts give the same output",
             "remedy": "the prompt does not reach the output: see B3; then raise train.steps",
         },
-        # share of outputs that are one frame throughout, where their reference is not
+        # share of outputs that are one frame throughout, where their ground truth is not
         {
             "id": "one_frame",
             "metric": "constant_rate",

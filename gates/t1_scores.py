@@ -30,13 +30,13 @@ GATE = {
                 "records, or lower train.steps"
             ),
         },
-        # token F1 of the caption read back from the reference medium against its caption
+        # token F1 of the caption read back from the ground truth against its caption
         {
             "id": "caption_f1",
             "metric": "caption_f1",
             "slices": ["a2t", "i2t"],
             "rule": "min",
-            "message": "captions read back share few words with the reference",
+            "message": "captions read back share few words with the medium's caption",
             "remedy": (
                 "read them beside the references in {run}/report/index.html; raise train.steps, or a2t and "
                 "i2t in mixture.weights"
@@ -95,7 +95,7 @@ GATE = {
             "message": "by CLIP, pictures fit their prompts no better than before training",
             "remedy": (
                 "compare clip_score, clip_score_step_0 and clip_score_reference in {run}/scores/data/evidence/T1.json: "
-                "where the reference is no higher than step 0, this score says nothing of your corpus; else raise "
+                "where the ground truth scores no higher than step 0, this score says nothing of your corpus; else raise "
                 "train.steps"
             ),
         },
@@ -108,7 +108,7 @@ GATE = {
             "message": "by CLAP, sounds fit their prompts no better than before training",
             "remedy": (
                 "compare clap_score, clap_score_step_0 and clap_score_reference in {run}/scores/data/evidence/T1.json: "
-                "where the reference is no higher than step 0, this score says nothing of your corpus; else raise "
+                "where the ground truth scores no higher than step 0, this score says nothing of your corpus; else raise "
                 "train.steps"
             ),
         },

@@ -1,4 +1,4 @@
-"""The gallery: for each shown golden item its prompt, the reference, and what the model made of it first and
+"""The gallery: for each shown golden item its prompt, the ground truth, and what the model made of it first and
 last.
 """
 
@@ -104,7 +104,7 @@ def _said(row: Row) -> str:
 def _reference(
     record: Row, modality: str, generate: Path | None, roots: Mapping[str, Path], target: Path
 ) -> Path | None:
-    """The reference as a file beside ``target``: stored codes decoded if there are any, else the original."""
+    """The ground truth as a file next to ``target``: stored codes decoded if there are any, else the original."""
     suffix = ".wav" if modality == "audio" else ".png"
     target = target.with_name(target.name + suffix)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ MEANING = {
     "cut_share": "share of sounds that are longer than codecs.audio.clip_seconds, and of which the rest was left out",
     # kernels
     "error_over_tolerance": "error of an op against float64, in units of its tolerance",
-    "support_violations": "sampled ids that the reference gives no probability",
+    "support_violations": "sampled ids that the reference implementation gives no probability",
     "nonfinite_values": "NaN or Inf in an op's outputs on finite input",
     "devices_unchecked": "devices of this machine on which the ops were not tried",
     # before training
@@ -118,7 +118,7 @@ MEANING = {
     "missing_files": "golden items without their file",
     "unreadable_files": "files that another library cannot read",
     "wrong_form_files": "files of another rate or size than the codec's",
-    "silent_files": "sounds below 1 % of their reference's level",
+    "silent_files": "sounds below 1 % of their ground truth's level",
     "constant_files": "files with one value throughout",
     "clipped_files": "sounds with more than 1 % of their samples at full scale",
     "reconstruction_share": "how much of the codec's own quality the written reconstructions keep",
@@ -164,7 +164,7 @@ MEANING = {
     "sampled_caption_stated": "share of captions at temperature 1 that state the attribute",
     "oracle_roundtrip_accuracy": "share of true media whose attributes are read back right after the codec",
     "duplicate_rate": "share of outputs that equal the output of another prompt",
-    "constant_rate": "share of outputs that are one frame throughout, where their reference is not",
+    "constant_rate": "share of outputs that are one frame throughout, where their ground truth is not",
     "looped_rate": "share of sounds that repeat frames more than their references do",
     "codebook_usage": "codes used in outputs, as a share of those used in references",
     "legal_mass": "probability that the model itself puts inside the allowed range",
