@@ -95,8 +95,8 @@ GATE = {
             "message": "by CLIP, pictures fit their prompts no better than before training",
             "remedy": (
                 "compare clip_score, clip_score_step_0 and clip_score_reference in {run}/scores/data/evidence/T1.json: "
-                "where the ground truth scores no higher than step 0, this score says nothing of your corpus; else raise "
-                "train.steps"
+                "where the ground truth scores no higher than step 0, this score says nothing of your corpus; else "
+                "raise train.steps"
             ),
         },
         {
@@ -108,8 +108,8 @@ GATE = {
             "message": "by CLAP, sounds fit their prompts no better than before training",
             "remedy": (
                 "compare clap_score, clap_score_step_0 and clap_score_reference in {run}/scores/data/evidence/T1.json: "
-                "where the ground truth scores no higher than step 0, this score says nothing of your corpus; else raise "
-                "train.steps"
+                "where the ground truth scores no higher than step 0, this score says nothing of your corpus; else "
+                "raise train.steps"
             ),
         },
     ],

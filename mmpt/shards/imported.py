@@ -29,12 +29,12 @@ from mmpt.corpus.problems import Problem, refuse
 from mmpt.corpus.split import deal, s2_metrics
 from mmpt.shards.audit import Findings, audit, write_findings
 from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, ImageEncoder
-from mmpt.shards.reference import Item, items_of, read_all
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.text_set import open_tokenizer
 from mmpt.shards.token_space import token_space as make_token_space
 from mmpt.shards.tokenise import save_shard, statistics
 from mmpt.shards.train_only import train_only
+from mmpt.shards.upstream import Item, items_of, read_all
 from mmpt.store.canonical import digest_json, write_json
 from mmpt.store.digests import sha256_bytes, sha256_file
 from mmpt.store.errors import UserError

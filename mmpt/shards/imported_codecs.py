@@ -17,7 +17,7 @@ from mmpt.codecs import registry
 from mmpt.codecs.contract import examine
 from mmpt.codecs.media import RESAMPLER
 from mmpt.codecs.stages import keep_contract
-from mmpt.shards.reference import Item, read_tars
+from mmpt.shards.upstream import Item, read_tars
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.stage import StageContext

@@ -9,8 +9,8 @@ import pytest
 from mmpt.codecs import encodec
 from mmpt.corpus.problems import Problem
 from mmpt.shards.imported import audio_fields, without_padding
-from mmpt.shards.reference import Item, between, origin_of, read_all, read_sequences, read_tars
 from mmpt.shards.stored import stored_audio
+from mmpt.shards.upstream import Item, between, origin_of, read_all, read_sequences, read_tars
 from mmpt.store.errors import UserError
 from mmpt.tokens.formats import build
 from mmpt.tokens.space import build_token_space

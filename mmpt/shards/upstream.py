@@ -1,4 +1,4 @@
-"""Records of the reference run's files: tokens with their ids, read one at a time and checked for form only.
+"""Records of an upstream run's files: tokens with their ids, read one at a time and checked for form only.
 
     <dataset>/train/shard-000000.tar, <dataset>/eval/..    Stage 2: members 00000000.json, .audio.npy or
                                                            .image.npy, .text_out.npy or .text_in.npy (int32)
@@ -42,7 +42,7 @@ class Item:
         where: "<dataset>/train/shard-000000.tar#00000000", or "<file>:<line>".
         side: "train" or "eval", as the run had it.
         payload, text: int32 [n], global ids without special tokens.
-        token_space: digest that the record carries, by the reference's rule; None where it carries none.
+        token_space: digest that the record carries, by the upstream rule; None where it carries none.
         meta: what the record says of its sound or picture; {} in sequences.
     """
 
