@@ -80,3 +80,17 @@ def test_the_list_finds(line, phrase):
 
 def test_the_list_lets_other_sentences_pass():
     assert not list(faults("it has a step; tokens per step; told apart"))
+
+
+def test_a_suppression_names_its_rule_and_its_reason():
+    bare = re.compile(
+        r"# (noqa|type: ignore)(?!(: [A-Z]+\d+(, [A-Z]+\d+)*|\[[a-z, -]+\])  ?(\(|#|--) ?\w)|# fmt: (skip|off)"
+    )
+    found = [
+        f"{name}:{number}: {line.strip()}"
+        for name, text in texts()
+        if name.endswith(".py")
+        for number, line in enumerate(text.splitlines(), 1)
+        if bare.search(line)
+    ]
+    assert not found, "\n".join(found)

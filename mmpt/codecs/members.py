@@ -70,7 +70,7 @@ class _Window(io.RawIOBase):
         self._at = base + offset
         return self._at
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # any writable buffer
         wanted = max(0, min(len(buffer), self._size - self._at))
         self._stream.seek(self._start + self._at)
         data = self._stream.read(wanted) or b""

@@ -54,7 +54,7 @@ def missing_end(path: MediaFile, samples: int, rate: int, promised: int) -> str:
         if found is None:
             return ""
         frames, _ = _mp3_frames(stream, found[0], path.stat().st_size)
-    expected = (frames - MP3_EDGES) * _frame(found[1])[2]  # type: ignore[index]
+    expected = (frames - MP3_EDGES) * _frame(found[1])[2]  # type: ignore[index]  # it was a frame before
     return f"the decoder gives {samples} samples of {frames} frames" if samples < expected else ""
 
 
@@ -208,7 +208,7 @@ def _mp3(stream: BinaryIO, start: int, size: int) -> str:
     if found is None:
         return ""
     at, first = found
-    length, side, _ = _frame(first)  # type: ignore[misc]
+    length, side, _ = _frame(first)  # type: ignore[misc]  # a frame
     counted = frames = 0
     if first[4 + side : 8 + side] in (b"Xing", b"Info"):
         (flags,) = struct.unpack_from(">I", first.ljust(16 + side, b"\0"), 8 + side)

@@ -75,12 +75,14 @@ def compare(
         path = folder / reference_path(task, records[i]["id"])
         made = read_wav(path)[0] if task == "t2a" else read_png(path)
         medium = load_medium(encoder, records[i])  # one at a time: a picture is up to 150 MB
-        rows.append({
-            "group": records[i]["group"],
-            "own": _quality(encoder, medium, made),
-            "other": _quality(encoder, load_medium(encoder, records[other]), made),
-            "codec": _quality(encoder, medium, told),
-        })  # fmt: skip
+        rows.append(
+            {
+                "group": records[i]["group"],
+                "own": _quality(encoder, medium, made),
+                "other": _quality(encoder, load_medium(encoder, records[other]), made),
+                "codec": _quality(encoder, medium, told),
+            }
+        )
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mmpt.gating.checks import Check, Gate
 from mmpt.gating.softening import lower_bound
@@ -41,21 +42,21 @@ class Floor:
     severity_when: tuple[tuple[str, str], ...] = ()
 
 
-def _zero(name: str, metric: str, slices: tuple[str, ...] = ("",), **more: object) -> Floor:
-    return Floor(name, metric, "max", 0.0, slices, **more)  # type: ignore[arg-type]
+def _zero(name: str, metric: str, slices: tuple[str, ...] = ("",), **more: Any) -> Floor:
+    return Floor(name, metric, "max", 0.0, slices, **more)
 
 
 def _groups(slices: tuple[str, ...]) -> Floor:
     return Floor("groups", "independent_groups", "min", LEAST_GROUPS, slices, on_fail="cannot_decide")
 
 
-def _at_least(name: str, metric: str, threshold: float, slices: tuple[str, ...], **more: object) -> Floor:
+def _at_least(name: str, metric: str, threshold: float, slices: tuple[str, ...], **more: Any) -> Floor:
     more = {"min_n": LEAST_ITEMS} | more
-    return Floor(name, metric, "min", threshold, slices, **more)  # type: ignore[arg-type]
+    return Floor(name, metric, "min", threshold, slices, **more)
 
 
-def _above_zero(name: str, metric: str, slices: tuple[str, ...], **more: object) -> Floor:
-    return Floor(name, metric, "ci_low_above", 0.0, slices, min_n=LEAST_ITEMS, **more)  # type: ignore[arg-type]
+def _above_zero(name: str, metric: str, slices: tuple[str, ...], **more: Any) -> Floor:
+    return Floor(name, metric, "ci_low_above", 0.0, slices, min_n=LEAST_ITEMS, **more)
 
 
 def _captions(prefix: str) -> tuple[Floor, ...]:

@@ -68,7 +68,7 @@ def _forward(
 def _require_compiler(device: torch.device) -> None:
     if device.type == "cuda":
         try:
-            import triton  # noqa: F401
+            import triton  # noqa: F401  (is it there?)
         except ImportError:
             raise UserError(
                 "torch.compile needs triton on this device",

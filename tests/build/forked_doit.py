@@ -11,7 +11,7 @@ from pathlib import Path
 import mmpt.build.commands
 import mmpt.build.commands_gates
 import mmpt.build.commands_shell
-import mmpt.report  # noqa: F401
+import mmpt.report  # noqa: F401  (for its time, before the fork)
 
 REPO = Path(__file__).resolve().parents[2]
 SOON = (datetime.date.today() + datetime.timedelta(days=30)).isoformat()  # a day on which a waiver may end

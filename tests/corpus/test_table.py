@@ -89,9 +89,19 @@ COLUMNS = {
     "group": "speaker",
     "license": "terms",
     "category": "kind",
-}  # fmt: skip
-ROW = {"clip": "a.wav", "en": "a bell", "fr": "une cloche", "nr": 7, "set": "Validation", "session": "s1", "speaker": 3,
-       "terms": "CC0", "kind": "bells", "offset": "unused"}  # fmt: skip
+}
+ROW = {
+    "clip": "a.wav",
+    "en": "a bell",
+    "fr": "une cloche",
+    "nr": 7,
+    "set": "Validation",
+    "session": "s1",
+    "speaker": 3,
+    "terms": "CC0",
+    "kind": "bells",
+    "offset": "unused",
+}
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
@@ -161,9 +171,15 @@ def test_a_table_that_is_none_is_one_line(tmp_path, text, source, match):
 
 @pytest.mark.parametrize(
     ("path", "side"),
-    [("train/metadata.csv", "train"), ("metadata.csv", None), ("en/dev-clean.jsonl", "val"), ("test/train.csv", None),
-     ("latest/attestation.csv", None), ("Evaluation/m.csv", "test")],
-)  # fmt: skip
+    [
+        ("train/metadata.csv", "train"),
+        ("metadata.csv", None),
+        ("en/dev-clean.jsonl", "val"),
+        ("test/train.csv", None),
+        ("latest/attestation.csv", None),
+        ("Evaluation/m.csv", "test"),
+    ],
+)
 def test_a_split_is_taken_from_words_and_never_guessed(tmp_path, path, side):
     assert table.side_of(tmp_path.__class__(path)) == side
 

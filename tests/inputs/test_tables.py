@@ -80,8 +80,11 @@ def test_a_line_longer_than_any_row_is_one_bad_line(tmp_path):
     long = "x" * (1 << 21)
     found = rows(tmp_path, f'id,caption\n1,a\n2,{long}\n3,"{long}\n4,d\n')
     assert [(line.number, line.problem[0] if line.problem else line.fields["id"]) for line in found] == [
-        (2, "1"), (3, "line is too long"), (4, "line is too long"), (5, "4")
-    ]  # fmt: skip
+        (2, "1"),
+        (3, "line is too long"),
+        (4, "line is too long"),
+        (5, "4"),
+    ]
 
 
 def test_null_is_an_empty_cell(tmp_path):

@@ -77,7 +77,7 @@ def test_a_frozen_base_gets_no_gradient_and_the_rest_is_unchanged():
 def test_small_chunks_give_the_same(monkeypatch):
     import sys
 
-    import mmpt.ops.reference_loss  # noqa: F401
+    import mmpt.ops.reference_loss  # noqa: F401  (imported first)
 
     hidden, base, new, labels = problem()
     new.requires_grad_(), hidden.requires_grad_()

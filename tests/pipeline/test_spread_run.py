@@ -112,7 +112,7 @@ def test_a_rank_killed_in_training_costs_no_byte(spread, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
-def test_training_as_a_slurm_job_is_the_same_bytes(spread, slurm, tmp_path):  # noqa: F811
+def test_training_as_a_slurm_job_is_the_same_bytes(spread, slurm, tmp_path):  # noqa: F811  (a fixture)
     project = copy_of(spread, tmp_path / "slurm-run")
     edited(project / PROFILE, SPREAD, "launcher: {kind: slurm, processes: 2, slurm: {time: 10}}")
     shutil.rmtree(root(project) / "train")

@@ -184,7 +184,7 @@ def test_between_takes_the_first_pair_and_needs_both_marks():
     assert between(np.array([2, 1, 5]), 1, 2) is None
 
 
-def test_padding_frames_go_and_the_rest_decodes_as_the_codec_encoded_it(encodec_folder):  # noqa: F811
+def test_padding_frames_go_and_the_rest_decodes_as_the_codec_encoded_it(encodec_folder):  # noqa: F811  (a fixture)
     """48 kHz, 1.5 s: the reference stores two whole chunks of 150 frames, the second half padding."""
     codec = encodec.create({"path": str(encodec_folder("48k"))})
     space = build_token_space(

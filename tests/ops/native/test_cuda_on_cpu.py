@@ -472,7 +472,7 @@ def test_draws_by_tensor_cores_equal_the_cpus(emulated, batch, new_rows):
 def test_a_row_by_tensor_cores_draws_the_same_alone_and_in_tiles_of_any_size(emulated, monkeypatch):
     hidden, base, new = head(70, h=96, dtype=torch.float16)
     hidden = torch.cat([hidden, hidden[:, :1]], 1)[:, :96]  # rows that are not 16-byte aligned
-    draw = lambda rows: emulated.sample_range(  # noqa: E731
+    draw = lambda rows: emulated.sample_range(  # noqa: E731  (one expression)
         hidden[rows],
         base,
         new,
