@@ -1,4 +1,4 @@
-"""Sounds of the generated corpus: one to three short events in a second, and sentences that describe them."""
+"""Sounds of the generated corpus: one to three short events in at most a second, and sentences that describe them."""
 
 import numpy as np
 
@@ -27,6 +27,10 @@ codes, later: what varies inside a combination of attributes is the order of its
 """
 ONSETS = ((0, 1), (4, 5), (8,))
 """Beats on which the first, the second and the third event may start. An event takes two, and a pause follows."""
+TAIL_BEATS = (1, 3)
+"""How many beats a sound goes on at least and at most after its last event, as far as there are any: no caption says when
+a sound ends, so a model has to hear that it is over (gate E1).
+"""
 TICKS = (1, 2)
 """How many ticks a sound has at least and at most, in beats without an event. No caption mentions them."""
 TICK_RMS = 0.005
@@ -45,21 +49,25 @@ GOLDEN_ANGLE = 2.399963
 
 
 def play_sound(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarray:
-    """Return float32 [16000] in (-1, 1). `rng` chooses when the events start and where ticks lie, and makes the hiss of
-    silence, 74 dB under full scale.
+    """Return float32 [n] in (-1, 1), whole beats, SOUND_SAMPLES at most. `rng` chooses when the events start, when the
+    sound ends and where ticks lie, and makes the hiss of silence, 74 dB under full scale.
 
     Jitter of pitch or level would fill the codes with what no prompt can tell, and a small model learns that noise
     first.
     """
     wave = rng.normal(0, 2e-4, SOUND_SAMPLES)
     event = _event(attributes["kind"], PITCH_HZ[attributes["pitch"]], GLIDE_OCTAVES[attributes["contour"]])
-    silent = np.ones(BEATS, bool)
+    silent, last = np.ones(BEATS, bool), 0
     for beats in ONSETS[: COUNT[attributes["count"]]]:
         onset = int(rng.choice(beats))
         silent[onset : onset + EVENT_BEATS] = False
         _add(wave, onset, RMS[attributes["loudness"]] * event)
+        last = onset + EVENT_BEATS
+    end = min(BEATS, last + int(rng.integers(TAIL_BEATS[0], TAIL_BEATS[1] + 1)))
+    silent[end:] = False
     for beat in rng.permutation(np.flatnonzero(silent))[: int(rng.integers(TICKS[0], TICKS[1] + 1))]:
         _add(wave, beat + 0.5, TICK_RMS * _tick())
+    wave = wave[: round(end * BEAT_SECONDS * SOUND_RATE)]
     return np.clip(wave, -0.999, 0.999).astype(np.float32)
 
 

@@ -19,6 +19,7 @@ from mmpt.evaluate.sets import (
     Record,
     decode_audio,
     decode_image,
+    free_grammar,
     item_seed,
     record_grammar,
     record_prompt,
@@ -145,8 +146,9 @@ def _guided(wanted: Wanted, setting: DecodingSettings) -> bool:
 def _grammar(space: TokenSpace, wanted: Wanted, setting: DecodingSettings) -> Grammar:
     if wanted.frames is not None:
         return grammar(space, wanted.record["task"], frames=wanted.frames)
-    own = record_grammar(space, wanted.record, setting.max_text_tokens)
-    return opened(own, space.vocab_size_total) if wanted.free else own
+    if wanted.free:
+        return opened(free_grammar(space, wanted.record, setting.max_text_tokens), space.vocab_size_total)
+    return record_grammar(space, wanted.record, setting.max_text_tokens)
 
 
 def run_piece(model, space: TokenSpace, piece: Piece, setting: DecodingSettings) -> list[Generated]:
@@ -212,7 +214,7 @@ def free_rates(
 ) -> dict[str, Any]:
     """What the grammar hides: of outputs with the whole vocabulary open, how many are valid, how many end."""
     valid = [
-        one.ended and fault(record_grammar(space, record, setting.max_text_tokens), one.ids) is None
+        one.ended and fault(free_grammar(space, record, setting.max_text_tokens), one.ids) is None
         for record, one in zip(records, outputs, strict=True)
     ]
     return {"n": len(records), "valid": sum(valid), "ended": sum(one.ended for one in outputs)}

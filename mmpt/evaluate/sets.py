@@ -20,6 +20,8 @@ from mmpt.tokens import TASKS, Grammar, TokenSpace, grammar, prompt
 
 Record = Mapping[str, Any]
 
+FREE_LONGEST = 2  # times a record's frames: where nothing gives a sound its length, an output is valid up to here
+
 
 @dataclass(frozen=True)
 class Codecs:
@@ -70,6 +72,15 @@ def record_grammar(space: TokenSpace, record: Record, max_text_tokens: int) -> G
     if task == "t2i":
         return grammar(space, task, tokens_per_image=len(record["target_ids"]))
     return grammar(space, task, text=(1, max_text_tokens))
+
+
+def free_grammar(space: TokenSpace, record: Record, max_text_tokens: int) -> Grammar:
+    """What counts as valid where the vocabulary is open: as `record_grammar`, but a sound of any whole number of frames
+    up to FREE_LONGEST times the record's, since nothing tells the model how long that is.
+    """
+    if record["task"] == "t2a":
+        return grammar(space, "t2a", frames=(1, FREE_LONGEST * int(record["n_frames"])))
+    return record_grammar(space, record, max_text_tokens)
 
 
 def item_seed(seed: int, *parts: str | int) -> int:

@@ -211,7 +211,9 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         # A section that names another thing (codec) starts anew: the one below's options are not its own.
         renamed = both and "name" in value and value["name"] != merged[key].get("name")
-        merged[key] = _merge(merged[key], value) if both and not renamed else value
+        # A launcher that names its kind says who runs every stage: stages below it are not inherited.
+        whole = key == "launcher" and both and "kind" in value
+        merged[key] = _merge(merged[key], value) if both and not renamed and not whole else value
     return merged
 
 

@@ -102,7 +102,9 @@ def test_text_has_a_sentence_of_its_own_for_every_word_that_gives_an_attribute()
 def test_media_have_their_declared_form():
     picture, sound = generate_pictures(0, 1)[0].medium, generate_sounds(0, 1)[0].medium
     assert picture.shape == (48, 48, 3) and picture.dtype == np.uint8
-    assert sound.shape == (16_000,) and sound.dtype == np.float32
+    assert sound.ndim == 1 and sound.dtype == np.float32
+    lengths = {len(one.medium) for one in generate_sounds(0, 60)}
+    assert all(length % 1_600 == 0 and 4_800 <= length <= 16_000 for length in lengths) and len(lengths) >= 6, lengths
     assert all(abs(item.medium).max() < 0.999 for item in generate_sounds(0, 216))
 
 

@@ -23,8 +23,6 @@ def alone(tmp_path_factory) -> Path:
     """A copy of the repository with everything up to train built by one process."""
     project = tmp_path_factory.mktemp("alone") / "project"
     shutil.copytree(REPO, project, ignore=LEFT_OUT)
-    with open(project / PROFILE, "a") as profile:
-        profile.write(LOCAL + "\n")
     # So many rows at a time however many ranks there are: only sums are taken in another order.
     edited(project / PROFILE, "train: {steps: 24", "train: {micro_rows: 2, steps: 24")
     _code, output = doit(project, "train", f"profile={PROFILE}")

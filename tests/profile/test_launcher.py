@@ -9,7 +9,8 @@ from mmpt.store.launcher import Launcher
 
 def loaded(folder, launcher: str):
     path = folder / "run.yaml"
-    path.write_text(f"extends: smoke\nname: x\nlauncher: {launcher}\n")
+    (folder / "alone.yaml").write_text("extends: smoke\nname: alone\nlauncher: local\n")
+    path.write_text(f"extends: alone.yaml\nname: x\nlauncher: {launcher}\n")
     return load_profile(str(path)).data
 
 
@@ -38,8 +39,21 @@ def test_what_a_launcher_means_for_a_stage(tmp_path, launcher, stage, kind, work
     assert (found.kind, found.processes, found.spreads) == (kind, workers, kind != "local")
 
 
-def test_without_the_key_every_stage_is_local(tmp_path):
-    assert launcher_of(load_profile("smoke").data, "train") == Launcher()
+def test_without_the_key_every_stage_is_local():
+    data = {key: value for key, value in load_profile("smoke").data.items() if key != "launcher"}
+    assert launcher_of(data, "train") == Launcher()
+
+
+def test_smoke_trains_with_two_workers_and_runs_the_rest_alone():
+    data = load_profile("smoke").data
+    assert launcher_of(data, "train").processes == 2 and launcher_of(data, "shards") == Launcher()
+
+
+@pytest.mark.parametrize("launcher", ["local", "{kind: local}", "{kind: slurm, processes: 4, slurm: {time: 60}}"])
+def test_a_launcher_that_names_its_kind_inherits_no_stages(tmp_path, launcher):
+    path = tmp_path / "x.yaml"
+    path.write_text(f"extends: smoke\nname: x\nlauncher: {launcher}\n")
+    assert launcher_of(load_profile(str(path)).data, "train").kind != "torchrun"
 
 
 def test_on_gpus_the_machine_says_how_many(tmp_path):
