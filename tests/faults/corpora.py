@@ -35,6 +35,7 @@ def imported(folder: Path) -> None:
     """A run to import, and its profile."""
     run = build_run(folder, 60, 60)
     write_checkpoints(run)
+    run.root = Path()  # a profile's paths are taken from its own folder
     (folder / "brought.yaml").write_text(yaml.safe_dump(run.profile(name="brought")), encoding="utf-8")
 
 

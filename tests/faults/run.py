@@ -66,13 +66,22 @@ class Project:
         )
         return done.returncode, done.stdout
 
+    def make(self) -> None:
+        """Make what the profile reads."""
+        code, output = self.python("tests.faults.corpora", self.corpus, f"artifacts/corpora/{self.corpus}")
+        if code:
+            raise RuntimeError(output)
+
     def doit(self, *words: str) -> tuple[int, str]:
         return self.python("doit", *words, self.profile)
 
     def failing(self) -> tuple[str, int, list[str]]:
         """(decision, exit code, checks that block as "<gate>.<check>") of the artifacts as they are."""
         code, output = self.doit("gates", "--json")
-        told = json.loads(output[output.index("{") :])
+        said = json.loads(output[output.index("{") :])
+        if "result" not in said:
+            raise RuntimeError(output)
+        told = said["result"]
         found = [
             f"{gate['gate']}.{check['id']}"
             for gate in told["gates"]
@@ -93,9 +102,7 @@ class Lab:
         project = Project(self.work / "clean" / corpus, corpus)
         renew(project.folder)
         if corpus != "generated" and not (project.folder / "artifacts/corpora" / corpus).is_dir():
-            code, output = project.python("tests.faults.corpora", corpus, f"artifacts/corpora/{corpus}")
-            if code:
-                raise RuntimeError(output)
+            project.make()
         return project
 
     def mutant(self, fault: Fault, clean: Project) -> Project:
@@ -106,7 +113,7 @@ class Lab:
         link_artifacts(clean.folder / "artifacts", project.folder / "artifacts")
         put(fault, project.folder)
         if fault.area == "imported":
-            project.python("tests.faults.corpora", "imported", "artifacts/corpora/imported")
+            project.make()
         return project
 
 
@@ -170,11 +177,11 @@ def stopped(fault: Fault, seen: dict[str, Any]) -> str:
     return "crash" if seen["broke"] else "none"
 
 
-def examine(fault: Fault, mutant: Project, before: Sequence[str]) -> dict[str, Any]:
-    """Build a mutant as far as it takes, and what came of it."""
+def examine(fault: Fault, mutant: Project, before: Sequence[str], upto: str = "") -> dict[str, Any]:
+    """Build a mutant as far as it takes, or at most to stage `upto`, and what came of it."""
     began = time.monotonic()
     seen: dict[str, Any] = {}
-    for target in [stage_of(fault.gate)] * bool(fault.gate) + [""]:
+    for target in [stage_of(fault.gate)] * bool(fault.gate) + [upto]:
         code, output = mutant.doit(*[target] * bool(target))
         seen = look(mutant, before, output, code)
         if stopped(fault, seen) == "expected" or seen["broke"] or seen["refused"]:
@@ -231,7 +238,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.run", description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="*", default=[], help="faults by id")
     parser.add_argument("--corpus", nargs="*", default=[], choices=list(PROFILES))
-    parser.add_argument("--upto", default="", help="build the clean run as far as this stage, and faults likewise")
+    parser.add_argument("--upto", default="", help="build clean runs and mutants no further than this stage")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no fault after so many")
     parser.add_argument("--again", action="store_true", help="run also what is there")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mmpt-faults")
@@ -247,7 +254,10 @@ def main(words: Sequence[str] | None = None) -> int:
         if corpus not in clean:
             clean[corpus] = clean_failing(lab, corpus, asked.upto)
         project, before = clean[corpus]
-        result = examine(fault, lab.mutant(fault, project), before)
+        result = examine(fault, lab.mutant(fault, project), before, asked.upto)
+        if asked.upto and result["stopped"] == "none":
+            print(f"{fault.id} {corpus}: not stopped up to {asked.upto}, not kept", flush=True)
+            continue
         keep(f"{fault.id} {corpus}", result)
         missed += bool(fault.expects) and result["stopped"] != "expected"
         told = " ".join([*result["failing"][:6], *result["refused"][:1], *result["broke"][:1]])

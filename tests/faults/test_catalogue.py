@@ -125,7 +125,7 @@ class Said(Project):
 
     def doit(self, *words):
         gate = '{"gate": "A1", "checks": [{"id": "digests", "severity": "block", "status": "fail"}]}'
-        return (10, f'{{"decision": "NO-GO", "gates": [{gate}]}}') if words[:1] == ("gates",) else (0, "")
+        return (10, f'{{"result": {{"decision": "NO-GO", "gates": [{gate}]}}}}') if words[:1] == ("gates",) else (0, "")
 
 
 def test_what_failed_before_stops_nothing(tmp_path):
