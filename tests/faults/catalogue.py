@@ -1007,7 +1007,7 @@ BROUGHT = (
         "imported sound ids lie codebook by codebook",
         MAKER,
         '(modality, one["ids"])):',
-        '(modality, sorted(one["ids"]))):',
+        '(modality, np.concatenate([one["ids"][::2], one["ids"][1::2]]) if modality == "audio" else one["ids"])):',
         "S3.segments",
         "FoundationVision/UniTok#11",
         IMPORTED,
