@@ -521,6 +521,15 @@ TRAINING = (
         "unslothai/unsloth#3547",
     ),
     Fault(
+        "last-checkpoint-as-step-0",
+        "saving",
+        "what is compared with step 0 is compared with the last step itself",
+        "mmpt/train/stages.py",
+        '"initial": names[outcome.saved[0]],',
+        '"initial": names[outcome.step],',
+        "C2.growth",
+    ),
+    Fault(
         "emit-labels-shifted-twice",
         "training",
         "sounds and pictures learn the code after the next one",

@@ -222,15 +222,29 @@ def is_there(fault: Fault, corpus: str, results: dict[str, dict[str, Any]]) -> b
     return results.get(f"{fault.id} {corpus}", {}).get("mutation") == fault.digest
 
 
-def clean_failing(lab: Lab, corpus: str, upto: str) -> tuple[Project, list[str]]:
-    """The clean run, built whole or as far as stage `upto`, and what blocks in it."""
+@dataclass(frozen=True)
+class Clean:
+    """A clean run.
+
+    Args:
+        failing: checks that block in it; a mutant must fail another one.
+        state: its decision, or as far as which stage it was built: "to shard_audit".
+    """
+
+    project: Project
+    failing: tuple[str, ...]
+    state: str
+
+
+def built(lab: Lab, corpus: str, upto: str = "") -> Clean:
+    """The clean run, built whole or as far as stage `upto`."""
     clean = lab.clean(corpus)
     code, output = clean.doit(*[upto] * bool(upto))
     if code in (1, 2):
         raise RuntimeError(output)
     decision, _, failing = clean.failing()
     print(f"clean {corpus}: {decision} {' '.join(failing)}", flush=True)
-    return clean, failing
+    return Clean(clean, tuple(failing), f"to {upto}" if upto else decision)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -244,7 +258,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mmpt-faults")
     asked = parser.parse_args(words)
     lab, began, missed = Lab(asked.work), time.monotonic(), 0
-    clean: dict[str, tuple[Project, list[str]]] = {}
+    clean: dict[str, Clean] = {}
     for fault, corpus in parts(asked.only, asked.corpus):
         if is_there(fault, corpus, read_results()) and not asked.again:
             continue
@@ -252,9 +266,9 @@ def main(words: Sequence[str] | None = None) -> int:
             print("no time left")
             break
         if corpus not in clean:
-            clean[corpus] = clean_failing(lab, corpus, asked.upto)
-        project, before = clean[corpus]
-        result = examine(fault, lab.mutant(fault, project), before, asked.upto)
+            clean[corpus] = built(lab, corpus, asked.upto)
+        mutant = lab.mutant(fault, clean[corpus].project)
+        result = {**examine(fault, mutant, clean[corpus].failing, asked.upto), "clean": clean[corpus].state}
         if asked.upto and result["stopped"] == "none":
             print(f"{fault.id} {corpus}: not stopped up to {asked.upto}, not kept", flush=True)
             continue

@@ -74,9 +74,11 @@ def summary(results: Mapping[str, Any]) -> str:
     dates = sorted(results[f"{fault.id} {corpus}"]["date"] for fault, corpus, one in found if one)
     when = f", {dates[0]} to {dates[-1]}" if dates else ""
     ran = f"{counts['expected']} stopped by the check named before, {other} by another or by a crash"
+    part = sum(results[f"{fault.id} {corpus}"]["clean"] != "GO" for fault, corpus, one in found if one)
     lines = [
         f"{len(FAULTS)} faults, {len(found)} runs by corpus: {ran},",
-        f"{counts['none']} by nothing, {counts['']} not run yet{when}. [FAULTS.md](FAULTS.md) has each.",
+        f"{counts['none']} by nothing, {counts['']} not run yet{when}. In {part} the clean run was built",
+        "no further than the stage that the check rests on, and so was no GO. [FAULTS.md](FAULTS.md) has each.",
         "",
         "| area | runs | as named | otherwise | open | not run yet |",
         "|---|---|---|---|---|---|",

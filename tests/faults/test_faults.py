@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.run import Lab, clean_failing, examine, is_there, keep, parts, read_results
+from tests.faults.run import Lab, built, examine, is_there, keep, parts, read_results
 
 LAB = Lab(Path(tempfile.gettempdir()) / "mmpt-faults")
 
 
 @pytest.fixture(scope="session")
 def clean():
-    """Corpus -> (clean run, what blocks in it), made when it is first asked for."""
+    """The clean run of a corpus, made when it is first asked for."""
     made = {}
 
     def of(corpus):
         if corpus not in made:
-            made[corpus] = clean_failing(LAB, corpus, "")
+            made[corpus] = built(LAB, corpus)
         return made[corpus]
 
     return of
@@ -28,8 +28,9 @@ def clean():
 @pytest.mark.parametrize("fault, corpus", [pytest.param(*one, id=f"{one[0].id}-{one[1]}") for one in parts()])
 def test_the_named_check_stops_the_fault(fault, corpus, clean):
     if not is_there(fault, corpus, read_results()):
-        project, before = clean(corpus)
-        keep(f"{fault.id} {corpus}", examine(fault, LAB.mutant(fault, project), before))
+        run = clean(corpus)
+        found = examine(fault, LAB.mutant(fault, run.project), run.failing)
+        keep(f"{fault.id} {corpus}", {**found, "clean": run.state})
     found = read_results()[f"{fault.id} {corpus}"]
     if not fault.expects:
         pytest.skip(f"open: {found['stopped']}")
@@ -39,4 +40,4 @@ def test_the_named_check_stops_the_fault(fault, corpus, clean):
 @pytest.mark.slow
 @pytest.mark.parametrize("corpus", ["generated", "captions"])
 def test_the_unmutated_run_is_go(corpus, clean):
-    assert clean(corpus)[1] == []
+    assert (clean(corpus).state, clean(corpus).failing) == ("GO", ())
