@@ -28,8 +28,8 @@ codes, later: what varies inside a combination of attributes is the order of its
 ONSETS = ((0, 1), (4, 5), (8,))
 """Beats on which the first, the second and the third event may start. An event takes two, and a pause follows."""
 TAIL_BEATS = (1, 3)
-"""How many beats a sound goes on at least and at most after its last event, as far as there are any: no caption says when
-a sound ends, so a model has to hear that it is over (gate E1).
+"""How many beats a sound goes on at least and at most after its last event, as far as there are any: no caption says
+when a sound ends, so a model has to hear that it is over (gate E1).
 """
 TICKS = (1, 2)
 """How many ticks a sound has at least and at most, in beats without an event. No caption mentions them."""
