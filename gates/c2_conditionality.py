@@ -23,6 +23,9 @@ GATE = {
         },
         # (empty gap at the end) - (empty gap at step 0): the specification asks for both. 0.88 (t2a) and 0.41 (t2i) in
         # the smoke run of 2026-11-30; a model that never saw an empty prompt cannot be asked
+        # It warns: before training both losses are arbitrary, and what an empty prompt happens to cost there differs by
+        # nats from seed to seed (of two seeds of smoke on 2026-11-30 one interval crossed 0, with B3 at 0.9 and more).
+        # What an empty prompt costs after training is B3's to block.
         {
             "id": "growth_empty",
             "metric": "empty_gap_growth_nats",
