@@ -1,7 +1,7 @@
 """A first look at the captions of a corpus, for `doit plan`: what stage corpus would refuse, where finding it is quick.
 
 Tables are read; media are looked up and not opened. Of readers that yield as they read, the first RECORDS records are
-read (0.1 s). A published data set is read whole, or not at all where its folder holds more than FILES names or its
+read (0.15 s). A published data set is read whole, or not at all where its folder holds more than FILES names or its
 tables more than BYTES: both bounds are those of sizes, so that two looks at one folder say the same.
 """
 

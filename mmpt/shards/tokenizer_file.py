@@ -53,8 +53,18 @@ def add_names(tokenizer: Tokenizer, space: TokenSpace) -> None:
     """Give every new id of the token space its name in the tokenizer.
 
     Raises:
-        UserError: one would get another id than the token space gives it.
+        UserError: the ids before have a gap, or one would get another id than the token space gives it.
     """
+    ids = sorted(tokenizer.get_vocab().values())
+    odd = next((place for place, one in enumerate(ids) if one != place), None)
+    if odd is not None:  # tokenizers numbers added tokens on from the count, so a hole moves them onto other ids
+        raise UserError(
+            "the base's tokenizer has no room for our ids",
+            where="tokenizer.json",
+            found=f"id {odd} is missing" if ids[odd] > odd else f"two tokens have id {ids[odd]}",
+            expected="ids from 0 on, without gaps",
+            fix="use a base whose tokenizer numbers its tokens so",
+        )
     names = token_names(space)
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     for place, name in enumerate(names, space.new_start):

@@ -140,6 +140,13 @@ def test_a_hole_or_a_name_of_ours_is_refused_before_training(folder, tmp_path):
     with pytest.raises(UserError, match="no room for our ids"):
         check_tokenizer(changed(folder, hole, tmp_path), space_of(tmp_path))
 
+    def covered(file):  # an added token is moved down into the hole's room: the count alone fits
+        vocab, file["model"]["merges"] = file["model"]["vocab"], []
+        del vocab[next(name for name, place in vocab.items() if place == 200)]
+
+    with pytest.raises(UserError, match="no room for our ids.*id 200 is missing"):
+        check_tokenizer(changed(folder, covered, tmp_path), space_of(tmp_path))
+
     def taken(file):
         file["added_tokens"][-1]["content"] = "<|image_0|>"
 
