@@ -196,7 +196,7 @@ def lay_ours(graph: Graph, folder: Path, python: str, repo: Path) -> Laid:
         "name": "bench",
         "seed": 1,
         "runtime": {"device": "cpu", "dtype": "float32", "threads": 1},
-        "corpus": {"sources": [{"name": "source", "reader": "captions", "path": str(folder / "source")}]},
+        "corpus": {"sources": [{"name": "source", "reader": "generated", "path": str(folder / "source")}]},
     }
     sizes = {node.name: (node.count, node.size) for node in graph.nodes}
     for name, text in {

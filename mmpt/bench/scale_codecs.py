@@ -61,6 +61,9 @@ class FreeEncoder:
         self.modality = modality
         self.codec: Any = FreeSound() if modality == "audio" else FreePicture()
         self.identity = self.codec.identity()
+        self.cut = "nothing"
+        ranges = space.audio_ranges if modality == "audio" else (space.ranges["IMAGE"],)
+        self.starts = [one.start for one in ranges]
         self._ids = free_ids(modality, space)
 
     def load(self, record: dict[str, Any]) -> tuple[int, bool]:

@@ -69,12 +69,12 @@ def grammar(
         segments, step = space.audio_ranges, space.n_codebooks
     elif target == "image":
         least = most = _number(task, "tokens_per_image", tokens_per_image)
-        segments, step = (space.ranges["IMAGE"],), 1
+        segments, step = tuple(space.ranges[name] for name in ("IMAGE",) if name in space.ranges), 1
     else:
         least, most = _bounds(task, "text", text)
         _ordered(task, "text", least, most)
         segments, step = (space.ranges["TEXT"],), 1
-    if not segments or segments[0] is None:
+    if not segments:
         raise UserError(f"{task}: this token space has no {target} segment", expected=f"a space built with {target}")
     p = np.arange(most * step)
     starts = np.array([s.start for s in segments], np.int64)

@@ -1,6 +1,7 @@
 """What surrounds a body in its process, and the one body that the build itself has."""
 
 import errno
+import json
 import random
 
 import numpy
@@ -15,7 +16,14 @@ from mmpt.store.canonical import read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.stage import SliceView, StageContext
+from mmpt.tokens.space import build_token_space
 from tests.gating.gate_evidence import fixture
+
+SPACE = json.dumps(
+    build_token_space(
+        base_text_model="tiny", text_vocab_size=20, n_special=16, image_tokenizer=None, audio_codec=None
+    ).to_json()
+)
 
 
 def test_a_hook_that_draws_random_numbers_leaves_the_training_run_alone():
@@ -79,7 +87,7 @@ def context(tmp_path):
         (final / "adapter_config.json", "{}"),
         (final / "adapter_model.safetensors", "weights"),
         (final / "trainer_state.safetensors", "optimizer"),
-        (tmp_path / "token_space" / "token_space.json", "{}"),
+        (tmp_path / "token_space" / "token_space.json", SPACE),
         (tmp_path / "token_space" / "token_space.sha256", f"{'a' * 64}  token_space.json\n"),
         (tmp_path / "base" / "model" / "config.json", "{}"),
         (tmp_path / "staged_export" / "export" / "adapter" / "adapter_config.json", "{}"),

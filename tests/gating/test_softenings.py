@@ -204,17 +204,23 @@ def test_a_check_of_another_metric_cannot_be_decided_and_a_stricter_rule_can(gat
     assert policy.softenings == () and not policy.gate("B1").missing
 
 
+EMPTY_CHECKS = {
+    *(f"B3.{one}.severity" for one in ("win_empty", "gap_empty", "mean_empty_t2i", "mean_empty_t2a")),
+    "C2.growth_empty.severity",
+}
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
         ({"golden": {"per_task": 63, "ablation": 256}}, {"golden.per_task"}),
         (
             {"mixture": {"prompt_dropout": 1e-9}},
-            {f"B3.{one}.severity" for one in ("win_empty", "gap_empty", "mean_empty_t2i", "mean_empty_t2a")},
+            EMPTY_CHECKS,
         ),
         (
             {"mixture": {"prompt_dropout": 0.0}},
-            {f"B3.{one}.severity" for one in ("win_empty", "gap_empty", "mean_empty_t2i", "mean_empty_t2a")},
+            EMPTY_CHECKS,
         ),
         ({"mixture": {"prompt_dropout": 0.02}}, set()),
         ({"evaluate": {"bootstrap": 999}}, {"evaluate.bootstrap"}),

@@ -107,7 +107,8 @@ def test_every_golden_item_decodes_trained_or_not(first):
             assert {Image.open(path).size for path in pictures} == {(48, 48)}
             for path in sounds:
                 with wave.open(str(path)) as sound:
-                    assert (sound.getframerate(), sound.getnchannels(), sound.getnframes()) == (16000, 1, 16000)
+                    assert (sound.getframerate(), sound.getnchannels()) == (16000, 1)
+                    assert sound.getnframes() in range(1600, 16001, 1600)
 
 
 def test_a_no_go_run_still_has_its_report(first):

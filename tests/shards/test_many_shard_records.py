@@ -137,7 +137,7 @@ def test_the_codes_used_are_counted_shard_by_shard(tmp_path):
         save_shard(tmp_path, "image", "train", index, [np.array(ids, np.int32)], rows, stamp)
     shards = ShardSet.open(tmp_path, "image", "train")
 
-    space = SimpleNamespace(image_range=SimpleNamespace(start=1, end=4, size=4))
+    space = SimpleNamespace(ranges={"IMAGE": SimpleNamespace(start=1, end=4, size=4)})
     assert list(tokenise._codes_used(shards, space)) == [3 / 4]
     assert [part.tolist() for part in shards.ids_by_shard()] == [[1, 2, 2], [2, 3], [9]]
 

@@ -12,6 +12,7 @@ from mmpt.model.adapter import WEIGHTS
 from mmpt.model.stages import base
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
+from mmpt.store.model_files import check_positions
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.store.tensors import load_tensors, read_meta
@@ -308,6 +309,6 @@ def test_a_pretrained_base_is_copied_and_described(pipeline):
 def test_examples_longer_than_the_bases_context_are_refused(tmp_path):
     model = small_model(tmp_path / "base")
     model.config.max_position_embeddings = 64
-    train_stages._check_positions(model, 64)
+    check_positions(model.config.to_dict(), 64)
     with pytest.raises(UserError, match="found 65; expected at most 64"):
-        train_stages._check_positions(model, 65)
+        check_positions(model.config.to_dict(), 65)
