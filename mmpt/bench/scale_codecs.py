@@ -72,6 +72,9 @@ class FreeEncoder:
     def size(self, record: dict[str, Any]) -> float:
         return float(self.load(record)[0])
 
+    def loaded_bytes(self, record: dict[str, Any]) -> int:
+        return 0  # nothing is decoded
+
     def encode(self, media: Sequence[tuple[int, bool]]) -> list[Any]:
         from mmpt.shards.encode import Encoded
 
