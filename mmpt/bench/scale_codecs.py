@@ -62,8 +62,7 @@ class FreeEncoder:
         self.codec: Any = FreeSound() if modality == "audio" else FreePicture()
         self.identity = self.codec.identity()
         self.cut = "nothing"
-        ranges = space.audio_ranges if modality == "audio" else (space.ranges["IMAGE"],)
-        self.starts = [one.start for one in ranges]
+        self.starts = [one.start for one in space.segments(modality)]
         self._ids = free_ids(modality, space)
 
     def load(self, record: dict[str, Any]) -> tuple[int, bool]:

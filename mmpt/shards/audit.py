@@ -128,7 +128,7 @@ def _sample(sets: Sequence[ShardSet], key: np.uint64) -> list[tuple[ShardSet, in
 
 def check_segments(shards: ShardSet, space: TokenSpace, found: Findings) -> None:
     """Count ids outside the segment of their position: codebook k stands at k, k + K, .. of a record."""
-    ranges = space.audio_ranges if shards.modality == "audio" else (space.ranges["IMAGE"],)
+    ranges = space.segments(shards.modality)
     low, high = np.array([one.start for one in ranges]), np.array([one.end for one in ranges])
     first = 0  # record of the shard; all ids at once, with a place each, would be 28 bytes per token
     for ids, header in zip(shards.ids_by_shard(), shards.headers, strict=True):

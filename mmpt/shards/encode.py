@@ -93,7 +93,7 @@ class AudioEncoder:
 
     @property
     def starts(self) -> list[int]:
-        return [one.start for one in self.space.audio_ranges]
+        return [one.start for one in self.space.segments(self.modality)]
 
     def load(self, record: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
         """(float32 [channels, T] at the codec's rate, was it cut)."""
@@ -154,7 +154,7 @@ class ImageEncoder:
 
     @property
     def starts(self) -> list[int]:
-        return [self.space.image_range.start] if self.space.image_range else []
+        return [one.start for one in self.space.segments(self.modality)]
 
     def load(self, record: Mapping[str, Any]) -> np.ndarray:
         """uint8 [H, W, 3]."""

@@ -269,9 +269,8 @@ def _part(shards: ShardSet, errors: int, space: TokenSpace) -> dict[str, Any]:
 
 
 def _codes_used(shards: ShardSet, space: TokenSpace) -> Iterator[float]:
-    ranges = space.audio_ranges if shards.modality == "audio" else (space.ranges["IMAGE"],)
     present = np.zeros(0, np.int32)
     for ids in shards.ids_by_shard():
         present = np.union1d(present, ids)
-    for one in ranges:
+    for one in space.segments(shards.modality):
         yield ((present >= one.start) & (present <= one.end)).sum() / one.size

@@ -66,10 +66,10 @@ def grammar(
     if target == "audio":
         least, most = (frames, frames) if isinstance(frames, (int, np.integer)) else _bounds(task, "frames", frames)
         _ordered(task, "frames", least, most)
-        segments, step = space.audio_ranges, space.n_codebooks
+        segments, step = space.segments(target), space.n_codebooks
     elif target == "image":
         least = most = _number(task, "tokens_per_image", tokens_per_image)
-        segments, step = tuple(space.ranges[name] for name in ("IMAGE",) if name in space.ranges), 1
+        segments, step = space.segments(target), 1
     else:
         least, most = _bounds(task, "text", text)
         _ordered(task, "text", least, most)

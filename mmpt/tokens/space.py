@@ -99,6 +99,12 @@ class TokenSpace:
     def image_range(self) -> Range | None:
         return self.ranges.get("IMAGE")
 
+    def segments(self, modality: str) -> tuple[Range, ...]:
+        """The ranges of a modality's ids ("audio", "image"), one for each codebook; empty when the space has none."""
+        if modality == "audio":
+            return self.audio_ranges
+        return () if self.image_range is None else (self.image_range,)
+
     def special(self, role: str) -> int:
         """Id of a special by its role, e.g. "aud_start"."""
         return self.special_tokens[f"<|{role}|>"]

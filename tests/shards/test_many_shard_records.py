@@ -137,7 +137,7 @@ def test_the_codes_used_are_counted_shard_by_shard(tmp_path):
         save_shard(tmp_path, "image", "train", index, [np.array(ids, np.int32)], rows, stamp)
     shards = ShardSet.open(tmp_path, "image", "train")
 
-    space = SimpleNamespace(ranges={"IMAGE": SimpleNamespace(start=1, end=4, size=4)})
+    space = SimpleNamespace(segments={"image": [SimpleNamespace(start=1, end=4, size=4)]}.get)
     assert list(tokenise._codes_used(shards, space)) == [3 / 4]
     assert [part.tolist() for part in shards.ids_by_shard()] == [[1, 2, 2], [2, 3], [9]]
 
@@ -151,7 +151,8 @@ def test_ids_are_audited_shard_by_shard(tmp_path):
         rows = [{"id": f"{index}-{place}"} for place in range(len(ids))]
         save_shard(tmp_path, "audio", "train", index, ids, rows, stamp)
 
-    space = SimpleNamespace(audio_ranges=(SimpleNamespace(start=10, end=19), SimpleNamespace(start=20, end=29)))
+    books = (SimpleNamespace(start=10, end=19), SimpleNamespace(start=20, end=29))
+    space = SimpleNamespace(segments={"audio": books}.get)
     found = Findings(expected=5, quality_metric="x", quality_floor=0.0)
     check_segments(ShardSet.open(tmp_path, "audio", "train"), space, found)
     assert found.ids_out_of_segment == 1
