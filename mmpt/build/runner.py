@@ -292,8 +292,7 @@ def _run(job: Job, on_progress: OnProgress, turn: Turn) -> dict[str, Any]:
             child.start()
         theirs.close()
         end = _follow(child, ours, on_progress, turn)
-        while child.sentinel not in turn.wait([child.sentinel]):
-            pass
+        turn.wait([child.sentinel])
         child.join()
     except BaseException:
         _stop(child)

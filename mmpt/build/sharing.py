@@ -74,11 +74,15 @@ def find(project: Project, stage: Stage, identity: str) -> Iterator[Found]:
 
 
 def _places(project: Project, stage: Stage, identity: str) -> Iterator[Found]:
-    for path in sorted(project.root.parent.glob(f"*/{stage.name}")):
-        if path.parent != project.root:
-            yield Found(path, f"artifacts/{path.parent.name}")
+    for path in _of_other_profiles(project, stage):
+        yield Found(path, f"artifacts/{path.parent.name}")
     if store := _store_for(project, stage):
         yield Found(store / stage.name / identity, str(store))
+
+
+def _of_other_profiles(project: Project, stage: Stage) -> list[Path]:
+    """Folders of the stage in the runs of the project's other profiles."""
+    return sorted(path for path in project.root.parent.glob(f"*/{stage.name}") if path.parent != project.root)
 
 
 def store_of(project: Project) -> Path | None:
@@ -118,8 +122,7 @@ def earlier(project: Project, stage: Stage, definition: Definition) -> Iterator[
     """Data folders of whole results that the same code made of other inputs: this profile's, others', the store's."""
     store = _store_for(project, stage)
     kept = (store / stage.name).iterdir() if store and (store / stage.name).is_dir() else ()
-    others = (path for path in project.root.parent.glob(f"*/{stage.name}") if path.parent != project.root)
-    for place in (project.root / stage.name, *sorted(others), *sorted(kept)):
+    for place in (project.root / stage.name, *_of_other_profiles(project, stage), *sorted(kept)):
         try:
             receipt = read_receipt(place / RECEIPT)
             manifest = Manifest.parse((place / MANIFEST).read_text())
