@@ -23,8 +23,13 @@ def missing_packages(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, s
     The external key is the one that the stages using the package declare in `external`; "launcher" for all.
     """
     for group, key, package, why in _needed(data):
-        if importlib.util.find_spec(package) is None:
+        if not installed(package):
             yield group, key, package, f"{why}: {INSTALL[package]}"
+
+
+def installed(package: str) -> bool:
+    """Whether it could be imported."""
+    return importlib.util.find_spec(package) is not None
 
 
 def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:

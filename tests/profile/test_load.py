@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmpt.profile import PACKAGED, load_profile
+from mmpt.profile import PACKAGED, load_profile, packages
 from mmpt.profile.missing import require_present
 from mmpt.store.errors import UserError
 
@@ -128,7 +128,8 @@ def test_another_codec_does_not_inherit_the_options_of_the_one_it_replaces(tmp_p
 @pytest.mark.parametrize(
     "codec", ["audio: {name: encodec, path: ./gone.th, clip_seconds: 1.0}", "image: {name: seed, path: ./gone}"]
 )
-def test_weights_that_are_not_there_are_refused_before_anything_is_built(tmp_path, codec):
+def test_weights_that_are_not_there_are_refused_before_anything_is_built(tmp_path, monkeypatch, codec):
+    monkeypatch.setattr(packages, "installed", lambda package: True)
     path = tmp_path / "run.yaml"
     path.write_text(f"extends: smoke\nname: x\ncodecs: {{{codec}}}\n")
     with pytest.raises(

@@ -12,7 +12,9 @@ from mmpt.store.errors import UserError
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
+    """An empty home folder, on a machine that has the optional packages whatever this environment has."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(packages, "installed", lambda package: True)
     return tmp_path
 
 
