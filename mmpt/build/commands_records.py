@@ -90,10 +90,7 @@ def story_lines(story: Mapping[str, Any]) -> list[str]:
         medium = record["media"] or {}
         rows += [
             ["caption", record["caption"]],
-            [
-                "medium",
-                "/".join(str(medium[key]) for key in ("root", "path", "member") if key in medium) or "not there",
-            ],
+            ["medium", _place(medium)],
             ["source", f"{record['source']}, licence {record['license']}"],
         ]
     rows += [["split", story["split"]]] if story["split"] else []
@@ -107,3 +104,11 @@ def story_lines(story: Mapping[str, Any]) -> list[str]:
         rows.append([f"step {one['step']}", f"{one['task']} {one['decoding']}: {made}{fault}"])
     rows += [["tokens", " ".join(map(str, tokens["ids"]))]] if tokens is not None else []
     return [story["id"], *columns(rows, indent="  ")]
+
+
+def _place(medium: Mapping[str, Any]) -> str:
+    place = "/".join(str(medium[key]) for key in ("root", "path", "member") if key in medium) or "not there"
+    if "offset" in medium:
+        length = f" for {medium['duration']:.10g} s" if "duration" in medium else " on"
+        place += f", from {medium['offset']:.10g} s{length}"
+    return place

@@ -8,7 +8,7 @@ change a rate. A file that cannot be decoded whole raises MediaError; nothing is
 from __future__ import annotations
 
 from mmpt.codecs.media_files import MediaError, inside, is_file, media_path
-from mmpt.codecs.members import MediaFile, Member
+from mmpt.codecs.members import MediaFile, Member, Segment
 from mmpt.codecs.picture_files import MAX_PIXELS, load_image, picture_size
 from mmpt.codecs.sound_files import (
     CROPS,
@@ -30,6 +30,7 @@ __all__ = [
     "MediaError",
     "MediaFile",
     "Member",
+    "Segment",
     "SoundSummary",
     "clip",
     "convert",

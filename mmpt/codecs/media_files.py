@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmpt.codecs.members import MediaFile, Member
+from mmpt.codecs.members import MediaFile, Member, Segment
 from mmpt.store.errors import UserError
 
 
 class MediaError(UserError):
-    """A medium that cannot be used. `kind`: missing, unreadable, empty or outside."""
+    """A medium that cannot be used. `kind`: missing, unreadable, empty, outside, or bad_line (no such segment)."""
 
     def __init__(self, kind: str, what: str, *, where: str, found: str = "", expected: str = "", fix: str = ""):
         super().__init__(what, where=where, found=found, expected=expected, fix=fix)
@@ -32,7 +32,8 @@ def media_path(record: Mapping, roots: Mapping[str, Path]) -> MediaFile:
             expected=" ".join(sorted(roots)),
         )
     path = inside(Path(roots[media["root"]]), media["path"])
-    return Member(path, media["at"], media["bytes"], media["member"]) if "member" in media else path
+    whole = Member(path, media["at"], media["bytes"], media["member"]) if "member" in media else path
+    return Segment(whole, media["offset"], media.get("duration")) if "offset" in media else whole
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -75,7 +76,8 @@ def is_file(path: MediaFile) -> bool:
 
 def readable(path: MediaFile) -> Any:
     """What a library opens: the path of a file, a stream over a part of one."""
-    return path if isinstance(path, Path) else path.open()
+    whole = path.whole if isinstance(path, Segment) else path
+    return whole if isinstance(whole, Path) else whole.open()
 
 
 def existing(path: MediaFile) -> MediaFile:

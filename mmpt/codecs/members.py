@@ -1,4 +1,8 @@
-"""A medium that lies inside a larger file, such as a member of a tar, read in place: what decoders ask of a path."""
+"""Media that are no whole file, read in place: what decoders ask of a path.
+
+Member    so many bytes of a file, such as a member of a tar
+Segment   a part of a long recording, by seconds; only `sound_files` cuts it
+"""
 
 from __future__ import annotations
 
@@ -44,7 +48,42 @@ class Member:
             return stream.read()
 
 
-MediaFile = Path | Member
+@dataclass(frozen=True)
+class Segment:
+    """A part of a recording.
+
+    Args:
+        whole: the recording. offset: seconds before the part. duration: seconds; None: to the end.
+    """
+
+    whole: Path | Member
+    offset: float
+    duration: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The recording's name."""
+        return self.whole.name
+
+    @property
+    def parent(self) -> Path:
+        """The recording's folder."""
+        return self.whole.parent
+
+    def stat(self) -> os.stat_result:
+        """The recording's."""
+        return self.whole.stat()
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """A stream over the whole recording."""
+        return cast(BinaryIO, self.whole.open(mode))
+
+    def read_bytes(self) -> bytes:
+        """The whole recording's bytes."""
+        return self.whole.read_bytes()
+
+
+MediaFile = Path | Member | Segment
 """What a decoder reads."""
 
 

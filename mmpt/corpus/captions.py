@@ -1,7 +1,8 @@
 """Reader `captions`: a folder with media files and captions.jsonl or captions.csv.
 
 One record a line: `id`, `caption` and either `image` or `audio` (a path below the folder); optional `source`,
-`group` (a category), `origin` (recording or picture it comes from), `license`, `split` (train, val, test).
+`group` (a category), `origin` (recording or picture it comes from), `license`, `split` (train, val, test), and of a
+segment of a long recording `offset` and `duration` in seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 from mmpt.codecs.media import MediaError, inside, is_file
 from mmpt.corpus.caption_text import has_word, one_line, unencodable, unwritten
 from mmpt.corpus.problems import Problem
+from mmpt.corpus.segments import segment_of
 from mmpt.corpus.tables import LONGEST_LINE, Line, csv_header, csv_lines, separator_hint, short, text_file
 from mmpt.store.errors import UserError
 
@@ -134,9 +136,10 @@ def _misspelt(fields: tuple[str, ...]) -> tuple[str, str] | None:
     Other fields are a data set's own and stay unread; `spilt: test` unread would be a test record to train on.
     """
     media = () if set(MEDIA) & set(fields) else MEDIA
-    lacking = [one for one in (*NEEDED, *media, *OPTIONAL) if one not in fields]
+    known = (*NEEDED, *media, *OPTIONAL, "offset")
+    lacking = [one for one in known if one not in fields]
     for field in fields:
-        if field in (*NEEDED, *MEDIA, *OPTIONAL) or "_" in field:
+        if field in (*known, *MEDIA) or "_" in field:
             continue
         if close := difflib.get_close_matches(field.strip().lower(), lacking, n=1, cutoff=0.8):
             return field, close[0]
@@ -158,6 +161,9 @@ def record(line: Line, folder: Path, where: str, name: str, license: str) -> dic
     if wrong := _malformed(fields):
         return bad(*wrong)
     modality = "audio" if "audio" in fields else "image"
+    segment, fault = segment_of(fields, modality)
+    if fault:
+        return bad(*fault)
     try:
         path = inside(folder, fields[modality])
     except MediaError as error:
@@ -170,7 +176,7 @@ def record(line: Line, folder: Path, where: str, name: str, license: str) -> dic
             f"a file below the folder of {name}",
             "restore it or remove the record",
         )
-    return _plain(fields, modality, name, license)
+    return _plain(fields, modality, segment, name, license)
 
 
 def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | None:
@@ -220,14 +226,16 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
     return None
 
 
-def _plain(fields: Mapping[str, Any], modality: str, name: str, license: str) -> dict[str, Any]:
-    """The record. What may not be torn apart by a split is its medium, so that is its origin and group too."""
+def _plain(
+    fields: Mapping[str, Any], modality: str, segment: Mapping[str, float], name: str, license: str
+) -> dict[str, Any]:
+    """The record. What may not be torn apart by a split is its file, so that is its origin and group too."""
     path = PurePosixPath(fields[modality].replace("\\", "/")).as_posix()
     origin = fields.get("origin") or f"{name}/{path}"
     return {
         "id": fields["id"],
         "modality": modality,
-        "media": {"root": name, "path": path},
+        "media": {"root": name, "path": path, **segment},
         "caption": one_line(fields["caption"]),
         "source": fields.get("source") or name,
         "group": origin,

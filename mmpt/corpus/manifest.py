@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmpt.codecs.media import MediaError, MediaFile, load_image, media_path, read_mono, summarise_audio
+from mmpt.codecs.media import MediaError, MediaFile, Segment, load_image, media_path, read_mono, summarise_audio
 from mmpt.corpus.fingerprints import HEARD, picture_fingerprint, sound_fingerprint
 from mmpt.corpus.problems import Problem
 from mmpt.store.digests import sha256_file
@@ -42,7 +42,8 @@ def measure(record: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
     SHA-256.
 
     Beside them "fingerprint", int8 [n] (fingerprints.py), which is kept in a file of its own.
-    `content_sha256` is of the samples or pixels, so that one recording stored twice (wav, flac) is found.
+    `content_sha256` is of the samples or pixels, so that one recording stored twice (wav, flac) is found. A segment's
+    `media_sha256` is that of its content, too: two segments of one file are two media.
     """
     try:
         path = media_path(record, roots)
@@ -79,7 +80,7 @@ def measure(record: Mapping[str, Any], roots: Mapping[str, Path]) -> dict[str, A
     return {
         **record,
         "bytes": path.stat().st_size,
-        "media_sha256": _digest(path),
+        "media_sha256": content if isinstance(path, Segment) else _digest(path),
         "content_sha256": content,
         "fingerprint": fingerprint,
         "audio": about if record["modality"] == "audio" else None,

@@ -5,8 +5,9 @@
     columns                         {caption: text, audio: clip, ..}: a field of ours -> its column; `caption` may name
                                     several, and a JSON list is several captions, too
 
-A line becomes the fields of reader `captions`, which judges them. Without a column for the split it is the one that the
-table's folders or name say (train, dev, validation, test, eval ..), if they say one.
+A line becomes the fields of reader `captions`, which judges them; `offset` and `duration` (seconds) make a segment.
+Without a column for the split it is the one that the table's folders or name say (train, dev, validation, test ..), if
+they say one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mmpt.codecs.media import is_file
 from mmpt.corpus.captions import jsonl_lines, record
 from mmpt.corpus.media_folder import AUDIO
 from mmpt.corpus.problems import Problem
+from mmpt.corpus.segments import named_segment, segment_of
 from mmpt.corpus.source_tables import TABLES
 from mmpt.corpus.tables import Line, csv_header, csv_lines, separator_hint, short
 from mmpt.store.errors import UserError
@@ -31,11 +33,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "audio": ("audio", "audio_filepath"),
     "image": ("image",),
     "medium": ("file_name",),
-    **{one: (one,) for one in ("split", "license", "source", "origin", "category", "group", "offset")},
+    **{one: (one,) for one in ("split", "license", "source", "origin", "category", "group", "offset", "duration")},
 }
 """Field of ours -> columns that it is looked for in, where `columns` says nothing. medium: a sound or a picture."""
 Names = Mapping[str, tuple[str, ...]]
 MEDIA = ("audio", "image", "medium")
+NEMO = "audio_filepath"  # in its manifests a duration without an offset counts from the beginning
 SIDES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -128,7 +131,10 @@ def captioned(
     names = {**names, **{key: _several(value) for key, value in asked.items()}}
     keys = [key for key in names if key not in (*MEDIA, "caption")]
     fields = {**own, **{key: given[named[0]] for key in keys if (named := _named(given, names[key]))}}
-    problem = _segment(fields)
+    if "duration" in fields and ("duration" in asked or NEMO in given):
+        fields.setdefault("offset", 0.0)
+    if "id" in own and not _named(given, names["id"]):
+        fields["id"] = named_segment(own["id"], segment_of(fields, "audio")[0])
     fields["id"] = str(fields["id"]) if type(fields.get("id")) is int else fields.get("id")
     group, category = fields.pop("group", None), fields.pop("category", None)
     fields |= {"group": category, "split": _known_side(fields["split"]) if "split" in fields else side}
@@ -136,7 +142,7 @@ def captioned(
     for at, caption in enumerate(captions):
         one = {**fields, "caption": caption, **({"id": f"{fields['id']}:{at}"} if len(captions) > 1 else {})}
         one = {key: value for key, value in one.items() if value is not None}
-        found = record(Line(0, None if problem else one, problem), folder, where, name, license)
+        found = record(Line(0, one), folder, where, name, license)
         if isinstance(found, dict) and group not in (None, ""):
             found["group"] = f"{name}/{group}"
         yield found
@@ -147,16 +153,6 @@ def _captions(given: Mapping[str, Any], names: list[str]) -> list[Any]:
     values = [given[one] for one in names]
     flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
     return [text for text in flat if text not in (None, "")] or [None if not flat else ""]
-
-
-def _segment(fields: dict[str, Any]) -> tuple[str, str, str] | None:
-    """What is wrong with an offset: parts of a recording are not read, and the whole would be another sound."""
-    offset = fields.pop("offset", None)
-    try:
-        whole = offset is None or float(offset) == 0
-    except (TypeError, ValueError):
-        whole = False
-    return None if whole else ("a part of a recording", short(f"offset {offset}"), "whole files: cut it into one")
 
 
 def _below(path: str, folder: Path, beside: Path) -> str:

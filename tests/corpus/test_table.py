@@ -69,17 +69,6 @@ def test_nemo_manifests(tmp_path):
     assert (where, bad.kind) == ("mine/dev_manifest.json:1", "outside")
 
 
-@pytest.mark.parametrize("offset", [0.5, "0.5", "x", None])
-def test_a_part_of_a_recording_is_not_taken_for_the_whole(tmp_path, offset):
-    media(tmp_path, "a.wav")
-    write(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "offset": offset, "duration": 0.05, "text": "one"}])
-    ((_, item),) = read(tmp_path, file="m.jsonl")
-    if offset is None:
-        assert item["caption"] == "one"
-    else:
-        assert (item.kind, item.what, item.found) == ("bad_line", "a part of a recording", f"offset {offset}")
-
-
 COLUMNS = {
     "audio": "clip",
     "caption": ["en", "fr"],
