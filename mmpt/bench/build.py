@@ -25,6 +25,7 @@ import mmpt
 from mmpt.bench import build_graphs as graphs
 from mmpt.bench import machine, record
 from mmpt.bench.build_graphs import Graph, Laid
+from mmpt.build.commandline import user_path
 
 REPO = Path(__file__).resolve().parents[2]
 FINE = {"mmpt": (0, 20)}  # 20: its gates have no evidence here; deciding so is part of its time
@@ -265,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Lays the projects out in a temporary folder, measures, prints, writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--peers", type=Path, default=Path(sys.prefix), help="virtual environment with dvc and snakemake"
+        "--peers", type=user_path, default=sys.prefix, help="virtual environment with dvc and snakemake"
     )
     parser.add_argument("--only", choices=["diamonds", "files"])
     parser.add_argument("--stages", type=int, default=30)
@@ -275,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--times-only", action="store_true", help="leave the staleness checks out")
     parser.add_argument("--folder", type=Path, help="where to work; about five times files x size is needed")
     arguments = parser.parse_args(argv)
-    chosen, versions = present(tools(arguments.peers.absolute()))
+    chosen, versions = present(tools(Path(arguments.peers).absolute()))
     print("\n".join(f"{name}: {version}" for name, version in versions.items()), flush=True)
     wanted = {"diamonds": graphs.diamonds(arguments.stages), "files": graphs.files(arguments.files, arguments.size)}
     results = []

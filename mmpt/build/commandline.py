@@ -29,8 +29,8 @@ from doit.cmd_base import Command
 from mmpt.build.ownership import check_owner, claim
 from mmpt.build.project import Project
 from mmpt.build.tasks import DEFAULT_PROFILE
-from mmpt.launch.process_setup import disk_full, process_environment
-from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, MAY_NOT_WRITE, UserError
+from mmpt.launch.process_setup import disk_fault, process_environment
+from mmpt.store.errors import EXIT_BROKE, EXIT_GO, EXIT_USAGE, MAY_NOT_WRITE, NO_SUCH_PATH, UserError
 from mmpt.store.lock import exclusive
 from mmpt.store.schema import nearest
 
@@ -121,7 +121,7 @@ class Problem:
     """Why a command gave up, as --json tells it.
 
     Args:
-        kind: "usage" where the user can mend it, "disk full", "interrupted", or "broke".
+        kind: "usage" where the user can mend it, "disk full", "disk" (it fails), "interrupted", or "broke".
         what, where, found, expected, fix: as in a UserError; empty where there is nothing to say.
     """
 
@@ -277,11 +277,11 @@ def guarded(action: Callable[[], int]) -> tuple[int, Problem | None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `doit list | head` is no error
         return EXIT_GO, None
     except Exception as error:  # the border: doit would answer 3
-        if disk_full(error):
-            print(f"doit: the disk is full: {error}", file=sys.stderr)
-            return EXIT_USAGE, Problem("disk full", f"the disk is full: {error}")
-        if isinstance(error, OSError) and error.errno in MAY_NOT_WRITE:
+        if isinstance(error, OSError) and error.filename is not None and error.errno in (*MAY_NOT_WRITE, *NO_SUCH_PATH):
             print(f"doit: {error.filename}: {error.strerror}", file=sys.stderr)
             return EXIT_USAGE, Problem("usage", str(error.strerror), where=str(error.filename))
+        if said := disk_fault(error):
+            print(f"doit: {said}", file=sys.stderr)
+            return EXIT_USAGE, Problem("disk full" if "full" in said else "disk", said)
         traceback.print_exc()
         return EXIT_BROKE, Problem("broke", f"{type(error).__name__}: {error}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mmpt.build.commandline import OurCommand, Parser
+from mmpt.build.commandline import OurCommand, Parser, user_path
 from mmpt.build.decision_summary import DecisionSummary, look
 from mmpt.build.project import Project
 from mmpt.profile import PACKAGED, Profile
@@ -27,11 +27,13 @@ class Advise(OurCommand):
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument("--write", metavar="FILE", help="write the proposal as a profile that extends this one")
+        parser.add_argument(
+            "--write", type=user_path, metavar="FILE", help="write the proposal as a profile that extends this one"
+        )
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        target = None if options.write is None else Path(options.write).expanduser()
+        target = None if options.write is None else Path(options.write)
         if target is not None and target.exists():
             raise UserError("the file is there already", where="--write", found=target, fix="name a new file")
         concluded = look(project)

@@ -22,6 +22,7 @@ from mmpt.store.atomic import atomic_write, publish_folder
 from mmpt.store.canonical import read_json
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import EXIT_GO, UserError
+from mmpt.store.new_folder import new_folder, staging_folder
 
 
 class Export(OurCommand):
@@ -38,8 +39,7 @@ class Export(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        target = Path(options.to)
-        refuse_occupied(target)
+        target = new_folder(options.to, "--to", project.root)
         with held(project):
             found = look(project, strict=options.strict)
             self.result = found.to_json()
@@ -62,12 +62,6 @@ class Export(OurCommand):
         )
 
 
-def refuse_occupied(target: Path) -> None:
-    """Raise UserError unless `target` is absent or an empty folder."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError("there is something already", where=f"--to {target}", expected="a new or empty folder")
-
-
 def write_export(project: Project, verdicts: Sequence[Verdict], target: Path, dtype: str | None) -> dict[str, Any]:
     """Copy the staged export beside its place and move it there, whole; returns how the written model compares.
 
@@ -86,7 +80,7 @@ def write_export(project: Project, verdicts: Sequence[Verdict], target: Path, dt
     if problems := release_problems(project.root):
         raise UserError("the release is not what was judged", where=project.root.name, found=problems[0])
     written["release"] = read_json(project.root / "release" / "data" / "RELEASE.json")
-    staging = target.absolute().with_name(f".{target.absolute().name}.tmp")
+    staging = staging_folder(target)
     shutil.rmtree(staging, ignore_errors=True)
     try:
         shutil.copytree(staged / "export", staging)
@@ -94,7 +88,7 @@ def write_export(project: Project, verdicts: Sequence[Verdict], target: Path, dt
             raise UserError("the copy is not the staged export", where=staging, fix="look for a faulty disk")
         atomic_write(staging / "README.md", card(project, verdicts, written).encode())
         atomic_write(staging / "MANIFEST.sha256", str(Manifest.of(staging)).encode())
-        publish_folder(staging, target.absolute())
+        publish_folder(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return written["parity"]
@@ -116,7 +110,9 @@ class Fit(OurCommand):
         parser.add_argument(
             "--frames", type=whole_number, metavar="N", help="the clip as codec frames instead of seconds"
         )
-        parser.add_argument("--write", metavar="FILE.yaml", help="write the first proposal as a whole profile")
+        parser.add_argument(
+            "--write", type=user_path, metavar="FILE.yaml", help="write the first proposal as a whole profile"
+        )
         parser.add_argument(
             "--measure",
             type=whole_number,

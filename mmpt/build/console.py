@@ -107,4 +107,5 @@ def absolute(word: str, before: str) -> str:
 
 
 def _here(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    """The path from this folder; one in a home folder is left to the command."""
+    return path if path.startswith("~") else str(Path(path).absolute())

@@ -1,11 +1,12 @@
 """What a stage would refuse, refused by `doit plan` and before the first stage, where looking costs nothing.
 
-Of texts the first MiB is read, of the base its config.json; media are never opened. What takes a model, a codec or all
-of a file is left to its stage.
+Of texts the first MiB is read, of the base its config.json and, until stage token_space has taken it, its tokenizer's
+files; media are never opened. What takes a model, a codec or all of a file is left to its stage.
 """
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ def check_early(project: Project, names: Iterable[str] = (), *, single: bool = F
     """Refuse what the named stages (none: all), and what they need, would find hours later.
 
     Raises:
-        UserError: a text that is none; sequences longer than the base was made for; a cache of compiled modules that is
-            empty and may not be written.
+        UserError: a text that is none; sequences longer than the base was made for; a tokenizer whose files disagree or
+            that has no room for our ids; a cache of compiled modules that is empty and may not be written.
     """
     stages = set(names) if single else with_inputs(project, names or project.names)
     asked = {key for name in stages for key in project.names[name].external}
@@ -36,6 +37,8 @@ def check_early(project: Project, names: Iterable[str] = (), *, single: bool = F
         "examples.max_seq_len" in project.names[name].slice and "base" in project.names[name].inputs for name in stages
     ):
         _check_positions(project.profile.data)
+    if "token_space" in stages:
+        _check_tokenizer(project)
     if "extension" in stages:
         require_cache()
 
@@ -52,6 +55,23 @@ def check_sources(project: Project, stages: Collection[str]) -> None:
         from mmpt.corpus.first_look import first_look  # numpy: only where there are captions to look at
 
         first_look(corpus["sources"], folders, corpus["on_bad_record"])
+
+
+def _check_tokenizer(project: Project) -> None:
+    """The files of a folder's tokenizer, unless the stage took this very tokenizer.json before."""
+    data = project.profile.data
+    base = data["base"]
+    file = Path(base.get("path", "")) / "tokenizer.json"
+    if base["kind"] != "pretrained" or "gguf_file" in base or not file.is_file():
+        return
+    taken = project.root / "token_space" / "data" / "tokenizer" / "tokenizer.json"
+    if taken.is_file() and filecmp.cmp(file, taken, shallow=False):
+        return
+    from mmpt.shards.tokenizer_ids import certain_names, check_tokenizer_ids
+
+    rows = read_config(file.parent, "base.path").get("vocab_size")
+    names = certain_names(data["token_space"]["n_special"], data["codecs"])
+    check_tokenizer_ids(file.parent, "base.path", names, rows if type(rows) is int else None)
 
 
 def _check_positions(data: Mapping[str, Any]) -> None:

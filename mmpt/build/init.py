@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from mmpt.build.commandline import user_path
 from mmpt.store.atomic import atomic_write
 from mmpt.store.errors import EXIT_GO, UserError
 from mmpt.store.resources import shared
@@ -36,15 +37,17 @@ def init(words: Sequence[str], settings: Mapping[str, Mapping[str, str]]) -> int
         UserError: the folder is a project already, or the data folder holds no captions.
     """
     parser = argparse.ArgumentParser(prog="mmpt init", description="start a project: gates/, dodo.py and a profile")
-    parser.add_argument("folder", nargs="?", default=".", help="created if it is not there; default: this one")
-    parser.add_argument("--from", dest="data", help="a folder with captions.jsonl or captions.csv and its media")
+    created = "created if it is not there; default: this one"
+    parser.add_argument("folder", nargs="?", default=".", type=user_path, help=created)
+    captioned = "a folder with captions.jsonl or captions.csv and its media"
+    parser.add_argument("--from", dest="data", type=user_path, help=captioned)
     options = parser.parse_args(list(words))
-    folder = Path(options.folder).expanduser().resolve()
+    folder = Path(options.folder).resolve()
     if (folder / "gates").exists() or (folder / "dodo.py").exists():
         raise UserError(
             "the folder is a project already", where=folder, found="gates/ or dodo.py", fix="run mmpt there"
         )
-    profile, assumed = starter(Path(options.data).expanduser().resolve(), folder) if options.data else (None, [])
+    profile, assumed = starter(Path(options.data).resolve(), folder) if options.data else (None, [])
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(shared("gates"), folder / "gates", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("waivers.yaml", "baselines.json"):

@@ -40,7 +40,7 @@ from mmpt.build.sharing import Taken, earlier, find, keep, offer, take
 from mmpt.build.staleness import EDITED_WHILE_RUNNING
 from mmpt.build.turn import Turn
 from mmpt.gating import require
-from mmpt.launch.process_setup import ProcessSetup, StageHook, disk_full, process_environment
+from mmpt.launch.process_setup import ProcessSetup, StageHook, disk_fault, process_environment
 from mmpt.profile import launcher_of
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import Blocked, UserError
@@ -50,6 +50,10 @@ SHORT_TMPDIRS = ("/tmp", "/var/tmp", "/dev/shm")
 PRELOADED = ["torch", "transformers", "transformers.models.qwen3.modeling_qwen3", "peft"]
 LAST_LINES = 12  # of the log, shown when a stage breaks
 KEPT_LOGS = 4  # of earlier attempts at a stage, beside the log of the last one
+KILLED = {
+    signal.SIGKILL: " (out of memory?)",
+    signal.SIGBUS: " (a file became shorter, or its disk failed, while it was read)",
+}
 GRACE = 5.0  # seconds between asking a stage, and what it started, to end and ending it
 
 
@@ -57,7 +61,7 @@ class StageError(Exception):
     """A stage did not come to a result.
 
     Args:
-        status: "blocked", "refused", "full" or "broke".
+        status: "blocked", "refused", "full" (the disk: full, read-only or failing) or "broke".
         text: what to print: one line, or for "broke" the log's path and last lines too.
     """
 
@@ -105,9 +109,9 @@ def build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, *
     except UserError as error:
         raise StageError("refused", str(error)) from None
     except OSError as error:
-        if not disk_full(error):
+        if not (said := disk_fault(error)):
             raise
-        raise StageError("full", f"the disk is full: {error}") from None
+        raise StageError("full", said) from None
 
 
 def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, started: float, again: bool) -> Built:
@@ -339,7 +343,7 @@ def _conclude(job: Job, end: dict[str, Any] | None, exit_code: int | None) -> di
     if end is not None:
         what = end["text"]
     elif exit_code is not None and exit_code < 0:
-        hint = " (out of memory?)" if -exit_code == signal.SIGKILL else ""
+        hint = KILLED.get(-exit_code, "")
         what = f"killed by {signal.Signals(-exit_code).name}{hint}"
     else:
         what = f"ended with code {exit_code} before its body returned"

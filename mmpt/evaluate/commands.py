@@ -28,6 +28,7 @@ from mmpt.profile import Profile
 from mmpt.store.atomic import publish_folder
 from mmpt.store.canonical import write_json
 from mmpt.store.errors import UserError
+from mmpt.store.new_folder import new_folder, staging_folder
 from mmpt.store.plain_text import plain_line
 from mmpt.store.schema import nearest
 from mmpt.tokens import TASKS, Grammar, TokenSpace, grammar, prompt
@@ -152,7 +153,7 @@ def _prompt(workshop: EvalContext, codecs: Codecs, profile: Profile, options: Na
         return prompt(space, options.task, ids)
     if options.task == "a2t":
         codec = _present(codecs.audio, "audio")
-        path, seconds = Path(options.audio).expanduser(), profile.data["codecs"]["audio"]["clip_seconds"]
+        path, seconds = Path(options.audio), profile.data["codecs"]["audio"]["clip_seconds"]
         about = summarise_audio(path)  # reads all of it, so that a damaged end is reported too
         wave, cut = load_clip(path, codec.sample_rate, codec.channels, seconds)
         if cut:
@@ -163,7 +164,7 @@ def _prompt(workshop: EvalContext, codecs: Codecs, profile: Profile, options: Na
             )
         return prompt(space, "a2t", space.audio_to_global(codec.encode([wave])[0].codes))
     codec = _present(codecs.image, "image")
-    return prompt(space, "i2t", space.image_to_global(codec.encode([load_image(Path(options.image).expanduser())])[0]))
+    return prompt(space, "i2t", space.image_to_global(codec.encode([load_image(Path(options.image))])[0]))
 
 
 def _grammar(space: TokenSpace, codecs: Codecs, profile: Profile, task: str, learned_end: bool) -> Grammar:
@@ -191,9 +192,7 @@ def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
     """
     tasks = _tasks(options.tasks)
     checkpoint = _checkpoint(root, options.checkpoint)
-    out = Path(options.out) if options.out else root / "evaluate" / checkpoint.name
-    if options.out and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("there is something already", where=f"--out {out}", expected="a new or empty folder")
+    out = new_folder(options.out, "--out", root) if options.out else root / "evaluate" / checkpoint.name
     workshop = _workshop(root, profile)
     codecs = Codecs.open(_data(root, "codecs"), workshop.device)
     decoder = Decoder(workshop.space, codecs, workshop.tokenizer)
@@ -213,7 +212,7 @@ def evaluate(root: Path, profile: Profile, options: Namespace) -> int:
         **{k: section[k] for k in ("top_k", "top_p", "guidance", "batch_size", "max_text_tokens")},
     )
     step = step_of(checkpoint.name) if checkpoint.name.startswith("step_") else 0
-    staging = out.with_name(f".{out.name}.tmp")
+    staging = staging_folder(out)
     with workshop.opened(checkpoint) as model:
         made = generate_golden(model, workshop.space, golden, setting)
         rows = write_step(made, decoder, golden, setting, step, staging)

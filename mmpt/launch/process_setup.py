@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.launch.arithmetic import exact_arithmetic
-from mmpt.store.errors import FULL, UserError
+from mmpt.store.errors import FAILS, FULL, UserError
 from mmpt.store.memory import peak_resident
 from mmpt.store.stage import SliceView, StageContext
 
@@ -142,18 +142,26 @@ def resolve(name: str) -> Any:
 
 def failure(error: BaseException) -> tuple[str, str]:
     """How an exception other than UserError ends a stage: ("full" or "broke", what to print)."""
-    if disk_full(error):
-        return "full", f"the disk is full: {error}"
+    if said := disk_fault(error):
+        return "full", said
     return "broke", f"{type(error).__name__}: {error}"
 
 
-def disk_full(error: BaseException | None) -> bool:
-    """Whether an exception comes from a full disk; libraries wrap the errno in exceptions of their own."""
+def disk_fault(error: BaseException | None) -> str:
+    """The line for an exception that comes from a disk, "" for any other; libraries wrap the errno in their own.
+
+    A socket has no file name, so that its errors, which share ENOTCONN and others with FUSE, are none of a disk.
+    """
     while error is not None:
         if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
-            return True
+            return f"the disk is full: {error}"
+        if isinstance(error, OSError) and (error.errno in (errno.EIO, errno.ESTALE) or error.filename is not None):
+            if error.errno in FAILS:
+                return f"the disk or its network fails: {error}; look at dmesg or the mount, then run doit again"
+            if error.errno == errno.EROFS:
+                return f"the disk became read-only: {error}; look at dmesg or the mount, then run doit again"
         error = error.__cause__ or error.__context__
-    return False
+    return ""
 
 
 def peak_memory_mib() -> float:

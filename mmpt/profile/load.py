@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def _locate(name_or_path: str) -> Path:
     packaged = PACKAGED / f"{name_or_path}.yaml"
     if packaged.is_file():
         return packaged
-    path = Path(name_or_path)
+    path = Path(os.path.expanduser(name_or_path))  # no shell does it in profile=~/run.yaml
     if path.is_file():
         return path.resolve()
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
@@ -110,7 +111,7 @@ def _locate(name_or_path: str) -> Path:
 
 def extended(path: Path, parent: str) -> Path:
     """The file that `extends: parent` of the profile `path` names: one in its folder, else a packaged or given one."""
-    beside = path.parent / parent
+    beside = path.parent / os.path.expanduser(parent)
     return beside.resolve() if beside.is_file() else _locate(parent)
 
 
@@ -125,7 +126,7 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     for owner, key in path_owners(data):
         _absolute(owner, key, path)
     for _, owner, key in input_owners(data):  # files always, never a hub id
-        owner[key] = str((path.parent / Path(owner[key]).expanduser()).resolve())
+        owner[key] = str(_resolved(path, owner[key]))
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -200,9 +201,14 @@ def input_owners(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 
 def _absolute(owner: dict[str, Any], key: str, file: Path) -> None:
     """Make a path absolute if it starts with . or ~, exists, or names a corpus folder or text; a hub id stays."""
-    candidate = (file.parent / Path(owner[key]).expanduser()).resolve()
+    candidate = _resolved(file, owner[key])
     if owner[key].startswith((".", "~")) or candidate.exists() or "reader" in owner or not is_path_key(key):
         owner[key] = str(candidate)
+
+
+def _resolved(file: Path, text: str) -> Path:
+    """A path of a profile file, from the file's folder; ~nobody stays as it is and is found to be missing."""
+    return Path(os.path.realpath(file.parent / os.path.expanduser(text)))
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

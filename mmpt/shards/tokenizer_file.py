@@ -14,11 +14,13 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
+from mmpt.shards.tokenizer_ids import check_tokenizer_ids, no_room
 from mmpt.store.errors import UserError
 from mmpt.store.model_files import check_json_file
 from mmpt.tokens.exported_names import token_names
 from mmpt.tokens.space import TokenSpace
 
+PANIC = "PanicException"  # of pyo3, which does not offer the class
 CONTROL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
@@ -33,7 +35,9 @@ def open_tokenizer_file(path: Path, where: str = "base.path") -> Tokenizer:
     check_json_file(path, where)
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
+    except BaseException as error:  # tokenizers raises plain Exception, and a panic of Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
             "not a tokenizer that tokenizers reads",
@@ -58,13 +62,8 @@ def add_names(tokenizer: Tokenizer, space: TokenSpace) -> None:
     ids = sorted(tokenizer.get_vocab().values())
     odd = next((place for place, one in enumerate(ids) if one != place), None)
     if odd is not None:  # tokenizers numbers added tokens on from the count, so a hole moves them onto other ids
-        raise UserError(
-            "the base's tokenizer has no room for our ids",
-            where="tokenizer.json",
-            found=f"id {odd} is missing" if ids[odd] > odd else f"two tokens have id {ids[odd]}",
-            expected="ids from 0 on, without gaps",
-            fix="use a base whose tokenizer numbers its tokens so",
-        )
+        found = f"id {odd} is missing" if ids[odd] > odd else f"two tokens have id {ids[odd]}"
+        raise no_room(found, "tokenizer.json")
     names = token_names(space)
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     for place, name in enumerate(names, space.new_start):
@@ -82,8 +81,10 @@ def check_tokenizer(path: Path, space: TokenSpace, where: str = "base.path") -> 
     """Refuse, before anything is trained, a tokenizer that the export could not write or that lets controls through.
 
     Raises:
-        UserError: as `add_names`; or a control token whose name in a text still becomes its id.
+        UserError: as `add_names` and `check_tokenizer_ids`; or a control token whose name in a text still becomes its
+            id.
     """
+    check_tokenizer_ids(path.parent, where)
     tokenizer = open_tokenizer_file(path, where)
     add_names(tokenizer, space)
     codes = set(token_names(space)[space.ranges["SPECIAL"].size : -1])  # thousands alike: the last one stands for them

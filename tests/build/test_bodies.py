@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import re
 
 import numpy
 import pytest
@@ -11,7 +12,7 @@ from mmpt.build.declaration import by_name
 from mmpt.build.receipts import check_outputs
 from mmpt.build.release import MEASURED, release
 from mmpt.build.stages import STAGES
-from mmpt.launch.process_setup import disk_full, undisturbed
+from mmpt.launch.process_setup import disk_fault, undisturbed
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
@@ -66,7 +67,22 @@ def wrapped(error: Exception) -> Exception:
     ],
 )
 def test_a_full_disk_is_known_however_it_is_wrapped(error, full):
-    assert disk_full(error) is full
+    assert disk_fault(error).startswith("the disk is full: ") is full
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "the disk or its network fails: .*; look at dmesg or the mount"),
+        (wrapped(OSError(errno.ESTALE, "Stale file handle", "f")), "the disk or its network fails: .*Stale.*'f'"),
+        (OSError(errno.ENOTCONN, "x", "fuse/f"), "the disk or its network fails"),
+        (OSError(errno.EROFS, "x", "f"), "the disk became read-only"),
+        (OSError(errno.ENOTCONN, "a socket"), "^$"),
+        (OSError(errno.ENOENT, "x", "f"), "^$"),
+    ],
+)
+def test_a_disk_that_fails_is_known(error, said):
+    assert re.search(said, disk_fault(error))
 
 
 GRANTED = {

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from mmpt.build import runner
-from mmpt.build.commandline import user_path
 from mmpt.store import atomic, lock
 from mmpt.store.atomic import atomic_write, publish_folder
 from mmpt.store.digests import Manifest
@@ -175,10 +174,3 @@ def test_a_folder_that_may_not_be_read_is_left_out(tmp_path, monkeypatch):
     failing(monkeypatch, os, "scandir", errno.EACCES)
     with pytest.raises(PermissionError):
         scan(root)
-
-
-def test_a_home_folder_is_put_in_where_no_shell_does(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    assert user_path("~/out") == "/home/me/out" and user_path("out~") == "out~"
-    with pytest.raises(Exception, match="no such home folder"):
-        user_path("~nobody-of-this-name/x")

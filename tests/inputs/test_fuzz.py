@@ -14,6 +14,7 @@ from mmpt.corpus.problems import Problem
 from mmpt.profile.yaml_file import read_yaml
 from mmpt.shards.token_space import train_tokenizer
 from mmpt.shards.tokenizer_file import open_tokenizer_file
+from mmpt.shards.tokenizer_ids import check_tokenizer_ids
 from mmpt.store.errors import UserError
 from mmpt.store.model_files import read_header
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
@@ -104,6 +105,68 @@ def test_damaged_tokenizers(tmp_path):
         tokenizer = is_fine(lambda: open_tokenizer_file(path), number)
         read += tokenizer is not None and tokenizer.encode("a <|endoftext|> cat") is not None
     assert read > 5
+
+
+ODD = (None, True, 0, 3, 299, -1, 1.5, 2**40, "", "a", "<|endoftext|>", "<|pad_mm|>", "\u2028", [], [1], {}, {"id": 1})
+
+
+def replaced(tree, rng):
+    """A JSON tree with one node changed, removed or said twice."""
+    tree = json.loads(json.dumps(tree))
+    at = tree
+    while True:
+        keys = list(at) if isinstance(at, dict) else range(len(at))
+        key = keys[int(rng.integers(len(keys)))]
+        below = at[key]
+        if not isinstance(below, dict | list) or not below or rng.random() < 0.1:
+            break
+        at = below
+    how = int(rng.integers(6))
+    if how == 0:
+        del at[key]
+    elif how == 1 and isinstance(at, list):
+        at.insert(int(rng.integers(len(at) + 1)), below)
+    elif how == 2 and isinstance(at, dict):
+        at[f"{key}x"] = at.pop(key)
+    else:
+        at[key] = ODD[int(rng.integers(len(ODD)))]
+    return tree
+
+
+def test_tokenizer_files_that_disagree(tmp_path):
+    """What is taken gives every token the id that each file states, here and in transformers."""
+    train_tokenizer(["a red circle and a cat"] * 3, 270, tmp_path)
+    files = {name: json.loads((tmp_path / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json")}
+    plain = files["tokenizer.json"]["added_tokens"][0]
+    size = len(files["tokenizer.json"]["model"]["vocab"])
+    more = [{**plain, "id": size + at, "content": name} for at, name in enumerate(["<x>", "<think>", "<y>"])]
+    files["tokenizer.json"]["added_tokens"] += more
+    files["tokenizer_config.json"]["added_tokens_decoder"] = {str(one["id"]): {**one} for one in more}
+    files["special_tokens_map.json"] = {"eos_token": plain, "additional_special_tokens": ["<x>", {"content": "<y>"}]}
+    files["added_tokens.json"] = {one["content"]: one["id"] for one in more}
+    for other, good in files.items():
+        (tmp_path / other).write_text(json.dumps(good))
+    taken = 0
+    for number in range(150):
+        rng = np.random.default_rng([number, 11])
+        name = sorted(files)[int(rng.integers(len(files)))]
+        tree = files[name]
+        if name == "tokenizer.json" and rng.random() < 0.6:  # its vocabulary is by far the most of it
+            tree = {**tree, "added_tokens": replaced(tree["added_tokens"], rng)}
+        else:
+            tree = replaced(tree, rng)
+        (tmp_path / name).write_text(json.dumps(tree))
+        agree = is_fine(lambda: check_tokenizer_ids(tmp_path, "base.path") or True, number)
+        tokenizer = is_fine(lambda: open_tokenizer_file(tmp_path / "tokenizer.json"), number)
+        (tmp_path / name).write_text(json.dumps(files[name]))
+        if agree is None or tokenizer is None:
+            continue
+        taken += 1
+        now = tree if name == "tokenizer.json" else files["tokenizer.json"]
+        stated = {one["content"]: one["id"] for one in now.get("added_tokens", ())}
+        assert all(tokenizer.token_to_id(token) == at for token, at in stated.items()), number
+        assert sorted(tokenizer.get_vocab().values()) == list(range(tokenizer.get_vocab_size())), number
+    assert 30 < taken < 135
 
 
 def test_damaged_safetensors(tmp_path):

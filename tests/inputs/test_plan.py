@@ -14,6 +14,7 @@ from mmpt.build.stages import STAGES
 from mmpt.build.tasks import open_project
 from mmpt.corpus import first_look as looking
 from mmpt.corpus.first_look import first_look
+from mmpt.shards.token_space import train_tokenizer
 from mmpt.store.compiled_modules import cache_folder, require_cache
 from mmpt.store.errors import UserError
 from tests.build.forked_doit import REPO, forked_doit
@@ -108,6 +109,31 @@ def test_examples_longer_than_the_bases_context_are_refused_before_the_first_sta
     check_early(found, ["corpus"])
     with pytest.raises(UserError, match="longer than the base's context; found 128; expected at most 64"):
         check_early(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "match"),
+    [
+        ("<|image_0|>", 512, "<.image_0.> is id 257; none of its tokens may bear this name"),
+        ("<x>", 257, "258 ids; expected at most 257, vocab_size of config.json"),
+        ("<x>", 258, None),
+    ],
+)
+def test_a_tokenizer_without_room_for_our_ids_is_refused_until_it_is_taken(tmp_path, name, rows, match):
+    base = tmp_path / "base"
+    train_tokenizer(["a b"], 257, base)
+    file = json.loads((base / "tokenizer.json").read_text())
+    file["added_tokens"].append({**file["added_tokens"][0], "id": 257, "content": name})
+    (base / "tokenizer.json").write_text(json.dumps(file))
+    (base / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": rows}))
+    found = project(tmp_path, base={"kind": "pretrained", "path": "./base"})
+    check_early(found, ["corpus"])
+    if match is None:
+        return check_early(found)
+    with pytest.raises(UserError, match=match):
+        check_early(found)
+    shutil.copytree(base, found.root / "token_space/data/tokenizer")
+    check_early(found)
 
 
 def test_a_cache_that_may_not_be_written_is_refused_unless_it_has_a_module(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from mmpt.model.export import save_tokenizer
 from mmpt.shards.text_set import encoded, read_lines
 from mmpt.shards.token_space import train_tokenizer, vocabulary_size
 from mmpt.shards.tokenizer_file import check_tokenizer, open_tokenizer_file
+from mmpt.shards.tokenizer_ids import certain_names, check_tokenizer_ids
 from mmpt.store.errors import UserError
 from mmpt.tokens.exported_names import token_names
 from mmpt.tokens.space import build_token_space
@@ -131,6 +132,13 @@ def test_a_file_that_is_no_tokenizer_is_one_line(tmp_path, data, match):
     assert "\n" not in str(error.value)
 
 
+def test_a_panic_of_tokenizers_is_one_line(folder, tmp_path):
+    """A prefix longer than the merged tokens: an index of its Rust code ends below zero."""
+    path = changed(folder, lambda file: file["model"].update(continuing_subword_prefix="<|endoftext|>"), tmp_path)
+    with pytest.raises(UserError, match="not a tokenizer that tokenizers reads; found range end index"):
+        open_tokenizer_file(path)
+
+
 def test_a_hole_or_a_name_of_ours_is_refused_before_training(folder, tmp_path):
     def hole(file):
         vocab, file["added_tokens"] = file["model"]["vocab"], file["added_tokens"][:1]
@@ -153,6 +161,92 @@ def test_a_hole_or_a_name_of_ours_is_refused_before_training(folder, tmp_path):
     path = changed(folder, taken, tmp_path)
     with pytest.raises(UserError, match="none may bear this name"):
         check_tokenizer(path, space_of(tmp_path))
+
+
+def added(at, name):
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": at, "content": name, **plain, "special": True}
+
+
+def add_hole(file):
+    vocab = file["model"]["vocab"]
+    vocab[max(vocab, key=vocab.get)] += 7
+    file["model"]["merges"] = []
+
+
+def add_twin(file):
+    vocab = file["model"]["vocab"]
+    vocab[max(vocab, key=vocab.get)] -= 1
+    file["model"]["merges"] = []
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (add_hole, "no room for our ids; found id .* is missing"),
+        (add_twin, "no room for our ids; found two tokens have id"),
+        (lambda file: file["added_tokens"].append(added(999, "<x>")), "'<x>' with id 999; expected id 281,"),
+        (lambda file: file["added_tokens"].reverse(), "'<think>' with id 279|'zwei' with id 280; expected id 277,"),
+        (lambda file: file["added_tokens"].append(added(280, "<x>")), "'<x>' with id 280; expected id 281,"),
+        (lambda file: file["added_tokens"].append(added(281, "a")), "'a' with id 281; expected id 65,"),
+        (lambda file: file["added_tokens"].append(added(281, "<think>")), "'<think>' with id 281; expected id 278,"),
+        (lambda file: file["added_tokens"].append(added(278, "<think>")), None),  # twice the same says nothing else
+        (lambda file: file["added_tokens"].append(added(281, "<|text_end|>")), "text_end.> is id 281; none of its tok"),
+        (
+            lambda file: file["added_tokens"].append(added(281, "<|image_0|>")),
+            "image_0.> is id 281; none of",
+        ),
+        (lambda file: file["added_tokens"].append(added(281, "<|audio_cb0_0|>")), None),  # there is no codec for it
+        (lambda file: file["added_tokens"].append(added(281, "<x>")), "282 ids; expected at most 281, vocab_size"),
+        (lambda file: file["added_tokens"].append(added(281, "")), "added token '' with id 281; expected a token"),
+        (lambda file: file["model"]["vocab"].update(a=1.5), "'a' with id 1.5"),
+        (lambda file: file["model"].update(vocab=[]), "found no vocabulary"),
+        (lambda file: file.pop("model"), "found no vocabulary"),
+    ],
+)
+def test_ids_that_tokenizers_would_not_give_are_refused_before_anything_runs(folder, tmp_path, change, match):
+    changed(folder, change, tmp_path)
+    rows = 281 if match and "vocab_size" in match else None
+    names = certain_names(16, ["image"])
+    if match is None:
+        return check_tokenizer_ids(tmp_path, "base.path", names, rows)
+    with pytest.raises(UserError, match=match) as error:
+        check_tokenizer_ids(tmp_path, "base.path", names, rows)
+    assert "\n" not in str(error.value) and str(error.value).startswith("base.path: tokenizer.json: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("tokenizer_config.json", {"pad_token": "[PAD]"}, r"pad_token '\[PAD\]'; expected a token of tokenizer.json"),
+        ("tokenizer_config.json", {"eos_token": {"content": "</s>"}}, "eos_token '</s>'"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": {"content": "<think>"}}}, "id 5; expected id 278,"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"281": {"content": "<y>"}}}, "'<y>' with id 281; .* a tok"),
+        ("tokenizer_config.json", {"extra_special_tokens": {"image_token": "<image>"}}, "extra_special_tokens '<ima"),
+        (
+            "special_tokens_map.json",
+            {"additional_special_tokens": ["<think>", "<y>"]},
+            "_special_tokens '<y>",
+        ),
+        ("added_tokens.json", {"<think>": 7}, "'<think>' with id 7; expected id 278,"),
+        ("added_tokens.json", {"<y>": 281}, "'<y>' with id 281; expected a token of tokenizer.json"),
+        ("vocab.json", {"a": 66}, "'a' with id 66; expected id 65,"),
+        ("vocab.json", [1], "vocab.json: .*no closing brace"),
+        ("tokenizer_config.json", {"a": "{"}, None),
+        ("tokenizer_config.json", {"bos_token": None, "unk_token": "<think>", "chat_template": "x"}, None),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"278": {"content": "<think>"}}}, None),
+        ("vocab.json", {"a": 65, "more": 999}, None),
+    ],
+)
+def test_files_beside_the_tokenizer_must_agree_with_it(folder, tmp_path, name, content, match):
+    """transformers would add what they name, with ids behind ours that no row belongs to."""
+    changed(folder, lambda file: None, tmp_path)
+    (tmp_path / name).write_text(json.dumps(content))
+    if match is None:
+        return check_tokenizer(tmp_path / "tokenizer.json", space_of(tmp_path))
+    with pytest.raises(UserError, match=match) as error:
+        check_tokenizer(tmp_path / "tokenizer.json", space_of(tmp_path))
+    assert "\n" not in str(error.value) and f"base.path: {name}: " in str(error.value)
 
 
 @pytest.mark.parametrize(
