@@ -44,6 +44,27 @@ GATE = {
             "message": "records in the shards of another split",
             "remedy": "{run}/shard_audit/data/audit.json names the records; delete {run}/shards and run doit",
         },
+        # records of the split that are in no shard and that errors.jsonl does not name. A share would let the end of a
+        # large corpus go missing: `failures` bounds what could not be encoded, and names it
+        {
+            "id": "accounted",
+            "metric": "records_unaccounted",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "records of the split are in no shard, and no error says why",
+            "remedy": (
+                "hold the ids of {run}/split/data/split.jsonl against those of {run}/shards/data: shards were lost, or "
+                "the plan leaves records out; delete {run}/shards and run doit"
+            ),
+        },
+        {
+            "id": "twice",
+            "metric": "records_twice",
+            "slices": ["audio", "image"],
+            "rule": "max",
+            "message": "records are in the shards more than once",
+            "remedy": "{run}/shard_audit/data/audit.json names the records; delete {run}/shards and run doit",
+        },
         # share of tokens that differ when min(512, all) items are encoded again from their media
         {
             "id": "reencode",

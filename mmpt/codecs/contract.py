@@ -45,6 +45,7 @@ RULES = {
     "loaded": "the codec that is saved and loaded has the same identity and gives the same codes",
     "process": "another process that loads it gives the same codes",
     "decoded": "decode gives one result per item, of the promised shape and type, finite, and twice the same",
+    "codebooks": "decode reads every codebook: with another item's codes of one codebook it gives something else",
     "generated": "codes that a model made (no length, no gains, no meta) decode, to samples() samples where the codec "
     "has it",
     "quality": "quality() gives finite numbers, quality_metric among them",
@@ -118,6 +119,8 @@ def examine(
             _try(found, "loaded", lambda: trial.loaded(codes, Path(folder) / modality))
             _try(found, "process", lambda: trial.in_another_process(codes, Path(folder)))
         outputs = _try(found, "decoded", lambda: trial.decoded(codes))
+        if outputs is not None:
+            _try(found, "codebooks", lambda: trial.codebooks(codes, outputs))
         _try(found, "generated", trial.generated)
         if outputs is not None:
             _try(found, "quality", lambda: trial.quality(outputs))
@@ -263,6 +266,22 @@ class _Sounds(_Trials):
                 )
         return first
 
+    def codebooks(self, codes: Sequence[Any], outputs: Sequence[np.ndarray]) -> None:
+        arrays = [_array(one) for one in codes]
+        for book in range(self.codec.n_codebooks):
+            tried = 0
+            for place, (one, own) in enumerate(zip(codes, arrays, strict=True)):
+                swapped = _with_row(own, arrays[place - 1], book)
+                if np.array_equal(swapped, own):
+                    continue
+                tried += 1
+                item = AudioCodes(swapped, one.scales, self.media[place].shape[1], one.meta)
+                if not np.array_equal(self.codec.decode([item])[0], outputs[place]):
+                    break
+            else:
+                if tried:
+                    raise Broken(f"codebook {book}: {tried} items decode alike with another item's codes in its place")
+
     def generated(self) -> None:
         rng, clip = np.random.default_rng(0), max(1, round(self.seconds * self.codec.sample_rate))
         for frames in sorted({1, 2, self.codec.frames(clip)}):
@@ -319,6 +338,17 @@ class _Pictures(_Trials):
             self.check_picture(picture, f"item {place} without a seed")
         return list(first)
 
+    def codebooks(self, codes: Sequence[Any], outputs: Sequence[np.ndarray]) -> None:
+        tried = 0
+        for place, own in enumerate(codes):
+            if np.array_equal(codes[place - 1], own):
+                continue
+            tried += 1
+            if not np.array_equal(self.codec.decode([codes[place - 1]], [place])[0], outputs[place]):
+                return
+        if tried:
+            raise Broken(f"{tried} items decode alike with another item's codes")
+
     def generated(self) -> None:
         codes = np.random.default_rng(0).integers(0, self.codec.codebook_size, self.codec.tokens_per_image)
         (picture,) = self.codec.decode([codes.astype(np.int32)], [0])
@@ -371,6 +401,13 @@ def read_contract(folder: Path) -> Mapping[str, Any]:
 
 def _array(one: Any) -> np.ndarray:
     return np.asarray(getattr(one, "codes", one))
+
+
+def _with_row(own: np.ndarray, other: np.ndarray, book: int) -> np.ndarray:
+    """`own` [K, T] with row `book` of `other`, which is repeated or cut to T."""
+    swapped = own.copy()
+    swapped[book] = np.resize(other[book], own.shape[1])
+    return swapped
 
 
 def _one_each(outputs: Any, items: Sequence[Any]) -> None:

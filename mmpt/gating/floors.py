@@ -110,6 +110,8 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         _zero("lengths", "length_mismatches", AUDIO_IMAGE),
         _zero("digests", "digest_mismatches", AUDIO_IMAGE),
         _zero("sides", "records_in_wrong_split", AUDIO_IMAGE),
+        _zero("accounted", "records_unaccounted", AUDIO_IMAGE),
+        _zero("twice", "records_twice", AUDIO_IMAGE),
         Floor("reencode", "reencode_mismatch_rate", "max", 0.001, AUDIO_IMAGE, requires="raw_media"),
         _zero(
             "reencode_items",

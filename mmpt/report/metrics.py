@@ -53,6 +53,8 @@ MEANING = {
     "ssim": "SSIM of pictures after encode and decode",
     "codec_fit_items_outside_train": "val or test items that the codec was fitted on",
     "base_text_captions_outside_train": "val or test captions in the text that the base model was trained on",
+    "records_unaccounted": "records of the split in no shard, and named by no error",
+    "records_twice": "records that are in the shards more than once",
     "encode_failure_rate": "share of records that could not be encoded",
     "cut_share": "share of sounds that are longer than codecs.audio.clip_seconds, and of which the rest was left out",
     # kernels

@@ -6,8 +6,9 @@ and named; it ends no audit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.stored import stored_audio, stored_image
 from mmpt.store.canonical import write_json
 from mmpt.store.evidence import Direction, Metric, write_evidence
+from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.numbers import Labels, Numbers
 from mmpt.store.stage import StageContext
 from mmpt.tokens.space import TokenSpace
@@ -40,6 +42,8 @@ class Findings:
     expected: int = 0
     records: int = 0
     missing: int = 0
+    unaccounted: int = 0
+    twice: int = 0
     wrong_split: int = 0
     cut: int = 0
     tokens: int = 0
@@ -81,6 +85,7 @@ def audit(
     space: TokenSpace,
     *,
     expected: Labels,
+    failed: Iterable[str],
     seed: int,
     batch: int,
     media: bool = True,
@@ -90,32 +95,30 @@ def audit(
     Args:
         sets: the shard sets of the modality, opened without a token space: another is a finding, no error.
         expected: id -> split of the records that should be in them, by the split and not by what the shards say.
+        failed: ids of the records that could not be encoded, as errors.jsonl of the shards names them.
         media: are the records' media there? Without them nothing is encoded again or compared.
     """
     codec = encoder.codec
     found = Findings(
         expected=len(expected), quality_metric=codec.quality_metric, quality_floor=float(codec.quality_floor)
     )
-    there = Numbers()
     for shards in sets:
         found.records += len(shards)
         found.tokens += int(shards.lengths.sum())
         found.cut += sum(record.get("clipped") is True for record in shards.records)
         check_segments(shards, space, found)
         check_records(shards, space, _tokens_per_image(encoder), found)
-        for record in shards.records:
-            side = expected.get(record["id"])
-            if side is not None:
-                there.add(record["id"])
-            if side != shards.split:
-                found.wrong_split += 1
-                found.blame(record["id"], "wrong_split", f"{shards.split}, expected {side}")
-    found.missing = len(expected) - len(there)
+    check_places(sets, expected, failed, found)
     chosen = _sample(sets, stream(seed, "shard audit", encoder.modality))
     if media:
         _encode_again(chosen, encoder, batch, found)
     _decode(chosen[:DECODED], encoder, space, found, media)
     return found
+
+
+def failed_ids(folder: Path) -> Iterator[str]:
+    """Ids that errors.jsonl of the shards in `folder` names."""
+    return (row["id"] for row in iter_jsonl(folder / "errors.jsonl"))
 
 
 def _sample(sets: Sequence[ShardSet], key: np.uint64) -> list[tuple[ShardSet, int]]:
@@ -162,6 +165,32 @@ def check_records(shards: ShardSet, space: TokenSpace, tokens_per_image: int, fo
         if record.get("token_space") != space.digest:
             found.digest_mismatches += 1
             found.blame(record["id"], "digest_mismatches", record.get("token_space"))
+
+
+def check_places(sets: Sequence[ShardSet], expected: Labels, failed: Iterable[str], found: Findings) -> None:
+    """Count records in shards of another split, more than once in the shards, and in none.
+
+    unaccounted: of the records that should be there, those that are in no shard and that errors.jsonl does not name.
+    """
+    seen, there = Numbers(), 0
+    for shards in sets:
+        for record in shards.records:
+            side, before = expected.get(record["id"]), len(seen)
+            seen.add(record["id"])
+            if len(seen) == before:
+                found.twice += 1
+                found.blame(record["id"], "twice", f"again in {shards.split}")
+            else:
+                there += side is not None
+            if side != shards.split:
+                found.wrong_split += 1
+                found.blame(record["id"], "wrong_split", f"{shards.split}, expected {side}")
+    named = Numbers()
+    for one in failed:
+        if expected.get(one) is not None and seen.find(one) < 0:
+            named.add(one)
+    found.missing = len(expected) - there
+    found.unaccounted = found.missing - len(named)
 
 
 def _tokens_per_image(encoder: Encoder) -> int:
@@ -268,6 +297,8 @@ def metrics_of(found: Findings, modality: str) -> list[Metric]:
         metric("length_mismatches", found.length_mismatches, found.records, "records"),
         metric("digest_mismatches", found.digest_mismatches, found.records, "records"),
         metric("records_in_wrong_split", found.wrong_split, found.records, "records"),
+        metric("records_unaccounted", found.unaccounted, found.expected, "records"),
+        metric("records_twice", found.twice, found.records, "records"),
         metric(
             "reencode_mismatch_rate",
             found.reencode_mismatches / found.reencode_tokens if found.reencode_tokens else None,

@@ -27,7 +27,7 @@ from mmpt.codecs.contract import read_contract
 from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
 from mmpt.corpus.problems import Problem, refuse
 from mmpt.corpus.split import deal, s2_metrics
-from mmpt.shards.audit import Findings, audit, write_findings
+from mmpt.shards.audit import Findings, audit, failed_ids, write_findings
 from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.text_set import open_tokenizer
@@ -301,6 +301,7 @@ def shard_audit(ctx: StageContext) -> None:
             encoder,
             space,
             expected=expected,
+            failed=failed_ids(folder),
             seed=ctx.seed,
             batch=ctx.profile["shards.batch"],
             media=False,

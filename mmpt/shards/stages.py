@@ -18,7 +18,7 @@ import numpy as np
 
 from mmpt.codecs import registry
 from mmpt.codecs.contract import read_contract
-from mmpt.shards.audit import Findings, audit, write_findings
+from mmpt.shards.audit import Findings, audit, failed_ids, write_findings
 from mmpt.shards.earlier import Earlier
 from mmpt.shards.encode import AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.example_set import ExampleSet
@@ -125,7 +125,13 @@ def shard_audit(ctx: StageContext) -> None:
         ids = (record["id"] for record in records if record["modality"] == modality)
         expected = Labels((one, side) for one in ids if (side := sides.get(one)))
         found[modality] = one = audit(
-            sets, encoder, space, expected=expected, seed=ctx.seed, batch=ctx.profile["shards.batch"]
+            sets,
+            encoder,
+            space,
+            expected=expected,
+            failed=failed_ids(folder),
+            seed=ctx.seed,
+            batch=ctx.profile["shards.batch"],
         )
         contents += [shards.identity for shards in sets]
         one.take_contract(read_contract(ctx.inputs["codecs"] / modality))

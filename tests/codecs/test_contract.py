@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy.signal import lfilter
 from mmpt.codecs import check, contract, registry
 from mmpt.codecs.contract import RULES, examine
 from mmpt.codecs.encodec import Encodec
+from mmpt.codecs.melrvq import MelRvq, MelRvqOptions
 from mmpt.codecs.patchvq import PatchVq, PatchVqOptions
 from mmpt.codecs.round_trips import RoundTrips, compare
 from mmpt.codecs.stages import keep_contract
@@ -61,6 +63,7 @@ BREAKS = {
     "a length of its own": ("[:, : item.samples or None]", "", "decoded", "152 samples, expected 151"),
     "float64 waves": (".astype(np.float32)\n    def identity", "\n    def identity", "decoded", "float64"),
     "noise at decode": ("(wave / 8", "(np.random.rand(*wave.shape) + wave / 8", "decoded", "decodes otherwise"),
+    "codes that decode ignores": ("np.repeat(item", "np.repeat(0 * item", "codebooks", "codebook 0: 2 items"),
     "no metric": ('{"match": 1.0}', '{"other": 1.0}', "quality", "no 'match'.*'other'"),
     "state between calls": ("(wave[:, ::2] + 1) * 8", "(wave[:, ::2] + 1) * 8 + self.calls % 2", "alone", "state"),
     "the batch shifts codes": (
@@ -253,6 +256,40 @@ def test_a_silent_sound_is_counted_apart():
     media = [np.zeros((1, 16_000), np.float32), rain(1), rain(2)]
     found = trips(media, [made_anew(one) for one in media])
     assert found.silent == 1 and len(found.quality) == len(found.wins) == len(found.comparisons()) == 2
+
+
+def melrvq(clip_seconds=1.0):
+    sounds = [check._sound(seed, 16_000, 1, clip_seconds) for seed in range(20)]
+    return MelRvq.fit(sounds[4:], MelRvqOptions(3, 16, stack=8)), sounds[:4]
+
+
+@pytest.mark.parametrize("unread", [None, 0, 2])
+def test_a_codebook_that_decode_never_reads_is_named(monkeypatch, unread):
+    codec, media = melrvq()
+    found, decode = contract._Sounds(codec, media, "melrvq", 1.0, "cpu"), MelRvq.decode
+
+    def one_left_out(self, items):
+        return decode(self, [replace(one, codes=one.codes * (np.arange(3) != unread)[:, None]) for one in items])
+
+    monkeypatch.setattr(MelRvq, "decode", one_left_out)
+    codes = codec.encode(media)
+    outputs = codec.decode([replace(one, samples=wave.shape[1]) for one, wave in zip(codes, media, strict=True)])
+    if unread is None:
+        found.codebooks(codes, outputs)
+    else:
+        with pytest.raises(contract.Broken, match=f"codebook {unread}: 4 items decode alike"):
+            found.codebooks(codes, outputs)
+
+
+def test_pictures_that_decode_alike_whatever_their_codes_are_named(pictures, monkeypatch):
+    codec, media, codes = pictures
+    found = contract._Pictures(codec, media, "patchvq", 1.0, "cpu")
+    found.codebooks(codes, codec.decode(codes))
+    found.codebooks(codes[:1] * 3, codec.decode(codes[:1] * 3))  # items with the same codes say nothing
+    decode = PatchVq.decode
+    monkeypatch.setattr(PatchVq, "decode", lambda self, items, seeds=None: decode(self, [0 * one for one in items]))
+    with pytest.raises(contract.Broken, match="12 items decode alike with another item's codes"):
+        found.codebooks(codes, codec.decode(codes))
 
 
 def test_the_command_says_what_gate_s3_would_say(capsys):

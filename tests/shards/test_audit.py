@@ -22,6 +22,8 @@ BAD = (
     "reencode_mismatch_rate",
     "reencode_items_missing",
     "records_in_wrong_split",
+    "records_unaccounted",
+    "records_twice",
     "decode_errors",
     "compare_items_missing",
     "contract_rules_broken",
@@ -226,9 +228,30 @@ def test_records_that_are_missing_from_the_shards_are_counted_whatever_errors_js
     lost = [{**sound, "id": f"lost/{number}"} for number in range(20)]
     write_jsonl(hurt.path("manifest") / "manifest.jsonl", [*manifest, *lost])
     lose(hurt, "audio", "val", lambda rows, ids: [*rows, *({**rows[0], "id": one["id"]} for one in lost)])
+    known = [{"id": one["id"], "kind": "encode"} for one in (*lost[:15], sound)]
+    write_jsonl(hurt.path("shards") / "errors.jsonl", known)
     values = found(hurt)
     assert values["audio", "encode_failure_rate"] == 0.25 and values["image", "encode_failure_rate"] == 0
-    assert failing(verdict(hurt)) == {"failures [audio]"}
+    assert values["audio", "records_unaccounted"] == 5
+    assert failing(verdict(hurt)) == {"failures [audio]", "accounted [audio]"}
+
+
+def test_a_shard_that_was_lost_is_in_no_error(hurt):
+    stem = hurt.path("shards") / "audio-train-00002"
+    lost = len(read_jsonl(stem.with_suffix(".jsonl")))
+    for suffix in (".safetensors", ".jsonl"):
+        stem.with_suffix(suffix).unlink()
+    values = found(hurt)
+    assert bad_names(values) == {"audio records_unaccounted", "audio encode_failure_rate"}
+    assert values["audio", "records_unaccounted"] == lost > 0 and "accounted [audio]" in failing(verdict(hurt))
+
+
+def test_records_of_two_shards_are_there_twice(hurt):
+    folder = hurt.path("shards")
+    for suffix in (".safetensors", ".jsonl"):
+        shutil.copyfile(folder / f"image-val-00000{suffix}", folder / f"image-val-00001{suffix}")
+    values = found(hurt)
+    assert bad_names(values) == {"image records_twice"} and failing(verdict(hurt)) == {"twice [image]"}
 
 
 def test_a_record_in_the_shard_of_another_split(hurt):
