@@ -1,6 +1,6 @@
 """B4, on the evidence of stage generate.
 
-What it finds: a golden item has no proper wav or png, or it is silent, constant or clipped.
+What it finds: a golden item has no proper wav or png, is silent, constant or clipped, or is not what its ids decode to.
 """
 
 GATE = {
@@ -73,6 +73,19 @@ GATE = {
             "remedy": (
                 "hear them beside their references in {run}/report/index.html, which clip less: raise "
                 "train.steps, or lower the level of the corpus"
+            ),
+        },
+        # of the first greedy and sampled outputs (16 each): files that differ, by more than the rounding of a 16-bit
+        # wav, from what the codec decodes from the recorded ids
+        {
+            "id": "decoded",
+            "metric": "files_unlike_ids",
+            "slices": ["t2a", "t2i"],
+            "rule": "max",
+            "message": "written files are not what the codec decodes from their ids",
+            "remedy": (
+                "decoding turns or mixes up items, or files were changed: delete {run}/generate and run doit; if it "
+                "comes back, run `pytest tests/evaluate/test_generated_files.py`"
             ),
         },
         # the written reconstructions (stored codes of the golden items, decoded as outputs are), read from their files

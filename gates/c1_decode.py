@@ -66,6 +66,34 @@ GATE = {
                 "run doit to see whether it is a kernel; run `pytest tests/generate tests/evaluate/test_outputs.py`"
             ),
         },
+        # the same of the sampled outputs: share of positions whose id is not the one that the output's own seed draws
+        # at temperature 1 (mmpt/evaluate/sampled_outputs.py). One seed for all, another temperature or filter, and the
+        # noise of another position give other ids
+        {
+            "id": "drawn",
+            "metric": "not_drawn_rate",
+            "slices": ["a2t", "i2t", "t2a", "t2i"],
+            "rule": "max",
+            "message": "sampled outputs are not what their seeds draw",
+            "remedy": (
+                "seed, temperature, top_k or top_p of golden sampling differ from what generate says, or decoding and "
+                "forward disagree (see greedy): run `pytest tests/ops tests/evaluate/test_sampled_outputs.py`"
+            ),
+        },
+        # |z| of the ranks of the sampled ids in the model's own order (formula, source and null distribution in
+        # mmpt/evaluate/sampled_outputs.py): no seed and no noise enters. Below 5 with probability 1 - 7.5e-6; greedy
+        # outputs of the smoke model have 9 to 15
+        {
+            "id": "temperature",
+            "metric": "draw_rank_z",
+            "slices": ["a2t", "i2t", "t2a", "t2i"],
+            "rule": "max",
+            "message": "sampled outputs do not follow the model's distribution at temperature 1",
+            "remedy": (
+                "outputs are greedy, or drawn at another temperature or with another filter than generate says: run "
+                "`pytest tests/ops tests/evaluate/test_sampled_outputs.py`"
+            ),
+        },
     ],
 }
 

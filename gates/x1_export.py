@@ -23,6 +23,20 @@ GATE = {
                 "the tokenizer or the grammar differs; run `pytest tests/model/test_export.py`"
             ),
         },
+        # golden captions and prompts of which the exported tokenizer makes other ids than the run recorded (called with
+        # special tokens, it may add those that the base's own tokenizer adds, and no others), and texts in which a
+        # control token's name becomes its id
+        {
+            "id": "texts",
+            "metric": "texts_differing",
+            "rule": "max",
+            "message": "the exported tokenizer makes other ids of texts than the run",
+            "remedy": (
+                "tokenizer.json or tokenizer_config.json of {run}/staged_export/data/export differs from "
+                "{run}/token_space/data/tokenizer by more than our tokens' names: run "
+                "`pytest tests/model/test_export.py`"
+            ),
+        },
         # prompts whose ids differ, but where the exported model prefers neither by more than rounding
         {
             "id": "ties",

@@ -1,14 +1,16 @@
 """The export of a finished training, written before it is released and judged by gate X1.
 
 The staged folder is what `doit export` hands out. X1 asks, in each runtime that the profile lists, for the greedy ids
-of the run's golden prompts: merged weights, tokenizer and grammar must give what the run gave. A first id that
-differs counts unless the exported model prefers it by no more than its rounding.
+of the run's golden prompts: merged weights and grammar must give what the run gave. A first id that differs counts
+unless the exported model prefers it by no more than its rounding. It asks the exported tokenizer for the ids that the
+run recorded for its golden captions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 
 from mmpt.evaluate.checkpoint import EvalContext, Trained, digest
 from mmpt.evaluate.endings import FOLDER, LearnedEnd
-from mmpt.evaluate.golden import generate_golden
+from mmpt.evaluate.golden import EMIT, generate_golden
 from mmpt.evaluate.sets import Codecs, Record, golden_sets, record_prompt
 from mmpt.evaluate.trend import setting_of
 from mmpt.model.export import TOLERANCE, Lengths, export_model, probes_of
@@ -66,6 +68,7 @@ def staged_export(ctx: StageContext) -> None:
         ctx.progress(done + 1, 2, name)
         found, judged[name] = compare(ctx, name, getattr(torch, dtype), space, wanted, tolerance)
         metrics += found
+    metrics += tokenizer_metrics(ctx.out / "export", ctx.inputs["token_space"] / "tokenizer", sets)
     adapter = digest(ctx.out / "export" / "adapter")
     write_json(
         ctx.out / "export.json",
@@ -169,6 +172,49 @@ def compare(
         Metric("rounding_ties", ties, n, "items", "lower", slice=runtime),
     ]
     return metrics, {"items": n, "rounding_ties": ties, "differing": len(apart), "first": apart[:SHOWN]}
+
+
+def tokenizer_metrics(folder: Path, base: Path, sets: Mapping[str, Sequence[Record]]) -> list[Metric]:
+    """X1: golden captions and prompts, and texts with a control token's name, of which the exported tokenizer makes
+    other ids than the run.
+
+    The run recorded the ids of its captions. They must come without special tokens, as the model card shows, and with
+    them, where the base's own tokenizer may add what it always adds. Names of control tokens must be spelled.
+
+    Args:
+        folder: of the export. base: of the base's tokenizer.
+    """
+    tokenizer, (head, tail) = open_tokenizer(folder), added_by(open_tokenizer(base))
+    asked = {  # a prompt may have lost its end, a caption not
+        (record["caption"], tuple(record["prompt_ids" if task in EMIT else "target_ids"]), task not in EMIT)
+        for task, records in sets.items()
+        for record in records
+    }
+    wrong = 0
+    for text, ids, whole in sorted(asked):
+        plain, full = tokenizer.encode(text, add_special_tokens=False), tokenizer.encode(text)
+        recorded = list(ids) if whole else [*ids, *plain[len(ids) :]]
+        wrong += plain != recorded or full != [*head, *recorded, *tail]
+    names = {one: token.content for one, token in tokenizer.added_tokens_decoder.items() if token.special}
+    spelled = [tokenizer.encode(f"a {name} b", add_special_tokens=False) for name in names.values()]
+    wrong += sum(not names.keys().isdisjoint(ids) for ids in spelled)
+    return [Metric("texts_differing", wrong, len(asked) + len(names), "texts", "lower")]
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """As plain transformers loads it."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if (folder / "tokenizer_config.json").is_file():
+        return AutoTokenizer.from_pretrained(str(folder))
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+
+
+def added_by(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before and after a text by itself."""
+    text, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    first = next(place for place in range(len(whole)) if whole[place : place + len(text)] == text)
+    return whole[:first], whole[first + len(text) :]
 
 
 def first_difference(one: Expected, ids: np.ndarray, space: TokenSpace) -> tuple[int, int, int]:

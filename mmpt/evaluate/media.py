@@ -18,6 +18,7 @@ from scipy.io import wavfile
 SILENT = 0.01  # RMS under this share of the reference's
 CLIPPED = 0.01  # share of samples at full scale, beyond that of the reference
 FULL_SCALE = 32767 / 32768
+UNREADABLE = (ValueError, OSError, zlib.error, struct.error)  # what the readers raise for a file that is none
 
 
 def write_wav(path: Path, wave: np.ndarray, rate: int) -> None:
@@ -62,7 +63,7 @@ def wav_faults(
         return ["missing"]
     try:
         wave, found_rate = read_wav(path)
-    except (ValueError, OSError, struct.error):
+    except UNREADABLE:
         return ["unreadable"]
     faults = []
     if found_rate != rate or wave.shape[0] != channels or samples not in (None, wave.shape[1]) or not wave.size:
@@ -80,7 +81,7 @@ def png_faults(path: Path, *, size: tuple[int, int]) -> list[str]:
         return ["missing"]
     try:
         pixels = read_png(path)
-    except (ValueError, OSError, zlib.error, struct.error):
+    except UNREADABLE:
         return ["unreadable"]
     return ["wrong_form"] * (pixels.shape[:2] != size) + ["constant"] * bool((pixels == pixels[0, 0]).all())
 

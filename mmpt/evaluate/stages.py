@@ -20,11 +20,13 @@ from mmpt.evaluate.ablating import Ablating
 from mmpt.evaluate.alignment import alignment_metrics
 from mmpt.evaluate.census import census_metrics
 from mmpt.evaluate.checkpoint import EvalContext, Trained, digest
+from mmpt.evaluate.generated_files import file_metrics
 from mmpt.evaluate.generating import RANDOM, Generating
 from mmpt.evaluate.golden import EMIT, Decoder
 from mmpt.evaluate.ground_truth import encoder_of, ground_truth_metrics, has_media, load_medium
 from mmpt.evaluate.packed import packed_metrics
 from mmpt.evaluate.resume import check_resume
+from mmpt.evaluate.sampled_outputs import Filters, sampled_draws, sampling_metrics
 from mmpt.evaluate.sets import Codecs, Record, ablation_sets
 from mmpt.evaluate.trainable import check_trainable
 from mmpt.model.adapter import WEIGHTS
@@ -207,9 +209,10 @@ def generate(ctx: StageContext) -> None:
     _write_endings(ctx, work, decoder)
     control = emission.random_control(work.outputs(RANDOM), decoder, sets, setting)
     write_json(ctx.out / "qual" / "random_weights.json", {"summaries": control})
-    scored = _score_outputs(ctx, work, written[-1])
+    scored, drawn = _score_outputs(ctx, work, written[-1])
     write_jsonl(written[-1].folder / SCORED, [row for rows in scored.values() for row in rows])
-    _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, scored)
+    judged = [*outputs.argmax_metrics(scored), *drawn]
+    _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, judged)
 
 
 def _loader(ctx: StageContext, codecs: Codecs, space: TokenSpace) -> emission.Load | None:
@@ -268,18 +271,27 @@ def _prompt_ablation(generate: Path, sets: dict[str, list[Record]], step: int) -
     }
 
 
-def _score_outputs(ctx: StageContext, work: Generating, last: emission.Written) -> dict[str, list[dict[str, Any]]]:
-    """By task, what the independent scorer says of the last checkpoint's greedy outputs."""
+def _score_outputs(
+    ctx: StageContext, work: Generating, last: emission.Written
+) -> tuple[dict[str, list[dict[str, Any]]], list[Metric]]:
+    """What the independent scorer says of the last checkpoint: rows of the greedy outputs by task, and C1's metrics of
+    the sampled ones.
+    """
     dtype, workshop, setting = getattr(torch, ctx.dtype), work.workshop, work.setting
     checkpoint = work.trained.path(last.step)
     model = PlainLM.open(ctx.inputs["base"] / "model", checkpoint, workshop.space, device=ctx.device, dtype=dtype)
+    filters = Filters(top_k=setting.top_k, top_p=setting.top_p)
     scored: dict[str, Any] = {}
+    drawn: list[Metric] = []
     for task, records in work.sets.items():
         ctx.progress(len(scored), len(work.sets), f"scoring {task}")
         asked = outputs.Asked.of(records, ctx.inputs["shards"], workshop.tokenizer, workshop.space)
         guidance = setting.guidance if task in EMIT else 1.0
         scored[task] = outputs.scored_rows(model, workshop.space, asked, last.rows[task, "greedy"], dtype, guidance)
-    return scored
+        sampled = last.rows[task, "sampled"]
+        found = sampled_draws(model, workshop.space, asked, sampled, ctx.seed, filters, dtype, guidance)
+        drawn += sampling_metrics(task, found)
+    return scored, drawn
 
 
 def scored_outputs(generate: Path, step: int) -> dict[str, list[dict[str, Any]]]:
@@ -290,7 +302,7 @@ def scored_outputs(generate: Path, step: int) -> dict[str, list[dict[str, Any]]]
     return rows
 
 
-def _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, scored) -> None:
+def _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, judged) -> None:
     subject = {"initial": digest(trained.path(trained.initial)), "final": digest(trained.path(trained.final))}
     samples = [
         {
@@ -312,6 +324,7 @@ def _write_emission_evidence(ctx, decoder, sets, trained, written, references, s
         [
             *emission.artifact_metrics(decoder, written, references),
             *ground_truth_metrics(ctx, decoder.codecs, decoder.space, sets, written[-1].folder),
+            *file_metrics(decoder.space, decoder.codecs, written[-1].folder, written[-1].step, ctx.seed),
         ],
         subject=subject,
         samples=samples,
@@ -330,7 +343,7 @@ def _write_emission_evidence(ctx, decoder, sets, trained, written, references, s
     write_evidence(
         ctx.out,
         "C1",
-        [*emission.decode_metrics(sets, [*summaries, *control], expected), *outputs.argmax_metrics(scored)],
+        [*emission.decode_metrics(sets, [*summaries, *control], expected), *judged],
         subject=subject,
         controls=controls,
     )

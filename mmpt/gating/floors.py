@@ -221,6 +221,8 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         _zero("length", "length_mismatches", EMIT, min_n=LEAST_ITEMS),
         _zero("complete", "golden_items_missing", EMIT, on_fail="cannot_decide"),
         Floor("greedy", "not_greedy_rate", "max", 0.001, TASKS, min_n=16),
+        Floor("drawn", "not_drawn_rate", "max", 0.001, TASKS, min_n=16),
+        Floor("temperature", "draw_rank_z", "max", 5.0, TASKS, min_n=16),
     ),
     "C4": (
         _zero("parameters", "parameters_differing"),
@@ -243,7 +245,10 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         Floor("endless", "no_end_share", "ci_high_max", 0.01, ("t2a.sampled",), min_n=300),
         Floor("duration", "duration_off", "max", 0.1, ("t2a.sampled",), min_n=LEAST_ITEMS),
     ),
-    "X1": (_zero("ids", "ids_differing", ("transformers",), each=True, min_n=LEAST_ITEMS),),
+    "X1": (
+        _zero("ids", "ids_differing", ("transformers",), each=True, min_n=LEAST_ITEMS),
+        _zero("texts", "texts_differing", min_n=LEAST_ITEMS),
+    ),
     "R1": (
         _above_zero("gap", "gap_swapped_nats", READ),
         _groups(READ),

@@ -32,6 +32,7 @@ FORMATS = {
     "t2a": ("text_start", SOURCE, "text_end", "gen_aud", "aud_start", TARGET, "aud_end"),
     "t2i": ("text_start", SOURCE, "text_end", "gen_img", "img_start", TARGET, "img_end"),
 }
+READS = ("a2t", "i2t")
 TOKENS_AT_ONCE = 8192  # ids of one forward
 LOGITS_AT_ONCE = 1 << 26  # fp32 numbers, 256 MiB: bounds the positions whose whole vocabulary is in memory
 
@@ -70,6 +71,22 @@ class Scored:
     scale: np.ndarray
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What some positions of one sequence chose from.
+
+    ids: int64 [C], ascending: all that the format allows at some position of the sequence, and those that stand there
+    nevertheless. start: the first one's
+    scored position. chosen: int64 [p], the column of the id that stands there. logits: fp32 [p, C], -inf where the
+    format does not allow the id.
+    """
+
+    ids: Tensor
+    start: int
+    chosen: Tensor
+    logits: Tensor
+
+
 def sequence(space: TokenSpace, task: str, source, target, *, ended: bool = True) -> TaskSequence:
     """The sequence of a task. `source`, `target`: global ids; `ended`: the target's end token is scored as well."""
     words = FORMATS[task] if ended else FORMATS[task][:-1]
@@ -81,7 +98,7 @@ def sequence(space: TokenSpace, task: str, source, target, *, ended: bool = True
     if ended:
         # Where a picture or sound of a given length ends is no choice; a caption may go on instead.
         text = space.ranges["TEXT"]
-        last = (text.start, text.stop) if task in ("a2t", "i2t") else (end_id, end_id + 1)
+        last = (text.start, text.stop) if task in READS else (end_id, end_id + 1)
         lo, hi = np.append(lo, last[0]), np.append(hi, last[1])
     return TaskSequence(task, np.concatenate(pieces).astype(np.int64), start, lo, hi, end_id)
 
@@ -144,12 +161,32 @@ class PlainLM:
         guide: with a guidance g other than 1, the same targets after the empty prompt; then logits are those of
             guide + g * (sequence - guide) (Ho and Salimans 2022).
         """
-        hidden = self._hidden(sequences)
-        if guidance != 1.0:
-            # The head is linear: mixing hidden states is mixing logits.
-            empty = self._hidden(guide)
-            hidden = [low + guidance * (one - low) for one, low in zip(hidden, empty, strict=True)]
+        hidden = self._mixed(sequences, guide, guidance)
         return [self._scored(states, one) for states, one in zip(hidden, sequences, strict=True)]
+
+    @torch.no_grad()
+    def choices(
+        self, sequences: Sequence[TaskSequence], *, guide: Sequence[TaskSequence] = (), guidance: float = 1.0
+    ) -> Iterator[Iterator[Choices]]:
+        """Of each sequence, in the order given, what it chose from; a few positions at once. guide: as in `score`."""
+        hidden = self._mixed(sequences, guide, guidance)
+        return (self._chosen(states, one) for states, one in zip(hidden, sequences, strict=True))
+
+    def _mixed(self, sequences: Sequence[TaskSequence], guide: Sequence[TaskSequence], guidance: float) -> list[Tensor]:
+        hidden = self._hidden(sequences)
+        if guidance == 1.0:
+            return hidden
+        # The head is linear: mixing hidden states is mixing logits.
+        return [low + guidance * (one - low) for one, low in zip(hidden, self._hidden(guide), strict=True)]
+
+    def _chosen(self, before: Tensor, one: TaskSequence) -> Iterator[Choices]:
+        ends = [one.end_id] * (one.task in READS)
+        columns = np.union1d(np.arange(one.lo.min(), one.hi.max()), [*ends, *one.ids[one.start :]])
+        at = torch.as_tensor(columns, device=self.device)
+        for place, wanted in self._pieces(one):
+            logits, allowed = self._allowed(before[place : place + len(wanted)], wanted, one, place)
+            ids = torch.as_tensor(np.searchsorted(columns, wanted), device=self.device)
+            yield Choices(at, place, ids, logits.masked_fill(~allowed, -torch.inf)[:, at])
 
     def _hidden(self, sequences: Sequence[TaskSequence]) -> list[Tensor]:
         """Of each sequence the states [scored, H] that predict its scored ids: position j - 1 predicts id j."""
@@ -166,10 +203,14 @@ class PlainLM:
 
     def _parts(self, before: Tensor, one: TaskSequence) -> Iterator[tuple[Tensor, ...]]:
         """The columns of `Scored` on the device, as many positions at once as LOGITS_AT_ONCE allows."""
+        for at, wanted in self._pieces(one):
+            yield self._part(before[at : at + len(wanted)], wanted, one, at)
+
+    def _pieces(self, one: TaskSequence) -> Iterator[tuple[int, np.ndarray]]:
+        """(scored position of the first, scored ids) of each piece."""
         wanted = one.ids[one.start :]
         step = max(1, LOGITS_AT_ONCE // self.vocab_size)
-        for at in range(0, len(wanted), step):
-            yield self._part(before[at : at + step], wanted[at : at + step], one, at)
+        return ((at, wanted[at : at + step]) for at in range(0, len(wanted), step))
 
     @torch.no_grad()
     def rehearse(self, sequences: Sequence[TaskSequence]) -> None:
@@ -180,21 +221,31 @@ class PlainLM:
 
     def _part(self, hidden: Tensor, wanted: np.ndarray, one: TaskSequence, at: int) -> tuple[Tensor, ...]:
         """The four columns of `Scored` for the ids `wanted`, which begin at scored position `at`."""
-        logits = torch.cat([hidden.float() @ part.float().T for part in self.head], -1)
+        logits, allowed = self._allowed(hidden, wanted, one, at)
         ids = torch.as_tensor(wanted, device=self.device)
         mine = logits.gather(1, ids[:, None])[:, 0]
         nll = logits.logsumexp(-1) - mine
-        column = torch.arange(self.vocab_size, device=self.device)
-        lo, hi = (torch.as_tensor(array[at : at + len(wanted)], device=self.device) for array in (one.lo, one.hi))
-        allowed = (column >= lo[:, None]) & (column < hi[:, None])
-        inside = logits.masked_fill(~allowed, -torch.inf).logsumexp(-1) - mine
-        if one.task in ("a2t", "i2t"):
-            first = torch.arange(at, at + len(wanted), device=self.device) == 0
-            allowed |= (column == one.end_id) & ~first[:, None]
+        inside = logits.masked_fill(~self._segment(wanted, one, at), -torch.inf).logsumexp(-1) - mine
         best = logits.masked_fill(~allowed, -torch.inf).max(-1).values
         scale = logits.masked_fill(~allowed, 0.0).abs().max(-1).values
         inside = torch.where(ids == one.end_id, nll, inside)
         return nll, inside, best - mine, scale
+
+    def _allowed(self, hidden: Tensor, wanted: np.ndarray, one: TaskSequence, at: int) -> tuple[Tensor, Tensor]:
+        """(logits fp32, which ids the format allows), [positions, V], from scored position `at` on."""
+        logits = torch.cat([hidden.float() @ part.float().T for part in self.head], -1)
+        allowed = self._segment(wanted, one, at)
+        if one.task in READS:
+            column = torch.arange(self.vocab_size, device=self.device)
+            first = torch.arange(at, at + len(wanted), device=self.device) == 0
+            allowed |= (column == one.end_id) & ~first[:, None]
+        return logits, allowed
+
+    def _segment(self, wanted: np.ndarray, one: TaskSequence, at: int) -> Tensor:
+        """Which ids lie in the segment of each position, bool [positions, V]."""
+        column = torch.arange(self.vocab_size, device=self.device)
+        lo, hi = (torch.as_tensor(array[at : at + len(wanted)], device=self.device) for array in (one.lo, one.hi))
+        return (column >= lo[:, None]) & (column < hi[:, None])
 
 
 def _alike(sequences: Sequence[TaskSequence]) -> Iterator[list[int]]:

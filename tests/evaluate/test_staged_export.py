@@ -5,12 +5,15 @@ import shutil
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.normalizers import Replace
+from tokenizers.processors import TemplateProcessing
 
 from mmpt.evaluate import exporting
 from mmpt.model import runtimes
 from mmpt.store.evidence import read_evidence
 from mmpt.store.tensors import load_tensors
-from tests.gating.gate_evidence import failing, judged
+from tests.gating.gate_evidence import completed, failing, judged
 
 FEW = {"gate": "X1", "check": "ids"}
 
@@ -31,6 +34,7 @@ def test_the_staged_folder_is_what_was_trained_and_gives_its_ids(staged):
     found = {metric["name"]: metric for metric in evidence["metrics"]}
     assert found["ids_differing"]["value"] == 0 and found["ids_differing"]["slice"] == "transformers"
     assert found["ids_differing"]["n"] == 4 * 4 + 4  # golden items of four tasks, and sounds of free length
+    assert found["texts_differing"]["value"] == 0 and found["texts_differing"]["n"] > 4 * 4
     assert written["lengths"]["audio_frames"] == [10, 10] and written["lengths"]["audio_frames_learned_end"] == [1, 20]
 
 
@@ -80,6 +84,49 @@ def test_ids_that_differ_by_rounding_alone_are_counted_apart(staged, tmp_path, m
     monkeypatch.setattr(exporting, "preference", lambda *_: 1e-6)
     found, _ = damaged(staged, tmp_path, grammar_short)
     assert found["ids_differing"].value == 0 and found["rounding_ties"].value > 0
+
+
+def starting_with_a_token(folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    start = [("<|endoftext|>", 0)]
+    tokenizer.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=start)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def letting_controls_through(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "split_special_tokens": False}))
+
+
+def another_spelling(folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = Replace("a", "e")
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("change", [starting_with_a_token, letting_controls_through, another_spelling])
+def test_an_exported_tokenizer_that_gives_other_ids_fails(staged, tmp_path, change):
+    for path in (staged.data("staged_export") / "export").glob("*.json"):
+        shutil.copyfile(path, tmp_path / path.name)
+    base, sets = staged.data("token_space") / "tokenizer", exporting.golden_sets(staged.data("golden"))
+    (good,) = exporting.tokenizer_metrics(tmp_path, base, sets)
+    change(tmp_path)
+    (bad,) = exporting.tokenizer_metrics(tmp_path, base, sets)
+    assert good.value == 0 < bad.value
+    assert failing(judged("X1", completed("X1", [bad], 64))) == {"texts"}
+
+
+def test_what_the_bases_own_tokenizer_adds_may_be_added(staged, tmp_path):
+    base, export = tmp_path / "base", tmp_path / "export"
+    shutil.copytree(staged.data("token_space") / "tokenizer", base)
+    shutil.copytree(staged.data("staged_export") / "export", export)
+    starting_with_a_token(base)
+    starting_with_a_token(export)
+    assert exporting.added_by(exporting.open_tokenizer(base)) == ([0], [])
+    sets = exporting.golden_sets(staged.data("golden"))
+    assert exporting.tokenizer_metrics(export, base, sets)[0].value == 0
+    (base / "tokenizer_config.json").unlink()
+    assert exporting.added_by(exporting.open_tokenizer(base)) == ([0], [])
 
 
 def test_padding_on_the_left_hides_nothing():

@@ -111,7 +111,7 @@ DATA = (
         "mmpt/shards/tokenise.py",
         "enumerate(range(0, len(part), per_shard))",
         "enumerate(range(0, max(1, len(part) - per_shard), per_shard))",
-        "S3.failures",
+        "S3.accounted",
     ),
     Fault(
         "test-in-train-shards",
@@ -258,7 +258,7 @@ CODEC = (
         "mmpt/codecs/melrvq.py",
         "sum(book[row] for book, row in zip(self.codebooks, codes, strict=True))",
         "sum(book[row] for book, row in list(zip(self.codebooks, codes, strict=True))[:1])",
-        "",
+        "S3.contract",
         "modelscope/ms-swift#9752",
     ),
 )
@@ -705,7 +705,7 @@ DECODING = (
         "mmpt/evaluate/sets.py",
         "codes = AudioCodes(space.audio_from_global(ids)) if meta is None else stored_audio(space, ids, meta)",
         "codes = AudioCodes(space.audio_from_global(ids)[:, ::-1]) if meta is None else stored_audio(space, ids, meta)",
-        "",
+        "B4.decoded",
         "QwenLM/Qwen3-TTS#39",
         CAPTIONS,
     ),
@@ -796,7 +796,7 @@ DECODING = (
         "mmpt/evaluate/golden.py",
         "temperature=[TEMPERATURE[w.decoding] for w in wanted],",
         "temperature=[0.0 for w in wanted],",
-        "",
+        "C1.temperature",
     ),
     Fault(
         "one-seed-for-all",
@@ -805,7 +805,7 @@ DECODING = (
         "mmpt/evaluate/golden.py",
         "seeds=[w.seed(setting.seed) for w in wanted],",
         "seeds=[setting.seed for w in wanted],",
-        "",
+        "C1.drawn",
         "QwenAudio/CosyVoice#1877",
     ),
 )
@@ -836,9 +836,13 @@ SAVING = (
         "saving",
         "the exported tokenizer starts each text with an end-of-text token",
         "mmpt/model/export.py",
-        '{**settings, "split_special_tokens": True})',
-        '{**settings, "split_special_tokens": True, "add_bos_token": True, "bos_token": "<|endoftext|>"})',
-        "",
+        "    add_names(tokenizer, space)\n    tokenizer.save(",
+        "    add_names(tokenizer, space)\n"
+        "    from tokenizers.processors import TemplateProcessing\n\n"
+        '    start = [("<|endoftext|>", 0)]\n'
+        '    tokenizer.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=start)\n'
+        "    tokenizer.save(",
+        "X1.texts",
         "swiss-ai/model-launch#173",
     ),
     Fault(
@@ -1039,7 +1043,7 @@ BROUGHT = (
         MAKER,
         "ids, text = space.image_to_global(codes), encode",
         "ids, text = space.image_to_global((codes + 1) % PATCHES), encode",
-        "",
+        "",  # open: an imported run brings codes and no media, and codes of another picture are as good as any
         "canopyai/Orpheus-TTS#200",
         IMPORTED,
     ),
