@@ -108,6 +108,7 @@ def story_lines(story: Mapping[str, Any]) -> list[str]:
 
 def _place(medium: Mapping[str, Any]) -> str:
     place = "/".join(str(medium[key]) for key in ("root", "path", "member") if key in medium) or "not there"
+    place += f"[{medium['row']}]" if "row" in medium else ""
     if "offset" in medium:
         length = f" for {medium['duration']:.10g} s" if "duration" in medium else " on"
         place += f", from {medium['offset']:.10g} s{length}"

@@ -7,6 +7,7 @@ change a rate. A file that cannot be decoded whole raises MediaError; nothing is
 
 from __future__ import annotations
 
+from mmpt.codecs.cells import Cell
 from mmpt.codecs.media_files import MediaError, inside, is_file, media_path
 from mmpt.codecs.members import MediaFile, Member, Segment
 from mmpt.codecs.picture_files import MAX_PIXELS, load_image, picture_size
@@ -27,6 +28,7 @@ __all__ = [
     "CROPS",
     "MAX_PIXELS",
     "RESAMPLER",
+    "Cell",
     "MediaError",
     "MediaFile",
     "Member",

@@ -1,4 +1,4 @@
-"""Where a record's medium lies, and what is said of a file that cannot be used."""
+"""Where a record's medium lies: a file, a part of one, or a segment of either."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mmpt.codecs.cells import Cell
+from mmpt.codecs.media_error import MediaError, said, shown
 from mmpt.codecs.members import MediaFile, Member, Segment
 from mmpt.store.errors import UserError
-
-
-class MediaError(UserError):
-    """A medium that cannot be used. `kind`: missing, unreadable, empty, outside, or bad_line (no such segment)."""
-
-    def __init__(self, kind: str, what: str, *, where: str, found: str = "", expected: str = "", fix: str = ""):
-        super().__init__(what, where=where, found=found, expected=expected, fix=fix)
-        self.kind = kind
 
 
 def media_path(record: Mapping, roots: Mapping[str, Path]) -> MediaFile:
@@ -32,7 +26,11 @@ def media_path(record: Mapping, roots: Mapping[str, Path]) -> MediaFile:
             expected=" ".join(sorted(roots)),
         )
     path = inside(Path(roots[media["root"]]), media["path"])
-    whole = Member(path, media["at"], media["bytes"], media["member"]) if "member" in media else path
+    whole: Path | Member | Cell = path
+    if "at" in media:
+        whole = Member(path, media["at"], media["bytes"], media["member"])
+    elif "row" in media:
+        whole = Cell(path, media["member"], media["row"])
     return Segment(whole, media["offset"], media.get("duration")) if "offset" in media else whole
 
 
@@ -105,20 +103,6 @@ def existing(path: MediaFile) -> MediaFile:
             fix="restore it or drop the record",
         )
     return path
-
-
-def said(error: BaseException, path: MediaFile) -> str:
-    """The first line of a library's message, at most 120 characters, without this machine's folders."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).replace(str(path.parent) + "/", "").strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
-    return shown(text) if text != repr(text)[1:-1] else text[:120]
-
-
-def shown(text: str) -> str:
-    """A text as a message may show it: at most 120 characters, control characters escaped."""
-    return repr(text if len(text) <= 120 else text[:117] + "...")
 
 
 def _outside(relative: str) -> MediaError:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from mmpt.codecs.cells import Cell
+
 
 @dataclass(frozen=True)
 class Member:
@@ -56,7 +58,7 @@ class Segment:
         whole: the recording. offset: seconds before the part. duration: seconds; None: to the end.
     """
 
-    whole: Path | Member
+    whole: Path | Member | Cell
     offset: float
     duration: float | None = None
 
@@ -83,7 +85,7 @@ class Segment:
         return self.whole.read_bytes()
 
 
-MediaFile = Path | Member | Segment
+MediaFile = Path | Member | Cell | Segment
 """What a decoder reads."""
 
 

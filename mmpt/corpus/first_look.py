@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mmpt.codecs.cells import pyarrow_installed
 from mmpt.corpus.problems import Problem, refuse
 from mmpt.corpus.readers import distinct, no_records, read_source
 
@@ -20,7 +21,7 @@ RECORDS = 2000
 FILES = 20_000
 BYTES = 4 << 20
 TABLES = (".csv", ".json")
-STREAMED = ("captions", "table", "webdataset")  # readers that read on while they yield
+STREAMED = ("captions", "table", "webdataset", "parquet")  # readers that read on while they yield
 
 
 def first_look(sources: Sequence[Mapping[str, Any]], folders: Mapping[str, Path], on_bad_record: str) -> None:
@@ -35,6 +36,9 @@ def first_look(sources: Sequence[Mapping[str, Any]], folders: Mapping[str, Path]
     """
     looked = [one for one in sources if one["name"] in folders and folders[one["name"]].is_dir()]
     looked = [one for one in looked if one["reader"] in STREAMED or _is_small(folders[one["name"]])]
+    looked = [
+        one for one in looked if one["reader"] != "parquet" or pyarrow_installed()
+    ]  # the plan names what is missing
     items = list(distinct(_found(looked, folders)))
     problems = [one for one in items if isinstance(one, Problem)]
     if on_bad_record == "fail":

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmpt.corpus import audiocaps, captions, clotho, llava_pretrain, musiccaps, table, wavcaps, webdataset
+from mmpt.corpus import audiocaps, captions, clotho, llava_pretrain, musiccaps, parquet, table, wavcaps, webdataset
 from mmpt.corpus.generated import Generated, generate_pictures, generate_sounds
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.sounds import SOUND_RATE
@@ -27,6 +27,7 @@ PUBLISHED = {
     "llava_pretrain": llava_pretrain.read,
     "table": table.read,
     "webdataset": webdataset.read,
+    "parquet": parquet.read,
 }
 """Reader -> function of (folder, section of the profile): published data sets, and tables with their own names."""
 

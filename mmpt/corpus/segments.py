@@ -6,10 +6,12 @@ Whether the segment lies in its recording is known when that is opened (stage ma
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from mmpt.codecs.media import Cell, Member
 from mmpt.corpus.tables import short
 
 LONGEST = 1e9  # seconds, 31 years: no place in a sound
@@ -43,6 +45,22 @@ def named_segment(name: str, segment: Mapping[str, float]) -> str:
     """A name for a segment of what `name` names: two segments have two."""
     end = f"+{segment['duration']:.10g}" if "duration" in segment else ""
     return f"{name}@{segment['offset']:.10g}{end}" if segment else name
+
+
+def share_origin(record: dict[str, Any], recording: Member | Cell, own: str) -> None:
+    """Name the origin of a segment by the bytes of its recording, which other rows or samples may bring again.
+
+    Args:
+        own: origin that the record has unless a column gave it another one, which stays.
+
+    Raises:
+        MediaError: the recording cannot be read.
+    """
+    if "offset" not in record["media"] or record["origin"] != own:
+        return
+    origin = f"{record['media']['root']}/{hashlib.sha256(recording.read_bytes()).hexdigest()[:32]}"
+    record["group"] = origin if record["group"] == own else record["group"]
+    record["origin"] = origin
 
 
 def _number(value: Any) -> float | None:

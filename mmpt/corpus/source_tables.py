@@ -14,6 +14,7 @@ from typing import Any
 TABLES: dict[str, tuple[str, ...]] = {
     "captions": ("captions.jsonl", "captions.csv"),
     "webdataset": ("*.tar",),
+    "parquet": ("*.parquet", "*.arrow"),
     "table": ("metadata.csv", "metadata.jsonl"),
     "clotho": ("clotho_captions_*.csv", "clotho_metadata_*.csv"),
     "audiocaps": ("train.csv", "val.csv", "test.csv"),

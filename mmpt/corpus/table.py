@@ -13,7 +13,7 @@ they say one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,7 +52,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
     Raises:
         UserError: no table, one that cannot be read, or one without a medium's or a caption's column.
     """
-    columns = {**NAMES, **{key: _several(value) for key, value in source.get("columns", {}).items()}}
+    columns = {**NAMES, **{key: several(value) for key, value in source.get("columns", {}).items()}}
     for table in _tables(folder, source):
         where = f"{source['name']}/{table.relative_to(folder).as_posix()}"
         side = side_of(table.relative_to(folder))
@@ -81,8 +81,8 @@ def _tables(folder: Path, source: Mapping[str, Any]) -> list[Path]:
 
 def _csv(table: Path, where: str, columns: Mapping[str, tuple[str, ...]]) -> Iterator[Line]:
     header = csv_header(table, where)
-    lacking = [] if any(_named(header, columns[key]) for key in MEDIA) else ["audio or image"]
-    lacking += [] if _named(header, columns["caption"]) else ["caption"]
+    lacking = [] if any(named_in(header, columns[key]) for key in MEDIA) else ["audio or image"]
+    lacking += [] if named_in(header, columns["caption"]) else ["caption"]
     if lacking:
         raise UserError(
             f"no column for {' and '.join(lacking)}",
@@ -103,11 +103,11 @@ def _records(
         yield record(line, folder, where, source["name"], "")
         return
     given, own = line.fields or {}, {}
-    found = {key: given[named[0]] for key in MEDIA if (named := _named(given, names[key])) and given[named[0]]}
+    found = {key: given[named[0]] for key in MEDIA if (named := named_in(given, names[key])) and given[named[0]]}
     medium = next(iter(found), None)
     if medium and isinstance(found[medium], str):
-        path = _below(found[medium], folder, beside)
-        own = {_modality(medium, path): path, "id": f"{source['name']}:{path}"}
+        path = below(found[medium], folder, beside)
+        own = {modality_of(medium, path): path, "id": f"{source['name']}:{path}"}
     yield from captioned(given, own, folder, where, names, side, source)
 
 
@@ -128,17 +128,17 @@ def captioned(
         side: the split where no column gives one.
     """
     name, license, asked = source["name"], source.get("license", "unknown"), source.get("columns", {})
-    names = {**names, **{key: _several(value) for key, value in asked.items()}}
+    names = {**names, **{key: several(value) for key, value in asked.items()}}
     keys = [key for key in names if key not in (*MEDIA, "caption")]
-    fields = {**own, **{key: given[named[0]] for key in keys if (named := _named(given, names[key]))}}
+    fields = {**own, **{key: given[named[0]] for key in keys if (named := named_in(given, names[key]))}}
     if "duration" in fields and ("duration" in asked or NEMO in given):
         fields.setdefault("offset", 0.0)
-    if "id" in own and not _named(given, names["id"]):
+    if "id" in own and not named_in(given, names["id"]):
         fields["id"] = named_segment(own["id"], segment_of(fields, "audio")[0])
     fields["id"] = str(fields["id"]) if type(fields.get("id")) is int else fields.get("id")
     group, category = fields.pop("group", None), fields.pop("category", None)
     fields |= {"group": category, "split": _known_side(fields["split"]) if "split" in fields else side}
-    captions = _captions(given, _named(given, names["caption"])[: None if "caption" in asked else 1])
+    captions = _captions(given, named_in(given, names["caption"])[: None if "caption" in asked else 1])
     for at, caption in enumerate(captions):
         one = {**fields, "caption": caption, **({"id": f"{fields['id']}:{at}"} if len(captions) > 1 else {})}
         one = {key: value for key, value in one.items() if value is not None}
@@ -155,7 +155,7 @@ def _captions(given: Mapping[str, Any], names: list[str]) -> list[Any]:
     return [text for text in flat if text not in (None, "")] or [None if not flat else ""]
 
 
-def _below(path: str, folder: Path, beside: Path) -> str:
+def below(path: str, folder: Path, beside: Path) -> str:
     """A path that counts from the table's folder, or an absolute one, relative to the source's folder."""
     plain = PurePosixPath(path.replace("\\", "/"))
     if plain.is_absolute():
@@ -163,7 +163,8 @@ def _below(path: str, folder: Path, beside: Path) -> str:
     return (PurePosixPath(beside.relative_to(folder)) / plain).as_posix()
 
 
-def _modality(key: str, path: str) -> str:
+def modality_of(key: str, path: str) -> str:
+    """audio or image, of a medium by the field that names it and, where that says nothing, by its suffix."""
     if key != "medium":
         return key
     return "audio" if PurePosixPath(path).suffix.lower() in AUDIO else "image"
@@ -182,9 +183,11 @@ def _known_side(split: Any) -> Any:
     return next((side for side, names in SIDES.items() if plain in names), split)
 
 
-def _named(given: Mapping[str, Any] | list[str], names: tuple[str, ...]) -> list[str]:
+def named_in(given: Container[str], names: tuple[str, ...]) -> list[str]:
+    """Those of the names that are there."""
     return [name for name in names if name in given]
 
 
-def _several(value: str | list[str]) -> tuple[str, ...]:
+def several(value: str | list[str]) -> tuple[str, ...]:
+    """The columns that `columns` of a source names for a field."""
     return (value,) if isinstance(value, str) else tuple(value)

@@ -21,6 +21,7 @@ from mmpt.codecs.media import Member, is_file
 from mmpt.corpus.caption_text import unencodable
 from mmpt.corpus.media_folder import AUDIO
 from mmpt.corpus.problems import Problem
+from mmpt.corpus.segments import share_origin
 from mmpt.corpus.table import NAMES, captioned, side_of
 from mmpt.corpus.tables import short
 from mmpt.store.errors import UserError
@@ -149,6 +150,7 @@ def _records(
     for item in captioned(given, own, folder, where, names, side, source):
         if isinstance(item, dict):
             item["media"] |= place
+            share_origin(item, member, own["origin"])
         yield item
 
 

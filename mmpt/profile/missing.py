@@ -26,6 +26,7 @@ OWN_TABLES = {
     "captions": "captions.jsonl or captions.csv",
     "table": "metadata.csv or metadata.jsonl, or the tables that `file` names",
     "webdataset": "tars of samples",
+    "parquet": "parquet or arrow files",
 }
 """Reader -> the tables that people write themselves."""
 

@@ -11,6 +11,7 @@ INSTALL = {
     "diffusers": 'pip install "mmpt[diffusers]"',
     "encodec": "pip install --no-deps encodec && pip install einops",
     "gguf": 'pip install "mmpt[gguf]"',
+    "pyarrow": 'pip install "mmpt[readers]"',
     "ray": 'pip install "mmpt[ray]"',
     "submitit": 'pip install "mmpt[slurm]"',
 }
@@ -40,6 +41,10 @@ def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         yield "codecs.audio.path", "codecs.audio.path", "encodec", "official .th files are read with it"
     if "gguf_file" in data.get("base", {}):
         yield "base.path", "base.gguf_file", "gguf", "the base is a GGUF file"
+    for source in () if "inputs" in data else data.get("corpus", {}).get("sources", ()):
+        if source["reader"] == "parquet":
+            key = f"corpus.sources.{source['name']}.reader"
+            yield "corpus.sources", key, "pyarrow", "parquet and arrow files are read with it"
     launcher = data.get("launcher", {})
     for place, level in (
         ("launcher", launcher),

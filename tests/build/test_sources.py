@@ -117,7 +117,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 def test_readers_open_no_table_that_does_not_count(reader, tmp_path):
-    assert set(TABLES) == {*READERS, "captions", "table", "webdataset"}
+    assert set(TABLES) == {*READERS, "captions", "table", "webdataset", "parquet"}
     folder = READERS[reader](tmp_path / "source")
     source = {"name": "mine", "reader": reader, "path": str(folder)}
     opened = []

@@ -14,6 +14,7 @@ from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
 from tests.corpus import published_folders as made
+from tests.corpus.parquet_files import MEDIUM, NEEDS_PYARROW, table_of, write
 
 
 def profile_of(sources, modalities, mode="fail"):
@@ -146,10 +147,25 @@ def sharded(root):
     return root
 
 
-@pytest.mark.parametrize("reader", [*BUILT, "captions", "table", "webdataset"])
+def in_rows(root):
+    """Reader parquet: of twelve rows one has no medium, one a damaged one."""
+    root.mkdir(parents=True)
+    for i in range(12):
+        made.sound(root / f"{i}.wav", 900 + i)
+    media = [{"bytes": (root / f"{i}.wav").read_bytes(), "path": None} for i in range(12)]
+    media[3] = {"bytes": b"RIFF, and no more", "path": None}
+    media[5] = None
+    write(root / "a.parquet", table_of({"audio": media, "text": ["a bell"] * 12}, {"audio": MEDIUM}), 4)
+    return root
+
+
+@pytest.mark.parametrize(
+    "reader", [*BUILT, "captions", "table", "webdataset", pytest.param("parquet", marks=NEEDS_PYARROW)]
+)
 def test_a_record_that_skip_leaves_out_counts_for_the_source_that_lost_it(tmp_path, reader):
     """A medium that is gone, and one that cannot be decoded, beside a second source that loses nothing."""
-    folder = {**BUILT, "captions": captioned, "table": tabled, "webdataset": sharded}[reader](tmp_path / "data")
+    own = {"captions": captioned, "table": tabled, "webdataset": sharded, "parquet": in_rows}
+    folder = {**BUILT, **own}[reader](tmp_path / "data")
     media = sorted(p for p in folder.rglob("*") if p.suffix in (".wav", ".flac", ".jpg", ".png", ".mp3"))
     media[0].unlink()
     media[-1].write_bytes(b"RIFF, and no more")

@@ -1,6 +1,8 @@
 """Damaged files for every reader: small good ones, changed at random from a seed.
 
-    python -m tests.inputs.fuzz pictures --files 100000       also sounds; prints what came out, by format and change
+    python -m tests.inputs.fuzz pictures --files 100000       prints what came out, by format and change
+
+also sounds; segments: parts of sounds; rows: parquet and arrow files with pictures in their rows.
 
 Each file ends in a medium or in a MediaError. Everything else is printed with the number that makes the file again:
 another exception, more than SECONDS, more than MEMORY, a process that died. A part of a file (cut, zeros in place of
@@ -162,26 +164,72 @@ def read_sound(path: Path) -> Any:
     return about.content_sha256
 
 
+def read_segment(path: Path) -> Any:
+    """What is compared: the digest of a part of a sound; a clip of it is loaded, too."""
+    from mmpt.codecs.media import Segment
+
+    return read_sound(Segment(path, 0.11, 0.2))
+
+
+def row_files() -> dict[str, bytes]:
+    """A small file with pictures in its rows in every form that is read."""
+    from tests.corpus.parquet_files import MEDIUM, table_of, write
+
+    files = list(picture_files().values())[4:7]
+    columns = {
+        "image": [{"bytes": data, "path": f"{at}.png"} for at, data in enumerate(files * 2)],
+        "text": [["a cat", "one cat"], ["a dog"], ["\u00e9\u2028x"]] * 2,
+        "label": [0, 1, 0] * 2,
+    }
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    table, made = table_of(columns, {"image": MEDIUM}, features), {}
+    forms = (("parquet", "rows of 2", 2), ("parquet", "all rows", 6), ("arrow", "stream", 2), ("arrow", "file", 2))
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix, form, rows in forms:
+            made[f"{suffix} {form}"] = write(Path(folder) / f"f.{suffix}", table, rows, form).read_bytes()
+    return made
+
+
+def read_rows(path: Path) -> Any:
+    """What is compared: id, caption and content of each record. A row that is lost is the file's MediaError."""
+    from mmpt.codecs.media import MediaError
+    from mmpt.corpus.manifest import measure
+    from mmpt.corpus.parquet import read
+    from mmpt.corpus.problems import Problem
+
+    found = []
+    for _, item in read(path.parent, {"name": "f", "file": path.name, "columns": {"category": "label"}}):
+        one = item if isinstance(item, Problem) else measure(item, {"f": path.parent})
+        if isinstance(one, Problem):
+            raise MediaError(one.kind, one.what, where=one.where, found=one.found)
+        found.append((one["id"], one["caption"], one["category"], one["content_sha256"]))
+    return found
+
+
 READERS: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[Path], Any]]] = {
     "pictures": (picture_files, read_picture),
     "sounds": (sound_files, read_sound),
+    "segments": (sound_files, read_segment),
+    "rows": (row_files, read_rows),
 }
 
 
 def outcome(kind: str, files: dict[str, bytes], whole: dict[str, Any], number: int, path: Path) -> tuple[str, str, str]:
     """(form, change, what came of it) of file `number`."""
     from mmpt.codecs.media import MediaError
+    from mmpt.store.errors import UserError
 
     rng = np.random.default_rng([number, 31])
     form = sorted(files)[int(rng.integers(len(files)))]
     how, data = changed(files[form], rng)
+    path = _named(path, kind, form)
     path.write_bytes(data)
     began = time.process_time()
     try:
         found = READERS[kind][1](path)
         came = "whole" if found == whole[form] else "different" if how in PARTS else "changed"
-    except MediaError as error:
-        came = error.kind
+    except UserError as error:
+        came = error.kind if isinstance(error, MediaError) else "refused"
         if "\n" in str(error) or len(str(error)) > 600:
             came = f"MESSAGE {str(error)[:80]!r}"
     except BaseException as error:
@@ -191,12 +239,17 @@ def outcome(kind: str, files: dict[str, bytes], whole: dict[str, Any], number: i
     return form, how, came
 
 
+def _named(path: Path, kind: str, form: str) -> Path:
+    """Files of rows are known by their suffix, the first word of the form."""
+    return path.with_suffix(f".{form.split()[0]}") if kind == "rows" else path
+
+
 def good_files(kind: str) -> tuple[dict[str, bytes], dict[str, Any]]:
     """(form -> a good file, form -> what is read from it)."""
     files, whole = READERS[kind][0](), {}
     with tempfile.TemporaryDirectory() as folder:
         for form, data in files.items():
-            (path := Path(folder) / "f.bin").write_bytes(data)
+            (path := _named(Path(folder) / "f.bin", kind, form)).write_bytes(data)
             whole[form] = READERS[kind][1](path)
     return files, whole
 
