@@ -15,8 +15,8 @@ Two questions are asked of each sampled id, and neither looks at the code that d
             outputs themselves, which costs a small factor). No noise and no seed enters. Greedy outputs and low
             temperatures have z far below 0, high ones above.
 
-Measured on 2026-11-30 on profile smoke (64 outputs per task, 0.3 to 0.5 nats per position): |z| at most 3.3 over 52 sets of
-outputs; greedy -9 to -15; at temperature 0.5 -5 to -8, at 1.25 3.7 to 5.7.
+Measured on 2026-11-30 on profile smoke (64 outputs per task, 0.3 to 0.5 nats per position): |z| at most 3.3 over 52
+sets of outputs; greedy -9 to -15; at temperature 0.5 -5 to -8, at 1.25 3.7 to 5.7.
 """
 
 from __future__ import annotations
