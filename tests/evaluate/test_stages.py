@@ -141,7 +141,8 @@ def test_random_weights_are_valid_by_construction(built):
     controls = evidence(built, "C1")["controls"]
     assert len(controls) == 4 and all(control["value"] == 1.0 for control in controls)
     assert all(control["legal_mass"] < 0.5 for control in controls)
-    decoded = [m for m in evidence(built, "C1")["metrics"] if m["name"] != "not_greedy_rate"]
+    scored = ("not_greedy_rate", "not_drawn_rate", "draw_rank_z")
+    decoded = [m for m in evidence(built, "C1")["metrics"] if m["name"] not in scored]
     assert decoded and all(metric["n"] == 4 * (2 * 2 + 2) for metric in decoded)
 
 
