@@ -1,6 +1,7 @@
 """Golden outputs by several workers: the bytes of one process, however pieces are divided; resumed by piece."""
 
 import copy
+import shutil
 
 import pytest
 
@@ -12,46 +13,54 @@ from mmpt.store.digests import Manifest
 from mmpt.store.stage import SliceView
 
 
-@pytest.fixture
-def context(run, tmp_path):
+@pytest.fixture(scope="module")
+def context(run, tmp_path_factory):
     """Makes contexts of stage generate, with so small a batch that there are many pieces."""
+    folder = tmp_path_factory.mktemp("spread")
 
     def make(name):
-        ctx = run.context("generate", tmp_path / name / "data")
+        ctx = run.context("generate", folder / name / "data")
         whole, keys = ctx.profile.whole
         profile = copy.deepcopy(dict(whole))
         profile["generate"]["batch_size"] = 3
-        ctx.profile, ctx.work = SliceView(profile, keys, "generate"), tmp_path / name / "work"
+        ctx.profile, ctx.work = SliceView(profile, keys, "generate"), folder / name / "work"
         return ctx
 
     return make
 
 
-def test_workers_in_any_number_make_the_bytes_of_one_process(run, context, monkeypatch):
-    run.build("train")
-    alone = context("alone")
-    generate(alone)
-    for world in (2, 3):
-        spread = context(f"by {world}")
-        for rank in reversed(range(world)):
-            generate_part(spread, rank, world)
-        with monkeypatch.context() as patch:
-            patch.setattr(generating, "run_piece", None)  # nothing is left to do
-            generate(spread)
-        assert Manifest.of(spread.out) == Manifest.of(alone.out)
+@pytest.fixture(scope="module")
+def alone(context):
+    """What one process made, its pieces still in its work folder."""
+    ctx = context("alone")
+    generate(ctx)
+    return ctx
 
 
-def test_a_stage_that_was_killed_makes_only_the_pieces_that_are_missing(run, context, monkeypatch):
-    run.build("train")
+def test_three_workers_make_the_bytes_of_one_process(alone, context, monkeypatch):
+    spread = context("by 3")
+    for rank in reversed(range(3)):
+        generate_part(spread, rank, 3)
+    monkeypatch.setattr(generating, "run_piece", None)  # nothing is left to do
+    generate(spread)
+    assert Manifest.of(spread.out) == Manifest.of(alone.out)
+
+
+def test_a_stage_that_was_killed_makes_only_the_pieces_that_are_missing(alone, context, monkeypatch):
     ctx = context("resumed")
-    generate_part(ctx, 0, 2)
-    there = {path: path.stat().st_mtime_ns for path in (ctx.work / "golden").iterdir()}
+    shutil.copytree(alone.work, ctx.work, dirs_exist_ok=True)
+    pieces = sorted((ctx.work / "golden").iterdir())
+    lost, kept = pieces[::5], {path for place, path in enumerate(pieces) if place % 5}
+    for path in lost:
+        path.unlink()
+    there = {path: path.stat().st_mtime_ns for path in kept}
     made = []
     real = generating.run_piece
     monkeypatch.setattr(generating, "run_piece", lambda *words: made.append(words) or real(*words))
     generate(ctx)
-    assert 0 < len(made) == len(Generating(ctx).pieces) - len(there)
-    assert {path: path.stat().st_mtime_ns for path in there} == there
+    assert len(pieces) == len(Generating(ctx).pieces) and 0 < len(made) == len(lost)
+    assert {path: path.stat().st_mtime_ns for path in kept} == there
+    assert Manifest.of(ctx.out) == Manifest.of(alone.out)
 
 
 def test_pieces_hold_every_output_once_and_do_not_depend_on_workers(run, context):

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page
 
 SECTIONS = "decision gates gallery curves ablation texts graph runs changes provenance".split()
 DESKTOP, PHONE, SMALL = 1280, 390, 360
+SAMPLE = "details:not(.gate), details.gate:nth-of-type(-n + 3), details.gate:has(summary .badge:not(.go))"
 PRESSES = 900  # of the Tab key: more than any page here has stops
 AXE = {"resultTypes": ["violations"]}  # what else it could tell costs time only
 STOPS = """() => [...document.querySelectorAll('a[href], summary, audio[controls], [tabindex]')]
@@ -54,9 +55,9 @@ def opened(browser: Browser, file: Path, width: int = DESKTOP, scheme: str = "li
         context.close()
 
 
-def unfold(page: Page) -> None:
-    """Open everything that opens."""
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+def unfold(page: Page, what: str = "details") -> None:
+    """Open everything that opens, or what the selector names."""
+    page.evaluate("what => document.querySelectorAll(what).forEach(one => one.open = true)", what)
 
 
 def is_silent_and_alone(seen: Opened) -> None:
@@ -122,28 +123,30 @@ def fits_its_window(seen: Opened) -> None:
 def tab_goes_through_all_in_order(seen: Opened) -> None:
     """Tab reaches every stop, in document order and in sight, and leaves the page at its end."""
     count = seen.page.evaluate(f"({STOPS})().length")
-    assert _walk(seen.page, "Tab") == list(range(count))
+    _walk(seen.page, "Tab", list(range(count)))
 
 
 def tab_goes_back(seen: Opened) -> None:
     """From the last stop Shift and Tab lead to the first and out of the page."""
     count = seen.page.evaluate(f"() => {{ const all = ({STOPS})(); all.at(-1).focus(); return all.length; }}")
-    assert _walk(seen.page, "Shift+Tab") == list(range(count - 1))[::-1]
+    _walk(seen.page, "Shift+Tab", list(range(count - 1))[::-1])
 
 
-def _walk(page: Page, key: str) -> list[int]:
-    """The stops in the order in which ``key`` reaches them; a player's own buttons count as one."""
+def _walk(page: Page, key: str, order: list[int]) -> None:
+    """``key`` reaches the stops in this order, each in sight; a player's own buttons count as one."""
     places: list[int] = []
     for _ in range(PRESSES):
         page.keyboard.press(key)
         stop = page.evaluate(STOP)
         if stop["body"]:
-            return places
+            assert len(places) == len(order), f"{key} left the page after {len(places)} of {len(order)} stops"
+            return
         assert stop["ring"], f"no visible focus on {stop['name']}"
         assert not stop["hidden"], f"focus out of sight on {stop['name']}"
         if places[-1:] != [stop["place"]]:
             places.append(stop["place"])
-    raise AssertionError(f"Tab does not leave the page: {places[-5:]}")
+            assert places == order[: len(places)], f"{key} leads out of order to {stop['name']}"
+    raise AssertionError(f"{key} does not leave the page: {places[-5:]}")
 
 
 def opens_by_keyboard(seen: Opened) -> None:
@@ -186,4 +189,5 @@ def text_can_be_selected(seen: Opened) -> None:
 def axe_finds_nothing(seen: Opened) -> None:
     """No accessibility fault of any weight."""
     found: list[dict[str, Any]] = Axe().run(seen.page, options=AXE).response["violations"]
-    assert [f"{one['impact']} {one['id']}: {one['nodes'][0]['html'][:120]}" for one in found] == []
+    faults = [f"{one['impact']} {one['id']}: {one['nodes'][0]['html'][:120]}" for one in found]
+    assert not faults, faults
