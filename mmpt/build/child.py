@@ -94,7 +94,7 @@ def _tell_end(pipe: Connection, status: str, text: str, info: dict[str, Any]) ->
 
 
 def _attempt(job: Job, context: StageContext) -> tuple[str, str]:
-    """Run the body; how it ended: "ok", "blocked", "refused" (by a UserError), "full" (the disk), "broke"."""
+    """Run the body; how it ended: "ok", "blocked", "refused" (by a UserError), "disk" (full or failing), "broke"."""
     try:
         hold(job.work.with_suffix(".lock"), DYING)
         _cancel_others(job)

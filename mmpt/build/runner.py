@@ -61,7 +61,7 @@ class StageError(Exception):
     """A stage did not come to a result.
 
     Args:
-        status: "blocked", "refused", "full" (the disk: full, read-only or failing) or "broke".
+        status: "blocked", "refused", "disk" (full, read-only or failing) or "broke".
         text: what to print: one line, or for "broke" the log's path and last lines too.
     """
 
@@ -111,7 +111,7 @@ def build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, *
     except OSError as error:
         if not (said := disk_fault(error)):
             raise
-        raise StageError("full", said) from None
+        raise StageError("disk", said) from None
 
 
 def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, started: float, again: bool) -> Built:
@@ -407,7 +407,12 @@ def _short_socket_folder() -> None:
 
     TMPDIR on a cluster's scratch disk may be longer than that; stages keep it for everything else.
     """
-    asked = tempfile.gettempdir()
+    try:
+        asked = tempfile.gettempdir()
+    except FileNotFoundError as error:  # a container whose root is read-only
+        raise UserError(
+            "no folder for temporary files can be written", where="TMPDIR", found=error.strerror, fix="set it to one"
+        ) from None
     if len(os.fsencode(asked)) <= LONGEST_TMPDIR:
         return
     short = next((one for one in SHORT_TMPDIRS if os.access(one, os.W_OK | os.X_OK)), None)

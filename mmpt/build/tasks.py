@@ -31,6 +31,7 @@ from mmpt.build.staleness import Freshness, reasons, told
 from mmpt.build.turn import Turn
 from mmpt.build.withdrawal import withdraw_decision
 from mmpt.gating import evaluate_gate
+from mmpt.launch.process_setup import disk_fault
 from mmpt.profile import Profile, load_profile
 from mmpt.store.errors import EXIT_BROKE, EXIT_USAGE, UserError
 
@@ -44,7 +45,7 @@ class Run:
     Args:
         fresh, built: stages, in the order in which they were done.
         stale: stages that were built, but from code that was edited meanwhile.
-        failed: stage -> how it failed: "refused", "full", "blocked" or "broke".
+        failed: stage -> how it failed: "refused", "disk", "blocked" or "broke".
         waiting: stages and gates that could not run, and for which tasks they wait.
         always: stages to build even if they are fresh.
         notes: stage -> why it ran and how it ended, for those that ran: {"reasons", "seconds", "changed",
@@ -69,7 +70,7 @@ class Run:
         the word.
         """
         states = set(self.failed.values())
-        return EXIT_BROKE if "broke" in states else EXIT_USAGE if states & {"refused", "full"} else None
+        return EXIT_BROKE if "broke" in states else EXIT_USAGE if states & {"refused", "disk"} else None
 
 
 @functools.cache
@@ -141,7 +142,17 @@ def _in_turn(
     run: Run, task: Callable[[Run, Project, Any], TaskFailed | None], project: Project, subject: Any
 ) -> TaskFailed | None:
     with run.turn:
-        return task(run, project, subject)
+        try:
+            return task(run, project, subject)
+        except (UserError, OSError) as error:  # before or behind the stage's own process
+            status, said = ("refused", str(error)) if isinstance(error, UserError) else ("disk", disk_fault(error))
+            if not said:
+                raise
+            name = subject.name if isinstance(subject, Stage) else f"gate:{subject}"
+            run.failed[name] = status
+            run.notes.setdefault(name, {})["message"] = said
+            run.display.line(name, f"{status.upper()}: {said}")
+            return TaskFailed(said, report=False)
 
 
 def _build(run: Run, project: Project, stage: Stage) -> TaskFailed | None:

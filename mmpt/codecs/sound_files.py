@@ -34,6 +34,7 @@ OVER, LOUD = 1.12, 0.01  # 1 dB over full scale; from this share of samples on, 
 BLOCK = 1 << 18  # numbers read at once: 1 MB of float32
 RATES = (1_000, 768_000)  # Hz: a header outside is wrong; 1 Hz is in WavCaps (Freesound 592228), 200 hours long
 COUNTED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "NIST", "SVX")  # whose frame count is exact
+CONSTANT = 1e-3  # of a sound's level that is heard, below which the rest, an offset, is not counted
 LEAD = 1.0  # seconds decoded before a segment where a decoder's state reaches back
 BEHIND = 0.05  # seconds that a segment may end behind its recording: durations are rounded, some to a tenth
 HALF_FILTER = 10  # scipy's default filter reaches so many times max(up, down) samples to either side
@@ -46,7 +47,8 @@ class SoundSummary:
     Args:
         rate: Hz. channels, samples: of each channel.
         content_sha256: of the decoded float32 samples, rate and channels: equal for a wav and its flac.
-        rms: root mean square over all channels, full scale 1.
+        rms: root mean square over all channels, full scale 1; that about the mean where nearly all of it is a constant,
+            which nobody hears.
         mixed_rms: that of the channels' mean, which a mono codec hears; inverted channels cancel in it.
     """
 
@@ -85,17 +87,20 @@ Sound: TypeAlias = "soundfile.SoundFile | _Cut"
 
 def summarise_audio(path: MediaFile) -> SoundSummary:
     """Read a whole file in blocks. Raises MediaError (missing, unreadable, empty)."""
-    digest, power, mixed, samples = hashlib.sha256(), 0.0, 0.0, 0
+    digest, power, mixed, samples, total = hashlib.sha256(), 0.0, 0.0, 0, np.zeros(0)
     with _opened(path) as file:
         rate, channels = file.samplerate, file.channels
         for block in _checked(_blocks(file), path):
             digest.update(block.astype("<f4", copy=False).tobytes())
             power += float(np.square(block, dtype=np.float64).sum())
             mixed += float(np.square(block.mean(axis=1, dtype=np.float64)).sum())
+            total = block.sum(axis=0, dtype=np.float64) + (total if samples else 0.0)
             samples += len(block)
         _require_end(path, file, samples)
     digest.update(f"audio {rate} {channels}".encode())
-    levels = [(total / count) ** 0.5 for total, count in ((power, samples * channels), (mixed, samples))]
+    levels = [(whole / count) ** 0.5 for whole, count in ((power, samples * channels), (mixed, samples))]
+    heard = max(0.0, levels[0] ** 2 - float(np.square(total / samples).mean())) ** 0.5
+    levels = [heard, heard] if heard < CONSTANT * levels[0] else levels
     return SoundSummary(rate, channels, samples, digest.hexdigest(), *levels)
 
 

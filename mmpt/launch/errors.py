@@ -31,7 +31,7 @@ def raise_refusal(reports: Reports) -> None:
     for end in reports.ends():
         if end.status == "refused":
             raise UserError(end.text)
-        if end.status == "full":
+        if end.status == "disk":
             raise WorkersFailed(end.text)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.launch.arithmetic import exact_arithmetic
-from mmpt.store.errors import FAILS, FULL, UserError
+from mmpt.store.errors import FAILS, FULL, MAY_NOT_WRITE, TOO_MANY_OPEN, UserError
 from mmpt.store.memory import peak_resident
 from mmpt.store.stage import SliceView, StageContext
 
@@ -141,9 +141,9 @@ def resolve(name: str) -> Any:
 
 
 def failure(error: BaseException) -> tuple[str, str]:
-    """How an exception other than UserError ends a stage: ("full" or "broke", what to print)."""
+    """How an exception other than UserError ends a stage: ("disk" or "broke", what to print)."""
     if said := disk_fault(error):
-        return "full", said
+        return "disk", said
     return "broke", f"{type(error).__name__}: {error}"
 
 
@@ -155,11 +155,13 @@ def disk_fault(error: BaseException | None) -> str:
     while error is not None:
         if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
             return f"the disk is full: {error}"
+        if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
+            return f"too many files are open: {error}; raise `ulimit -n`"
         if isinstance(error, OSError) and (error.errno in (errno.EIO, errno.ESTALE) or error.filename is not None):
             if error.errno in FAILS:
                 return f"the disk or its network fails: {error}; look at dmesg or the mount, then run doit again"
-            if error.errno == errno.EROFS:
-                return f"the disk became read-only: {error}; look at dmesg or the mount, then run doit again"
+            if error.errno in MAY_NOT_WRITE:
+                return f"a file may not be read or written: {error}; look at its mode, its owner and the mount"
         error = error.__cause__ or error.__context__
     return ""
 

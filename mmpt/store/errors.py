@@ -9,7 +9,11 @@ EXIT_GO, EXIT_BROKE, EXIT_USAGE, EXIT_NO_GO, EXIT_CANNOT_DECIDE = 0, 1, 2, 10, 2
 # EFBIG: a file size limit (ulimit -f) stops a write as a full disk does.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The disk, its network or its driver does not answer as it should: a bad sector, a server that is gone, FUSE that died.
-FAILS = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EUCLEAN, errno.ENODEV, errno.ENXIO, errno.ENOTCONN)
+FAILS = (
+    *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EUCLEAN, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EBUSY),
+    *(errno.ETXTBSY, errno.EXDEV, errno.ENOLINK, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EBADMSG),
+)
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 NO_SUCH_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 MAY_NOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)  # a folder or file system that is read-only to us
 

@@ -76,8 +76,11 @@ def test_a_full_disk_is_known_however_it_is_wrapped(error, full):
         (OSError(errno.EIO, "Input/output error"), "the disk or its network fails: .*; look at dmesg or the mount"),
         (wrapped(OSError(errno.ESTALE, "Stale file handle", "f")), "the disk or its network fails: .*Stale.*'f'"),
         (OSError(errno.ENOTCONN, "x", "fuse/f"), "the disk or its network fails"),
-        (OSError(errno.EROFS, "x", "f"), "the disk became read-only"),
+        (OSError(errno.EROFS, "x", "f"), "a file may not be read or written"),
+        (OSError(errno.EACCES, "x", "f"), "a file may not be read or written: .*'f'; look at its mode"),
+        (OSError(errno.EMFILE, "x"), "too many files are open: .*; raise `ulimit -n`"),
         (OSError(errno.ENOTCONN, "a socket"), "^$"),
+        (OSError(errno.EACCES, "no file"), "^$"),
         (OSError(errno.ENOENT, "x", "f"), "^$"),
     ],
 )

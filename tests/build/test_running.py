@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_line_exit_2_and_nothing_half_written(built):
     outcome = built.real_doit(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
     assert (
         outcome.code == 2
-        and "side             FULL: the disk is full" in outcome.text
+        and "side             DISK: the disk is full" in outcome.text
         and "Traceback" not in outcome.text
     )
     assert (built.root / "side/MANIFEST.sha256").read_bytes() == before

@@ -6,6 +6,7 @@ read-only ones are injected.
 
 import errno
 import fcntl
+import io
 import os
 import shutil
 import socket
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpt.build import runner
+from mmpt.build import runner, tasks
+from mmpt.build.display import Display
 from mmpt.store import atomic, lock
 from mmpt.store.atomic import atomic_write, publish_folder
 from mmpt.store.digests import Manifest
@@ -141,6 +143,46 @@ def test_no_short_folder_for_sockets_is_said_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match=r"TMPDIR: the folder .* too long a name for a socket; .* shorter folder"):
         runner._short_socket_folder()
+
+
+def test_no_folder_for_temporary_files_is_said_in_a_line(monkeypatch):
+    def nowhere():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(UserError, match="TMPDIR: no folder for temporary files can be written; .*'/tmp'.*; set it to"):
+        runner._short_socket_folder()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (UserError("no folder for sockets", where="TMPDIR"), "refused", 2),
+        (OSError(errno.EIO, "Input/output error", "decision.json"), "disk", 2),
+        (OSError(errno.EBUSY, "Device or resource busy", "drawn.json"), "disk", 2),
+    ],
+)
+def test_what_fails_before_a_stages_process_is_one_line(error, status, code):
+    """The fork server's sockets, the decision that is withdrawn: doit printed a traceback and went on."""
+
+    def fails(*args):
+        raise error
+
+    out = io.StringIO()
+    run = tasks.Run(display=Display(out))
+    failed = tasks._in_turn(run, fails, None, "S1")
+    assert run.failed == {"gate:S1": status} and run.exit_code == code and not failed.report
+    assert (
+        out.getvalue().startswith("gate:S1") and "Traceback" not in out.getvalue() and out.getvalue().count("\n") == 1
+    )
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    def fails(*args):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "x")
+
+    with pytest.raises(FileNotFoundError):
+        tasks._in_turn(tasks.Run(), fails, None, "S1")
 
 
 def odd_folder(root):

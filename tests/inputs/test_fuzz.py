@@ -3,13 +3,17 @@
 `python -m tests.inputs.fuzz` goes on with more files, in processes of their own.
 """
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmpt.corpus import captions
+from mmpt.corpus import captions, webdataset
+from mmpt.corpus import table as table_reader
+from mmpt.corpus.manifest import measure
 from mmpt.corpus.problems import Problem
 from mmpt.profile.yaml_file import read_yaml
 from mmpt.shards.token_space import train_tokenizer
@@ -87,6 +91,66 @@ def test_damaged_tables(tmp_path, form):
             assert "\n" not in str(item)
         whole += bool(found)
     assert whole > 100
+
+
+def are_plain(items, number):
+    """Records and bad records that later stages can write down, each in one line."""
+    for item in items:
+        assert isinstance(item, Problem | dict), number
+        json.dumps(item.to_json() if isinstance(item, Problem) else item, ensure_ascii=False).encode()
+        assert "\n" not in str(item), number
+    return [item for item in items if isinstance(item, dict)]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_damaged_tables_of_reader_table(tmp_path, form):
+    """Columns of other names, several captions of a medium, splits, offsets."""
+    Image.new("RGB", (2, 2)).save(tmp_path / "p.png")
+    rows = [
+        {
+            "file_name": "p.png",
+            "text": f"a cat, no. {at}",
+            "caption_2": "a\u2028tabby",
+            "license": "CC0",
+            "group": at % 3,
+        }
+        for at in range(9)
+    ]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if form == "csv":
+        data = (",".join(rows[0]) + "\n").encode()
+        data += "".join(",".join(f'"{one}"' for one in row.values()) + "\n" for row in rows).encode()
+    whole, source = 0, {"name": "t", "file": f"metadata.{form}", "columns": {"caption": ["text", "caption_2"]}}
+    for number in range(200):
+        (tmp_path / f"metadata.{form}").write_bytes(fuzz.changed(data, np.random.default_rng([number, 12]))[1])
+        found = is_fine(lambda: [item for _, item in table_reader.read(tmp_path, source)], number)
+        whole += bool(are_plain(found or (), number))
+    assert whole > 60
+
+
+def test_damaged_shards_of_reader_webdataset(tmp_path):
+    """Tars damaged anywhere; what is still a record is a whole picture with a caption, or unreadable when measured."""
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2), "red").save(stream, "PNG")
+    picture, packed = stream.getvalue(), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for at in range(4):
+            told = json.dumps({"caption": ["a cat", "a tabby"], "license": "CC0", "width": 3}).encode()
+            for name, member in ((f"{at}.png", picture), (f"{at}.json" if at % 2 else f"{at}.txt", told)):
+                info = tarfile.TarInfo(name)
+                info.size = len(member)
+                tar.addfile(info, io.BytesIO(member))
+    data, read, measured = packed.getvalue(), 0, []
+    for number in range(300):
+        (tmp_path / "s.tar").write_bytes(fuzz.changed(data, np.random.default_rng([number, 13]))[1])
+        found = is_fine(lambda: [item for _, item in webdataset.read(tmp_path, {"name": "w"})], number)
+        records = are_plain(found or (), number)
+        read += bool(records)
+        measured += [measure(record, {"w": tmp_path}) for record in records[:2]]
+    good = [one for one in measured if isinstance(one, dict)]
+    are_plain([one for one in measured if isinstance(one, Problem)], -1)
+    assert read > 100 and 100 < len(good) < len(measured)
+    assert {(one["image"]["width"], one["image"]["height"]) for one in good} == {(3, 2)}
 
 
 def test_damaged_profiles(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmpt.codecs import picture_files
 from mmpt.codecs.media import MediaError, load_image
+from mmpt.corpus.manifest import measure
 
 RNG = np.random.default_rng(0)
 PHOTO = Image.fromarray((np.cumsum(np.cumsum(RNG.standard_normal((150, 200, 3)), 0), 1) % 256).astype(np.uint8))
@@ -201,3 +202,33 @@ def test_a_file_far_larger_than_its_pixels_is_refused_unread(tmp_path):
         load_image(tmp_path / "p.jpg")
     os.truncate(tmp_path / "p.jpg", 30 << 20)  # a phone's photo with its seconds of video
     load_image(tmp_path / "p.jpg")
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "one"),
+    [
+        ("PNG", {}, True),
+        ("JPEG", {"quality": 30}, True),
+        ("WEBP", {"quality": 80}, True),
+        ("AVIF", {"quality": 20}, True),
+        ("black frame", {}, True),
+        ("transparent", {}, True),
+        ("a spot", {}, False),
+        ("grey steps", {}, False),
+    ],
+)
+def test_a_picture_without_content_is_known_in_every_form(tmp_path, form, options, one):
+    picture, path = Image.new("RGB", (40, 30), (20, 90, 160)), tmp_path / "p"
+    if form == "black frame":
+        picture = Image.fromarray(np.random.default_rng(0).integers(14, 18, (30, 40, 3)).astype(np.uint8))
+    elif form == "transparent":
+        noise = np.random.default_rng(0).integers(0, 255, (30, 40, 4)).astype(np.uint8)
+        noise[..., 3] = 0
+        picture = Image.fromarray(noise)
+    elif form == "a spot":
+        picture.putpixel((3, 3), (28, 90, 160))
+    elif form == "grey steps":
+        picture = Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(30, 40) // 16)
+    picture.save(path, form if form.isupper() else "PNG", **options)
+    record = {"id": "p", "modality": "image", "media": {"root": "r", "path": "p"}}
+    assert measure(record, {"r": tmp_path})["image"]["one_colour"] is one

@@ -215,6 +215,16 @@ def test_levels_show_silence_and_channels_that_cancel(tmp_path):
     assert inverted.rms == pytest.approx(0.354, abs=2e-3) and inverted.mixed_rms < 1e-4
 
 
+@pytest.mark.parametrize("offsets", [[0.5], [0.5, -0.5], [1e-3, 0.9]])
+def test_a_constant_is_silent_and_a_sound_on_an_offset_is_not(tmp_path, offsets):
+    """A microphone that is not plugged in: an offset with a step of noise, at -6 dB by its mean square."""
+    steps = RNG.integers(-1, 2, (16_000, len(offsets))) / 32768
+    constant = summarise_audio(sound(tmp_path, wave=np.array(offsets) + steps, name="a.wav"))
+    assert constant.rms < 1e-4 and constant.mixed_rms < 1e-4
+    quiet = summarise_audio(sound(tmp_path, wave=np.array(offsets) + steps * 600, name="b.wav"))
+    assert quiet.rms > 0.02
+
+
 def test_a_recording_has_one_content_in_every_lossless_container(tmp_path):
     wave = (NOISE * 32768).round() / 32768
     contents = {
