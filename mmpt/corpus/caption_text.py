@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import html
+import re
 import unicodedata
 
+# Written where there is no caption: what pandas reads as missing (its na_values), errors of a spreadsheet, JavaScript.
+NONE = frozenset(
+    "#N/A #NA -NaN -nan <NA> N/A NA NULL NaN None n/a nan null NaT undefined "
+    "#REF! #VALUE! #NAME? #DIV/0! #NULL! #NUM! [deleted] [removed]".split()
+)
+MARKUP = re.compile(r"</?(?:b|br|div|em|font|hr|i|p|span|strong)\b[^<>]*>", re.IGNORECASE)
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and empty Braille, drawn as nothing
 
 
@@ -13,9 +21,13 @@ def one_line(caption: str) -> str:
 
 
 def has_word(caption: str) -> bool:
-    """Whether a reader sees something that says something: letters, numbers, pictographs. Not: ".", U+200B, a BOM."""
-    kinds = (unicodedata.category(one) for one in caption if one not in BLANK)
-    return any(kind[0] in "LN" or kind == "So" for kind in kinds)
+    """Whether a reader sees something that says something: letters, numbers, pictographs.
+
+    Not: ".", U+200B, a BOM; "nan", "N/A" and others that stand for no caption; markup around nothing.
+    """
+    shown = html.unescape(MARKUP.sub(" ", caption)).strip()
+    kinds = (unicodedata.category(one) for one in shown if one not in BLANK)
+    return shown not in NONE and any(kind[0] in "LN" or kind == "So" for kind in kinds)
 
 
 def unwritten(caption: str) -> str:

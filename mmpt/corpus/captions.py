@@ -89,6 +89,8 @@ def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
 
 def _parsed(raw: bytes) -> tuple[Any, tuple[str, str, str] | None]:
     """(the line's object, None) or (anything, what is wrong with it)."""
+    if len(raw) == LONGEST_LINE and not raw.endswith(b"\n"):
+        return None, ("line is too long", f"more than {LONGEST_LINE} bytes", "one JSON object a line")
     try:
         fields = json.loads(raw, object_pairs_hook=_once)
     except _Twice as error:
@@ -218,7 +220,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
             "empty_caption",
             "empty caption",
             repr(short(fields["caption"])),
-            "at least one word that is seen",
+            "at least one word that is seen, and not one for nothing as nan",
             "write a caption or remove the record",
         )
     if control := unwritten(one_line(fields["caption"])):

@@ -13,6 +13,10 @@ MARKS = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\xfd7zXZ": "xz",
     b"BZh": "bzip2",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"PAR1": "Parquet",
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
@@ -22,7 +26,7 @@ LONGEST_MARK = max(map(len, MARKS))
 def refuse_other_files(head: bytes, where: object) -> None:
     """Raise UserError where a file's first bytes are those of a compressed file or of UTF-16."""
     if kind := next((kind for mark, kind in MARKS.items() if head.startswith(mark)), ""):
-        fix = "save it as UTF-8" if kind.startswith(("UTF", "zip")) else "unpack it"
+        fix = "save it as UTF-8 text" if kind.startswith(("UTF", "zip", "Parquet")) else "unpack it"
         raise UserError("not UTF-8 text", where=where, found=kind, expected="plain UTF-8 text", fix=fix)
 
 

@@ -149,6 +149,7 @@ def test_a_cache_that_may_not_be_written_is_refused_unless_it_has_a_module(tmp_p
 
 
 def test_plan_exits_with_2_and_leaves_nothing(tmp_path):
+    """Bad records, and a cache of compiled modules that cannot be made (HOME=/ of a container)."""
     root = tmp_path / "project"
     captioned(root / "src", GOOD, GOOD)
     shutil.copy(REPO / "dodo.py", root)  # a link would lead to the clone's artifacts
@@ -159,6 +160,10 @@ def test_plan_exits_with_2_and_leaves_nothing(tmp_path):
     (root / "run.yaml").write_text(yaml.safe_dump(text))
     code, printed = forked_doit(root, "plan", "corpus", "profile=run.yaml")
     assert code == 2 and "duplicate id" in printed and "Traceback" not in printed and not (root / "artifacts").exists()
+    (tmp_path / "file").write_text("x")
+    environment = {"MMPT_CACHE": str(tmp_path / "file" / "cache")}
+    code, printed = forked_doit(root, "plan", "extension", "profile=run.yaml", environment=environment)
+    assert code == 2 and "set MMPT_CACHE to a folder that can" in printed and "Traceback" not in printed
     text["corpus"]["on_bad_record"] = "skip"
     (root / "run.yaml").write_text(yaml.safe_dump(text))
     assert forked_doit(root, "plan", "corpus", "profile=run.yaml")[0] == 0

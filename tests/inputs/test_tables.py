@@ -138,9 +138,31 @@ def test_an_odd_line_is_one_bad_record(tmp_path, line):
     assert isinstance(bad, Problem) and len(str(bad)) < 600 and fine["id"] == "b"
 
 
-@pytest.mark.parametrize(
-    "caption", ["", "\u200b", "\ufeff", "\u00ad\u2060", "\0", ".", "...", "\u3164", "\u2800", "- -"]
-)
+def test_a_line_longer_than_any_record_is_told_and_costs_only_itself(tmp_path):
+    long = json.dumps({"id": "a", "image": "p.png", "caption": "x" * (3 << 20)})
+    (tmp_path / "captions.jsonl").write_text(long + '\n{"id": "b", "image": "p.png", "caption": "a cat"}\n')
+    Image.new("RGB", (2, 2)).save(tmp_path / "p.png")
+    (_, bad), (_, fine) = captions.read(tmp_path, "real")
+    assert bad.what == "line is too long" and fine["id"] == "b"
+
+
+LOOKS_EMPTY = ["", "\u200b", "\ufeff", "\u00ad\u2060", "\0", ".", "...", "\u3164", "\u2800", "- -"]
+STANDS_FOR_NOTHING = [
+    "nan",
+    " NaN ",
+    "None",
+    "null",
+    "N/A",
+    "<NA>",
+    "#REF!",
+    "undefined",
+    "<br>",
+    "<p>&nbsp;</p>",
+    "[removed]",
+]
+
+
+@pytest.mark.parametrize("caption", LOOKS_EMPTY + STANDS_FOR_NOTHING)
 def test_a_caption_that_only_looks_like_one_is_empty(tmp_path, caption):
     assert not has_word(caption)
     (tmp_path / "captions.jsonl").write_text(json.dumps({"id": "a", "image": "p.png", "caption": caption}) + "\n")
@@ -148,7 +170,13 @@ def test_a_caption_that_only_looks_like_one_is_empty(tmp_path, caption):
     assert item.kind == "empty_caption"
 
 
-@pytest.mark.parametrize("caption", ["a cat", "7", "\u72ac", "\u0643\u0644\u0628", "\U0001f436", "\u266a", "a\u200bb"])
+SCRIPTS = ["a cat", "7", "\u72ac", "\u0643\u0644\u0628", "\U0001f436", "\u266a", "a\u200bb"]
+WORDS = ["naan", "none of them", "<br>rain", "<|endoftext|>", "a < b", "R&B", "na na na"]
+
+
+@pytest.mark.parametrize(
+    "caption", ["a cat", "7", "\u72ac", "\u0643\u0644\u0628", "\U0001f436", "\u266a", "a\u200bb", *WORDS]
+)
 def test_a_caption_in_any_script_is_one(caption):
     assert has_word(caption)
 
