@@ -93,10 +93,10 @@ def stated_name(path: Path) -> str:
 
 def _locate(name_or_path: str) -> Path:
     packaged = PACKAGED / f"{name_or_path}.yaml"
-    if packaged.is_file():
+    if os.path.isfile(packaged):  # False, where Path.is_file raises, for a name that no file can have
         return packaged
     path = Path(os.path.expanduser(name_or_path))  # no shell does it in profile=~/run.yaml
-    if path.is_file():
+    if os.path.isfile(path):
         return path.resolve()
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
         raise UserError("no such profile file", where=name_or_path)
@@ -112,7 +112,7 @@ def _locate(name_or_path: str) -> Path:
 def extended(path: Path, parent: str) -> Path:
     """The file that `extends: parent` of the profile `path` names: one in its folder, else a packaged or given one."""
     beside = path.parent / os.path.expanduser(parent)
-    return beside.resolve() if beside.is_file() else _locate(parent)
+    return beside.resolve() if os.path.isfile(beside) else _locate(parent)
 
 
 def _inherit(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -202,12 +202,18 @@ def input_owners(data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 def _absolute(owner: dict[str, Any], key: str, file: Path) -> None:
     """Make a path absolute if it starts with . or ~, exists, or names a corpus folder or text; a hub id stays."""
     candidate = _resolved(file, owner[key])
-    if owner[key].startswith((".", "~")) or candidate.exists() or "reader" in owner or not is_path_key(key):
+    if owner[key].startswith((".", "~")) or os.path.exists(candidate) or "reader" in owner or not is_path_key(key):
         owner[key] = str(candidate)
 
 
 def _resolved(file: Path, text: str) -> Path:
-    """A path of a profile file, from the file's folder; ~nobody stays as it is and is found to be missing."""
+    """A path of a profile file, from the file's folder; ~nobody stays as it is and is found to be missing.
+
+    Raises:
+        UserError: a NUL in it.
+    """
+    if "\0" in text:
+        raise UserError("not a path", where=file, found=repr(text)[:80], expected="a path without U+0000")
     return Path(os.path.realpath(file.parent / os.path.expanduser(text)))
 
 

@@ -120,6 +120,19 @@ def test_a_path_of_a_profile_counts_from_its_file(tmp_path, monkeypatch, text, m
     assert found.media_roots() == {"mine": Path(meant)}
 
 
+@pytest.mark.parametrize("text", ["x" * 5000, "x" * 300 + "/y.yaml", "a\0b", "", "~nobody-of-this-name/x.yaml"])
+def test_a_profile_under_a_name_that_no_file_can_have_is_missing(tmp_path, text):
+    for asked in (text, profile(tmp_path, corpus=source("data"), extends=text)):
+        with pytest.raises(UserError, match="no such profile"):
+            load_profile(asked)
+
+
+def test_a_source_under_a_name_that_no_folder_can_have(tmp_path):
+    with pytest.raises(UserError, match=r"run.yaml: not a path; found 'a.x00b'"):
+        load_profile(profile(tmp_path, corpus=source("a\0b")))
+    assert load_profile(profile(tmp_path, corpus=source("x" * 5000))).media_roots()["mine"].name == "x" * 5000
+
+
 def test_a_profile_is_found_below_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     profile(tmp_path, corpus=source("data"))
