@@ -9,7 +9,7 @@ test hold different combinations (`split_hint`), so a model that is right on tes
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -60,27 +60,39 @@ def split_combinations(modality: str, seed: int, *, val: float, test: float) -> 
     With any one attribute left out, train has every combination of the others. So a held-out combination is
     new as a whole, while each part of it (a loud low steady buzz, of another count) has been seen: by the
     model, and by the codecs, which are fitted on train and could not spell it otherwise.
+
+    Every pair of values is held out about as often as any other. Were yellow held out twice as often as blue, what
+    training teaches first is that yellow is rare, and test would measure that.
     """
     attributes = ATTRIBUTES[modality]
     everything = list(product(*attributes.values()))
     order = np.random.default_rng([seed, len(modality), 1]).permutation(len(everything))
-    wanted = {"test": round(test * len(everything)), "val": round(val * len(everything))}
+    train = [everything[index] for index in order]
     left = Counter(part for combination in everything for part in _parts(combination))
-    dealt: dict[str, list[tuple[str, ...]]] = {"train": [], "val": [], "test": []}
-    for index in order:
-        combination = everything[index]
-        held_out = next((name for name, count in wanted.items() if len(dealt[name]) < count), None)
-        if held_out and min(left[part] for part in _parts(combination)) > 1:
-            left.subtract(_parts(combination))
-            dealt[held_out].append(combination)
-        else:
-            dealt["train"].append(combination)
+    held: Counter[tuple[tuple[int, str], ...]] = Counter()
+    share = Counter(pair for combination in everything for pair in _pairs(combination))
+    dealt: dict[str, list[tuple[str, ...]]] = {"train": train, "val": [], "test": []}
+    for name, wanted in (("test", test), ("val", val)):
+        for _ in range(round(wanted * len(everything))):
+            free = [one for one in train if min(left[part] for part in _parts(one)) > 1]
+            if not free:
+                break
+            rarest = min(free, key=lambda one: sum(held[pair] / share[pair] for pair in _pairs(one)))
+            train.remove(rarest)
+            left.subtract(_parts(rarest))
+            held.update(_pairs(rarest))
+            dealt[name].append(rarest)
     return dealt
 
 
 def _parts(combination: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
     """The combination without its first attribute, without its second, ...; each with the place left out."""
     return [(i, (*combination[:i], *combination[i + 1 :])) for i in range(len(combination))]
+
+
+def _pairs(combination: Sequence[str]) -> list[tuple[tuple[int, str], ...]]:
+    """Every two of its values, each with the place of its attribute."""
+    return list(combinations(enumerate(combination), 2))
 
 
 def _generate(modality: str, seed: int, n: int, val: float, test: float) -> list[Generated]:
