@@ -32,7 +32,7 @@ def make_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW over every parameter that asks for a gradient, one group a learning rate; all state is fp32.
 
-    lr: by group name: lora, embed, head; layer_norm follows lora. Each group carries `name` and its peak
+    lr: by group name: lora, embed, head, layer_norm; one that is not named has the rate of lora. Each group carries `name` and its peak
     `peak`.
     """
     groups = []
