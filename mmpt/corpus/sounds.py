@@ -25,11 +25,12 @@ EVENT_BEATS = 2
 """Events start on a beat. A beat is a token frame of the smoke codec, so that a sound that starts later has the same
 codes, later: what varies inside a combination of attributes is the order of its codes, not how many there are.
 """
-ONSETS = ((0, 1), (4, 5), (8,))
+ONSETS = ((0, 1), (3, 4), (7,))
 """Beats on which the first, the second and the third event may start. An event takes two, and a pause follows."""
 TAIL_BEATS = (1, 3)
-"""How many beats a sound goes on at least and at most after its last event, as far as there are any: no caption says
-when a sound ends, so a model has to hear that it is over (gate E1).
+"""How many beats a sound goes on at least and, within BEATS, at most after its last event: no caption says when a sound
+ends, so a model has to hear that it is over (gate E1). At least one: were the third event the end of a sound, a model
+that has missed this one moment would go on with what no sound of training holds.
 """
 TICKS = (1, 2)
 """How many ticks a sound has at least and at most, in beats without an event. No caption mentions them."""
@@ -59,7 +60,7 @@ def play_sound(attributes: dict[str, str], rng: np.random.Generator) -> np.ndarr
     event = _event(attributes["kind"], PITCH_HZ[attributes["pitch"]], GLIDE_OCTAVES[attributes["contour"]])
     silent, last = np.ones(BEATS, bool), 0
     for beats in ONSETS[: COUNT[attributes["count"]]]:
-        onset = int(rng.choice(beats))
+        onset = max(int(rng.choice(beats)), last + 1 if last else 0)
         silent[onset : onset + EVENT_BEATS] = False
         _add(wave, onset, RMS[attributes["loudness"]] * event)
         last = onset + EVENT_BEATS
