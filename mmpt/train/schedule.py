@@ -32,8 +32,8 @@ def make_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW over every parameter that asks for a gradient, one group a learning rate; all state is fp32.
 
-    lr: by group name: lora, embed, head, layer_norm; one that is not named has the rate of lora. Each group carries `name` and its peak
-    `peak`.
+    lr: by group name: lora, embed, head, layer_norm; a group that it does not name has the rate of lora. Each group
+    carries `name` and its peak `peak`.
     """
     groups = []
     for name, members in model.trainable_groups().items():

@@ -12,6 +12,7 @@ from mmpt.corpus.generated import (
     split_combinations,
 )
 from mmpt.corpus.pictures import CELL, CENTRE, RADIUS, RGB, STARS, coverage
+from mmpt.corpus.sounds import BEAT_SECONDS, RMS, SOUND_RATE, TICK_RMS
 from mmpt.corpus.text import generate_sentences
 
 GENERATE = {"image": generate_pictures, "audio": generate_sounds}
@@ -46,6 +47,15 @@ def test_train_has_each_held_out_combination_but_for_one_attribute(modality, see
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_value_of_an_attribute_is_held_out_as_often_as_any_other(modality, seed):
+    held_out = split_combinations(modality, seed, val=0.05, test=0.12)["test"]
+    for name, values in zip(ATTRIBUTES[modality], zip(*held_out, strict=True), strict=True):
+        counts = [values.count(value) for value in ATTRIBUTES[modality][name]]
+        assert max(counts) - min(counts) <= 2, name
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
 def test_records_follow_the_split_of_their_combination(modality):
     dealt = split_combinations(modality, 5, val=0.07 * HELD_OUT, test=0.2 * HELD_OUT)
     for item in GENERATE[modality](5, 100):
@@ -58,6 +68,13 @@ def test_records_follow_the_split_of_their_combination(modality):
 def test_shares_are_kept(modality):
     splits = [item.record["split_hint"] for item in GENERATE[modality](5, 100, val=0.1, test=0.3)]
     assert [splits.count(name) for name in ("train", "val", "test")] == [60, 10, 30]
+
+
+def test_a_sound_goes_on_after_its_last_event():
+    beat = round(BEAT_SECONDS * SOUND_RATE)
+    for item in generate_sounds(5, 60):
+        assert np.sqrt(np.mean(item.medium[-beat:] ** 2)) <= TICK_RMS < RMS["quiet"]
+        assert len(item.medium) % beat == 0
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
