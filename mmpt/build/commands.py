@@ -100,6 +100,16 @@ def _external(project: Project, names: Sequence[str], single: bool) -> set[str]:
     return {key for name in wanted for key in project.names[name].external}
 
 
+def _download(project: Project, names: Sequence[str], single: bool) -> None:
+    """Bring the data sets that sources name by their hub id and that are not there yet, for stages that read them."""
+    sources = project.profile.data.get("corpus", {}).get("sources", ())
+    if "corpus.sources" in _external(project, names, single) and any("hub" in one for one in sources):
+        from mmpt.corpus.hub import fetch_sources  # only where there is one
+
+        for line in fetch_sources(sources):
+            print(line, file=sys.stderr)
+
+
 class Run(StageCommand, DoitRun):
     name = "run"
     doc_purpose = "build what is stale (or the named stages and what they need), decide, report"
@@ -134,6 +144,7 @@ class Run(StageCommand, DoitRun):
         if options.dry_run:
             return self.foresee(project, names, always=options.always, single=options.single)
         require_codecs(project.profile.data)
+        _download(project, names, options.single)
         require_present(project.profile, _external(project, names, options.single))
         require_go(project)
         check_early(project, names, single=options.single)

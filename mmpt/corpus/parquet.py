@@ -22,7 +22,7 @@ from mmpt.corpus.parquet_rows import Layout, Row, arrow_rows, arrow_schema, parq
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.segments import share_origin
 from mmpt.corpus.source_tables import TABLES
-from mmpt.corpus.table import MEDIA, NAMES, below, captioned, modality_of, named_in, several, side_of
+from mmpt.corpus.table import MEDIA, NAMES, below, captioned, modality_of, named_in, several, sides_of
 from mmpt.corpus.tables import short
 from mmpt.store.errors import UserError
 
@@ -38,15 +38,15 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
         UserError: no pyarrow, no file, one that cannot be read in place, or one without a medium's or a caption's
             column.
     """
-    for file in _files(folder, source):
-        path = file.relative_to(folder)
+    paths = _files(folder, source)
+    for path, side in zip(paths, sides_of(paths), strict=True):
+        file = folder / path
         where = f"{source['name']}/{path.as_posix()}"
         is_arrow = file.suffix == ".arrow"
         schema = arrow_schema(file, where) if is_arrow else open_parquet(file, where).schema_arrow
         key, layout = _layout(schema, where, source)
         labels, texts = _labels(schema), _texts(schema, source)
         rows = (arrow_rows if is_arrow else parquet_rows)(file, where, layout)
-        side = side_of(path)
         for row in islice(rows, source.get("limit")):
             at = f"{where}:{row.number}"
             given = {
@@ -57,11 +57,12 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
 
 
 def _files(folder: Path, source: Mapping[str, Any]) -> list[Path]:
+    """Paths below the folder, in their order."""
     names = [source["file"]] if "file" in source else TABLES["parquet"]
     below_it = {path.relative_to(folder) for name in names for path in folder.rglob(name)}
     hidden = (".", CACHED)
     found = sorted(path for path in below_it if not any(part.startswith(hidden) for part in path.parts))
-    files = [folder / path for path in found if is_file(folder / path)]
+    files = [path for path in found if is_file(folder / path)]
     if not files:
         raise UserError(
             "no parquet or arrow file below the source's folder",

@@ -7,13 +7,13 @@
 
 A line becomes the fields of reader `captions`, which judges them; `offset` and `duration` (seconds) make a segment.
 Without a column for the split it is the one that the table's folders or name say (train, dev, validation, test ..), if
-they say one.
+they say one. Tables that all say train leave the split to the profile.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,9 +53,9 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
         UserError: no table, one that cannot be read, or one without a medium's or a caption's column.
     """
     columns = {**NAMES, **{key: several(value) for key, value in source.get("columns", {}).items()}}
-    for table in _tables(folder, source):
+    tables = _tables(folder, source)
+    for table, side in zip(tables, sides_of([one.relative_to(folder) for one in tables]), strict=True):
         where = f"{source['name']}/{table.relative_to(folder).as_posix()}"
-        side = side_of(table.relative_to(folder))
         lines = jsonl_lines(table) if table.suffix in (".json", ".jsonl") else _csv(table, where, columns)
         for line in islice(lines, source.get("limit")):
             at = f"{where}:{line.number}"
@@ -168,6 +168,14 @@ def modality_of(key: str, path: str) -> str:
     if key != "medium":
         return key
     return "audio" if PurePosixPath(path).suffix.lower() in AUDIO else "image"
+
+
+def sides_of(tables: Sequence[Path]) -> list[str | None]:
+    """The split of each table by `side_of`; None for all where they only ever say train: that divides nothing, and the
+    profile's `split` does.
+    """
+    sides = [side_of(one) for one in tables]
+    return [None] * len(sides) if set(sides) == {"train"} else sides
 
 
 def side_of(table: Path) -> str | None:

@@ -22,7 +22,7 @@ from mmpt.corpus.caption_text import unencodable
 from mmpt.corpus.media_folder import AUDIO
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.segments import share_origin
-from mmpt.corpus.table import NAMES, captioned, side_of
+from mmpt.corpus.table import NAMES, captioned, sides_of
 from mmpt.corpus.tables import short
 from mmpt.store.errors import UserError
 
@@ -48,9 +48,9 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
     Raises:
         UserError: no shard, or one that is compressed.
     """
-    for shard in _shards(folder, source):
+    shards = _shards(folder, source)
+    for shard, side in zip(shards, sides_of([one.relative_to(folder) for one in shards]), strict=True):
         path = shard.relative_to(folder).as_posix()
-        side = side_of(shard.relative_to(folder))
         for key, sample in islice(_samples(shard, path), source.get("limit")):
             where = f"{source['name']}/{path}:{key}"
             for item in _records(sample, key, folder, path, where, side, source):

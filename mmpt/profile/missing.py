@@ -102,7 +102,8 @@ def _named(profile: Profile) -> Iterator[tuple[str, str, str, str]]:
         if "path" in source and "inputs" not in data:  # with inputs, sources are left over from an inherited profile
             kind = OWN_TABLES.get(source["reader"], f"{source['reader']} as published")
             key = f"corpus.sources.{source['name']}.path"
-            yield "corpus.sources", key, source["path"], f"the folder of {kind}"
+            download = f"; the run downloads them from hub {source['hub']}" if "hub" in source else ""
+            yield "corpus.sources", key, source["path"], f"the folder of {kind}{download}"
     if data.get("base", {}).get("kind") == "pretrained":
         what = f"the folder of {data['base']['gguf_file']}" if "gguf_file" in data["base"] else BASE
         yield "base.path", "base.path", data["base"]["path"], f"{what}, or a hub id"

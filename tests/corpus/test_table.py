@@ -173,6 +173,17 @@ def test_a_split_is_taken_from_words_and_never_guessed(tmp_path, path, side):
     assert table.side_of(tmp_path.__class__(path)) == side
 
 
+def test_tables_that_all_say_train_leave_the_split_to_the_profile(tmp_path):
+    media(tmp_path, "train/a.png", "b.png")
+    write(tmp_path / "train/metadata.csv", "file_name,text\na.png,a cat\n")
+    assert [one["split_hint"] for one in good(tmp_path)] == [None]
+    write(tmp_path / "train/metadata.csv", "file_name,text,split\na.png,a cat,train\n")
+    assert [one["split_hint"] for one in good(tmp_path)] == ["train"], "a column says what it says"
+    write(tmp_path / "metadata.csv", "file_name,text\nb.png,a dog\n")
+    write(tmp_path / "train/metadata.csv", "file_name,text\na.png,a cat\n")
+    assert [one["split_hint"] for one in good(tmp_path)] == [None, "train"]
+
+
 def test_the_profile_takes_it_and_its_tables_are_known(tmp_path):
     profile = tmp_path / "run.yaml"
     text = (
