@@ -50,7 +50,7 @@ SHORT_TMPDIRS = ("/tmp", "/var/tmp", "/dev/shm")
 PRELOADED = ["torch", "transformers", "transformers.models.qwen3.modeling_qwen3", "peft"]
 LAST_LINES = 12  # of the log, shown when a stage breaks
 KEPT_LOGS = 4  # of earlier attempts at a stage, beside the log of the last one
-KILLED = {
+KILLED: dict[int, str] = {
     signal.SIGKILL: " (out of memory?)",
     signal.SIGBUS: " (a file became shorter, or its disk failed, while it was read)",
 }

@@ -93,9 +93,9 @@ def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, token) of every special token that a configuration names."""
     for key, value in config.items():
         if key in LISTS:
-            values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+            values = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
         elif key.endswith("_token"):
-            values = (value,)
+            values = [value]
         else:
             continue
         yield from ((key, token) for one in values if (token := _content(one)) is not None)
