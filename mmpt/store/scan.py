@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmpt.store.errors import FAILS, TOO_MANY_OPEN, UserError
 from mmpt.store.watch import Watch
 
 TELL_EVERY = 10_000  # files between two looks at the clock
@@ -39,6 +40,7 @@ def scan(folder: Path | str) -> dict[str, Stamp]:
 
     Raises:
         FileNotFoundError, PermissionError: ``folder`` itself.
+        UserError: a folder below it that is not one of files, as some of /proc.
     """
     return {f"{prefix}{row[0]}": row[1:] for prefix, rows in _folders(folder) for row in rows}
 
@@ -81,9 +83,17 @@ def _folders(folder: Path | str) -> Iterator[tuple[str, list[Row]]]:
         try:
             rows, inner = _entries(path, links)
         except OSError as error:
-            if not prefix or error.errno not in UNREADABLE:
+            if prefix and error.errno in UNREADABLE:
+                continue
+            if error.errno in (*UNREADABLE, *FAILS, *TOO_MANY_OPEN):
                 raise
-            continue
+            raise UserError(
+                "this folder cannot be listed",
+                where=path,
+                found=error.strerror,
+                expected="folders of files alone below a source's path",
+                fix="name the folder that the media lie in",
+            ) from None
         folders += [(os.path.join(path, name), f"{prefix}{name}/", way) for name, way in sorted(inner)]
         told += len(rows)
         if told >= TELL_EVERY:

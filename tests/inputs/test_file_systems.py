@@ -216,3 +216,20 @@ def test_a_folder_that_may_not_be_read_is_left_out(tmp_path, monkeypatch):
     failing(monkeypatch, os, "scandir", errno.EACCES)
     with pytest.raises(PermissionError):
         scan(root)
+
+
+def test_a_folder_that_is_not_one_of_files_is_named(tmp_path, monkeypatch):
+    root = tree(tmp_path / "src", "x")
+    tree(root / "task", "y")
+    failing(monkeypatch, os, "scandir", errno.EINVAL, lambda path: str(path).endswith("task"))
+    with pytest.raises(UserError, match="task: this folder cannot be listed; found Invalid argument") as told:
+        scan(root)
+    assert told.value.exit_code == 2
+
+
+def test_a_disk_that_fails_below_a_source_is_not_passed_over(tmp_path, monkeypatch):
+    root = tree(tmp_path / "src", "x")
+    tree(root / "inner", "y")
+    failing(monkeypatch, os, "scandir", errno.ESTALE, lambda path: str(path).endswith("inner"))
+    with pytest.raises(OSError, match="Stale"):
+        scan(root)
