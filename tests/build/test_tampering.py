@@ -24,6 +24,7 @@ from mmpt.gating.history import append_change, check_history, read_history
 from mmpt.profile import Profile, load_profile
 from mmpt.store.canonical import read_json, read_sealed, write_json, write_sealed
 from mmpt.store.errors import Edited, UserError
+from tests.pipeline.test_pipeline import LEFT_OUT
 
 REPO = Path(__file__).resolve().parents[2]
 FLIPS, MORE_FLIPS = 250, 1000
@@ -81,8 +82,7 @@ def test_one_flipped_bit_is_named_a_thousand_times_out_of_a_thousand(project):
 
 @pytest.mark.slow  # builds the quick pipeline (a minute) and reads all of it a thousand times
 def test_one_flipped_bit_is_named_in_the_quick_pipeline(tmp_path):
-    left_out = shutil.ignore_patterns("artifacts", ".git", "__pycache__", "*.egg-info", ".pytest_cache")
-    shutil.copytree(REPO, tmp_path / "project", ignore=left_out)
+    shutil.copytree(REPO, tmp_path / "project", ignore=LEFT_OUT)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "project")}
     words = [sys.executable, "-m", "doit", "profile=tests/pipeline/quick.yaml"]
     subprocess.run(words, cwd=tmp_path / "project", env=environment, stdout=subprocess.DEVNULL)
