@@ -160,7 +160,7 @@ def small_disk(folder: Path, size: str):
 OFTEN = pytest.mark.slow  # one more of the same, three seconds each
 
 
-@pytest.mark.parametrize("left_kib", [16, *(pytest.param(size, marks=OFTEN) for size in (0, 4, 40, 120))])
+@pytest.mark.parametrize("left_kib", [16, *(pytest.param(size, marks=OFTEN) for size in (0, 4, 40, 64))])
 def test_a_disk_that_is_really_full_is_one_line_and_the_next_run_goes_on(tiny, left_kib):
     with small_disk(tiny.root, "8m"):
         assert tiny.doit("slow").code in (0, 20)

@@ -21,7 +21,7 @@ def torchrun(root, name, deaths, code=0):
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        said, _ = process.communicate(timeout=PATIENCE)
+        said, _ = process.communicate(timeout=3 * PATIENCE)  # for each of three starts
     except subprocess.TimeoutExpired:
         process.terminate()  # it takes its ranks with it; a kill would leave them
         said, _ = process.communicate(timeout=60)

@@ -34,7 +34,7 @@ def test_two_workers_publish_what_one_process_does(pipeline, name):
         ctx.on_spread = lambda part, each: launch(ctx, part, each, ProcessSetup(torch=True))
 
     lines = []
-    folder = pipeline.run("train", name, on_log=lines.append, adjust=spread)
+    folder = pipeline.run("train", f"train-{name}", on_log=lines.append, adjust=spread)
     alone = pipeline.root / "train"
     assert tree(folder).keys() == tree(alone).keys()
     for a, b in zip(*(rows(one) for one in (folder, alone)), strict=True):
