@@ -79,11 +79,11 @@ DATA = (
     Fault(
         "sounds-read-as-silence",
         "data",
-        "the sound reader gives zeros",
+        "the codec is given zeros in place of each sound",
         "mmpt/codecs/sound_files.py",
-        "return np.ascontiguousarray(samples.T), file.samplerate",
-        "return np.ascontiguousarray(0 * samples.T), file.samplerate",
-        "S1.silent_sounds",
+        "return _full_scale(wave[:, begin : begin + end - start]), end - start < length",
+        "return _full_scale(0 * wave[:, begin : begin + end - start]), end - start < length",
+        "S3.reconstruction",
         "OpenMOSS/AnyGPT#38",
     ),
     Fault(
