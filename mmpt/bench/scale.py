@@ -1,7 +1,7 @@
 """Cost curves: doit bench scale [--records 1000 10000 ..] [--only split ..] [--folder KEPT].
 
 Time, processor time and peak memory of what reads every record, at 1 k to 1 M generated records (scale_inputs.py): the
-stages from manifest to golden as the build calls them, the stages of an import, schema validation, `doit` with nothing
+stages from corpus to golden as the build calls them, the stages of an import, schema validation, `doit` with nothing
 to do, `doit verify`, and reading shards and examples as training does. Not measured: codecs (the shards stage gets one
 that opens no file and computes nothing), large media, and a cold disk.
 
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,15 @@ def _context(folder: Path, name: str, given: dict[str, Any] = PROFILE) -> Any:
     profile = SliceView(given, tuple(given), name)
     stages = ("corpus", "manifest", "split", "codecs", "token_space", "shards", "examples")
     return StageContext(name, profile, {one: folder / one for one in stages}, out, work, {"made": folder / "media"})
+
+
+def run_reader(reader: str, folder: Path, n: int) -> None:
+    """Stage corpus on the folder of the reader's name."""
+    from mmpt.corpus.stages import corpus
+
+    source = {"name": "made", "reader": reader, **({"file": "manifest.jsonl"} if reader == "table" else {})}
+    given = {**PROFILE, "corpus": {"sources": [source], "on_bad_record": "fail"}}
+    corpus(replace(_context(folder, f"corpus_{reader}", given), external={"made": folder / reader}))
 
 
 def run_manifest(folder: Path, n: int) -> None:
@@ -234,6 +243,18 @@ CURVES: dict[str, Curve] = {
     "validate shards": Curve(
         "sidecars of shards read and held against their schema", ("shard_records",), run_validate_shards
     ),
+    "reader table": Curve(
+        "stage corpus: segments by a manifest of NeMo", ("table",), lambda folder, n: run_reader("table", folder, n)
+    ),
+    "reader webdataset": Curve(
+        "stage corpus: tars of WebDataset",
+        ("webdataset",),
+        lambda folder, n: run_reader("webdataset", folder, n),
+        100_000,
+    ),
+    "reader parquet": Curve(
+        "stage corpus: parquet files", ("parquet",), lambda folder, n: run_reader("parquet", folder, n)
+    ),
     "manifest": Curve("stage manifest: every medium opened, decoded, hashed", ("corpus",), run_manifest),
     "split": Curve("stage split: units, sides, and what S2 asks", ("manifest",), run_split),
     "shards": Curve("stage shards with a codec that costs nothing", ("manifest", "token_space", "split"), run_shards),
@@ -285,6 +306,9 @@ CURVES: dict[str, Curve] = {
 }
 MADE: dict[str, Callable[[Path, int], Any]] = {
     "corpus": inputs.make_corpus,
+    "table": inputs.make_table,
+    "webdataset": inputs.make_webdataset,
+    "parquet": inputs.make_parquet,
     "manifest": inputs.make_manifest,
     "shard_records": inputs.make_shard_records,
     "long": inputs.make_long_shards,

@@ -4,6 +4,9 @@
                 and decoded, but files repeat
     manifest    n records, every second one a sound; five captions per recording, one picture in fifty stored twice
                 under another origin, one origin in ten an official test item
+    table       a manifest of NeMo: n segments of 2,000 recordings
+    webdataset  tars of 10,000 samples: a sound of 100 bytes and a caption
+    parquet     files of 50,000 rows in groups of 100: a sound of 100 bytes and a caption
     token_space a byte-level BPE of 2,000 ids, trained on a thousand captions; and codecs, folders that say that there
                 are codecs (those of scale_codecs.py stand for them)
     sequences   an upstream run: n sequences in two files, one in ten held out; five captions per recording
@@ -15,7 +18,9 @@ All are functions of (folder, n), and the same bytes every time.
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +44,7 @@ from mmpt.store.canonical import write_json
 from mmpt.store.jsonl import write_jsonl
 
 REPO = Path(__file__).resolve().parents[2]
-FILES = 2_000
+FILES, SAMPLES, ROWS = 2_000, 10_000, 50_000
 
 
 def make_corpus(folder: Path, n: int) -> None:
@@ -68,6 +73,48 @@ def _make_media(folder: Path) -> None:
         else:
             pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+def make_table(folder: Path, n: int) -> None:
+    """folder/table: a manifest and recordings, which no reader opens."""
+    (folder / "table").mkdir()
+    for index in range(FILES):
+        (folder / "table" / f"{index}.flac").write_bytes(_sound(index))
+    rows = (
+        {"audio_filepath": f"{at % FILES}.flac", "offset": at // FILES * 2.5, "duration": 2.5, "text": caption(at)}
+        for at in range(n)
+    )
+    write_jsonl(folder / "table" / "manifest.jsonl", rows)
+
+
+def make_webdataset(folder: Path, n: int) -> None:
+    """folder/webdataset: tars whose sounds no reader opens."""
+    (folder / "webdataset").mkdir()
+    for start in range(0, n, SAMPLES):
+        with tarfile.open(folder / "webdataset" / f"{start // SAMPLES:05d}.tar", "w") as tar:
+            for index in range(start, min(n, start + SAMPLES)):
+                for suffix, data in (("flac", _sound(index)), ("txt", caption(index).encode())):
+                    info = tarfile.TarInfo(f"{index:08d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+
+def make_parquet(folder: Path, n: int) -> None:
+    """folder/parquet: files whose sounds no reader opens."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (folder / "parquet").mkdir()
+    medium = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for start in range(0, n, ROWS):
+        rows = range(start, min(n, start + ROWS))
+        sounds = pa.array([{"bytes": _sound(at), "path": f"{at}.flac"} for at in rows], medium)
+        table = pa.table({"audio": sounds, "text": [caption(at) for at in rows]})
+        pq.write_table(table, folder / "parquet" / f"{start // ROWS:05d}.parquet", row_group_size=100)
+
+
+def _sound(index: int) -> bytes:
+    return f"{index:0100d}".encode()
 
 
 def make_manifest(folder: Path, n: int) -> None:

@@ -142,19 +142,28 @@ def _noticed(one: dict[str, Any]) -> str:
 
 def scale() -> str:
     """Processor seconds (other work may run beside) and peak memory by number of records; beside validation, what
-    jsonschema alone would take.
+    jsonschema alone would take. Each curve is of the newest result that has it.
     """
-    result = newest("scale")
-    by = {(one["curve"], one["records"]): one for one in result["points"]}
+    results = sorted((read_json(path) for path in RESULTS.glob("scale-*.json")), key=lambda one: one["date"])
+    of = {one["curve"]: result for result in results for one in result["points"]}
+    by = {
+        (one["curve"], one["records"]): one
+        for result in results
+        for one in result["points"]
+        if of[one["curve"]] is result
+    }
     sizes = sorted({n for _, n in by})
+    first = next(iter(of.values()))
+    when = first["date"]
     lines = [
-        f"{result['chip']}, one core, {result['date']}; processor seconds, and peak memory at the two largest.",
+        f"{first['chip']}, one core, {when}; processor seconds, and peak memory at the two largest.",
         "",
     ]
     lines.append(_row(["records", *(f"{n:,}" for n in sizes), *(f"MiB at {n:,}" for n in sizes[-2:])]))
     lines.append(_row(["---"] * (len(sizes) + 3)))
-    for curve in dict.fromkeys(one["curve"] for one in result["points"]):
+    for curve, result in of.items():
         points, says = {n: by[curve, n] for n in sizes if (curve, n) in by}, result["says"][curve]
+        says = says if result["date"] == when else f"{says} ({result['date']})"
         last = points[max(points)]
         alone = last.get("jsonschema_us_a_record", 0) * last["records"] / 1e6
         label = f"{says} (jsonschema: {_seconds(alone)})" if alone else says

@@ -14,7 +14,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -62,7 +62,7 @@ def open_parquet(file: Path, where: str) -> Any:
 
     try:
         parquet = ParquetFile(file, pre_buffer=False, buffer_size=BUFFER)
-        first_rows(parquet), leaves(parquet)
+        first_rows(parquet), leaves(parquet), field_names(parquet.schema_arrow)
     except Exception as error:  # thrift, I/O and sizes: whatever a damaged footer makes of it
         raise UserError(
             "not a parquet file that can be read",
@@ -85,6 +85,17 @@ def first_rows(parquet: Any) -> list[int]:
     if any(n < 0 for n in rows):
         raise ValueError(f"row groups of {min(rows)} rows")
     return [0, *accumulate(rows)]
+
+
+def field_names(fields: Iterable[Any]) -> list[str]:
+    """The names of an arrow schema's fields and of those inside them.
+
+    Raises:
+        UnicodeDecodeError: one is no text.
+    """
+    return [
+        name for one in fields for name in (one.name, *field_names(map(one.type.field, range(one.type.num_fields))))
+    ]
 
 
 def leaves(parquet: Any) -> list[str]:

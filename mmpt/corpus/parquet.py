@@ -188,13 +188,13 @@ def _records(
     for item in captioned(given, own, folder, where, NAMES, side, source):
         if isinstance(item, dict) and row.place is not None:
             item["media"] |= row.place
-            yield _whole_origin(item, folder, where, own["origin"])
-        else:
-            yield item
+            if "offset" in item["media"]:
+                item = _of_recording(item, folder, where, own["origin"])
+        yield item
 
 
-def _whole_origin(item: dict, folder: Path, where: str, own: str) -> dict | Problem:
-    """The record with the origin of its recording."""
+def _of_recording(item: dict, folder: Path, where: str, own: str) -> dict | Problem:
+    """The record of a segment with the origin of its recording."""
     media = {key: value for key, value in item["media"].items() if key not in ("offset", "duration")}
     recording: Any = media_path({**item, "media": media}, {media["root"]: folder})
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpt.codecs.cells import column_size, leaves, open_parquet, require_pyarrow
+from mmpt.codecs.cells import column_size, field_names, leaves, open_parquet, require_pyarrow
 from mmpt.codecs.media_error import MediaError, said
 from mmpt.store.errors import UserError
 
@@ -196,7 +196,9 @@ def _arrow(file: Path, where: str) -> tuple[Any, Any]:
         with pyarrow.memory_map(str(file)) as source:
             mapped = source.read_buffer()
         in_file_form = mapped.slice(0, 6).to_pybytes() == b"ARROW1"
-        return mapped, (pyarrow.ipc.open_file if in_file_form else pyarrow.ipc.open_stream)(mapped)
+        reader = (pyarrow.ipc.open_file if in_file_form else pyarrow.ipc.open_stream)(mapped)
+        field_names(reader.schema)
+        return mapped, reader
     except Exception as error:  # as in `open_parquet`
         raise UserError(
             "not an arrow file that can be read",

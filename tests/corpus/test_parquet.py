@@ -253,6 +253,13 @@ def test_half_a_file_costs_what_it_lost(tmp_path, form):
     assert form != "arrow" or kept >= {2, 4, 6}
 
 
+def test_a_stream_that_ends_between_two_batches_is_not_whole(tmp_path):
+    path = written(tmp_path, "arrow", {"image": [{"bytes": b"x", "path": None}] * 4, "text": ["a cat"] * 4}, rows=2)
+    assert len(good(tmp_path)) == 4
+    path.write_bytes(path.read_bytes()[:-8])  # the end mark: pyarrow takes the rest for a whole stream
+    assert [getattr(one, "found", "") for one in read(tmp_path)] == [""] * 4 + ["it stops before its end mark"]
+
+
 def test_a_damaged_row_group_costs_its_rows(tmp_path):
     path = written(tmp_path, "parquet", numbered(9), rows=3)
     about = cells.open_parquet(path, "a").metadata.row_group(1).column(2)
@@ -263,6 +270,15 @@ def test_a_damaged_row_group_costs_its_rows(tmp_path):
     items = read(tmp_path)
     bad = [at for at, one in enumerate(items) if isinstance(one, Problem)]
     assert bad == [3, 4, 5] and {items[at].what for at in bad} == {"the file is damaged here"}
+
+
+def test_names_that_are_no_text_are_one_line(tmp_path):
+    """Found by damaging arrow files at random."""
+    path = written(tmp_path, "arrow", {"image": [None], "text": ["a"], "label": [1]})
+    path.write_bytes(path.read_bytes().replace(b"label", b"\x80abel"))
+    with pytest.raises(UserError, match="not an arrow file that can be read") as error:
+        read(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_without_pyarrow_the_plan_says_what_to_install(tmp_path, monkeypatch):

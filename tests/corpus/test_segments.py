@@ -2,17 +2,21 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
+from mmpt.build import commands_records
 from mmpt.codecs import sound_files
 from mmpt.codecs.media import MediaError, Segment, load_clip, media_path, read_audio, read_mono, summarise_audio
 from mmpt.corpus import captions, table, webdataset
 from mmpt.corpus.manifest import measure
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.split import deal
+from mmpt.report import gallery
+from mmpt.shards.encode import AudioEncoder
 from tests.corpus.test_published_stages import run
 from tests.corpus.test_webdataset import shard
 
@@ -208,3 +212,18 @@ def test_a_segment_of_a_member_of_a_tar(tmp_path):
     path = media_path(one, {"s": tmp_path / "s"})
     expected = read_audio(Segment(tmp_path / "s/a.flac", 2.0, 0.5))[0]
     assert np.array_equal(read_audio(path)[0], expected) and "@" not in path.name
+
+
+def test_what_is_tokenised_and_what_the_report_plays_is_the_segment(tmp_path):
+    (one,) = folder_of("table", tmp_path / "s", [{"offset": 2.0, "duration": 0.5}])
+    expected = read_audio(Segment(tmp_path / "s/a.flac", 2.0, 0.5))[0]
+    codec = SimpleNamespace(sample_rate=RATE, channels=1)
+    wave, cut = AudioEncoder(codec, None, {"s": tmp_path / "s"}, clip_seconds=4.0).load(one)
+    assert not cut and np.array_equal(wave, expected)
+    played = gallery._reference({**one, "task": "a2t"}, "audio", None, {"s": tmp_path / "s"}, tmp_path / "played")
+    assert np.abs(soundfile.read(played)[0] - expected[0]).max() < 1e-4
+    said = commands_records.story_lines({**STORY, "record": one})
+    assert any(line.endswith("s/a.flac, from 2 s for 0.5 s") for line in said)
+
+
+STORY = {"id": "x", "lost": [], "split": None, "tokens": None, "tasks": {}, "outputs": []}
