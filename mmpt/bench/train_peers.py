@@ -110,7 +110,7 @@ def _causal(task: Task) -> nn.Module:
     """The base grown to the token space, the new rows at their start values."""
     from transformers import AutoModelForCausalLM
 
-    causal: Any = AutoModelForCausalLM.from_pretrained(task.base, dtype=task.dtype)
+    causal: Any = AutoModelForCausalLM.from_pretrained(task.base, dtype=task.dtype, trust_remote_code=False)
     causal = causal.to(task.device)
     space = space_of(task.shape)
     causal.resize_token_embeddings(space.vocab_size_total, mean_resizing=False)

@@ -48,7 +48,7 @@ def open_judge(kind: type, path: str, device: str, *, key: str, example: str) ->
         )
     return (
         model.eval().to(device),
-        AutoTokenizer.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
         folder,
         sha256_file(folder / WEIGHTS),
     )

@@ -17,6 +17,7 @@ from mmpt.gating.conditions import LEAST_DROPOUT, TASKS, trained_tasks, untold_t
 RANK = {"block": 2, "warn": 1, "info": 0}
 LEAST_GOLDEN = 64  # items for each task, DESIGN section 7
 LEAST_DRAWS = 1000  # of a bootstrap: a 95 % interval has 25 draws beyond each end
+EARLIEST, LATEST = 0.1, 2.0  # times a whole clip: between them at least, the model may choose a sound's end
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,20 @@ def softened_profile(profile: Mapping[str, Any], file: str) -> Iterator[Softenin
         value = profile.get(section, {}).get(name)
         if value is not None and value < least:
             yield Softening(key, file, str(least), str(value), reason)
+    if "t2a" in trained_tasks(profile):
+        yield from _softened_ends(profile, file)
+
+
+def _softened_ends(profile: Mapping[str, Any], file: str) -> Iterator[Softening]:
+    """Bounds of a chosen length that do not let gate E1 see a sound which ends too early, or late."""
+    clip = (profile.get("codecs", {}).get("audio") or {}).get("clip_seconds")
+    asked = profile.get("generate", {}).get("learned_end", {})
+    for name, share, reason in (
+        ("min_seconds", EARLIEST, "gate E1 cannot see earlier ends"),
+        ("max_seconds", LATEST, "gate E1 takes later ends for ends"),
+    ):
+        if clip and asked.get(name, 0) > share * clip:
+            yield Softening(f"generate.learned_end.{name}", file, f"{share * clip:g}", f"{asked[name]:g}", reason)
 
 
 def _text(value: Any) -> str:

@@ -102,7 +102,7 @@ def unpack_gguf(folder: Path, origin: Path, name: str, dtype: torch.dtype) -> No
     if not (origin / name).is_file():
         raise UserError("no such file", where="base.gguf_file", found=name, expected=f"a file in {origin.name}/")
     try:
-        model = AutoModelForCausalLM.from_pretrained(origin, gguf_file=name, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(origin, gguf_file=name, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # whatever gguf and transformers raise on a damaged file
         raise UserError(
             "cannot read this GGUF file",

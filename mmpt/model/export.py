@@ -151,7 +151,7 @@ def _compare(
 ) -> Parity:
     from transformers import AutoModelForCausalLM
 
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False).eval()
     worst, same, count = 0.0, 0, 0
     with torch.no_grad():
         for ids, ours in zip(probes, expected, strict=True):

@@ -37,7 +37,9 @@ def load_causal_lm(base: Path | str, dtype: torch.dtype) -> nn.Module:
     if Path(base).is_dir():
         check_model_folder(Path(base), "base.path")
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype, output_loading_info=True)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(base), dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # transformers and safetensors raise errors of every class on what they cannot load

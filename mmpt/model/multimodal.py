@@ -314,7 +314,7 @@ class MultimodalLM(nn.Module):
         """The base folder's tokenizer."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.config._name_or_path)
+        return AutoTokenizer.from_pretrained(self.config._name_or_path, trust_remote_code=False)
 
 
 GROUPS = ("lora", "embed", "head", "layer_norm")

@@ -139,7 +139,8 @@ class PlainLM:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        causal = AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype).eval().requires_grad_(False)
+        causal = AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype, trust_remote_code=False)
+        causal = causal.eval().requires_grad_(False)
         path = Path(checkpoint) / WEIGHTS
         with safe_open(str(path), "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- a handle, no mapping

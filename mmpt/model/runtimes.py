@@ -65,7 +65,7 @@ def open_plain(folder: Path, dtype: torch.dtype, device: str) -> Any:
     """The folder's model as plain transformers loads it."""
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
     return model.to(device).eval()
 
 

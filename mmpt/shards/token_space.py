@@ -128,7 +128,7 @@ def _unpack_tokenizer(source: Path, gguf_file: str, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file, trust_remote_code=False)
     except Exception as error:  # whatever gguf and transformers raise on a damaged file
         raise UserError(
             "cannot read the tokenizer of this GGUF file",

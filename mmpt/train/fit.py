@@ -322,7 +322,7 @@ def _config(root: Path, data: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     elif (Path(path) / "config.json").is_file():
         raw, source = read_json(Path(path) / "config.json"), f"{Path(path).name}/config.json"
     elif base.get("gguf_file") and (Path(path) / base["gguf_file"]).is_file():
-        raw = AutoConfig.from_pretrained(path, gguf_file=base["gguf_file"]).to_dict()
+        raw = AutoConfig.from_pretrained(path, gguf_file=base["gguf_file"], trust_remote_code=False).to_dict()
         source = base["gguf_file"]
     elif size := qwen3.named(path):
         raw, source = qwen3.shape(size), f"the published shape of Qwen3-{size}; the weights are not here"

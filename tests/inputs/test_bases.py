@@ -1,13 +1,20 @@
-"""Base models that people have: pointers, halves, quantised ones, tensors that are missing or others, fused experts."""
+"""Base models that people have: pointers, halves, quantised ones, tensors that are missing or others, fused experts,
+code of their own.
+"""
 
+import ast
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from mmpt.evaluate.exporting import open_tokenizer
 from mmpt.model.base import copy_pretrained
 from mmpt.model.loading import load_causal_lm, map_causal_lm
+from mmpt.model.runtimes import open_plain
 from mmpt.profile import load_profile
 from mmpt.store.errors import UserError
 from mmpt.store.model_files import POINTER, check_model_folder
@@ -142,3 +149,49 @@ def test_experts_are_no_target_of_lora(tmp_path):
         load_profile(str(profile))
     profile.write_text(text.replace(", gate_proj", ""))
     load_profile(str(profile))
+
+
+OWN = """
+from pathlib import Path
+from transformers import PreTrainedTokenizerFast as Words, Qwen3Config as Settings, Qwen3ForCausalLM as Model
+Path(__file__).with_name("ran").touch()
+"""
+MAP = {"AutoConfig": "own.Settings", "AutoModelForCausalLM": "own.Model", "AutoTokenizer": [None, "own.Words"]}
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda folder: load_causal_lm(folder, torch.float32),
+        lambda folder: map_causal_lm(folder, torch.float32),
+        lambda folder: open_plain(folder, torch.float32, "cpu"),
+        open_tokenizer,
+    ],
+)
+def test_code_that_a_base_brings_does_not_run_even_where_somebody_says_yes(base, monkeypatch, opened):
+    """transformers asks on the terminal whether it may, where nobody decided it before."""
+    own = {"model_type": "own", "architectures": ["Model"], "auto_map": MAP, "tokenizer_class": "Words"}
+    for name in ("config.json", "tokenizer_config.json"):
+        known = json.loads((base / name).read_text()) if (base / name).is_file() else {}
+        (base / name).write_text(json.dumps(known | own))
+    imported = base.parent / "modules"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(imported))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (base / "own.py").write_text(OWN)
+    with pytest.raises((UserError, ValueError), match="custom code"):
+        opened(base)
+    assert not list(imported.rglob("ran")) and not (base / "ran").exists()
+
+
+def auto_calls(path):
+    """(line, keywords) of every `Auto...from_pretrained(..)` in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and re.fullmatch(r"Auto\w+\.from_pretrained", ast.unparse(node.func)):
+            yield node.lineno, {one.arg: getattr(one.value, "value", None) for one in node.keywords}
+
+
+def test_every_folder_that_transformers_opens_is_opened_without_its_code():
+    package = Path(__file__).resolve().parents[2] / "mmpt"
+    files = [path for path in package.rglob("*.py") if ".from_pretrained(" in path.read_text()]
+    found = [(path.name, line, asked) for path in files for line, asked in auto_calls(path)]
+    assert len(found) > 8 and [one for one in found if one[2].get("trust_remote_code") is not False] == []
