@@ -11,6 +11,9 @@ import re
 import pytest
 import yaml
 
+from tests.build.conftest import REPO
+from tests.faults.catalogue import FAULTS
+
 
 def profile(built, **changes) -> None:
     """Set sections of the profile; a mapping is merged into what is there."""
@@ -130,3 +133,18 @@ def test_an_attack_ends_in_no_plain_go(built, name):
     assert (plain.code, strict.code) == codes, (plain, strict)
     assert said in re.sub(r"\s+", " ", plain.text.splitlines()[-1]), plain
     assert (plain.text.splitlines()[-1] == "GO") == (name == "nothing")
+
+
+def test_the_page_of_attacks_names_faults_checks_and_tests_that_exist():
+    """Every fault with the check that its catalogue expects, and every test file."""
+    page = (REPO / "gates" / "ATTACKS.md").read_text()
+    expected = {fault.id: fault.expects for fault in FAULTS}
+    mutations = page.partition("## Mutations of the code")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in re.findall(r"^\|.*\|$", mutations, re.M)[2:]]
+    assert len(rows) > 15
+    for *_, faults, checks in rows:
+        for fault, check in zip(faults.split("; "), checks.split("; "), strict=False):
+            refused = check.startswith("refused") and ": " in expected.get(fault, "")
+            assert fault == "the same" or refused or check == expected[fault], fault
+    tests = {path.name for path in (REPO / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"`(?:[\w/]+/)?(test_\w+\.py)`", page)) <= tests

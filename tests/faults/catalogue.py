@@ -659,6 +659,17 @@ DECODING = (
         "zhenye234/LLaSA_training#47",
     ),
     Fault(
+        "lora-off-at-generation",
+        "decoding",
+        "golden outputs are made without LoRA",
+        "mmpt/evaluate/generating.py",
+        "            with self._opened(model) as opened:\n",
+        "            with self._opened(model) as opened:\n"
+        "                for name, one in opened.named_parameters():\n"
+        '                    one.data.mul_("lora_" not in name)\n',
+        "C1.greedy",
+    ),
+    Fault(
         "prompt-of-another-item",
         "decoding",
         "golden items are generated for the prompt of another item",
