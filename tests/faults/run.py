@@ -228,7 +228,7 @@ class Clean:
 
     Args:
         failing: checks that block in it; a mutant must fail another one.
-        state: its decision, or as far as which stage it was built: "to shard_audit".
+        state: its decision, or where it has none yet the stage that it was built to: "to shard_audit".
     """
 
     project: Project
@@ -244,7 +244,7 @@ def built(lab: Lab, corpus: str, upto: str = "") -> Clean:
         raise RuntimeError(output)
     decision, _, failing = clean.failing()
     print(f"clean {corpus}: {decision} {' '.join(failing)}", flush=True)
-    return Clean(clean, tuple(failing), f"to {upto}" if upto else decision)
+    return Clean(clean, tuple(failing), f"to {upto}" if upto and decision != "GO" else decision)
 
 
 def main(words: Sequence[str] | None = None) -> int:
