@@ -94,7 +94,8 @@ def let_go(project) -> None:
 
 def ended_well_once_it_said(project, said: str) -> None:
     process = project.start("shards")
-    project.wait_for(lambda: said in project.log)
+    project.wait_for(lambda: said in project.log or process.poll() is not None)
+    assert said in project.log, (process.communicate()[0], project.log)
     let_go(project)
     text = process.communicate(timeout=60)[0]
     assert process.returncode == BUILT and project.squares() == SQUARES, (text, project.log)
