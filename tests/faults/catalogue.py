@@ -200,7 +200,7 @@ CODEC = (
         "mmpt/codecs/patchvq.py",
         "pixels = tiles.reshape(self.options.size, self.options.size, 3)",
         "pixels = tiles.reshape(self.options.size, self.options.size, 3) + np.random.normal(0, 9)",
-        "S3.contract",
+        "codecs: codecs.image.name: codec patchvq breaks its contract, rule decoded",
     ),
     Fault(
         "batch-changes-sound-codes",
