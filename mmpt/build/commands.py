@@ -162,8 +162,7 @@ class Run(StageCommand, DoitRun):
                 plan(project)  # hashes what was built, so that the next run need only look at stats
             project.save_caches()
         self.result = {"stages": _ran(project.names), **conclusion.to_json()}
-        # What stopped a run on bad input should stand out.
-        self.say(*conclusion.lines()[-2 if "refused" in RUN.failed.values() else 0 :])
+        self.say(*_decision_lines(conclusion))
         return RUN.exit_code or (_stages_code(project, names, conclusion) if words else conclusion.exit_code)
 
     def _build(self, project: Project, options: argparse.Namespace, names: list[str]) -> None:
@@ -220,6 +219,15 @@ def _summary(stages: Container[str]) -> None:
         f"{len(RUN.fresh)} fresh, {len(RUN.built) + len(RUN.stale)} built, {len(RUN.failed)} failed",
         flush=True,
     )
+
+
+def _decision_lines(conclusion: DecisionSummary) -> list[str]:
+    """What the run comes to; a GO of the gates names the stages that failed beside it, as `release` may."""
+    *lines, last = conclusion.lines()
+    if conclusion.exit_code == EXIT_GO and RUN.failed:
+        last += f", but failed: {', '.join(RUN.failed)}"
+    # What stopped a run on bad input should stand out.
+    return [*lines, last][-2 if "refused" in RUN.failed.values() else 0 :]
 
 
 def _ran(stages: Iterable[str]) -> list[dict[str, Any]]:

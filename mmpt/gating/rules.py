@@ -12,6 +12,8 @@ from mmpt.gating.conditions import CONDITIONS
 from mmpt.gating.policy import Policy
 
 Metrics = Mapping[tuple[str, str], Mapping[str, Any]]  # (name, slice) -> metric
+# An interval's end nearer to its bound is on no side of it: means of equal captions differ by 2e-17 for their order.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,9 @@ def _holds(rule: str, value: float, bound: float) -> bool:
         "min": value >= bound,
         "max": value <= bound,
         "equal": value == bound,
-        "ci_low_above": value > bound,
+        "ci_low_above": value > bound + ROUNDING,
         "ci_high_max": value <= bound,
-        "ci_high_below": value < bound,
+        "ci_high_below": value < bound - ROUNDING,
     }[rule]
 
 

@@ -83,6 +83,7 @@ def test_a_break_exits_1_with_the_log_and_leaves_the_other_branch_alone(tiny):
     outcome = tiny.doit()
     assert outcome.code == 1 and "RuntimeError: side went wrong" in outcome.text and "logs/side.log" in outcome.text
     assert "render" in outcome.ran and not (tiny.root / "side").exists()
+    assert outcome.text.splitlines()[-1] == "GO, but failed: side", "the gates are good, the run is not"
 
 
 def test_a_stage_that_is_killed_is_said_so(tiny):

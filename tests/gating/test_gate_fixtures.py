@@ -133,6 +133,18 @@ def test_with_one_item_less_than_min_n_nothing_is_decided(gate_id, check, part):
         assert f"gate: {gate_id}, " in found.remedy
 
 
+@pytest.mark.parametrize(("value", "status"), [(2e-17, "fail"), (0.0, "fail"), (2e-3, "pass")])
+def test_a_gain_of_rounding_alone_is_none(value, status):
+    """One caption for all media gave F1 2.1e-17 over swapped media (1.7e-17 .. 2.6e-17), and passed."""
+    evidence = fixture("R1", "good")
+    (metric,) = (
+        one for one in evidence["metrics"] if (one["name"], one["slice"]) == ("caption_gain_over_swapped", "i2t")
+    )
+    metric.update(value=value, ci_low=0.8 * value, ci_high=1.2 * value)
+    found = {(one.id, one.slice): one.status for one in judge("R1", evidence).checks}
+    assert found["over_swapped", "i2t"] == status
+
+
 @pytest.mark.parametrize(("gate_id", "check", "part"), [one for one in checks("block") if one.values[1].each])
 def test_the_worst_slice_decides(gate_id, check, part):
     """All other slices far on the good side do not make up for one."""
