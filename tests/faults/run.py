@@ -170,7 +170,8 @@ def stopped(fault: Fault, seen: dict[str, Any]) -> str:
     """expected, other (a miss), crash, or none."""
     if fault.gate and fault.expects in seen["failing"]:
         return "expected"
-    if fault.expects and not fault.gate and any(one.startswith(fault.expects) for one in seen["refused"]):
+    stage, _, words = fault.expects.partition(": ")
+    if words and any(one.startswith(f"{stage}: ") and words in one for one in seen["refused"]):
         return "expected"
     if seen["failing"] or seen["refused"]:
         return "other"

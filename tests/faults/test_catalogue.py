@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,14 @@ FAULT = Fault("x", "data", "x", "file.txt", "old", "new", "A1.digests")
 )
 def test_a_fault_is_stopped_by_the_check_that_was_named(seen, said):
     assert stopped(FAULT, {"failing": [], "refused": [], "broke": [], **seen}) == said
+
+
+def test_a_refusal_is_expected_of_its_stage_and_in_its_words():
+    fault = replace(FAULT, expects="shards: another token space")
+    seen = {"failing": [], "broke": []}
+    assert stopped(fault, {**seen, "refused": ["shards: a/b: written with another token space; .."]}) == "expected"
+    assert stopped(fault, {**seen, "refused": ["codecs: another token space"]}) == "other"
+    assert stopped(fault, {**seen, "refused": ["shards: half a file"]}) == "other"
 
 
 def test_the_change_is_refused_where_its_text_is_not_there_once(tmp_path):
