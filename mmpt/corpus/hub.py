@@ -1,8 +1,8 @@
 """Data sets on the hub of Hugging Face: downloaded once, to the folder that a source names as its path.
 
-The revision is looked up first, and the download of that commit goes to a folder beside, which gets its name when all
-is there. What an interrupted download left is returned by the library as it is while the hub cannot be reached; it is
-never taken for the data set.
+The revision is looked up first. That commit is downloaded to a folder beside, NAME.COMMIT.partial, which is renamed
+when all of it is there: an interrupted download goes on, and files of two commits are never mixed. While the hub cannot
+be reached, the library returns what an interrupted download left; it is never taken for the data set.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def _fetched(source: Mapping[str, Any]) -> str:
     from huggingface_hub import HfApi, snapshot_download
 
     name, folder = source["hub"], Path(source["path"])
-    beside = folder.with_name(f"{folder.name}.partial")
     patterns = [source["file"], f"*/{source['file']}"] if "file" in source else list(TABLES[source["reader"]])
     try:
         commit = HfApi().repo_info(name, repo_type="dataset", revision=source.get("revision")).sha
+        beside = folder.with_name(f"{folder.name}.{commit}.partial")
         snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=patterns, local_dir=beside)
     except Exception as error:  # of the library, of its HTTP client, of the disk
         raise UserError(
@@ -40,7 +40,7 @@ def _fetched(source: Mapping[str, Any]) -> str:
             where=f"corpus source {source['name']}",
             found=f"{name} ({_first_line(error)})",
             expected="a data set that this machine can reach",
-            fix=f"or bring its parquet files to {folder}",
+            fix=f"correct hub and revision, or copy its files to {folder}",
         ) from None
     shutil.rmtree(beside / ".cache", ignore_errors=True)  # the library's notes about the download
     if not any(path.is_file() for path in beside.rglob("*")):

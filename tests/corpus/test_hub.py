@@ -84,10 +84,19 @@ def test_a_data_set_is_downloaded_once(tmp_path, hub):
     assert fetch_sources([source(tmp_path / "birds")]) == [] and not hub.asked
 
 
+@pytest.mark.parametrize("name", ["birds.partial", f"birds.{COMMIT[::-1]}.partial"])
+def test_what_an_interrupted_download_of_another_commit_left_is_not_mixed_in(tmp_path, hub, name):
+    older = tmp_path / name / "data/train-00001-of-00002.parquet"
+    older.parent.mkdir(parents=True)
+    older.write_bytes(b"PAR1")
+    fetch_sources([source(tmp_path / "birds")])
+    assert [path.name for path in (tmp_path / "birds").rglob("*.parquet")] == ["train-00000-of-00001.parquet"]
+
+
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({"hub": "o/none"}, "the data set cannot be downloaded; found o/none .* or bring its parquet files"),
+        ({"hub": "o/none"}, "the data set cannot be downloaded; found o/none .* or copy its files to"),
         ({"file": "test-*.parquet"}, r"holds none of the reader's files; .* revision: refs/convert/parquet"),
     ],
 )
@@ -99,8 +108,9 @@ def test_what_the_hub_does_not_have_is_one_line(tmp_path, hub, more, match):
 
 @pytest.mark.parametrize("how", ["switched off", "not reachable"])
 def test_offline_is_one_line_and_half_a_download_is_no_data_set(tmp_path, hub, monkeypatch, how):
-    (tmp_path / "birds.partial/data").mkdir(parents=True)
-    (tmp_path / "birds.partial/data/train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    partial = tmp_path / f"birds.{COMMIT}.partial/data"
+    partial.mkdir(parents=True)
+    (partial / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "switched off")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="the data set cannot be downloaded; found o/birds") as error:
