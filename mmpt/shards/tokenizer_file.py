@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
-from mmpt.shards.tokenizer_ids import check_tokenizer_ids, no_room
+from mmpt.shards.tokenizer_ids import check_tokenizer_ids, refuse_gaps
 from mmpt.store.errors import UserError
 from mmpt.store.model_files import check_json_file
 from mmpt.tokens.exported_names import token_names
@@ -59,11 +59,7 @@ def add_names(tokenizer: Tokenizer, space: TokenSpace) -> None:
     Raises:
         UserError: the ids before have a gap, or one would get another id than the token space gives it.
     """
-    ids = sorted(tokenizer.get_vocab().values())
-    odd = next((place for place, one in enumerate(ids) if one != place), None)
-    if odd is not None:  # tokenizers numbers added tokens on from the count, so a hole moves them onto other ids
-        found = f"id {odd} is missing" if ids[odd] > odd else f"two tokens have id {ids[odd]}"
-        raise no_room(found, "tokenizer.json")
+    refuse_gaps(tokenizer.get_vocab(), "tokenizer.json")
     names = token_names(space)
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     for place, name in enumerate(names, space.new_start):

@@ -43,7 +43,7 @@ def check_tokenizer_ids(folder: Path, where: str, taken: Collection[str] = (), r
     """
     file = _json(folder / "tokenizer.json", where)
     ids = _vocabulary(file, f"{where}: tokenizer.json")
-    _refuse_gaps(ids, f"{where}: tokenizer.json")
+    refuse_gaps(ids, f"{where}: tokenizer.json")
     for token, stated in _added(file, f"{where}: tokenizer.json"):
         given = ids.setdefault(token, len(ids)) if token else None  # tokenizers leaves out one without a text
         if stated != given:
@@ -134,19 +134,23 @@ def _added(file: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
             yield content, one.get("id")
 
 
-def _refuse_gaps(ids: Mapping[str, int], where: str) -> None:
+def refuse_gaps(ids: Mapping[str, int], where: str) -> None:
+    """Refuse ids with holes. tokenizers numbers added tokens on from the count, so a hole moves them onto other ids.
+
+    Args:
+        ids: token -> id. where: the file, for the message.
+
+    Raises:
+        UserError: the ids are not 0, 1, 2, ..; with the first one that is missing or stands for two tokens.
+    """
     places = sorted(ids.values())
     odd = next((at for at, one in enumerate(places) if one != at), None)
-    if odd is not None:  # the others are numbered on from the count, so a hole moves them onto other ids
-        raise no_room(f"id {odd} is missing" if places[odd] > odd else f"two tokens have id {places[odd]}", where)
-
-
-def no_room(found: str, where: str) -> UserError:
-    """The error for a tokenizer with a gap."""
-    return UserError(
+    if odd is None:
+        return
+    raise UserError(
         "the base's tokenizer has no room for our ids",
         where=where,
-        found=found,
+        found=f"id {odd} is missing" if places[odd] > odd else f"two tokens have id {places[odd]}",
         expected="ids from 0 on, without gaps",
         fix="use a base whose tokenizer numbers its tokens so",
     )
