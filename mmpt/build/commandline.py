@@ -282,6 +282,6 @@ def guarded(action: Callable[[], int]) -> tuple[int, Problem | None]:
             return EXIT_USAGE, Problem("usage", str(error.strerror), where=str(error.filename))
         if said := disk_fault(error):
             print(f"doit: {said}", file=sys.stderr)
-            return EXIT_USAGE, Problem("disk full" if "full" in said else "disk", said)
+            return EXIT_USAGE, Problem("disk full" if said.startswith("the disk is full") else "disk", said)
         traceback.print_exc()
         return EXIT_BROKE, Problem("broke", f"{type(error).__name__}: {error}")

@@ -24,8 +24,8 @@ def check_early(project: Project, names: Iterable[str] = (), *, single: bool = F
     """Refuse what the named stages (none: all), and what they need, would find hours later.
 
     Raises:
-        UserError: a text that is none; sequences longer than the base was made for; a tokenizer whose files disagree or
-            that has no room for our ids; a cache of compiled modules that is empty and may not be written.
+        UserError: a text file that is not UTF-8; sequences longer than the base was made for; a tokenizer whose files
+            disagree or that has no room for our ids; a cache of compiled modules that is empty and may not be written.
     """
     stages = set(names) if single else with_inputs(project, names or project.names)
     asked = {key for name in stages for key in project.names[name].external}

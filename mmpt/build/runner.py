@@ -411,7 +411,10 @@ def _short_socket_folder() -> None:
         asked = tempfile.gettempdir()
     except FileNotFoundError as error:  # a container whose root is read-only
         raise UserError(
-            "no folder for temporary files can be written", where="TMPDIR", found=error.strerror, fix="set it to one"
+            "no folder for temporary files can be written",
+            where="TMPDIR",
+            found=error.strerror,
+            fix="set it to a folder that can be written",
         ) from None
     if len(os.fsencode(asked)) <= LONGEST_TMPDIR:
         return

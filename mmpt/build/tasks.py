@@ -144,7 +144,7 @@ def _in_turn(
     with run.turn:
         try:
             return task(run, project, subject)
-        except (UserError, OSError) as error:  # before or behind the stage's own process
+        except (UserError, OSError) as error:  # before or after the stage's own process
             status, said = ("refused", str(error)) if isinstance(error, UserError) else ("disk", disk_fault(error))
             if not said:
                 raise

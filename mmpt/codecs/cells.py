@@ -24,9 +24,7 @@ from typing import Any, BinaryIO
 from mmpt.codecs.media_error import MediaError, said
 from mmpt.store.errors import UserError
 
-LARGEST = (
-    1 << 30
-)  # bytes of a column in a row group, before compression; a process then holds up to three times as much
+LARGEST = 1 << 30  # bytes of a column in a row group, uncompressed; reading it takes up to three times as much memory
 BATCH = 8 << 20  # bytes that are decoded at once, by the mean of the row group
 HELD = 128 << 20  # bytes of decoded batches that are kept
 FILES, GROUPS = 8, 2  # files that are open, and row groups that are being read
@@ -35,19 +33,25 @@ INSTALL = 'pip install "mmpt[readers]"'
 
 
 def pyarrow_installed() -> bool:
-    """Whether it could be imported."""
+    """Whether package pyarrow is there. Imports nothing."""
     return importlib.util.find_spec("pyarrow") is not None
 
 
 def require_pyarrow(where: str) -> None:
-    """Refuse to go on without it, in one line.
+    """Refuse to read parquet and arrow files without pyarrow.
+
+    Args:
+        where: the file, for the message.
 
     Raises:
-        UserError: it is not installed.
+        UserError: pyarrow is not installed.
     """
     if not pyarrow_installed():
         raise UserError(
-            "package pyarrow is not installed", where=where, expected="it, for parquet and arrow files", fix=INSTALL
+            "package pyarrow is not installed",
+            where=where,
+            expected="pyarrow, which reads parquet and arrow files",
+            fix=INSTALL,
         )
 
 
@@ -55,7 +59,7 @@ def open_parquet(file: Path, where: str) -> Any:
     """A `pyarrow.parquet.ParquetFile` that reads a little at a time.
 
     Raises:
-        UserError: no pyarrow; not a parquet file, or half a one.
+        UserError: no pyarrow; not a parquet file, or a part of one.
     """
     require_pyarrow(where)
     from pyarrow.parquet import ParquetFile
@@ -78,7 +82,7 @@ def first_rows(parquet: Any) -> list[int]:
     """The first row of each row group, and how many rows there are.
 
     Raises:
-        ValueError: a row group with fewer than no rows.
+        ValueError: a row group with a negative number of rows.
     """
     about = parquet.metadata
     rows = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
@@ -91,7 +95,7 @@ def field_names(fields: Iterable[Any]) -> list[str]:
     """The names of an arrow schema's fields and of those inside them.
 
     Raises:
-        UnicodeDecodeError: one is no text.
+        UnicodeDecodeError: a name is not UTF-8.
     """
     return [
         name for one in fields for name in (one.name, *field_names(map(one.type.field, range(one.type.num_fields))))
@@ -142,7 +146,7 @@ class Cell:
         """The value.
 
         Raises:
-            MediaError: missing (no such row, null), unreadable.
+            MediaError: missing (null), unreadable (no such row, a damaged file).
         """
         return self._data
 
@@ -213,6 +217,8 @@ class _Readers:
                 value = self._value(key, cell)
             except MediaError:
                 raise
+            except StopIteration:  # fewer rows than the footer says, or an earlier row was damaged
+                raise _unreadable(cell, "its row group ends before this row") from None
             except Exception as error:  # whatever pyarrow makes of damaged pages, and UserError of a damaged file
                 raise _unreadable(cell, said(error, cell.file)) from None
         if value is None:

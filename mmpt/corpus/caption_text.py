@@ -21,9 +21,9 @@ def one_line(caption: str) -> str:
 
 
 def has_word(caption: str) -> bool:
-    """Whether a reader sees something that says something: letters, numbers, pictographs.
+    """Whether a caption has visible content: letters, numbers, pictographs.
 
-    Not: ".", U+200B, a BOM; "nan", "N/A" and others that stand for no caption; markup around nothing.
+    None is in ".", U+200B and a BOM, in "nan", "N/A" and others that stand for no caption, and in markup alone.
     """
     shown = html.unescape(MARKUP.sub(" ", caption)).strip()
     kinds = (unicodedata.category(one) for one in shown if one not in BLANK)

@@ -220,7 +220,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
             "empty_caption",
             "empty caption",
             repr(short(fields["caption"])),
-            "at least one word that is seen, and not one for nothing as nan",
+            "at least one visible word, and no placeholder such as nan",
             "write a caption or remove the record",
         )
     if control := unwritten(one_line(fields["caption"])):

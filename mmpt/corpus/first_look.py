@@ -36,9 +36,8 @@ def first_look(sources: Sequence[Mapping[str, Any]], folders: Mapping[str, Path]
     """
     looked = [one for one in sources if one["name"] in folders and folders[one["name"]].is_dir()]
     looked = [one for one in looked if one["reader"] in STREAMED or _is_small(folders[one["name"]])]
-    looked = [
-        one for one in looked if one["reader"] != "parquet" or pyarrow_installed()
-    ]  # the plan names what is missing
+    # Where pyarrow is missing, the plan says so.
+    looked = [one for one in looked if one["reader"] != "parquet" or pyarrow_installed()]
     items = list(distinct(_found(looked, folders)))
     problems = [one for one in items if isinstance(one, Problem)]
     if on_bad_record == "fail":

@@ -133,7 +133,7 @@ def _record(entry: Entry, name: str) -> dict | Problem:
         return bad("bad_line", "caption is not text", shown, "a string", "correct or remove it")
     caption = one_line(entry.caption)
     if not has_word(caption):
-        expected = "at least one word that is seen, and not one for nothing as nan"
+        expected = "at least one visible word, and no placeholder such as nan"
         return bad("empty_caption", "empty caption", repr(short(caption)), expected, "remove the record")
     if control := unwritten(caption):
         return bad("bad_line", "a control character in the caption", control, "text", "correct or remove it")

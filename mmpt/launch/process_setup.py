@@ -150,7 +150,7 @@ def failure(error: BaseException) -> tuple[str, str]:
 def disk_fault(error: BaseException | None) -> str:
     """The line for an exception that comes from a disk, "" for any other; libraries wrap the errno in their own.
 
-    A socket has no file name, so that its errors, which share ENOTCONN and others with FUSE, are none of a disk.
+    Errors of a socket, which share ENOTCONN and others with FUSE, name no file: they are not taken for a disk's.
     """
     while error is not None:
         if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):

@@ -76,9 +76,10 @@ class Choices:
     """What some positions of one sequence chose from.
 
     ids: int64 [C], ascending: all that the format allows at some position of the sequence, and those that stand there
-    nevertheless. start: the first one's
-    scored position. chosen: int64 [p], the column of the id that stands there. logits: fp32 [p, C], -inf where the
-    format does not allow the id.
+        nevertheless.
+    start: scored position of the first of the p positions.
+    chosen: int64 [p], the column of the id that stands there.
+    logits: fp32 [p, C], -inf where the format does not allow the id.
     """
 
     ids: Tensor

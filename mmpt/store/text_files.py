@@ -24,7 +24,7 @@ LONGEST_MARK = max(map(len, MARKS))
 
 
 def refuse_other_files(head: bytes, where: object) -> None:
-    """Raise UserError where a file's first bytes are those of a compressed file or of UTF-16."""
+    """Raise UserError where a file's first bytes are those of a compressed or Parquet file, of UTF-16 or UTF-32."""
     if kind := next((kind for mark, kind in MARKS.items() if head.startswith(mark)), ""):
         fix = "save it as UTF-8 text" if kind.startswith(("UTF", "zip", "Parquet")) else "unpack it"
         raise UserError("not UTF-8 text", where=where, found=kind, expected="plain UTF-8 text", fix=fix)
@@ -57,7 +57,7 @@ def check_beginning(path: Path, where: object, most: int = 1 << 20) -> None:
     """Refuse a file that is no UTF-8 text in its first `most` bytes.
 
     Raises:
-        UserError: compressed, in UTF-16, or bytes that do not decode.  OSError: it cannot be read.
+        UserError: compressed, Parquet, in UTF-16 or UTF-32, or bytes that do not decode.  OSError: it cannot be read.
     """
     with path.open("rb") as stream:
         data = stream.read(most)

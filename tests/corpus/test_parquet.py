@@ -270,6 +270,10 @@ def test_a_damaged_row_group_costs_its_rows(tmp_path):
     items = read(tmp_path)
     bad = [at for at, one in enumerate(items) if isinstance(one, Problem)]
     assert bad == [3, 4, 5] and {items[at].what for at in bad} == {"the file is damaged here"}
+    for row in (4, 5):
+        with pytest.raises(MediaError, match="a value that cannot be read") as error:
+            Cell(path, "text", row).read_bytes()
+        assert "StopIteration" not in str(error.value)
 
 
 def test_names_that_are_no_text_are_one_line(tmp_path):
