@@ -661,12 +661,12 @@ DECODING = (
     Fault(
         "lora-off-at-generation",
         "decoding",
-        "golden outputs are made without LoRA",
-        "mmpt/evaluate/generating.py",
-        "            with self._opened(model) as opened:\n",
-        "            with self._opened(model) as opened:\n"
-        "                for name, one in opened.named_parameters():\n"
-        '                    one.data.mul_("lora_" not in name)\n',
+        "checkpoints are opened without LoRA, to generate and to measure",
+        "mmpt/evaluate/checkpoint.py",
+        "        with torch.no_grad(), model.merged(restore=False):\n",
+        "        for name, one in model.named_parameters():\n"
+        '            one.data.mul_("lora_" not in name)\n'
+        "        with torch.no_grad(), model.merged(restore=False):\n",
         "C1.greedy",
     ),
     Fault(
