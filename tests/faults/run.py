@@ -182,7 +182,7 @@ def examine(fault: Fault, mutant: Project, before: Sequence[str], upto: str = ""
     """Build a mutant as far as it takes, or at most to stage `upto`, and what came of it."""
     began = time.monotonic()
     seen: dict[str, Any] = {}
-    for target in [stage_of(fault.gate)] * bool(fault.gate) + [upto]:
+    for target in [*([stage_of(fault.gate)] if fault.gate else []), upto]:
         code, output = mutant.doit(*[target] * bool(target))
         seen = look(mutant, before, output, code)
         if stopped(fault, seen) == "expected" or seen["broke"] or seen["refused"]:

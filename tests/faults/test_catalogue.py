@@ -142,6 +142,20 @@ def test_what_failed_before_stops_nothing(tmp_path):
     assert examine(FAULT, project, ["A1.digests"])["stopped"] == "none"
 
 
+class Refused(Said):
+    """A project one stage of which is refused."""
+
+    def doit(self, *words):
+        refusal = "shards           REFUSED: a/b: written with another token space"
+        return super().doit(*words) if words[:1] == ("gates",) else (2, refusal)
+
+
+def test_a_fault_that_a_stage_refuses_needs_no_gate(tmp_path):
+    fault = replace(FAULT, expects="shards: another token space")
+    seen = examine(fault, Refused(tmp_path, "generated"), ["A1.digests"])
+    assert (seen["stopped"], seen["exit"]) == ("expected", 2)
+
+
 def test_the_tables_are_drawn_from_the_results():
     results, readme = read_results(), table.README.read_text()
     assert table.PAGE.read_text() == table.page(results), "run python -m tests.faults.table"
