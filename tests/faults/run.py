@@ -123,7 +123,7 @@ def renew(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name != "artifacts":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.copytree(REPO, folder, ignore=LEFT_OUT, dirs_exist_ok=True)
+    shutil.copytree(REPO, folder, symlinks=True, ignore=LEFT_OUT, dirs_exist_ok=True)
 
 
 def link_artifacts(source: Path, target: Path) -> None:
