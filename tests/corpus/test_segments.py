@@ -155,9 +155,9 @@ def test_an_impossible_segment_is_one_bad_record(tmp_path, reader, row, what):
     assert fine["media"]["offset"] == 1.0 and "\n" not in str(bad)
 
 
-def test_a_misspelt_offset_is_no_whole_recording(tmp_path):
-    (bad,) = folder_of("captions", tmp_path, [{"offset_": 1}])
-    assert (bad.what, bad.found) == ("unknown field", "offset_")
+def test_a_misspelt_offseis_no_whole_recording(tmp_path):
+    (bad,) = folder_of("captions", tmp_path, [{"offse": 1}])
+    assert (bad.what, bad.found) == ("unknown field", "offse")
 
 
 def test_a_length_in_a_column_cuts_nothing_but_in_manifests_of_nemo(tmp_path):
