@@ -14,7 +14,7 @@ from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.emission import FOLDER, reference_path
 from mmpt.evaluate.golden import medium_path
 from mmpt.evaluate.media import write_png, write_wav
-from mmpt.evaluate.quality import MODALITY
+from mmpt.evaluate.quality import LOOP, MODALITY
 from mmpt.shards.shard_set import ShardSet
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.jsonl import read_jsonl, write_jsonl
@@ -150,7 +150,7 @@ class TestFreeRunning:
         assert "duplicates [t2i.greedy]" in warning(self.q2(look))
 
     def test_a_sound_that_repeats_its_frame_warns(self, look):
-        self.change(look, "t2a", "sampled", lambda row: {**row, "ids": row["ids"][:2] * (len(row["ids"]) // 2)})
+        self.change(look, "t2a", "sampled", lambda row: {**row, "ids": row["ids"][:2] * LOOP})
         assert {"loops [t2a.sampled]"} <= warning(self.q2(look))
 
     def test_a_single_code_warns(self, look):

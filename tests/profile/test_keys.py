@@ -19,7 +19,8 @@ def test_the_page_is_what_is_drawn():
 
 
 def test_a_section_gives_its_keys_and_a_misspelt_key_the_nearest():
-    assert [key.name for key in find("train.lr")] == ["train.lr.lora", "train.lr.embed", "train.lr.head"]
+    groups = ["lora", "embed", "head", "layer_norm"]
+    assert [key.name for key in find("train.lr")] == [f"train.lr.{group}" for group in groups]
     assert find("golden.per_task")[0].type == "integer >= 1"
     with pytest.raises(UserError, match="did you mean 'train.clip'"):
         find("train.clp")
