@@ -68,14 +68,19 @@ def open_parquet(file: Path, where: str) -> Any:
         parquet = ParquetFile(file, pre_buffer=False, buffer_size=BUFFER)
         first_rows(parquet), leaves(parquet), field_names(parquet.schema_arrow)
     except Exception as error:  # thrift, I/O and sizes: whatever a damaged footer makes of it
-        raise UserError(
-            "not a parquet file that can be read",
-            where=where,
-            found=said(error, file),
-            expected="a whole parquet file",
-            fix="fetch it again",
-        ) from None
+        raise unreadable("parquet", error, file, where) from None
     return parquet
+
+
+def unreadable(kind: str, error: Exception, file: Path, where: str) -> UserError:
+    """The error to raise for a file that is no parquet or arrow file (`kind`), or a part of one."""
+    return UserError(
+        f"not {'an' if kind == 'arrow' else 'a'} {kind} file that can be read",
+        where=where,
+        found=said(error, file),
+        expected=f"a whole {kind} file",
+        fix="fetch it again",
+    )
 
 
 def first_rows(parquet: Any) -> list[int]:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.codecs.cells import open_parquet
-from mmpt.codecs.media import MediaError, is_file, media_path
+from mmpt.codecs.media import MediaError, media_path
 from mmpt.corpus.parquet_rows import Layout, Row, arrow_rows, arrow_schema, parquet_rows
 from mmpt.corpus.problems import Problem
 from mmpt.corpus.segments import share_origin
-from mmpt.corpus.source_tables import TABLES
-from mmpt.corpus.table import MEDIA, NAMES, below, captioned, modality_of, named_in, several, sides_of
+from mmpt.corpus.table import MEDIA, NAMES, below, captioned, modality_of, named_in, several, sides_of, tables_below
 from mmpt.corpus.tables import short
 from mmpt.store.errors import UserError
 
@@ -38,7 +37,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
         UserError: no pyarrow, no file, one that cannot be read in place, or one without a medium's or a caption's
             column.
     """
-    paths = _files(folder, source)
+    paths = tables_below(folder, source, "parquet", "parquet or arrow file", (".", CACHED))
     for path, side in zip(paths, sides_of(paths), strict=True):
         file = folder / path
         where = f"{source['name']}/{path.as_posix()}"
@@ -54,24 +53,6 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
             }
             for item in _records(row, given, key, folder, path, at, side, source):
                 yield at, item
-
-
-def _files(folder: Path, source: Mapping[str, Any]) -> list[Path]:
-    """Paths below the folder, in their order."""
-    names = [source["file"]] if "file" in source else TABLES["parquet"]
-    below_it = {path.relative_to(folder) for name in names for path in folder.rglob(name)}
-    hidden = (".", CACHED)
-    found = sorted(path for path in below_it if not any(part.startswith(hidden) for part in path.parts))
-    files = [path for path in found if is_file(folder / path)]
-    if not files:
-        raise UserError(
-            "no parquet or arrow file below the source's folder",
-            where=f"corpus source {source['name']}",
-            found=str(folder),
-            expected=" or ".join(names),
-            fix="" if "file" in source else "name it as `file:` of the source",
-        )
-    return files
 
 
 def _layout(schema: Any, where: str, source: Mapping[str, Any]) -> tuple[str, Layout]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpt.codecs.cells import column_size, field_names, leaves, open_parquet, require_pyarrow
+from mmpt.codecs.cells import column_size, field_names, leaves, open_parquet, require_pyarrow, unreadable
 from mmpt.codecs.media_error import MediaError, said
 from mmpt.store.errors import UserError
 
@@ -200,13 +200,7 @@ def _arrow(file: Path, where: str) -> tuple[Any, Any]:
         field_names(reader.schema)
         return mapped, reader
     except Exception as error:  # as in `open_parquet`
-        raise UserError(
-            "not an arrow file that can be read",
-            where=where,
-            found=said(error, file),
-            expected="a whole arrow file",
-            fix="fetch it again",
-        ) from None
+        raise unreadable("arrow", error, file, where) from None
 
 
 def _stream(reader: Any) -> Iterator[Any]:

@@ -53,9 +53,9 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
         UserError: no table, one that cannot be read, or one without a medium's or a caption's column.
     """
     columns = {**NAMES, **{key: several(value) for key, value in source.get("columns", {}).items()}}
-    tables = _tables(folder, source)
-    for table, side in zip(tables, sides_of([one.relative_to(folder) for one in tables]), strict=True):
-        where = f"{source['name']}/{table.relative_to(folder).as_posix()}"
+    paths = tables_below(folder, source, "table", "table")
+    for path, side in zip(paths, sides_of(paths), strict=True):
+        table, where = folder / path, f"{source['name']}/{path.as_posix()}"
         lines = jsonl_lines(table) if table.suffix in (".json", ".jsonl") else _csv(table, where, columns)
         for line in islice(lines, source.get("limit")):
             at = f"{where}:{line.number}"
@@ -63,14 +63,26 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
                 yield at, one
 
 
-def _tables(folder: Path, source: Mapping[str, Any]) -> list[Path]:
-    names = [source["file"]] if "file" in source else TABLES["table"]
-    below = (path.relative_to(folder) for name in names for path in folder.rglob(name))
-    found = sorted({folder / path for path in below if not any(part.startswith(".") for part in path.parts)})
-    found = [path for path in found if is_file(path)]
+def tables_below(
+    folder: Path, source: Mapping[str, Any], reader: str, what: str, hidden: tuple[str, ...] = (".",)
+) -> list[Path]:
+    """Paths below the folder, relative to it and in their order, of the source's tables.
+
+    Args:
+        reader: the files are those of its patterns in TABLES, or of the source's own `file`.
+        what: what a message calls such a file.
+        hidden: left out is what lies below a name that begins with one of these.
+
+    Raises:
+        UserError: there is none.
+    """
+    names = [source["file"]] if "file" in source else TABLES[reader]
+    below_it = {path.relative_to(folder) for name in names for path in folder.rglob(name)}
+    shown = sorted(path for path in below_it if not any(part.startswith(hidden) for part in path.parts))
+    found = [path for path in shown if is_file(folder / path)]
     if not found:
         raise UserError(
-            "no table below the source's folder",
+            f"no {what} below the source's folder",
             where=f"corpus source {source['name']}",
             found=str(folder),
             expected=" or ".join(names),
