@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmpt import __version__
@@ -12,7 +13,8 @@ from mmpt.build.project import Project
 from mmpt.gating import Verdict
 from mmpt.gating.decision import told
 from mmpt.gating.text import bound_text, check_name, compared, number, telling
-from mmpt.store.canonical import digest_json
+from mmpt.model.export_script import CODEC_FILES, NAME, SCRIPT
+from mmpt.store.canonical import digest_json, read_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.numbers import Labels
@@ -65,43 +67,44 @@ Decision at export: **{decision}**.
 - Read back by plain transformers, {parity["positions"]} positions of golden sequences: largest difference
   of a logit {parity["difference"]:.2g} of the largest; same most probable id at {parity["same_choice"]:.2%}.
 - `adapter/` is the same as a PEFT adapter (new rows and LoRA in float32), for the base model alone.
-- Ids are codes, not media: decode them with the codecs named in `token_space.json`. Where the run is,
-  `doit sample --checkpoint THIS_FOLDER --task t2i --prompt ".." --out x.png` does."""
+{_codecs(project)}"""
+
+
+def _codecs(project: Project) -> str:
+    """A line for each codec: files that are here, or what to bring."""
+    lines = []
+    for modality in ("audio", "image"):
+        path = project.root / "codecs" / "data" / modality / "codec.json"
+        if not path.is_file():
+            continue
+        about = read_json(path)
+        if about["plugin"] in CODEC_FILES:
+            told = "its codebooks are here"
+        else:
+            given = (project.profile.data.get("codecs", {}).get(modality) or {}).get("path", "")
+            source = Path(given).name if Path(given).exists() else given  # a folder here, or a name on the hub
+            told = f"its weights are not here; the run had them from {source or 'its package'}"
+            if about["plugin"] == "encodec":
+                told += ", and with their config.json and model.safetensors in this folder `sample.py` decodes 24 kHz"
+        lines.append(f"- `codecs/{modality}`: {about['plugin']}, identity `{about['identity']}`; {told}.")
+    return "\n".join(lines)
 
 
 def _use(written: Mapping[str, Any]) -> str:
     lengths = written["lengths"]
-    task, segment = ("t2i", "IMAGE") if lengths["image_tokens"] else ("t2a", "AUDIO_CB0")
+    task, out = ("t2i", "x.png") if lengths["image_tokens"] else ("t2a", "x.wav")
     return f"""## Use
 
-With transformers, in this folder (`{task}`: text in, codes out; the other tasks likewise):
+`python {NAME} {task} "a red circle" {out}`, with transformers, numpy, scipy and Pillow; mmpt is not needed. The script:
 
 ```python
-import json, sys
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+{SCRIPT}```
 
-sys.path.insert(0, ".")
-from grammar_logits import Grammar
-
-model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-grammar = Grammar(".")
-text = tokenizer.encode("a red circle", add_special_tokens=False)
-ids = torch.tensor([grammar.prompt("{task}", text)])
-out = model.generate(
-    ids,
-    attention_mask=torch.ones_like(ids),
-    do_sample=False,
-    logits_processor=[grammar],
-    max_new_tokens=grammar.most("{task}"),
-    eos_token_id=grammar.end("{task}"),
-)[0, ids.shape[1] : -1]
-print((out - json.load(open("token_space.json"))["ranges"]["{segment}"]["start"]).tolist())
-```
-
+`Grammar.prompt` takes image or audio ids for the tasks `i2t` and `a2t`, whose payload is text.
 With PEFT: `base.resize_token_embeddings({written["space"]["vocab_size_total"]}, mean_resizing=False)`, then
 `PeftModel.from_pretrained(base, "adapter")`. With vLLM (V1 model runner), this folder on PYTHONPATH:
-`LLM(".", logits_processors=["grammar_logits:GrammarForVLLM"])`."""
+`LLM(".", logits_processors=["grammar_logits:GrammarForVLLM"])`. Where the run is,
+`doit sample --checkpoint THIS_FOLDER --task {task} --prompt ".." --out {out}` gives the same."""
 
 
 def _gates(verdicts: Sequence[Verdict]) -> str:

@@ -1,9 +1,9 @@
 """The built-in audio codec: residual vector quantisation of log-mel frames, phase by fast Griffin-Lim.
 
 A token frame is `stack` successive mel frames as one vector; codebook 0 is k-means over those vectors, each
-next one over what the earlier ones leave. Decoding sums the centres, spreads mel bands over linear bins and
-finds a phase that fits. Fitted in seconds on the train split, without weights from elsewhere; real runs bring
-EnCodec.
+next one over what the earlier ones leave. Decoding (`decoders.py`) sums the centres, spreads mel bands over
+linear bins and finds a phase that fits. Fitted in seconds on the train split, without weights from elsewhere;
+real runs bring EnCodec.
 """
 
 import hashlib
@@ -13,21 +13,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from scipy import fft
 
+from mmpt.codecs.decoders import FLOOR, mel_bank, mel_wave, stft
 from mmpt.codecs.kmeans import kmeans, nearest
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import load_tensors, save_tensors
 
-FLOOR = 3e-4
-"""Mel amplitude that counts as silence: 70 dB under full scale."""
 FIT_FRAMES = 20_480
-PHASE_STEPS = 16
-MOMENTUM = 0.99
-"""Fast Griffin-Lim (Perraudin, Balazs, Sondergaard 2013): iterations and their acceleration."""
-UNMIX_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -148,11 +142,8 @@ class MelRvq:
     def _decode_one(self, item: AudioCodes) -> np.ndarray:
         codes = np.asarray(item.codes)
         self._check(codes)
-        vectors = self.mean + sum(book[row] for book, row in zip(self.codebooks, codes, strict=True))
-        mel = np.exp(vectors.reshape(-1, self.options.n_mels)) - FLOOR
-        wave = _phase(_unmix(np.maximum(mel, 0), self.options), self.options)
         samples = item.samples or self.samples(codes.shape[1])
-        return np.pad(wave, (0, max(0, samples - len(wave))))[None, :samples]
+        return mel_wave(codes, self.codebooks, self.mean, self.options, samples)
 
     def _check(self, codes: np.ndarray) -> None:
         if codes.ndim != 2 or codes.shape[0] != self.n_codebooks or codes.shape[1] < 1:
@@ -225,80 +216,11 @@ def log_mel(wave: np.ndarray, options: MelRvqOptions) -> np.ndarray:
     return _frames(_mono(wave), options)
 
 
-def _hann(options: MelRvqOptions) -> np.ndarray:
-    """The periodic window, float32 [window]."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(options.window) / options.window)).astype(np.float32)
-
-
-def _mel_bank(options: MelRvqOptions) -> np.ndarray:
-    """Triangles, float32 [window // 2 + 1, n_mels], equally wide in mel, each of sum 1 and with a bin."""
-    bins = options.window // 2 + 1
-    top = 2595 * np.log10(1 + options.sample_rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, options.n_mels + 2) / 2595) - 1)
-    hz = np.linspace(0, options.sample_rate / 2, bins)[:, None]
-    step = options.sample_rate / options.window
-    low = np.minimum(edges[:-2], edges[1:-1] - step)
-    high = np.maximum(edges[2:], edges[1:-1] + step)
-    rise, fall = (hz - low) / (edges[1:-1] - low), (high - hz) / (high - edges[1:-1])
-    bank = np.maximum(0, np.minimum(rise, fall))
-    return (bank / bank.sum(axis=0)).astype(np.float32)
-
-
-def _stft(wave: np.ndarray, options: MelRvqOptions) -> np.ndarray:
-    """Return complex64 [samples / hop, window // 2 + 1]; frame i is centred on sample (i + 0.5) * hop."""
-    edge = (options.window - options.hop) // 2
-    padded = np.pad(wave, (edge, options.window - options.hop - edge))
-    views = np.lib.stride_tricks.sliding_window_view(padded, options.window)[:: options.hop]
-    return fft.rfft(views * _hann(options), axis=1)
-
-
-def _istft(spectrum: np.ndarray, options: MelRvqOptions) -> np.ndarray:
-    """Overlap-add with the analysis window, divided by the summed squares: float32 [n * hop]."""
-    window, hop, n = _hann(options), options.hop, len(spectrum)
-    pieces = fft.irfft(spectrum, n=options.window, axis=1) * window
-    parts = options.window // hop
-    wave = np.zeros((n + parts - 1, hop), dtype=np.float32)
-    weight = np.zeros((n + parts - 1, hop), dtype=np.float32)
-    for part in range(parts):
-        span = slice(part * hop, (part + 1) * hop)
-        wave[part : part + n] += pieces[:, span]
-        weight[part : part + n] += window[span] ** 2
-    edge = (options.window - hop) // 2
-    return (wave.ravel() / np.maximum(weight.ravel(), 1e-3))[edge : edge + n * hop]
-
-
 def _frames(wave: np.ndarray, options: MelRvqOptions) -> np.ndarray:
     """Return float32 [frames, stack * n_mels]: log mel amplitudes; silence fills the last frame."""
     whole = options.hop * options.stack
     padded = np.pad(wave, (0, max(1, -(-len(wave) // whole)) * whole - len(wave)))
     # A full-scale sine has amplitude 1: a Hann window sums to half its length, a sine has two lines.
-    amplitude = abs(_stft(padded, options)) * np.float32(4 / options.window)
-    mel = np.log(amplitude @ _mel_bank(options) + np.float32(FLOOR))
+    amplitude = abs(stft(padded, options)) * np.float32(4 / options.window)
+    mel = np.log(amplitude @ mel_bank(options) + np.float32(FLOOR))
     return mel.reshape(-1, options.stack * options.n_mels)
-
-
-def _unmix(mel: np.ndarray, options: MelRvqOptions) -> np.ndarray:
-    """Spread mel amplitudes [n, n_mels] over linear bins [n, bins] so that the bank gathers them again.
-
-    Multiplicative updates keep the amplitudes positive and make them nearly as narrow as the bands allow.
-    """
-    bank = _mel_bank(options)
-    amplitude = np.maximum(mel @ bank.T, 1e-8)
-    gram = bank @ bank.T
-    target = mel @ bank.T
-    for _ in range(UNMIX_STEPS):
-        amplitude = amplitude * target / np.maximum(amplitude @ gram, 1e-8)
-    return amplitude * np.float32(options.window / 4)
-
-
-def _phase(amplitude: np.ndarray, options: MelRvqOptions) -> np.ndarray:
-    """Fast Griffin-Lim from one fixed draw of phases: float32 [n * hop] of amplitudes [n, bins]."""
-    turns = np.random.default_rng(options.seed).random(amplitude.shape, dtype=np.float32)
-    spectrum = amplitude * np.exp(2j * np.pi * turns).astype(np.complex64)
-    previous = np.zeros_like(spectrum)
-    for _ in range(PHASE_STEPS):
-        fitting = _stft(_istft(spectrum, options), options)
-        ahead = fitting + np.float32(MOMENTUM) * (fitting - previous)
-        spectrum = amplitude * ahead / np.maximum(abs(ahead), 1e-8)
-        previous = fitting
-    return _istft(spectrum, options)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmpt.codecs.decoders import paste
 from mmpt.codecs.image_quality import psnr, resize, ssim
 from mmpt.codecs.kmeans import kmeans, nearest
 from mmpt.codecs.validation import picture_codes
@@ -110,10 +111,7 @@ class PatchVq:
 
     def _paste(self, codes: np.ndarray) -> np.ndarray:
         codes = picture_codes(codes, self.tokens_per_image, self.codebook_size)
-        side, patch = self.grid[0], self.options.patch
-        tiles = self.codebook[codes].reshape(side, side, patch, patch, 3).transpose(0, 2, 1, 3, 4)
-        pixels = tiles.reshape(self.options.size, self.options.size, 3)
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        return paste(codes, self.codebook, self.options.size, self.options.patch)
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
         """psnr (dB, at most 99) and ssim against `reference` (uint8 [H, W, 3]) resized to the codec's size."""

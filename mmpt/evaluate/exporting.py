@@ -56,6 +56,7 @@ def staged_export(ctx: StageContext) -> None:
         token_space=ctx.inputs["token_space"],
         space=space,
         adapter=checkpoint,
+        codecs=ctx.inputs["codecs"],
         lengths=lengths,
         probes=probes_of(space, sets),
         dtype=getattr(torch, dtype),

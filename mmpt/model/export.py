@@ -5,6 +5,8 @@
     adapter/                     the same as a PEFT adapter, to be used with the base
     token_space.json, .sha256    which id means what
     grammar.json, grammar_logits.py    a logits processor that keeps generation to the grammar
+    codecs/, decoders.py               the built-in codecs, and what turns ids into pictures and sounds
+    sample.py                          a prompt to a wav or a png, by the files above
 
 The merged model is read back by plain transformers before anything is published, and must give our logits.
 """
@@ -21,7 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmpt.model import grammar_logits
+from mmpt.codecs import decoders
+from mmpt.model import export_script, grammar_logits
 from mmpt.model.adapter import CONFIG, WEIGHTS, load_adapter
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.shards.tokenizer_file import add_names, open_tokenizer_file
@@ -30,7 +33,8 @@ from mmpt.store.tensors import read_meta
 from mmpt.tokens.formats import prompt
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace
 
-PROCESSOR = Path(grammar_logits.__file__)  # imported, so that an edit of it makes stage staged_export stale
+# Imported, so that an edit of them makes stage staged_export stale.
+ALONE = (Path(grammar_logits.__file__), Path(decoders.__file__))
 # Largest difference of logits, as a share of the largest logit. In float32 only the order of summation
 # differs; a bfloat16 file also rounds the new rows and the merged weights, which are float32 here.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -69,6 +73,7 @@ def export_model(
     token_space: Path,
     space: TokenSpace,
     adapter: Path,
+    codecs: Path,
     lengths: Lengths,
     probes: Sequence[np.ndarray],
     dtype: torch.dtype,
@@ -76,7 +81,7 @@ def export_model(
     """Write everything but the model card into `folder`, which is made.
 
     Args:
-        base: data folder of stage base. token_space: that of stage token_space. adapter: an adapter's folder.
+        base, token_space, codecs: data folders of the stages of these names. adapter: an adapter's folder.
         probes: sequences of ids, each [L], on which the written model must agree with ours.
         dtype: of the merged weights.
 
@@ -99,7 +104,10 @@ def export_model(
         shutil.copyfile(token_space / name, folder / name)
     save_tokenizer(token_space / "tokenizer", folder, space)
     write_json(folder / "grammar.json", {key: value for key, value in vars(lengths).items() if value})
-    shutil.copyfile(PROCESSOR, folder / PROCESSOR.name)
+    save_codecs(codecs, folder / "codecs")
+    for path in ALONE:
+        shutil.copyfile(path, folder / path.name)
+    (folder / export_script.NAME).write_text(export_script.SCRIPT)
     return parity
 
 
@@ -165,6 +173,17 @@ def _compare(
             f"more than {TOLERANCE[dtype]:.3g}"
         )
     return Parity(worst, same / max(1, count), count)
+
+
+def save_codecs(source: Path, folder: Path) -> None:
+    """codec.json of each codec of the run, and the codebooks of a built-in one; other weights stay where they are."""
+    for modality in ("audio", "image"):
+        if not (source / modality / "codec.json").is_file():
+            continue
+        (folder / modality).mkdir(parents=True)
+        plugin = read_json(source / modality / "codec.json")["plugin"]
+        for name in ("codec.json", *export_script.CODEC_FILES.get(plugin, ())):
+            shutil.copyfile(source / modality / name, folder / modality / name)
 
 
 def save_tokenizer(source: Path, folder: Path, space: TokenSpace) -> None:

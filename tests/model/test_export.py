@@ -62,6 +62,7 @@ class Exported:
             token_space=root / "space",
             space=self.space,
             adapter=root / "adapter",
+            codecs=root / "codecs",
             lengths=LENGTHS,
             probes=self.probes,
             dtype=dtype,

@@ -159,6 +159,7 @@ def test_the_exported_model_has_164021_rows_and_our_logits(run, tmp_path):
         token_space=run.root / "token_space",
         space=space,
         adapter=tmp_path / "adapter",
+        codecs=tmp_path / "no codecs",
         lengths=Lengths((1, 4), (3, 3), 32),
         probes=[build(space, "t2a", [1, 151_668], sound).input_ids],
         dtype=torch.float32,
