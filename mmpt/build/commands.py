@@ -32,6 +32,7 @@ from mmpt.build.receipts import RECEIPT, sweep
 from mmpt.build.report_writer import write_report
 from mmpt.build.run_plan import StagePlan, run_plan
 from mmpt.build.runner import GRACE, forward_signals
+from mmpt.build.stage_times import seconds_json, stage_times, time_lines
 from mmpt.build.staleness import plan
 from mmpt.build.tasks import RUN, Reporter
 from mmpt.build.verification import verify
@@ -73,12 +74,12 @@ class StageCommand(OurCommand):
         first = [f"after: {why}" for why in wanting(project)]
         lost = [str(one) for one in missing(project.profile, _external(project, names, single))]
         wanted = {one.stage.name for one in found if one.state != "fresh" and not one.there}
-        needed = needs(project, wanted)
+        needed, times = needs(project, wanted), stage_times(project, found)
         first += [f"room: {one}" for one in needed if one.lacking]
         self.result = {
             "missing": [*first, *lost],
             "needs": [one.to_json() for one in needed],
-            "stages": [one.to_json() for one in found],
+            "stages": [one.to_json() | seconds_json(times.get(one.stage.name)) for one in found],
         }
         self.say(*(f"{'missing':<{NAME_WIDTH}} {one}" for one in first))
         if lost:
@@ -86,7 +87,9 @@ class StageCommand(OurCommand):
         for one in found:
             why = one.lines()
             head, below = (f": {why[0]}", why[1:]) if why[:1] == ["never built"] else ("", why)
-            self.say(f"{one.stage.name:<{NAME_WIDTH}} {one.state}{head}", *(f"    {line}" for line in below))
+            takes = f"; {times[one.stage.name]}" if one.stage.name in times else ""
+            self.say(f"{one.stage.name:<{NAME_WIDTH}} {one.state}{head}{takes}", *(f"    {line}" for line in below))
+        self.say(*(f"{'time':<{NAME_WIDTH}} {line}" for line in time_lines(times)))
         self.say(*(f"{'needs':<{NAME_WIDTH}} {one}" for one in needed if not one.lacking))
         project.save_caches()
         return EXIT_GO

@@ -24,8 +24,8 @@ class Display:
         self.stream = stream or sys.stdout
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
         self._last: dict[str, float] = {}
+        self._first: dict[str, tuple[int, int, float]] = {}  # (done, total, when) that a rate is counted from
 
     def line(self, name: str, text: str) -> None:
         """One line about a stage; further lines of ``text`` are indented below it."""
@@ -40,16 +40,22 @@ class Display:
 
     def start(self, name: str) -> None:
         """A stage begins."""
-        self._started[name] = self._last[name] = time.monotonic()
+        self._last[name] = time.monotonic()
 
     def progress(self, name: str, done: int, total: int, text: str) -> None:
         """A running stage is at ``done`` of ``total``."""
         if self.stream.isatty():
             self._draw(name, done, total, text)
-        elif time.monotonic() - self._last[name] >= LINE_EVERY:
-            self._last[name] = time.monotonic()
-            left = (time.monotonic() - self._started[name]) * (total - done) / done if done else 0.0
-            self.line(name, f"{done}/{total} {text} ({left:.0f} s left)".replace("  ", " "))
+            return
+        now = time.monotonic()
+        first, of, since = self._first.setdefault(name, (done, total, now))
+        if done < first or total != of:  # another part of the stage
+            first, of, since = self._first[name] = (done, total, now)
+        if now - self._last[name] >= LINE_EVERY:
+            self._last[name] = now
+            rate = (done - first) / (now - since) if now > since else 0.0
+            left = f"({rate:.3g}/s, {(total - done) / rate:.0f} s left)" if rate else ""
+            self.line(name, " ".join(f"{done}/{total} {text} {left}".split()))
 
     def _draw(self, name: str, done: int, total: int, text: str) -> None:
         if self._bars is None:
@@ -63,8 +69,8 @@ class Display:
     def end(self, name: str) -> None:
         """A stage has ended; the bars of others come back with their next progress."""
         self.close()
-        self._started.pop(name, None)
         self._last.pop(name, None)
+        self._first.pop(name, None)
 
     def close(self) -> None:
         """Take the bars away."""
@@ -80,15 +86,23 @@ def _bars(stream: TextIO) -> Progress:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.3g}/s" if task.speed else "")
 
     return Progress(
         TextColumn("{task.fields[stage]}"),
         BarColumn(),
         MofNCompleteColumn(),
+        Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),

@@ -15,6 +15,7 @@ from mmpt.build.declaration import Stage
 from mmpt.build.policy import granted
 from mmpt.build.project import Project
 from mmpt.profile.load import is_path_key
+from mmpt.profile.packages import counts
 from mmpt.store import programs
 from mmpt.store.canonical import digest_json
 from mmpt.store.digests import sha256_bytes
@@ -139,6 +140,7 @@ def _code(project: Project, stage: Stage, code: CodeIndex) -> tuple[dict[str, st
     plug-ins that the profile names where the body opens codecs.
     """
     units, others = code.closure(stage.body)
+    others = tuple(one for one in others if counts(one, project.profile.data))
     if plugins.REGISTRY not in units:
         return units, set(others), {}
     named = project.profile.data.get("codecs", {})

@@ -28,6 +28,26 @@ def missing_packages(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, s
             yield group, key, package, f"{why}: {INSTALL[package]}"
 
 
+def counts(package: str, data: Mapping[str, Any]) -> bool:
+    """Whether a package that a stage's code names can change its result under this profile.
+
+    Of optional ones only those that the profile asks for: a launcher's package changes no byte, vllm is named for the
+    users of an export, and triton compiles nothing without train.compile on CUDA.
+    """
+    audio, image = (data.get("codecs", {}).get(name) or {} for name in ("audio", "image"))
+    sources = data.get("corpus", {}).get("sources", ())
+    used = {
+        "diffusers": image.get("name") == "seed",
+        "encodec": audio.get("name") == "encodec",
+        "pyarrow": any(one["reader"] == "parquet" for one in sources),
+        "ray": False,
+        "submitit": False,
+        "triton": bool(data.get("train", {}).get("compile")) and data.get("runtime", {}).get("device") == "cuda",
+        "vllm": False,
+    }
+    return used.get(package, True)
+
+
 def installed(package: str) -> bool:
     """Whether it could be imported."""
     return importlib.util.find_spec(package) is not None

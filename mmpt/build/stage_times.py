@@ -1,0 +1,207 @@
+"""How long the stages of a run will take, for `doit plan`: from the receipts of runs that were, scaled by counts.
+
+A receipt has the seconds of its stage. The run's own come first, then those of the newest other run of the project
+folder with the same base model and codecs, then those that were recorded of a packaged profile. A stage whose work is
+counted in the profile (steps, records, golden items) takes as much more time as it has more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmpt.build.declaration import Stage
+from mmpt.build.fingerprint import portable
+from mmpt.build.project import Project
+from mmpt.build.receipts import RECEIPT
+from mmpt.build.run_plan import StagePlan
+from mmpt.store.canonical import read_json
+from mmpt.store.errors import UserError
+
+RECORDED = Path(__file__).parent / "recorded_times.json"
+FITTED = 2000  # media that a codec is fitted on at most
+READING = ("corpus", "manifest", "split", "shards", "examples", "render")  # stages whose work grows with the records
+WITHOUT_MODEL = ("extension", "kernels")  # stages with torch whose work no base changes
+WITH_CODEC = ("codecs", "shards", "shard_audit", "generate", "trend", "scores", "render")
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """seconds: None where nothing is known of the stage. basis: what they rest on, in words."""
+
+    seconds: float | None
+    basis: str
+
+    def __str__(self) -> str:
+        return "time not known" if self.seconds is None else f"about {spoken(self.seconds)} ({self.basis})"
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run as its receipts know it.
+
+    Args:
+        name: of its profile. data: what is known of that profile, nested. seconds: stage -> of its last build.
+    """
+
+    name: str
+    data: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    records: int | None
+
+    @cached_property
+    def model(self) -> Any:
+        """What makes a step of the model as long as it is."""
+        base = dict(_get(self.data, "base") or {})
+        runtime = {key: _get(self.data, f"runtime.{key}") for key in ("device", "dtype")}
+        return portable({key: base.get(key) for key in ("kind", "path", "config")} | runtime)
+
+    @cached_property
+    def codecs(self) -> tuple[Any, ...]:
+        return tuple(_get(self.data, f"codecs.{modality}.name") for modality in ("audio", "image"))
+
+
+def stage_times(project: Project, planned: Iterable[StagePlan]) -> dict[str, StageTime]:
+    """Stage -> its time, of those that would run and whose result is not there already."""
+    wanted = [one for one in planned if one.state != "fresh" and not one.there]
+    if not wanted:
+        return {}
+    now = PastRun(project.profile.name, project.profile.data, {}, _records(project.root, project.profile.data))
+    own, others = past_run(project.root), []
+    for folder in sorted(project.root.parent.glob("*"), key=_newest, reverse=True):
+        if folder != project.root and not folder.name.startswith("."):
+            others.append(past_run(folder))
+    recorded = [PastRun(**one) for one in read_json(RECORDED)]
+    return {one.stage.name: _time(one.stage, now, own, [*others, *recorded], recorded) for one in wanted}
+
+
+def _time(stage: Stage, now: PastRun, own: PastRun, others: Iterable[PastRun], recorded: list[PastRun]) -> StageTime:
+    for run in (own, *others):
+        if stage.name not in run.seconds or not _alike(stage, now, run):
+            continue
+        ratio = _ratio(stage.name, now, run)
+        basis = "its last run" if run is own else f"the run of {run.name}"
+        basis = f"{run.name} as recorded elsewhere" if run in recorded else basis
+        if ratio is None:
+            return StageTime(run.seconds[stage.name], f"{basis}, whose size is not compared")
+        scaled = f", {ratio:.3g} times its counts" if abs(ratio - 1) > 0.01 else ""
+        return StageTime(run.seconds[stage.name] * ratio, basis + scaled)
+    return StageTime(None, "")
+
+
+def _alike(stage: Stage, now: PastRun, run: PastRun) -> bool:
+    if stage.torch and stage.name not in WITHOUT_MODEL and run.model != now.model:
+        return False
+    return stage.name not in WITH_CODEC or run.codecs == now.codecs
+
+
+def _ratio(stage: str, now: PastRun, run: PastRun) -> float | None:
+    """How many times the work that the past run had; None: one of both is not known."""
+    ours, theirs = (_work(stage, one) for one in (now, run))
+    return ours / theirs if ours and theirs else None
+
+
+def _work(stage: str, run: PastRun) -> float | None:
+    """How much there is to do, in units of the stage's own; 1 where it is always as much."""
+
+    def product(*keys: str) -> float | None:
+        values = [_get(run.data, key) for key in keys]
+        return None if None in values else float(values[0]) * float(values[-1] if len(values) > 1 else 1)
+
+    golden, ablated = _get(run.data, "golden.per_task"), _get(run.data, "golden.ablation")
+    items = None if golden is None or ablated is None else float(golden + ablated)
+    if stage in READING:
+        return run.records
+    known = {
+        "codecs": lambda: None if run.records is None else min(run.records, FITTED),
+        "base": lambda: product("base.pretrain.steps", "base.pretrain.tokens_per_step"),
+        "warmup": lambda: product("warmup.steps", "warmup.tokens_per_step"),
+        "train": lambda: product("train.steps", "train.tokens_per_step"),
+        "resume_check": lambda: product("train.tokens_per_step"),
+        "text_regression": lambda: product("evaluate.text_tokens"),
+        "trend": lambda: _ratio_of(product("train.steps"), product("train.save_every")),
+    }
+    items_of = ("warmup_check", "generate", "ablation", "read_regression", "staged_export", "scores")
+    return items if stage in items_of else known.get(stage, lambda: 1.0)()
+
+
+def _ratio_of(count: float | None, each: float | None) -> float | None:
+    return count / each if count and each else None
+
+
+def past_run(root: Path) -> PastRun:
+    """What the receipts below artifacts/NAME say; without any, a run of which nothing is known."""
+    data: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    for path in sorted(root.glob(f"*/{RECEIPT}")):
+        try:
+            predicate = read_json(path)["predicate"]
+            build = predicate["buildDefinition"]
+            seconds[path.parent.name] = float(predicate["runDetails"]["info"]["seconds"])
+            for key, value in build["externalParameters"]["slice"].items():
+                _set(data, key, value)
+            _set(data, "runtime", build["internalParameters"])
+        except (UserError, KeyError, TypeError, ValueError, OSError):
+            continue  # verify says what is wrong with it
+    return PastRun(root.name, data, seconds, _records(root, data))
+
+
+def _records(root: Path, data: Mapping[str, Any]) -> int | None:
+    """Of the corpus that is there, else those that the generated corpus will have; None: not known."""
+    try:
+        with open(root / "corpus" / "data" / "records.jsonl", "rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    except OSError:
+        sources = _get(data, "corpus.sources") or [{}]
+    if any(one.get("reader") != "generated" for one in sources):
+        return None
+    return sum(int(one.get(key, 0)) for one in sources for key in ("pictures", "sounds"))
+
+
+def _get(data: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = data
+    for part in dotted.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *above, last = dotted.split(".")
+    for part in above:
+        data = data.setdefault(part, {})
+    if isinstance(value, dict) and isinstance(data.get(last), dict):
+        data[last] = {**data[last], **value}
+    else:
+        data[last] = value
+
+
+def _newest(folder: Path) -> float:
+    return folder.stat().st_mtime
+
+
+def time_lines(times: Mapping[str, StageTime]) -> Iterator[str]:
+    """The sum, and what is not in it."""
+    known = [one.seconds for one in times.values() if one.seconds is not None]
+    unknown = [name for name, one in times.items() if one.seconds is None]
+    if known:
+        more = f", and {', '.join(unknown)}, of which no time is known" if unknown else ""
+        yield f"about {spoken(sum(known))} for one stage after another{more}"
+    elif unknown:
+        yield "not known: no run here has built these stages; `doit fit` estimates the training"
+
+
+def seconds_json(one: StageTime | None) -> dict[str, Any]:
+    """As commands.schema.json describes it; a stage that does not run takes no time."""
+    return {"seconds": None if one is None else one.seconds, "seconds_from": "" if one is None else one.basis}
+
+
+def spoken(seconds: float) -> str:
+    """40 s, 5 min, 3.2 h."""
+    if seconds < 99.5:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
