@@ -1,4 +1,4 @@
-"""The task graph, generated from the table in mmpt/build/stages.py; a test holds this drawing against it.
+"""The task graph, generated from the table in mmpt/build/stage_table.py; a test holds this drawing against it.
 
 `a -> b`: b reads what a published. `a -S1-> b`: b runs only while gate S1, decided on the evidence that a
 measured, is GO. What reaches b through others is not drawn again.
@@ -35,7 +35,7 @@ from pathlib import Path
 from doit import get_var
 
 from mmpt.build.project import Project
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.build.tasks import DEFAULT_PROFILE, gate_tasks, open_project, stage_tasks
 
 

@@ -80,7 +80,7 @@ def test_named_files_exist(page):
 @every_page
 def test_named_commands_exist(page):
     named = set(re.findall(r"`doit ([a-z][a-z-]+)(?![\w=/.-])", page.read_text()))
-    from mmpt.build.stages import STAGES
+    from mmpt.build.stage_table import STAGES
 
     assert sorted(named - DOIT - {stage.name for stage in STAGES}) == []
 

@@ -75,7 +75,7 @@ def _context(folder: Path, name: str, given: dict[str, Any] = PROFILE) -> Any:
 
 def run_reader(reader: str, folder: Path, n: int) -> None:
     """Stage corpus on the folder of the reader's name."""
-    from mmpt.corpus.stages import corpus
+    from mmpt.stages.corpus import corpus
 
     source = {"name": "made", "reader": reader, **({"file": "manifest.jsonl"} if reader == "table" else {})}
     given = {**PROFILE, "corpus": {"sources": [source], "on_bad_record": "fail"}}
@@ -84,22 +84,23 @@ def run_reader(reader: str, folder: Path, n: int) -> None:
 
 def run_manifest(folder: Path, n: int) -> None:
     """Into a folder of its own: the other curves read a manifest whose media differ."""
-    from mmpt.corpus.stages import manifest
+    from mmpt.stages.manifest import manifest
 
     manifest(_context(folder, "measured_manifest"))
 
 
 def run_split(folder: Path, n: int) -> None:
-    from mmpt.corpus.stages import split
+    from mmpt.stages.split import split
 
     split(_context(folder, "split"))
 
 
 def run_shards(folder: Path, n: int) -> None:
-    from mmpt.shards import stages
+    from mmpt.shards import tokenising
+    from mmpt.stages.shards import shards
 
-    stages._encoders = _free_encoders
-    stages.shards(_context(folder, "shards"))
+    tokenising.open_encoders = _free_encoders
+    shards(_context(folder, "shards"))
 
 
 def _free_encoders(ctx: Any, space: Any) -> dict[str, Any]:
@@ -107,15 +108,15 @@ def _free_encoders(ctx: Any, space: Any) -> dict[str, Any]:
 
 
 def run_audit(folder: Path, n: int) -> None:
-    from mmpt.shards import stages
+    from mmpt.stages import shard_audit
 
-    stages._encoders = _free_encoders
-    stages.shard_audit(_context(folder, "shard_audit"))
+    shard_audit.open_encoders = _free_encoders
+    shard_audit.shard_audit(_context(folder, "shard_audit"))
 
 
 def run_golden(folder: Path, n: int) -> dict[str, Any]:
     """12 % of the records are of the test split."""
-    from mmpt.shards.stages import golden
+    from mmpt.stages.golden import golden
 
     golden(_context(folder, "golden"))
     return {"anonymous_mib": status("RssAnon") / 2**20}
@@ -138,7 +139,7 @@ def run_import(folder: Path, n: int) -> None:
 
 
 def run_examples(folder: Path, n: int) -> None:
-    from mmpt.shards.stages import examples
+    from mmpt.stages.examples import examples
 
     examples(_context(folder, "examples"))
 

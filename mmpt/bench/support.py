@@ -21,7 +21,7 @@ import torch
 
 from mmpt import ops
 from mmpt.bench import record
-from mmpt.build.stages import STAGES, by_name
+from mmpt.build.stage_table import STAGES, by_name
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.profile import load_profile
 from mmpt.shards.example_set import ExampleSet
@@ -29,7 +29,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.train.heldout import item_losses, sample
 from mmpt.train.loop import Hooks, train
-from mmpt.train.stages import prepare_train
+from mmpt.train.preparation import prepare_train
 
 SUPPORTS = ("full", "range")
 TASKS = ("t2a", "t2i")

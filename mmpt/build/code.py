@@ -2,9 +2,9 @@
 
 A module's digest is taken of its syntax tree without docstrings, so comments, blank lines and layout do not
 count. The module that holds the body counts only as far as the body reaches: its function, the functions and
-constants that it uses, and the imports those use; so that one `stages.py` may hold several bodies. Imports
-inside functions count, and so does a string such as "mmpt.train.stages:train", which is how a table names
-code. C++ sources count where mmpt.ops does.
+constants that it uses, and the imports those use; so that one module may hold several bodies. Imports inside functions
+count, and so does a string such as "mmpt.launch.worker:run", which is how a table names code. C++ sources count where
+mmpt.ops does.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from mmpt.build.decision_summary import DecisionSummary, look
 from mmpt.build.fit_lines import fit_lines
 from mmpt.build.model_card import card
 from mmpt.build.project import Project
-from mmpt.build.release import release_problems
 from mmpt.build.staleness import reasons, told
 from mmpt.gating import Verdict
+from mmpt.gating.judged import release_problems
 from mmpt.profile.writing import new_profile, write_profile
 from mmpt.store.atomic import atomic_write, publish_folder
 from mmpt.store.canonical import read_json

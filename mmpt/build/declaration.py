@@ -44,7 +44,8 @@ class Stage:
     Args:
         name: folder below artifacts/<profile>/, and name of its doit task.
         doc: one line for `doit list`.
-        body: "module:function", called with a StageContext in a process of its own.
+        body: "module:function", called with a StageContext in a process of its own; by default
+            "mmpt.stages.<name>:<name>".
         inputs: stages whose published data it reads.
         slice: dotted profile keys it reads, each with everything below it.
         external: dotted profile keys that name files outside artifacts/: their content is in the fingerprint.
@@ -60,7 +61,7 @@ class Stage:
 
     name: str
     doc: str
-    body: str
+    body: str = ""
     inputs: tuple[str, ...] = ()
     slice: tuple[str, ...] = ()
     external: tuple[str, ...] = ()
@@ -72,6 +73,10 @@ class Stage:
     on_save: Hook | None = None
     granted: bool = False
     reuses: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.body:
+            object.__setattr__(self, "body", f"mmpt.stages.{self.name}:{self.name}")
 
 
 def by_name(stages: tuple[Stage, ...]) -> dict[str, Stage]:

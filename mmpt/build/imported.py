@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmpt.build.declaration import Output, Stage, by_name
-from mmpt.build.stages import CODEC_WEIGHTS, MEDIA, STAGES
+from mmpt.build.stage_table import CODEC_WEIGHTS, MEDIA, STAGES
 from mmpt.profile import Profile
 
 LEFT_OUT = ("corpus", "manifest")

@@ -39,12 +39,12 @@ from mmpt.build.receipts import (
     read_receipt,
     subject_digest,
 )
-from mmpt.build.release import release_problems
 from mmpt.build.report_writer import draw
 from mmpt.build.staleness import differences
 from mmpt.build.withdrawal import RELEASE
 from mmpt.gating import decide, evaluate_gate, read_decision, read_verdict
 from mmpt.gating.history import check_history
+from mmpt.gating.judged import release_problems
 from mmpt.store.canonical import read_sealed
 from mmpt.store.digests import Manifest, sha256_bytes
 from mmpt.store.errors import UserError

@@ -23,7 +23,9 @@ from mmpt.codecs import registry
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.codecs.round_trips import compare
 from mmpt.codecs.trivial_decodes import Comparison, summarise
-from mmpt.store.canonical import read_json
+from mmpt.store.canonical import read_json, write_json
+from mmpt.store.errors import UserError
+from mmpt.store.stage import StageContext
 
 CONTRACT = "contract.json"
 """Beside codec.json in a published codec's folder."""
@@ -444,3 +446,23 @@ def _plain(value: Any, kind: str) -> bool:
 
 if __name__ == "__main__":
     encode_saved(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+
+
+def keep_contract(ctx: StageContext, found: Examination, modality: str, name: str) -> None:
+    """Writes contract.json for gate S3.
+
+    Raises:
+        UserError: a rule is broken without which no stage could use the codec.
+    """
+    for rule, what in found.broken.items():
+        ctx.log(f"{modality}: {name} breaks its contract, rule {rule}: {what}")
+    if refused := [rule for rule in REFUSED if rule in found.broken]:
+        raise UserError(
+            f"codec {name} breaks its contract, rule {refused[0]}",
+            where=f"codecs.{modality}.name",
+            found=found.broken[refused[0]],
+            expected=RULES[refused[0]],
+            fix=f"mend the codec; `python -m mmpt.codecs.check {name}` tries all rules",
+        )
+    (ctx.out / modality).mkdir(parents=True, exist_ok=True)
+    write_json(ctx.out / modality / CONTRACT, found.to_json())

@@ -9,22 +9,21 @@ run recorded for its golden captions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mmpt.evaluate.checkpoint import EvalContext, Trained, digest
+from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.endings import FOLDER, LearnedEnd
 from mmpt.evaluate.golden import EMIT, generate_golden
-from mmpt.evaluate.sets import Codecs, Record, golden_sets, record_prompt
+from mmpt.evaluate.sets import Codecs, Record, record_prompt
 from mmpt.evaluate.trend import setting_of
-from mmpt.model.export import TOLERANCE, Lengths, export_model, probes_of
+from mmpt.model.export import Lengths
 from mmpt.model.runtimes import RUNTIMES, Asked, open_plain, preference
-from mmpt.store.canonical import read_json, write_json
-from mmpt.store.evidence import Metric, write_evidence
+from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.stage import StageContext
 from mmpt.tokens import TokenSpace
@@ -40,52 +39,6 @@ class Expected:
     name: str
     asked: Asked
     ids: np.ndarray
-
-
-def staged_export(ctx: StageContext) -> None:
-    """export/ (the folder to hand out), export.json (what the model card needs), evidence/X1."""
-    workshop, trained = EvalContext.of(ctx), Trained.of(ctx.inputs["train"])
-    checkpoint, space = trained.path(trained.final), workshop.space
-    sets, codecs = golden_sets(ctx.inputs["golden"]), Codecs.open(ctx.inputs["codecs"])
-    dtype = ctx.profile.get("export.dtype") or ctx.dtype
-    lengths = lengths_of(ctx.profile, codecs)
-    ctx.progress(0, 2, "writing")
-    parity = export_model(
-        ctx.out / "export",
-        base=ctx.inputs["base"],
-        token_space=ctx.inputs["token_space"],
-        space=space,
-        adapter=checkpoint,
-        codecs=ctx.inputs["codecs"],
-        lengths=lengths,
-        probes=probes_of(space, sets),
-        dtype=getattr(torch, dtype),
-    )
-    wanted = expected_outputs(ctx, workshop, trained, sets)
-    tolerance = max(TOLERANCE[getattr(torch, name)] for name in (dtype, ctx.dtype))
-    metrics: list[Metric] = []
-    judged: dict[str, Any] = {}
-    for done, name in enumerate(ctx.profile.get("export.runtimes", ["transformers"])):
-        ctx.progress(done + 1, 2, name)
-        found, judged[name] = compare(ctx, name, getattr(torch, dtype), space, wanted, tolerance)
-        metrics += found
-    metrics += tokenizer_metrics(ctx.out / "export", ctx.inputs["token_space"] / "tokenizer", sets)
-    adapter = digest(ctx.out / "export" / "adapter")
-    write_json(
-        ctx.out / "export.json",
-        {
-            "dtype": dtype,
-            "step": f"step_{trained.final}",
-            "adapter_sha256": adapter,
-            "base": read_json(ctx.inputs["base"] / "base.json"),
-            "parity": asdict(parity),
-            "lengths": asdict(lengths),
-            "space": space.to_json(),
-            "token_space": space.digest,
-            "runtimes": judged,
-        },
-    )
-    write_evidence(ctx.out, "X1", metrics, subject={"final": adapter})
 
 
 def lengths_of(profile: Any, codecs: Codecs) -> Lengths:

@@ -16,7 +16,7 @@ from mmpt.store.evidence import Metric
 from mmpt.tokens.formats import IGNORE
 from mmpt.train.distributed import Ranks
 from mmpt.train.objective import lay
-from mmpt.train.stages import Prepared, ramp_end
+from mmpt.train.preparation import Prepared, ramp_end
 
 SEQUENCES = 64  # steps are taken until so many sequences were compared
 STEPS = 8  # at most

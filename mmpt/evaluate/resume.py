@@ -37,9 +37,9 @@ from mmpt.store.stage import SliceView, StageContext
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
 from mmpt.train.loop import METRICS, Hooks, train
 from mmpt.train.monitors import Monitors
+from mmpt.train.preparation import Prepared, prepare_train
 from mmpt.train.schedule import optimizer_of
 from mmpt.train.settings import TrainSettings
-from mmpt.train.stages import Prepared, prepare_train
 
 NEVER = 1 << 30
 

@@ -14,8 +14,8 @@ from mmpt.ops import linear_cross_entropy
 from mmpt.store.evidence import Metric
 from mmpt.tokens import TokenSpace
 from mmpt.tokens.formats import LAYOUTS
+from mmpt.train.preparation import Prepared
 from mmpt.train.schedule import optimizer_of
-from mmpt.train.stages import Prepared
 
 STEPS = 2  # LoRA's B is zero at first: only the second step reaches A
 ROW = 256  # ids of a probe row

@@ -31,7 +31,7 @@ from mmpt.shards.audit import Findings, audit, failed_ids, write_findings
 from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
 from mmpt.shards.text_set import open_tokenizer
-from mmpt.shards.token_space import token_space as make_token_space
+from mmpt.shards.token_space import write_token_space
 from mmpt.shards.tokenise import save_shard, statistics
 from mmpt.shards.train_only import train_only
 from mmpt.shards.upstream import Item, items_of, read_all
@@ -109,7 +109,7 @@ def token_space(ctx: StageContext) -> None:
             found=path.name,
             expected=f"{path.name} and {SHA_NAME}, as the run wrote them",
         )
-    make_token_space(ctx, reference=str(path))
+    write_token_space(ctx, reference=str(path))
 
 
 def shards(ctx: StageContext) -> None:

@@ -14,9 +14,8 @@ import numpy as np
 import yaml
 
 from mmpt.codecs import registry
-from mmpt.codecs.contract import examine
+from mmpt.codecs.contract import examine, keep_contract
 from mmpt.codecs.media import RESAMPLER
-from mmpt.codecs.stages import keep_contract
 from mmpt.shards.upstream import Item, read_tars
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl

@@ -36,7 +36,7 @@ _AUDIO = ("name", "identity", "n_codebooks", "codebook_size", "sample_rate", "ch
 _IMAGE = ("name", "identity", "codebook_size", "tokens_per_image", "grid", "proc_size", "decode_size")
 
 
-def token_space(ctx: StageContext, reference: str | None = None) -> None:
+def write_token_space(ctx: StageContext, reference: str | None = None) -> None:
     """Writes tokenizer/, token_space.json, token_space.sha256, text_train.txt, text_heldout.txt,
     text_sources.json.
 

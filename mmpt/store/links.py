@@ -59,6 +59,12 @@ def _hard_link(source: Path, target: Path) -> bool:
     return True
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """A copy with the folders above it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
 def _copy(source: Path, target: Path) -> int:
     shutil.copyfile(source, target)
     return target.stat().st_size

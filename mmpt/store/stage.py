@@ -124,6 +124,10 @@ class StageContext:
         """Move the stage's bar to ``done`` of ``total``."""
         self.on_progress(done, total, text)
 
+    def bar(self, text: str) -> Callable[[int, int], None]:
+        """(done, total) -> moves the stage's bar, with ``text`` beside it."""
+        return lambda done, total: self.progress(done, total, text)
+
     def log(self, line: str) -> None:
         """One line for the stage's log."""
         self.on_log(line)

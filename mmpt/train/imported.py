@@ -26,8 +26,8 @@ from mmpt.tokens.formats import TASKS
 from mmpt.tokens.space import load
 from mmpt.train.evidence import loss_metrics
 from mmpt.train.heldout import ItemLosses, item_losses, sample
+from mmpt.train.heldout_losses import TEST_ITEMS
 from mmpt.train.independent import independent_metrics
-from mmpt.train.stages import TEST_ITEMS
 
 
 def warmup(ctx: StageContext) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from mmpt.build.declaration import by_name
 from mmpt.build.receipts import check_outputs
-from mmpt.build.release import MEASURED, release
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
+from mmpt.gating.judged import MEASURED
 from mmpt.launch.process_setup import disk_fault, undisturbed
+from mmpt.stages.release import release
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError

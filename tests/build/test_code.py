@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmpt.build.code import CodeIndex
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.store.errors import UserError
 
 REPO = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from mmpt.build.declaration import check_table, measured_by
 from mmpt.build.fingerprint import external
 from mmpt.build.imported import IMPORTED, table_for
 from mmpt.build.project import Project
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.gating import load_policy
 from mmpt.profile import Profile, load_profile
 from mmpt.profile.missing import missing

@@ -11,7 +11,7 @@ from mmpt.build import plugins
 from mmpt.build.code import CodeIndex
 from mmpt.build.fingerprint import define, fingerprint
 from mmpt.build.project import Project
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.profile import load_profile
 from mmpt.store.errors import UserError
 

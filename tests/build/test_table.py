@@ -10,7 +10,7 @@ import pytest
 
 from mmpt.build.code import CodeIndex
 from mmpt.build.declaration import Stage, by_name, check_table, measured_by
-from mmpt.build.stages import BEFORE_RELEASE, STAGES
+from mmpt.build.stage_table import BEFORE_RELEASE, STAGES
 from mmpt.gating.policy import stated_gates
 from mmpt.store.errors import UserError
 from mmpt.store.schema import SCHEMAS
@@ -127,7 +127,7 @@ def test_the_table_is_accepted_and_an_input_taken_out_is_not():
 
 def test_no_torch_numpy_or_scipy_is_imported_by_the_build():
     code = (
-        "import sys, mmpt.build.commands, mmpt.build.stages, mmpt.build.runner\n"
+        "import sys, mmpt.build.commands, mmpt.build.stage_table, mmpt.build.runner\n"
         "heavy = {'torch', 'transformers', 'peft', 'numpy', 'scipy', 'rich', 'jinja2'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

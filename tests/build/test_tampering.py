@@ -18,7 +18,7 @@ import yaml
 
 from mmpt.build.artifact_index import NOT_PUBLISHED
 from mmpt.build.project import Project
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.build.verification import verify
 from mmpt.gating.history import append_change, check_history, read_history
 from mmpt.profile import Profile, load_profile

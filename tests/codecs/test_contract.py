@@ -10,12 +10,11 @@ import pytest
 from scipy.signal import lfilter
 
 from mmpt.codecs import check, contract, registry
-from mmpt.codecs.contract import RULES, examine
+from mmpt.codecs.contract import RULES, examine, keep_contract
 from mmpt.codecs.encodec import Encodec
 from mmpt.codecs.melrvq import MelRvq, MelRvqOptions
 from mmpt.codecs.patchvq import PatchVq, PatchVqOptions
 from mmpt.codecs.round_trips import RoundTrips, compare
-from mmpt.codecs.stages import keep_contract
 from mmpt.codecs.trivial_decodes import ANOTHER, CONSTANT, compare_sound, sound_view, summarise
 from mmpt.gating.defaults import default_gates
 from mmpt.store.errors import UserError

@@ -13,7 +13,7 @@ import torch
 from mmpt.codecs import encodec, registry
 from mmpt.codecs.encodec_models import KINDS, package, renamed
 from mmpt.codecs.protocol import AudioCodes
-from mmpt.codecs.stages import codecs as codecs_stage
+from mmpt.stages.codecs import codecs as codecs_stage
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmpt.codecs import llamagen, registry
 from mmpt.codecs.llamagen_modules import Sizes, VqModel
-from mmpt.codecs.stages import codecs as codecs_stage
+from mmpt.stages.codecs import codecs as codecs_stage
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 from tests.codecs.small_weights import write_llamagen

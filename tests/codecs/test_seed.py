@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mmpt.codecs import registry, seed, seed_modules
-from mmpt.codecs.stages import codecs as codecs_stage
 from mmpt.codecs.weights import load_strictly, read_state
+from mmpt.stages.codecs import codecs as codecs_stage
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 from tests.codecs.seed_files import SIDE, SIZES, write_quantizer, write_unclip

@@ -7,8 +7,9 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmpt.codecs import registry, stages
-from mmpt.codecs.stages import codecs, fit_choice
+from mmpt.codecs import fitting, registry
+from mmpt.codecs.fitting import fit_choice
+from mmpt.stages.codecs import codecs
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl
@@ -85,7 +86,7 @@ def test_a_pretrained_codec_is_copied_and_hears_train_for_its_gain_only(tmp_path
 
 
 def test_a_large_corpus_is_sampled_by_id_not_by_order(monkeypatch):
-    monkeypatch.setattr(stages, "FIT_ITEMS", 5)
+    monkeypatch.setattr(fitting, "FIT_ITEMS", 5)
     records = [{"id": str(i)} for i in range(40)]
     chosen = fit_choice(records)
     assert len(chosen) == 5

@@ -11,8 +11,10 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmpt.corpus import captions, stages
+from mmpt.corpus import captions
 from mmpt.corpus.problems import Problem
+from mmpt.stages.corpus import corpus
+from mmpt.stages.manifest import manifest
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl
@@ -80,8 +82,8 @@ def context(tmp_path, name, folder, inputs=(), mode="fail", modalities=("audio",
 
 def run(tmp_path, folder, mode="fail", modalities=("audio", "image")):
     """Stages corpus and manifest; (manifest rows, problems, S1 metrics by name and slice)."""
-    stages.corpus(context(tmp_path, "corpus", folder, mode=mode))
-    stages.manifest(context(tmp_path, "manifest", folder, ["corpus"], mode, modalities))
+    corpus(context(tmp_path, "corpus", folder, mode=mode))
+    manifest(context(tmp_path, "manifest", folder, ["corpus"], mode, modalities))
     out = tmp_path / "out"
     validate_file(out / "corpus/records.jsonl", "record")
     validate_file(out / "corpus/errors.jsonl", "error")

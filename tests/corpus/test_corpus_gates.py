@@ -10,7 +10,8 @@ import soundfile
 from PIL import Image
 
 from mmpt.corpus.split import NO_PAIRS, deal, s2_metrics
-from mmpt.corpus.stages import corpus, manifest
+from mmpt.stages.corpus import corpus
+from mmpt.stages.manifest import manifest
 from mmpt.store.canonical import read_json
 from mmpt.store.stage import SliceView, StageContext
 from tests.gating.gate_evidence import failing, judged, undecided, warning

@@ -12,7 +12,7 @@ from mmpt.corpus.fingerprints import NONE, near_duplicates, near_pairs, picture_
 from mmpt.corpus.pictures import PICTURE_ATTRIBUTES, draw_picture
 from mmpt.corpus.sounds import SOUND_ATTRIBUTES, play_sound
 from mmpt.corpus.split import deal, s2_metrics
-from mmpt.corpus.stages import different
+from mmpt.stages.split import different
 
 RATE = 16_000
 

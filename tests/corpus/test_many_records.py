@@ -135,7 +135,7 @@ def context(tmp_path, name):
 
 
 def test_the_split_stage_reads_each_file_as_often_whatever_their_size(tmp_path, monkeypatch):
-    from mmpt.corpus import stages
+    from mmpt.stages.split import split
 
     reads, read = [], jsonl.iter_jsonl
     monkeypatch.setattr(jsonl, "iter_jsonl", lambda path: reads.append(path.name) or read(path))
@@ -146,7 +146,7 @@ def test_the_split_stage_reads_each_file_as_often_whatever_their_size(tmp_path, 
             plain.add(one["modality"], np.full(LENGTHS[one["modality"]], NONE, np.int8))
         plain.save(tmp_path / "manifest")
         reads.clear()
-        stages.split(context(tmp_path, f"split_{n}"))
+        split(context(tmp_path, f"split_{n}"))
         assert sorted(reads) == ["manifest.jsonl"] * 5 + ["split.jsonl"]
 
 

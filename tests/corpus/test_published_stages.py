@@ -1,13 +1,14 @@
 """Published data sets through stages corpus, manifest and split, to the verdicts of S1 and S2."""
 
 import tarfile
+from importlib import import_module
 
 import pytest
 
-from mmpt.corpus import stages
 from mmpt.gating import load_policy
 from mmpt.gating.verdicts import decide_evidence
 from mmpt.profile import load_profile
+from mmpt.stages import split as split_stage
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl, write_jsonl
@@ -34,7 +35,9 @@ def run(root, folders, modalities=("audio",), mode="fail", gates=(), **options):
         out = root / name
         out.mkdir(parents=True)
         view = SliceView(profile, tuple(profile), name)
-        getattr(stages, name)(StageContext(name, view, dict(done), out, root / "work", external=dict(folders)))
+        getattr(import_module(f"mmpt.stages.{name}"), name)(
+            StageContext(name, view, dict(done), out, root / "work", external=dict(folders))
+        )
         done[name] = out
     validate_file(done["corpus"] / "records.jsonl", "record")
     validate_file(done["manifest"] / "manifest.jsonl", "manifest_record")
@@ -67,7 +70,7 @@ def test_each_reader_reaches_go_and_a_leak_made_on_purpose_no_go(tmp_path, reade
     official = {i for i, row in manifest.items() if row["split_hint"] == "test"}
     assert all(split[i] == "test" for i in official) and (official or reader == "llava_pretrain")
 
-    def torn(records, val, test, alike, honest=stages.deal):
+    def torn(records, val, test, alike, honest=split_stage.deal):
         """A training record turns out to be of the same recording or picture as a test record."""
         rows, found = list(honest(records, val, test, alike)), list(records)
         at = {row["split"]: i for i, row in enumerate(rows)}
@@ -75,17 +78,17 @@ def test_each_reader_reaches_go_and_a_leak_made_on_purpose_no_go(tmp_path, reade
         write_jsonl(records.path, found)
         return rows
 
-    monkeypatch.setattr(stages, "deal", torn)
+    monkeypatch.setattr(split_stage, "deal", torn)
     leaky = run(tmp_path / "two", folders, modalities)[3]
     assert leaky.verdict == "NO_GO" and [check.id for check in leaky.failing()] == ["origins"]
 
 
 def test_a_split_by_caption_tears_recordings_and_trains_on_official_test(tmp_path, monkeypatch):
-    def by_caption(records, val, test, alike, honest=stages.deal):
+    def by_caption(records, val, test, alike, honest=split_stage.deal):
         sides = ("train", "val", "test")
         return [{**row, "split": sides[i % 3]} for i, row in enumerate(honest(records, val, test, alike))]
 
-    monkeypatch.setattr(stages, "deal", by_caption)
+    monkeypatch.setattr(split_stage, "deal", by_caption)
     verdict = run(tmp_path / "run", {"clotho": made.clotho(tmp_path / "data")})[3]
     assert verdict.verdict == "NO_GO"
     assert {check.id for check in verdict.failing()} == {"content", "origins", "official_test", "near_duplicates"}

@@ -1,8 +1,9 @@
 """Reader `generated` inside stage corpus: media on disk, the same bytes every time, and the shuffled control."""
 
+from importlib import import_module
+
 import pytest
 
-from mmpt.corpus import stages
 from mmpt.corpus.pictures import PICTURE_SIZE
 from mmpt.corpus.split import s2_metrics
 from mmpt.store.canonical import read_json
@@ -25,7 +26,7 @@ def run(tmp_path, name="one", **source):
     for stage in ("corpus", "manifest", "split"):
         out = tmp_path / name / stage
         out.mkdir(parents=True)
-        getattr(stages, stage)(
+        getattr(import_module(f"mmpt.stages.{stage}"), stage)(
             StageContext(
                 stage,
                 SliceView(profile, tuple(profile), stage),

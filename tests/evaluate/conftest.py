@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpt.build.release import MEASURED
-from mmpt.build.stages import STAGES, by_name
+from mmpt.build.stage_table import STAGES, by_name
 from mmpt.evaluate.checkpoint import EvalContext, Trained
+from mmpt.gating.judged import MEASURED
 from mmpt.profile import Profile, load_profile
 from mmpt.store.stage import SliceView, StageContext
 

@@ -15,9 +15,9 @@ import torch
 from mmpt.evaluate import preflight, trainable
 from mmpt.evaluate.packed import packed_metrics
 from mmpt.evaluate.sets import Codecs
-from mmpt.evaluate.stages import preflight as preflight_stage
 from mmpt.model.adapter import WEIGHTS
 from mmpt.shards import example_set
+from mmpt.stages.preflight import preflight as preflight_stage
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.evidence import Metric, read_evidence
 from mmpt.store.jsonl import read_jsonl, write_jsonl
@@ -25,7 +25,7 @@ from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
 from mmpt.tokens.formats import TASKS
-from mmpt.train import stages as train_stages
+from mmpt.train import preparation
 from mmpt.train.schedule import make_optimizer
 from tests.evaluate.broken_copies import broken
 from tests.gating.gate_evidence import failing, judged, undecided
@@ -155,7 +155,7 @@ class TestTrainable:
         data["train"]["weight_decay"] = 0.1
         context = replace(context, profile=SliceView(data, tuple(data), "preflight"))
 
-        prepared = train_stages.prepare_train(context)
+        prepared = preparation.prepare_train(context)
         model = prepared.model
         dead = torch.tensor([int(trainable.used_rows(model.space)[3]) - model.space.new_start])
         model.embedding.rows.register_hook(lambda grad: grad.index_fill(0, dead, 0.0))
@@ -164,15 +164,15 @@ class TestTrainable:
 
     def test_a_training_that_leaves_lora_out_is_seen_before_it_begins(self, run, monkeypatch):
         """Red team: stage 4 trained the rows alone, and the model that A2 built for itself was sound."""
-        right = train_stages._model
+        right = preparation._model
 
         def rows_only(*arguments):
             model = right(*arguments)
             model.train_rows_only()
             return model
 
-        monkeypatch.setattr(train_stages, "_model", rows_only)
-        metrics, _ = trainable.check_trainable(train_stages.prepare_train(run.context("preflight")))
+        monkeypatch.setattr(preparation, "_model", rows_only)
+        metrics, _ = trainable.check_trainable(preparation.prepare_train(run.context("preflight")))
         assert failing(judged("A2", metrics)) == {"lora_present", "lora_changed"}
 
 
@@ -187,7 +187,7 @@ class TestSequences:
     def packed(self, run):
         """The part of A3 that these folders do not decide, measured once on the run as it is."""
         if not hasattr(run, "packed_for_a3"):
-            run.packed_for_a3 = packed_metrics(train_stages.prepare_train(run.context("preflight")))
+            run.packed_for_a3 = packed_metrics(preparation.prepare_train(run.context("preflight")))
         return run.packed_for_a3
 
     def test_what_the_stage_builds_passes(self, run):

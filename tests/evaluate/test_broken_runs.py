@@ -19,10 +19,10 @@ from mmpt.evaluate import text as txt
 from mmpt.evaluate.golden import output_rows, summary
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.sets import Codecs, golden_sets, record_grammar
-from mmpt.evaluate.stages import text_regression
 from mmpt.generate import Generated
 from mmpt.model.adapter import WEIGHTS
 from mmpt.model.multimodal import MultimodalLM
+from mmpt.stages.text_regression import text_regression
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric, read_evidence
 from mmpt.store.jsonl import read_jsonl

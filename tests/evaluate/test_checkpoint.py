@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmpt.evaluate import stages
 from mmpt.evaluate.checkpoint import EvalContext, Trained, step_of
 from mmpt.evaluate.sets import golden_sets, record_grammar, record_prompt
 from mmpt.generate import generate
 from mmpt.generate.reference import as_causal_lm, reference_generate
+from mmpt.stages.ablation import ablation
 from mmpt.store.errors import UserError
 from mmpt.tokens import TASKS, check, grammar
 
@@ -77,5 +77,5 @@ def test_ablation_holds_one_model_at_a_time(run, tmp_path, monkeypatch):
         return made
 
     monkeypatch.setattr(EvalContext, "untrained", counted)
-    stages.ablation(run.context("ablation", tmp_path / "ablation"))
+    ablation(run.context("ablation", tmp_path / "ablation"))
     assert alive and not any(alive)

@@ -3,9 +3,10 @@
 import pytest
 
 from mmpt.codecs import registry
-from mmpt.evaluate import stages, trend
+from mmpt.evaluate import trend
 from mmpt.evaluate.sets import Codecs
-from mmpt.shards import stages as shard_stages
+from mmpt.generate import generate
+from mmpt.stages.shards import shards
 
 
 class Opened(Exception):
@@ -21,7 +22,7 @@ def test_codecs_are_opened_on_the_runs_device(run, tmp_path, monkeypatch, stage)
     monkeypatch.setattr(registry, "load_audio", opened)
     ctx = run.context(stage, tmp_path)
     ctx.device = "cuda:7"
-    body = {"generate": stages.generate, "trend": trend.TrendEvaluator.of, "shards": shard_stages.shards}[stage]
+    body = {"generate": generate, "trend": trend.TrendEvaluator.of, "shards": shards}[stage]
     with pytest.raises(Opened, match="cuda:7"):
         body(ctx)
 

@@ -17,7 +17,7 @@ from mmpt.build.commands_out import Export
 from mmpt.build.decision_summary import DecisionSummary
 from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.evaluate.commands import sample
 from mmpt.gating import Waiver, evaluate_all
 from mmpt.store.digests import Manifest

@@ -12,7 +12,7 @@ from PIL import Image
 
 import mmpt
 from mmpt.build.code import CodeIndex
-from mmpt.build.stages import STAGES, by_name
+from mmpt.build.stage_table import STAGES, by_name
 from mmpt.generate import PlainModel
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl

@@ -3,13 +3,13 @@
 import pytest
 
 from mmpt.evaluate import packed
-from mmpt.train import stages as train_stages
+from mmpt.train.preparation import prepare_train
 from tests.gating.gate_evidence import failing, judged
 
 
 @pytest.fixture
 def prepared(run):
-    return train_stages.prepare_train(run.context("preflight"))
+    return prepare_train(run.context("preflight"))
 
 
 def values(prepared):

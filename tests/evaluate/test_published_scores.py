@@ -7,10 +7,10 @@ import torch
 from mmpt.evaluate.audio_distance import kad
 from mmpt.evaluate.clap import Clap
 from mmpt.evaluate.clip import Clip
-from mmpt.evaluate.stages import scores
 from mmpt.gating.policy import load_policy
 from mmpt.gating.verdicts import decide_evidence
 from mmpt.profile import load_profile
+from mmpt.stages.scores import scores
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import read_evidence
 from mmpt.store.schema import validate_file

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from mmpt.build import release as rel
+from mmpt.gating import judged as rel
+from mmpt.stages.release import release
 from mmpt.store.canonical import write_json
 from mmpt.store.errors import UserError
 
@@ -37,7 +38,7 @@ def test_an_untrained_adapter_is_not_released(released, tmp_path, monkeypatch):
     shutil.copyfile(first / rel.ADAPTER, other / "export" / "adapter" / rel.ADAPTER)
     context = released.context("release", tmp_path / "out" / "data", staged_export=other)
     with pytest.raises(UserError, match="not the one that was judged"):
-        rel.release(context)
+        release(context)
 
 
 @pytest.mark.parametrize("gate", ["B3", "C1", "R1", "Q1", "C3"])
@@ -50,7 +51,7 @@ def test_a_measurement_of_another_adapter_is_seen(released, tmp_path, gate):
     write_json(path, evidence)
     context = released.context("release", tmp_path / "out" / "data", **{stage: other})
     with pytest.raises(UserError, match=gate):
-        rel.release(context)
+        release(context)
 
 
 @pytest.mark.parametrize("change", ["adapter", "export", "gone"])

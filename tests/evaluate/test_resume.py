@@ -6,8 +6,8 @@ import weakref
 import pytest
 
 from mmpt.evaluate import resume
-from mmpt.evaluate.stages import resume_check
 from mmpt.model.checkpoints import STATE
+from mmpt.stages.resume_check import resume_check
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.evidence import read_evidence
 from mmpt.store.schema import validate_file

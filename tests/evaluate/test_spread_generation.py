@@ -8,7 +8,7 @@ import pytest
 from mmpt.evaluate import generating
 from mmpt.evaluate.generating import Generating
 from mmpt.evaluate.golden import golden_pieces
-from mmpt.evaluate.stages import generate, generate_part
+from mmpt.stages.generate import generate, generate_part
 from mmpt.store.digests import Manifest
 from mmpt.store.stage import SliceView
 

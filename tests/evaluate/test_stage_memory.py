@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.codecs import networks
 from mmpt.codecs.llamagen_modules import VqModel
 from mmpt.evaluate import trainable

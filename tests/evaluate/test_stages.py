@@ -10,11 +10,12 @@ import pytest
 from mmpt.evaluate import emission, preflight, trend
 from mmpt.evaluate.checkpoint import EvalContext
 from mmpt.evaluate.golden import output_rows, summary
+from mmpt.evaluate.read_gap import READ
 from mmpt.evaluate.sets import Codecs, golden_sets
-from mmpt.evaluate.stages import READ, generate
 from mmpt.gating.policy import load_policy
 from mmpt.gating.verdicts import decide_evidence
 from mmpt.generate import Generated
+from mmpt.stages.generate import generate
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import read_evidence

@@ -18,7 +18,7 @@ def context(run, tmp_path):
 
 
 def test_the_hook_fills_what_the_stage_collects(run, context, monkeypatch):
-    from mmpt.evaluate.stages import trend as stage
+    from mmpt.stages.trend import trend as stage
 
     trained, hook = run.trained(), trend.at_save(context)
     torch.manual_seed(3)

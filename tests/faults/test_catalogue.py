@@ -10,7 +10,7 @@ import yaml
 
 from mmpt.build.code import CodeIndex
 from mmpt.build.declaration import by_name
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.gating.scripts import load_scripts
 from mmpt.profile import load_profile
 from tests.faults import table

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmpt.build.declaration import measured_by
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.gating import decide, evaluate_gate, load_policy, rules
 from mmpt.gating.checks import OF_SCRIPT
 from mmpt.gating.floors import FLOORS

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from mmpt.build.early import check_early, check_sources
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.build.tasks import open_project
 from mmpt.corpus import first_look as looking
 from mmpt.corpus.first_look import first_look

@@ -3,7 +3,8 @@
 import os
 import signal
 
-from mmpt.shards.stages import Tokenising, shards_part
+from mmpt.shards.tokenising import Tokenising
+from mmpt.stages.shards import shards_part
 from mmpt.store.canonical import write_json
 
 

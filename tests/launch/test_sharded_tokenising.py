@@ -8,7 +8,8 @@ import pytest
 
 from mmpt.launch import launch
 from mmpt.launch.errors import WorkersFailed
-from mmpt.shards import stages
+from mmpt.shards.tokenising import Tokenising
+from mmpt.stages.shards import shards, shards_part
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
 from mmpt.store.launcher import Launcher
@@ -28,15 +29,15 @@ def world(tmp_path_factory) -> World:
     return build_world(tmp_path_factory.mktemp("world") / "stages")
 
 
-def spread(world: World, folder, launcher: Launcher, part=stages.shards_part, each=stages.Tokenising, **changes):
+def spread(world: World, folder, launcher: Launcher, part=shards_part, each=Tokenising, **changes):
     """The shards stage with a launcher: (digest of its output, its context)."""
     ctx = world.context("shards", folder / "out", folder / "work", **changes)
     said = []
     ctx.launcher, ctx.on_log = launcher, said.append
     ctx.on_spread = lambda *_: launch(ctx, part, each)
-    stages.shards(ctx)
+    shards(ctx)
     there = [line for line in said if line.endswith("already there")]
-    assert len(there) == len(stages.Tokenising.pieces(ctx)), "the workers had left something to the body"
+    assert len(there) == len(Tokenising.pieces(ctx)), "the workers had left something to the body"
     return Manifest.of(folder / "out").digest, ctx
 
 
@@ -62,7 +63,7 @@ def test_workers_without_a_shard_have_nothing_to_do(world, tmp_path):
     sounds = World(tmp_path / "sounds", world.profile, {})
     found, ctx = spread(sounds, tmp_path, Launcher("torchrun", 4), shards__records_per_shard=1000)
     assert found == alone(sounds, tmp_path, shards__records_per_shard=1000)
-    assert len(stages.Tokenising.pieces(ctx)) == 3
+    assert len(Tokenising.pieces(ctx)) == 3
 
 
 @pytest.mark.parametrize("kind", ["torchrun", BY_RAY])

@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from mmpt.model import qwen3
 from mmpt.model.export import Lengths, export_model
 from mmpt.model.multimodal import MultimodalLM
-from mmpt.model.stages import base
-from mmpt.shards.token_space import token_space
+from mmpt.stages.base import base
+from mmpt.stages.token_space import token_space
 from mmpt.store.digests import sha256_file
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.stage import SliceView, StageContext

@@ -9,7 +9,7 @@ import torch
 
 from mmpt import ops
 from mmpt.ops import backend, extension, toolkit
-from mmpt.ops.stages import build_extension
+from mmpt.stages.extension import extension as build_extension
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext

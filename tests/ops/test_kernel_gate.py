@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mmpt.ops import reference_check
-from mmpt.ops import stages as ops_stages
-from mmpt.ops.stages import kernels
+from mmpt.stages import kernels as kernels_stage
+from mmpt.stages.kernels import kernels
 from mmpt.store.canonical import read_json
 from mmpt.store.stage import SliceView, StageContext
 from tests.gating.gate_evidence import failing, judged, undecided
@@ -84,5 +84,5 @@ def test_a_quantity_that_was_not_measured_is_no_pass(tmp_path, few, monkeypatch)
 
 
 def test_the_device_of_the_run_must_be_among_those_checked(tmp_path, few, monkeypatch):
-    monkeypatch.setattr(ops_stages, "devices", lambda: ["cpu"])
+    monkeypatch.setattr(kernels_stage, "devices", lambda: ["cpu"])
     assert failing(k1(tmp_path, device="cuda")) == {"devices"}

@@ -7,7 +7,7 @@ import torch
 
 from mmpt.ops import reference_check
 from mmpt.ops.reference_check import check
-from mmpt.ops.stages import kernels
+from mmpt.stages.kernels import kernels
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
 

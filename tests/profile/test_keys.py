@@ -3,7 +3,7 @@
 import pytest
 
 from mmpt.build.help_pages import gate_lines, key_lines, profile_lines
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.gating.policy import load_policy
 from mmpt.profile import load_profile
 from mmpt.profile.keys import PAGE, find, keys, origins, page, schema_keys

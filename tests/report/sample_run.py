@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from mmpt.gating import Policy, decide, load_policy
 from mmpt.profile import load_profile
-from mmpt.report.stages import render
+from mmpt.stages.render import render
 from mmpt.store.canonical import digest_json, write_json
 from mmpt.store.digests import Manifest, sha256_file
 from mmpt.store.jsonl import write_jsonl
@@ -349,7 +349,7 @@ if __name__ == "__main__":
     target = Path(sys.argv[1])
     shutil.rmtree(target, ignore_errors=True)
     make_run(target, items=8, bad=tuple(sys.argv[2:]))
-    from mmpt.build.stages import STAGES
+    from mmpt.build.stage_table import STAGES
 
     text = json.dumps(build_report(target, STAGES))
     (target / "report").mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ import yaml
 
 from mmpt.build.project import Project
 from mmpt.build.report_writer import write_report
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.profile import load_profile
 from tests.report.sample_run import make_run
 

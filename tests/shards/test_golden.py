@@ -234,7 +234,7 @@ def test_the_stage_is_deterministic_and_seeded(world, folder):
     assert Manifest.of(world.run("golden", folder / "again")) == Manifest.of(world.path("golden"))
     context = world.context("golden", folder / "other", folder / "work")
     context.seed = 8
-    from mmpt.shards.stages import golden
+    from mmpt.stages.golden import golden
 
     golden(context)
     names = [

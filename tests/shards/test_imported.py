@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mmpt.build.imported import table_for
-from mmpt.build.stages import STAGES, by_name
+from mmpt.build.stage_table import STAGES, by_name
 from mmpt.gating import load_policy
 from mmpt.gating.verdicts import decide_evidence
 from mmpt.profile import load_profile

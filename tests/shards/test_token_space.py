@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mmpt.shards.token_space import token_space, train_tokenizer
+from mmpt.shards.token_space import train_tokenizer, write_token_space
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
@@ -77,7 +77,7 @@ def run(tmp_path, name="one", profile=None, codecs=("audio", "image"), seed=3):
         **(profile or {}),
     }
     inputs = {stage: base / stage for stage in ("manifest", "split", "codecs")}
-    token_space(
+    write_token_space(
         StageContext(
             "token_space",
             SliceView(whole, tuple(whole), "token_space"),

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpt.codecs.stages import codecs
-from mmpt.corpus.stages import corpus, manifest, split
-from mmpt.shards import stages
+from mmpt.stages.codecs import codecs
+from mmpt.stages.corpus import corpus
+from mmpt.stages.examples import examples
+from mmpt.stages.golden import golden
+from mmpt.stages.manifest import manifest
+from mmpt.stages.shard_audit import shard_audit
+from mmpt.stages.shards import shards
+from mmpt.stages.split import split
+from mmpt.stages.token_space import token_space
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.tokens.space import TokenSpace, load
 
@@ -36,11 +42,11 @@ BODIES: dict[str, Callable[[StageContext], None]] = {
     "manifest": manifest,
     "split": split,
     "codecs": codecs,
-    "token_space": stages.token_space,
-    "shards": stages.shards,
-    "shard_audit": stages.shard_audit,
-    "examples": stages.examples,
-    "golden": stages.golden,
+    "token_space": token_space,
+    "shards": shards,
+    "shard_audit": shard_audit,
+    "examples": examples,
+    "golden": golden,
 }
 
 

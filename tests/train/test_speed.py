@@ -15,8 +15,9 @@ from mmpt.tokens.formats import SLOTS
 from mmpt.train import speed
 from mmpt.train.loop import Hooks, train
 from mmpt.train.objective import backward
+from mmpt.train.preparation import Prepared
+from mmpt.train.run_log import RunLog
 from mmpt.train.speed import Flops, Pace, peak_flops
-from mmpt.train.stages import Prepared, _Report
 from mmpt.train.tensorboard import TensorBoardWriter
 from tests.train.small_run import fresh, small_loader, small_settings
 
@@ -117,7 +118,7 @@ def test_the_log_the_receipt_and_the_board_have_the_speed_and_the_metrics_do_not
     lines = []
     ctx = context(tmp_path, on_log=lines.append, logs=tmp_path / "logs")
     model = fresh(tmp_path / "base")
-    report = _Report(ctx, Prepared(model, small_loader(model.space, 9), small_settings(9)))
+    report = RunLog(ctx, Prepared(model, small_loader(model.space, 9), small_settings(9)))
     hooks = Hooks(on_log=report.on_log, on_pace=report.on_pace, on_resume=report.on_resume)
     outcome = train(model, small_loader(model.space, 9), small_settings(9), tmp_path / "run", hooks)
     report.close()

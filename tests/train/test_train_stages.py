@@ -9,15 +9,16 @@ import signal
 import pytest
 
 from mmpt.model.adapter import WEIGHTS
-from mmpt.model.stages import base
+from mmpt.stages.base import base
+from mmpt.stages.train import train
+from mmpt.stages.warmup import warmup
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.model_files import check_positions
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.store.tensors import load_tensors, read_meta
-from mmpt.train import stages as train_stages
-from mmpt.train.stages import train, warmup
+from mmpt.train import preparation
 from tests.gating.gate_evidence import failing, judged
 from tests.model.tiny_model import small_model
 from tests.shards.world import PROFILE, build_world
@@ -210,12 +211,12 @@ def test_warm_up_and_training_publish_what_they_drew(pipeline):
 @pytest.mark.parametrize("side", ["val", "test"])
 def test_training_on_held_out_records_is_seen(pipeline, monkeypatch, side):
     """Red team: `_sources(split="test")` was GO, and the best-looking run of all."""
-    right = train_stages._sources
+    right = preparation.example_sets
 
     def mutated(ctx, space, weights, split="train"):
         return right(ctx, space, weights, side if split == "train" else split)
 
-    monkeypatch.setattr(train_stages, "_sources", mutated)
+    monkeypatch.setattr(preparation, "example_sets", mutated)
     folder = pipeline.run("train", f"on_{side}")
     found = metrics_of(folder, "B2")["drawn_outside_train", ""]
     assert found["value"] == found["n"] == len(drawn(folder)) > 0

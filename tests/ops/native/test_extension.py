@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmpt.ops import extension, native, toolkit
-from mmpt.ops.stages import build_extension
+from mmpt.stages.extension import extension as build_extension
 from mmpt.store import programs
 from mmpt.store.errors import UserError
 from mmpt.store.stage import SliceView, StageContext

@@ -4,23 +4,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmpt.codecs import registry
-from mmpt.codecs.contract import CONTRACT, ITEMS, REFUSED, RULES, Examination, examine
-from mmpt.codecs.media import RESAMPLER, load_clip, load_image, media_path
-from mmpt.store.canonical import write_json
+from mmpt.codecs.contract import ITEMS, examine, keep_contract
+from mmpt.codecs.fitting import FitMedia, fit_choice
+from mmpt.codecs.media import RESAMPLER
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import JsonLines, iter_jsonl, write_jsonl
 from mmpt.store.numbers import Labels
 from mmpt.store.stage import StageContext
-
-FIT_ITEMS = 2000  # training media that a codec is fitted on at most, chosen by a hash of their id
 
 
 def codecs(ctx: StageContext) -> None:
@@ -49,7 +45,7 @@ def codecs(ctx: StageContext) -> None:
                 expected="at least one",
                 fix="lower split.val and split.test, or add records",
             )
-        data = None if form is None else _Media(ctx, chosen, roots, modality, form, section)
+        data = None if form is None else FitMedia(ctx, chosen, roots, modality, form, section)
         codec = create(section, data)
         mine = (record for record in manifest if record["modality"] == modality)
         few = fit_choice((record for record in mine if sides.get(record["id"]) == "train"), ITEMS)
@@ -70,44 +66,6 @@ def codecs(ctx: StageContext) -> None:
         )
 
 
-def fit_choice(records: Iterable[Mapping[str, Any]], most: int | None = None) -> list[Mapping[str, Any]]:
-    """At most `most` (default: FIT_ITEMS) of the records, in their order; which ones doesn't depend on the order."""
-    hashed = ((hashlib.sha256(one["id"].encode()).digest(), place, one) for place, one in enumerate(records))
-    chosen = heapq.nsmallest(most or FIT_ITEMS, hashed)
-    return [record for _, _, record in sorted(chosen, key=lambda one: one[1])]
-
-
-class _Media(Sequence):
-    """What a codec is made with, opened when it is asked for: waves cut to the clip length, or pictures."""
-
-    def __init__(
-        self,
-        ctx: StageContext,
-        records: Sequence[Mapping[str, Any]],
-        roots: Mapping[str, Path],
-        modality: str,
-        form: Any,
-        section: Mapping[str, Any],
-    ):
-        self.ctx, self.records, self.roots = ctx, records, roots
-        self.modality, self.form, self.section = modality, form, section
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        path = media_path(self.records[place], self.roots)  # IndexError ends an iteration
-        if place % 100 == 0:
-            self.ctx.progress(place, len(self), self.modality)
-        if self.modality == "image":
-            return load_image(path)
-        rate, channels = self.form
-        crop = self.section.get("crop", "first")
-        return load_clip(path, rate, channels, self.section["clip_seconds"], crop)[0]
-
-
 def _examine(
     ctx: StageContext,
     codec: Any,
@@ -118,7 +76,7 @@ def _examine(
 ) -> None:
     """Tries the codec's contract on a few media of the train split."""
     form = (codec.sample_rate, codec.channels) if modality == "audio" else True
-    media = list(_Media(ctx, chosen, roots, modality, form, section))
+    media = list(FitMedia(ctx, chosen, roots, modality, form, section))
     on_device = ctx.device != "cpu" and hasattr(codec, "to")
     if on_device:
         codec.to(ctx.device)
@@ -133,26 +91,6 @@ def _examine(
     if on_device:
         codec.to("cpu")
     keep_contract(ctx, found, modality, section["name"])
-
-
-def keep_contract(ctx: StageContext, found: Examination, modality: str, name: str) -> None:
-    """Writes contract.json for gate S3.
-
-    Raises:
-        UserError: a rule is broken without which no stage could use the codec.
-    """
-    for rule, what in found.broken.items():
-        ctx.log(f"{modality}: {name} breaks its contract, rule {rule}: {what}")
-    if refused := [rule for rule in REFUSED if rule in found.broken]:
-        raise UserError(
-            f"codec {name} breaks its contract, rule {refused[0]}",
-            where=f"codecs.{modality}.name",
-            found=found.broken[refused[0]],
-            expected=RULES[refused[0]],
-            fix=f"mend the codec; `python -m mmpt.codecs.check {name}` tries all rules",
-        )
-    (ctx.out / modality).mkdir(parents=True, exist_ok=True)
-    write_json(ctx.out / modality / CONTRACT, found.to_json())
 
 
 def _clipping(modality: str, section: Mapping[str, Any]) -> dict[str, Any]:

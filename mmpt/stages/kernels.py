@@ -1,17 +1,15 @@
-"""Stages extension and kernels: csrc compiled for this machine, and the operations measured for gate K1."""
+"""Stage kernels: the operations against their float64 reference, for gate K1. Profile keys it reads: ops."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 
 import torch
 
-from mmpt.ops import backend, extension, toolkit
+from mmpt.ops import backend
 from mmpt.ops.reference_check import Findings, check, devices
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import sha256_file
-from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.stage import StageContext
 
@@ -22,41 +20,6 @@ MEASURED = (
     "grad_hidden",
     "grad_weight",
 )  # by name here too: a check that leaves one out is found
-
-
-def build_extension(ctx: StageContext) -> None:
-    """Compiles csrc, unless the profile chose the reference: extension.json, mmpt_kernels.so.
-
-    The module is compiled once for each content in the user's cache (extension.module_path) and published as a copy:
-    every later stage loads that very file.
-    """
-    if ctx.profile["ops.backend"] == backend.REFERENCE:
-        write_json(ctx.out / backend.ABOUT, {"backend": backend.REFERENCE})
-        return
-    plan = extension.plan()
-    if ctx.device == "cuda" and plan.cuda is None:
-        found, fix = toolkit.obstacle() or ("no CUDA sources", "see csrc/")
-        raise UserError(
-            "the operations cannot be compiled for CUDA",
-            found=found,
-            fix=f"{fix}, {toolkit.OR_REFERENCE}",
-        )
-    built = extension.module_path(plan)
-    ctx.progress(0, 1, "loading" if built.exists() else f"compiling {len(plan.sources)} files")
-    extension.compile_into(built, plan)
-    file = f"{extension.MODULE}.so"
-    ctx.out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(built, ctx.out / file)
-    about = {
-        "backend": backend.COMPILED,
-        "module": {"file": file, "sha256": sha256_file(ctx.out / file)},
-        "compiler": plan.version,
-        "flags": list(plan.flags),
-        "cuda": plan.cuda,
-        "torch": torch.__version__,
-    }
-    write_json(ctx.out / backend.ABOUT, about)
-    ctx.log(f"{file} of {len(plan.sources)} sources by {plan.version}")
 
 
 def kernels(ctx: StageContext) -> None:

@@ -1,4 +1,5 @@
-"""Every stage, declared once as data. Bodies are named by strings, so that reading the table imports none.
+"""Every stage, declared once as data. The body of stage NAME is function NAME of mmpt/stages/NAME.py; reading
+the table imports none.
 
 A stage reads only its `slice` of the profile (a key outside it raises KeyError in the body), its `inputs` and
 `external` files, and writes only its `outputs`. To let a body read one more key, add it to the slice:
@@ -47,7 +48,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "extension",
         "csrc, compiled for this machine",
-        "mmpt.ops.stages:build_extension",
         slice=("ops",),
         outputs=(Output("extension.json", "extension"), Output("mmpt_kernels.so", optional=True)),
         torch=True,
@@ -56,7 +56,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "kernels",
         "the operations against their float64 reference",
-        "mmpt.ops.stages:kernels",
         inputs=("extension",),
         slice=("ops",),
         outputs=(Output("kernels.json", "kernels"),),
@@ -66,7 +65,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "corpus",
         "read the sources into one list of records",
-        "mmpt.corpus.stages:corpus",
         slice=("corpus", "split"),
         external=MEDIA,
         outputs=(Output("records.jsonl", "record"), Output("errors.jsonl", "error")),
@@ -74,7 +72,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "manifest",
         "open and hash every medium",
-        "mmpt.corpus.stages:manifest",
         inputs=("corpus",),
         slice=("corpus.sources", "corpus.on_bad_record", "codecs.audio.name", "codecs.image.name"),
         external=MEDIA,
@@ -88,7 +85,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "split",
         "train, val and test without a shared recording or picture",
-        "mmpt.corpus.stages:split",
         inputs=("manifest",),
         slice=("split",),
         needs=("S1",),
@@ -98,7 +94,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "codecs",
         "fit or load the audio and the image codec",
-        "mmpt.codecs.stages:codecs",
         inputs=("corpus", "manifest", "split"),
         slice=("codecs",),
         external=MEDIA + CODEC_WEIGHTS,
@@ -112,7 +107,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "token_space",
         "tokenizer, and which id means what",
-        "mmpt.shards.stages:token_space",
         inputs=("manifest", "split", "codecs"),
         slice=("token_space", "text", "base"),
         external=(*WEIGHTS, "text.replay_file", "text.heldout_file", "token_space.reference"),
@@ -126,7 +120,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "shards",
         "every medium as tokens",
-        "mmpt.shards.stages:shards",
         inputs=DATA[:-1],
         slice=("shards",),
         external=MEDIA + CODEC_WEIGHTS,
@@ -141,7 +134,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "shard_audit",
         "re-encode, decode and compare a sample of the shards",
-        "mmpt.shards.stages:shard_audit",
         inputs=DATA,
         slice=("shards.batch",),
         external=MEDIA + CODEC_WEIGHTS,
@@ -151,7 +143,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "base",
         "the text model that everything starts from",
-        "mmpt.model.stages:base",
         inputs=(
             "extension",
             "token_space",
@@ -165,7 +156,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "examples",
         "prompt, target and label mask of the four tasks",
-        "mmpt.shards.stages:examples",
         inputs=("shards", "token_space", "split"),
         slice=("examples",),
         needs=("S3",),
@@ -174,7 +164,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "golden",
         "fixed test items, and their prompts swapped",
-        "mmpt.shards.stages:golden",
         inputs=("examples", "shards", "token_space"),
         slice=("golden",),
         outputs=(
@@ -186,7 +175,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "warmup",
         "new rows, on the read tasks",
-        "mmpt.train.stages:warmup",
         inputs=("extension", "base", "examples", "shards", "token_space", "codecs"),
         slice=WARMUP,
         needs=("S3", "K1"),
@@ -196,7 +184,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "warmup_check",
         "does the model read what it is shown",
-        "mmpt.evaluate.stages:warmup_check",
         inputs=("extension", "base", "warmup", "golden", "examples", "shards", "token_space", "split"),
         slice=("evaluate.bootstrap",),
         outputs=(Output("read_gap.json", "read_gap"),),
@@ -206,7 +193,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "preflight",
         "ids, trainable rows, sequences and decoding before the long run",
-        "mmpt.evaluate.stages:preflight",
         inputs=("extension", "base", "warmup", "examples", "shards", "golden", "token_space", "codecs", "split"),
         slice=TRAIN,
         external=CODEC_WEIGHTS,
@@ -217,7 +203,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "train",
         "stage 4: read and emit, rows and LoRA",
-        "mmpt.train.stages:train",
         inputs=("extension", "base", "warmup", "examples", "shards", "token_space", "split"),
         slice=TRAIN,
         needs=BEFORE_TRAIN,
@@ -235,7 +220,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "trend",
         "small golden sets at every saved step",
-        "mmpt.evaluate.stages:trend",
         inputs=("extension", "train", "base", "golden", "codecs", "token_space", "examples", "shards"),
         slice=("generate", "evaluate.trend"),
         external=CODEC_WEIGHTS,
@@ -245,7 +229,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "generate",
         "golden sets at step 0 and at the end, decoded to files",
-        "mmpt.evaluate.stages:generate",
         inputs=("extension", "corpus", "train", "base", "golden", "codecs", "token_space", "examples", "shards"),
         slice=("generate", "codecs.audio.clip_seconds", "evaluate.bootstrap"),
         external=MEDIA + CODEC_WEIGHTS,
@@ -264,7 +247,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "ablation",
         "the right prompt against a swapped and an empty one",
-        "mmpt.evaluate.stages:ablation",
         inputs=("extension", "train", "base", "golden", "token_space", "examples", "shards", "generate"),
         slice=("evaluate.bootstrap",),
         outputs=(Output("alignment.json", "alignment"),),
@@ -274,7 +256,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "text_regression",
         "is the text model still the text model",
-        "mmpt.evaluate.stages:text_regression",
         inputs=("extension", "train", "base", "token_space", "shards"),
         slice=("evaluate.text_tokens", "evaluate.bootstrap"),
         outputs=(Output("text_regression.json", "text_regression"),),
@@ -284,7 +265,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "read_regression",
         "does it still read after learning to emit",
-        "mmpt.evaluate.stages:read_regression",
         inputs=("extension", "train", "warmup", "base", "golden", "token_space", "examples", "shards", "generate"),
         slice=("evaluate.bootstrap",),
         outputs=(Output("read_regression.json", "read_gap"),),
@@ -294,7 +274,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "staged_export",
         "the folder to hand out, and does it give the run's ids",
-        "mmpt.evaluate.exporting:staged_export",
         inputs=("extension", "train", "base", "golden", "codecs", "token_space", "generate"),
         slice=("generate", "export", "codecs.audio.clip_seconds"),
         external=CODEC_WEIGHTS,
@@ -310,7 +289,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "resume_check",
         "N+M steps against N, save, load, M",
-        "mmpt.evaluate.stages:resume_check",
         inputs=("extension", "base", "warmup", "examples", "shards", "token_space"),
         slice=(*TRAIN, *WARMUP, "evaluate.resume"),
         outputs=(Output("resume_check.json", "resume_check"),),
@@ -320,7 +298,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "scores",
         "attributes read back from files, free-running quality",
-        "mmpt.evaluate.stages:scores",
         inputs=("extension", *DATA, "base", "examples", "golden", "train", "generate"),
         slice=("generate", "evaluate.bootstrap", "evaluate.scores"),
         external=MEDIA + CODEC_WEIGHTS + JUDGES,
@@ -331,7 +308,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "render",
         "what the report shows: numbers, pictures, sounds",
-        "mmpt.report.stages:render",
         inputs=(
             *DATA,
             *("shard_audit", "kernels", "base", "examples", "golden", "warmup", "warmup_check", "preflight"),
@@ -343,7 +319,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "release",
         "the adapter, behind every gate",
-        "mmpt.build.release:release",
         inputs=(
             *("train", "token_space", "base", "generate", "ablation", "text_regression", "read_regression"),
             *("staged_export", "scores"),

@@ -1,4 +1,4 @@
-"""Body of stage render: what the report shows, gathered once and published like any other result."""
+"""Stage render: what the report shows, gathered once and published like any other result."""
 
 from __future__ import annotations
 
