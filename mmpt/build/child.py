@@ -25,38 +25,35 @@ from mmpt.launch.errors import WorkersFailed
 from mmpt.launch.process_setup import ProcessSetup, failure, hook_of, peak_memory_mib, prepare, resolve
 from mmpt.launch.slurm_queue import cancel_noted
 from mmpt.store.errors import Blocked, UserError
-from mmpt.store.launcher import Launcher
 from mmpt.store.lock import hold
-from mmpt.store.stage import SliceView, StageContext
+from mmpt.store.stage import StageContext, StageJob
 
 DYING = 30.0  # seconds to wait for the processes of a killed run to be gone
 PROGRESS_EVERY = 0.1  # seconds between two progress messages
 
 
-@dataclass(frozen=True)
-class Job:
-    """One attempt, as it crosses the process border."""
+@dataclass(frozen=True, kw_only=True)
+class Job(StageJob):
+    """One attempt at a stage.
 
-    name: str
+    Args:
+        body: "module:function".
+        out: folder to fill. root: artifacts/<profile>. policy: gates/policy.yaml.
+        needs: gates that must be GO.
+        setting: how the process is prepared.
+    """
+
     body: str
-    profile: dict[str, Any]
-    slice: tuple[str, ...]
-    inputs: dict[str, Path]
-    external: dict[str, Path]
     out: Path
-    work: Path
     root: Path
     policy: Path
     needs: tuple[str, ...]
-    log: Path
-    seed: int
-    threads: int
-    device: str
-    dtype: str
-    launcher: Launcher
     setting: ProcessSetup
-    granted: dict[str, Any]
-    earlier: tuple[Path, ...]
+
+    @property
+    def log(self) -> Path:
+        assert self.logs is not None, "an attempt always has a folder for its log"
+        return self.logs / f"{self.name}.log"
 
 
 def run_job(job: Job, pipe: Connection) -> None:
@@ -134,24 +131,11 @@ def _flush() -> None:
 
 
 def _context(job: Job, pipe: Connection) -> StageContext:
-    context = StageContext(
-        name=job.name,
-        profile=SliceView(job.profile, job.slice, job.name),
-        inputs=job.inputs,
-        external=job.external,
-        out=job.out,
-        work=job.work,
-        seed=job.seed,
-        threads=job.threads,
-        device=job.device,
-        dtype=job.dtype,
-        logs=job.log.parent,
+    context = job.context(
+        job.out,
         on_progress=_progress(pipe),
         on_log=lambda line: print(line, flush=True),
-        launcher=job.launcher,
         run_info={"launcher": {"kind": "local"}},
-        granted=job.granted,
-        earlier=job.earlier,
     )
     if job.launcher.spreads:
         context.on_spread = lambda part, each: launch(context, part, each, job.setting)

@@ -56,6 +56,14 @@ class Stage:
         tools: programs of the machine whose version counts: "c++", "nvcc".
         on_save: what to call after each checkpoint; never part of the fingerprint.
         reuses: its body takes over pieces of results that the same code made of other inputs.
+        compiled: its output is csrc as a module, which the stages that read it load: for them the module counts and the
+            sources do not.
+        media: it reads the sources' media by name and makes some itself: for the stages that read it, its data folder
+            is a media root, and only files that its records name count.
+        early: "module:function", called with the project before the first stage of a run: it refuses what the stage
+            would refuse later, where looking costs nothing.
+        work: what its time grows with: profile keys joined by "*" or "/"; "records"; "fitted" (records, at most as many
+            as a codec is fitted on); "items" (golden and ablation items of a task). Empty: it always takes as long.
         granted: its output carries the policy, the softenings and the waivers of its GO: it is stale where they change.
     """
 
@@ -73,6 +81,10 @@ class Stage:
     on_save: Hook | None = None
     granted: bool = False
     reuses: bool = False
+    compiled: bool = False
+    media: bool = False
+    early: str = ""
+    work: str = ""
 
     def __post_init__(self) -> None:
         if not self.body:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmpt.build.project import Project
 from mmpt.build.run_plan import with_inputs
+from mmpt.launch.process_setup import resolve
 from mmpt.store.compiled_modules import require_cache
 from mmpt.store.model_files import check_positions, read_config
 from mmpt.store.text_files import check_beginning
@@ -37,27 +38,31 @@ def check_early(project: Project, names: Iterable[str] = (), *, single: bool = F
         "examples.max_seq_len" in project.names[name].slice and "base" in project.names[name].inputs for name in stages
     ):
         _check_positions(project.profile.data)
-    if "token_space" in stages:
-        _check_tokenizer(project)
-    if "extension" in stages:
-        require_cache()
+    for name in stages:
+        if project.names[name].early:
+            resolve(project.names[name].early)(project)
+
+
+def check_cache(project: Project) -> None:
+    """The cache of compiled modules, where nothing can be compiled into it."""
+    require_cache()
 
 
 def check_sources(project: Project, stages: Collection[str]) -> None:
-    """Refuse what stage corpus would refuse, if it is among the stages that are to run; see `first_look`.
+    """Refuse what reading the sources would refuse, if a stage that does is among those to run; see `first_look`.
 
     Raises:
         UserError: as `first_look`.
     """
     corpus = project.profile.data.get("corpus", {})
-    folders = project.profile.media_roots() if "corpus" in stages else {}
+    folders = project.profile.media_roots() if any(project.names[name].media for name in stages) else {}
     if folders:
         from mmpt.corpus.first_look import first_look  # numpy: only where there are captions to look at
 
         first_look(corpus["sources"], folders, corpus["on_bad_record"])
 
 
-def _check_tokenizer(project: Project) -> None:
+def check_tokenizer(project: Project) -> None:
     """The files of a folder's tokenizer, unless the stage took this very tokenizer.json before."""
     data = project.profile.data
     base = data["base"]

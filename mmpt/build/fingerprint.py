@@ -40,7 +40,7 @@ def define(project: Project, stage: Stage, code: CodeIndex | None = None) -> Def
         "tools": {program: version}}, and "granted": {name: digest} of a stage that carries its GO's policy.
     """
     units, others, plugged = _code(project, stage, code or project.code)
-    if "extension" in stage.inputs:  # the module itself counts, not what it was made of
+    if project.compiled_for(stage):  # the module itself counts, not what it was made of
         units = {unit: digest for unit, digest in units.items() if not unit.startswith("csrc/")}
     return {
         "stage": stage.name,
@@ -109,8 +109,8 @@ def _content(project: Project, stage: Stage, name: str, path: Path) -> str:
     source = name.removeprefix(SOURCES)
     if source == name:
         return project.outside_cache.folder_digest(path) if path.is_dir() else project.outside_cache.digest(path)
-    if "corpus" in stage.inputs:
-        return project.sources.named(source, project.root / "corpus" / "data" / "records.jsonl")
+    if made := project.media_for(stage):
+        return project.sources.named(source, project.root / made / "data" / "records.jsonl")
     return project.sources.tables(source)
 
 

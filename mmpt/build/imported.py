@@ -47,6 +47,7 @@ IMPORTED = by_name(
             inputs=("split", "codecs"),
             slice=("token_space", "text", "base", "inputs.token_space"),
             external=("base.path", "text.replay_file", "text.heldout_file", "inputs.token_space"),
+            early=TABLE["token_space"].early,
             outputs=TABLE["token_space"].outputs,
         ),
         Stage(

@@ -95,6 +95,14 @@ class Project:
             raise UserError("no such stage", found=name, fix=nearest(name, self.names))
         return self.names[name]
 
+    def compiled_for(self, stage: Stage) -> str:
+        """The input of a stage that holds the compiled operations; empty: none."""
+        return next((name for name in stage.inputs if self.names[name].compiled), "")
+
+    def media_for(self, stage: Stage) -> str:
+        """The input of a stage that names the sources' media and made some; empty: none."""
+        return next((name for name in stage.inputs if self.names[name].media), "")
+
     def runtime(self, key: str) -> Any:
         """One of the profile's runtime settings: device, dtype or threads."""
         return self.profile.data["runtime"][key]

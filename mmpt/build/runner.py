@@ -184,13 +184,13 @@ def _job(project: Project, stage: Stage, attempt: Path, identity: str, known: tu
         root=project.root,
         policy=project.repo / "gates" / "policy.yaml",
         needs=stage.needs,
-        log=project.root / "logs" / f"{stage.name}.log",
+        logs=project.root / "logs",
         seed=project.profile.data["seed"],
         threads=project.runtime("threads"),
         device=project.runtime("device"),
         dtype=project.runtime("dtype"),
         launcher=launcher_of(project.profile.data, stage.name),
-        setting=ProcessSetup(stage.torch, _hook(project, stage)),
+        setting=ProcessSetup(stage.torch, _hook(project, stage), project.compiled_for(stage)),
         granted=granted_by(project) if stage.granted else {},
         earlier=known,
     )
@@ -220,12 +220,12 @@ def _inputs(project: Project, stage: Stage) -> dict[str, Path]:
 
 
 def _folders(project: Project, stage: Stage) -> dict[str, Path]:
-    """ctx.external: media roots by source, "corpus" if it is an input, "evaluations" for a hook's stage."""
+    """ctx.external: media roots by source, the input that made media, "evaluations" for a hook's stage."""
     folders = {
         key.removeprefix(SOURCES): path for key, path in external(project, stage).items() if key.startswith(SOURCES)
     }
-    if "corpus" in stage.inputs:
-        folders["corpus"] = project.root / "corpus" / DATA
+    if made := project.media_for(stage):
+        folders[made] = project.root / made / DATA
     if any(one.on_save is not None and one.on_save.stage == stage.name for one in project.stages):
         folders["evaluations"] = project.staging / f"work-{stage.name}-evaluations"
         folders["evaluations"].mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,8 @@ STAGES: tuple[Stage, ...] = (
         outputs=(Output("extension.json", "extension"), Output("mmpt_kernels.so", optional=True)),
         torch=True,
         tools=("c++", "nvcc"),
+        compiled=True,
+        early="mmpt.build.early:check_cache",
     ),
     Stage(
         "kernels",
@@ -65,13 +67,16 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "corpus",
         "read the sources into one list of records",
+        work="records",
         slice=("corpus", "split"),
         external=MEDIA,
+        media=True,
         outputs=(Output("records.jsonl", "record"), Output("errors.jsonl", "error")),
     ),
     Stage(
         "manifest",
         "open and hash every medium",
+        work="records",
         inputs=("corpus",),
         slice=("corpus.sources", "corpus.on_bad_record", "codecs.audio.name", "codecs.image.name"),
         external=MEDIA,
@@ -85,6 +90,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "split",
         "train, val and test without a shared recording or picture",
+        work="records",
         inputs=("manifest",),
         slice=("split",),
         needs=("S1",),
@@ -94,6 +100,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "codecs",
         "fit or load the audio and the image codec",
+        work="fitted",
         inputs=("corpus", "manifest", "split"),
         slice=("codecs",),
         external=MEDIA + CODEC_WEIGHTS,
@@ -110,6 +117,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("manifest", "split", "codecs"),
         slice=("token_space", "text", "base"),
         external=(*WEIGHTS, "text.replay_file", "text.heldout_file", "token_space.reference"),
+        early="mmpt.build.early:check_tokenizer",
         outputs=(
             Output("token_space.json", "token_space"),
             Output("token_space.sha256"),
@@ -120,6 +128,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "shards",
         "every medium as tokens",
+        work="records",
         inputs=DATA[:-1],
         slice=("shards",),
         external=MEDIA + CODEC_WEIGHTS,
@@ -143,6 +152,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "base",
         "the text model that everything starts from",
+        work="base.pretrain.steps*base.pretrain.tokens_per_step",
         inputs=(
             "extension",
             "token_space",
@@ -156,6 +166,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "examples",
         "prompt, target and label mask of the four tasks",
+        work="records",
         inputs=("shards", "token_space", "split"),
         slice=("examples",),
         needs=("S3",),
@@ -175,6 +186,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "warmup",
         "new rows, on the read tasks",
+        work="warmup.steps*warmup.tokens_per_step",
         inputs=("extension", "base", "examples", "shards", "token_space", "codecs"),
         slice=WARMUP,
         needs=("S3", "K1"),
@@ -184,6 +196,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "warmup_check",
         "does the model read what it is shown",
+        work="items",
         inputs=("extension", "base", "warmup", "golden", "examples", "shards", "token_space", "split"),
         slice=("evaluate.bootstrap",),
         outputs=(Output("read_gap.json", "read_gap"),),
@@ -203,6 +216,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "train",
         "stage 4: read and emit, rows and LoRA",
+        work="train.steps*train.tokens_per_step",
         inputs=("extension", "base", "warmup", "examples", "shards", "token_space", "split"),
         slice=TRAIN,
         needs=BEFORE_TRAIN,
@@ -220,6 +234,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "trend",
         "small golden sets at every saved step",
+        work="train.steps/train.save_every",
         inputs=("extension", "train", "base", "golden", "codecs", "token_space", "examples", "shards"),
         slice=("generate", "evaluate.trend"),
         external=CODEC_WEIGHTS,
@@ -229,6 +244,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "generate",
         "golden sets at step 0 and at the end, decoded to files",
+        work="items",
         inputs=("extension", "corpus", "train", "base", "golden", "codecs", "token_space", "examples", "shards"),
         slice=("generate", "codecs.audio.clip_seconds", "evaluate.bootstrap"),
         external=MEDIA + CODEC_WEIGHTS,
@@ -247,6 +263,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "ablation",
         "the right prompt against a swapped and an empty one",
+        work="items",
         inputs=("extension", "train", "base", "golden", "token_space", "examples", "shards", "generate"),
         slice=("evaluate.bootstrap",),
         outputs=(Output("alignment.json", "alignment"),),
@@ -256,6 +273,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "text_regression",
         "is the text model still the text model",
+        work="evaluate.text_tokens",
         inputs=("extension", "train", "base", "token_space", "shards"),
         slice=("evaluate.text_tokens", "evaluate.bootstrap"),
         outputs=(Output("text_regression.json", "text_regression"),),
@@ -265,6 +283,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "read_regression",
         "does it still read after learning to emit",
+        work="items",
         inputs=("extension", "train", "warmup", "base", "golden", "token_space", "examples", "shards", "generate"),
         slice=("evaluate.bootstrap",),
         outputs=(Output("read_regression.json", "read_gap"),),
@@ -274,6 +293,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "staged_export",
         "the folder to hand out, and does it give the run's ids",
+        work="items",
         inputs=("extension", "train", "base", "golden", "codecs", "token_space", "generate"),
         slice=("generate", "export", "codecs.audio.clip_seconds"),
         external=CODEC_WEIGHTS,
@@ -289,6 +309,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "resume_check",
         "N+M steps against N, save, load, M",
+        work="train.tokens_per_step",
         inputs=("extension", "base", "warmup", "examples", "shards", "token_space"),
         slice=(*TRAIN, *WARMUP, "evaluate.resume"),
         outputs=(Output("resume_check.json", "resume_check"),),
@@ -298,6 +319,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "scores",
         "attributes read back from files, free-running quality",
+        work="items",
         inputs=("extension", *DATA, "base", "examples", "golden", "train", "generate"),
         slice=("generate", "evaluate.bootstrap", "evaluate.scores"),
         external=MEDIA + CODEC_WEIGHTS + JUDGES,
@@ -308,6 +330,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "render",
         "what the report shows: numbers, pictures, sounds",
+        work="records",
         inputs=(
             *DATA,
             *("shard_audit", "kernels", "base", "examples", "golden", "warmup", "warmup_check", "preflight"),

@@ -7,6 +7,8 @@ counted in the profile (steps, records, golden items) takes as much more time as
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +25,6 @@ from mmpt.store.errors import UserError
 
 RECORDED = Path(__file__).parent / "recorded_times.json"
 FITTED = 2000  # media that a codec is fitted on at most
-READING = ("corpus", "manifest", "split", "shards", "examples", "render")  # stages whose work grows with the records
-WITHOUT_MODEL = ("extension", "kernels")  # stages with torch whose work no base changes
-WITH_CODEC = ("codecs", "shards", "shard_audit", "generate", "trend", "scores", "render")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _time(stage: Stage, now: PastRun, own: PastRun, others: Iterable[PastRun], r
     for run in (own, *others):
         if stage.name not in run.seconds or not _alike(stage, now, run):
             continue
-        ratio = _ratio(stage.name, now, run)
+        ratio = _ratio(stage, now, run)
         basis = "its last run" if run is own else f"the run of {run.name}"
         basis = f"{run.name} as recorded elsewhere" if run in recorded else basis
         if ratio is None:
@@ -93,43 +92,30 @@ def _time(stage: Stage, now: PastRun, own: PastRun, others: Iterable[PastRun], r
 
 
 def _alike(stage: Stage, now: PastRun, run: PastRun) -> bool:
-    if stage.torch and stage.name not in WITHOUT_MODEL and run.model != now.model:
-        return False
-    return stage.name not in WITH_CODEC or run.codecs == now.codecs
+    """Whether what the stage computes with is the same in both: the base model, the codecs."""
+    with_model = stage.torch and ("base" in stage.slice or "base" in stage.inputs)
+    with_codec = "codecs" in stage.slice or any(key.startswith("codecs.") for key in stage.external)
+    return (not with_model or run.model == now.model) and (not with_codec or run.codecs == now.codecs)
 
 
-def _ratio(stage: str, now: PastRun, run: PastRun) -> float | None:
+def _ratio(stage: Stage, now: PastRun, run: PastRun) -> float | None:
     """How many times the work that the past run had; None: one of both is not known."""
-    ours, theirs = (_work(stage, one) for one in (now, run))
+    ours, theirs = (_amount(stage.work, one) for one in (now, run))
     return ours / theirs if ours and theirs else None
 
 
-def _work(stage: str, run: PastRun) -> float | None:
-    """How much there is to do, in units of the stage's own; 1 where it is always as much."""
-
-    def product(*keys: str) -> float | None:
-        values = [_get(run.data, key) for key in keys]
-        return None if None in values else float(values[0]) * float(values[-1] if len(values) > 1 else 1)
-
-    golden, ablated = _get(run.data, "golden.per_task"), _get(run.data, "golden.ablation")
-    items = None if golden is None or ablated is None else float(golden + ablated)
-    if stage in READING:
-        return run.records
-    known = {
-        "codecs": lambda: None if run.records is None else min(run.records, FITTED),
-        "base": lambda: product("base.pretrain.steps", "base.pretrain.tokens_per_step"),
-        "warmup": lambda: product("warmup.steps", "warmup.tokens_per_step"),
-        "train": lambda: product("train.steps", "train.tokens_per_step"),
-        "resume_check": lambda: product("train.tokens_per_step"),
-        "text_regression": lambda: product("evaluate.text_tokens"),
-        "trend": lambda: _ratio_of(product("train.steps"), product("train.save_every")),
-    }
-    items_of = ("warmup_check", "generate", "ablation", "read_regression", "staged_export", "scores")
-    return items if stage in items_of else known.get(stage, lambda: 1.0)()
-
-
-def _ratio_of(count: float | None, each: float | None) -> float | None:
-    return count / each if count and each else None
+def _amount(work: str, run: PastRun) -> float | None:
+    """How much there is to do, in units of the stage's own (`Stage.work`); 1 where it is always as much."""
+    if work in ("records", "fitted"):
+        return run.records if work == "records" or run.records is None else min(run.records, FITTED)
+    keys = ("golden.per_task", "golden.ablation") if work == "items" else tuple(re.split(r"[*/]", work)) if work else ()
+    values = [_get(run.data, key) for key in keys]
+    if None in values:
+        return None
+    if work == "items":
+        return float(sum(values))
+    amounts = [float(value) for value in values]
+    return amounts[0] / amounts[1] if "/" in work and amounts[1] else math.prod(amounts)
 
 
 def past_run(root: Path) -> PastRun:

@@ -198,7 +198,7 @@ def _decide(run: Run, project: Project, gate: str) -> TaskFailed | None:
     verdict = evaluate_gate(gate, project.root, policy_of(project), write=False)
     if verdict.good:
         return None
-    if any(gate in stage.needs and stage.name != "release" for stage in project.stages):
+    if any(gate in stage.needs and not stage.granted for stage in project.stages):
         run.display.line(f"gate {gate}", f"{verdict.verdict}: {verdict.reason}")
     return TaskFailed(f"{gate} is {verdict.verdict}", report=False)
 

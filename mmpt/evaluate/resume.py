@@ -33,7 +33,7 @@ from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import read_jsonl
-from mmpt.store.stage import SliceView, StageContext
+from mmpt.store.stage import SliceView, StageContext, StageJob
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
 from mmpt.train.loop import METRICS, Hooks, train
 from mmpt.train.monitors import Monitors
@@ -143,16 +143,10 @@ def _in_new_process(ctx: StageContext, folder: Path, until: int, before: int) ->
     write_json(
         job,
         {
-            "profile": ctx.profile.as_dict(),
-            "inputs": {name: str(path) for name, path in ctx.inputs.items()},
-            "seed": ctx.seed,
-            "threads": ctx.threads,
-            "device": ctx.device,
-            "dtype": ctx.dtype,
+            "job": StageJob(**ctx.as_job()).to_json(),
             "folder": str(folder),
             "until": until,
             "before": before,
-            "work": str(ctx.work),
         },
     )
     done = subprocess.run(
@@ -311,23 +305,14 @@ def _said(prepared: Prepared, checkpoint: Path) -> str | None:
 
 def main(job_path: str) -> None:
     """The new process: open everything from files and go on."""
-    job = read_json(Path(job_path))
-    torch.set_num_threads(job["threads"])
+    told = read_json(Path(job_path))
+    job = StageJob.from_json(told["job"])
+    torch.set_num_threads(job.threads)
     torch.use_deterministic_algorithms(True)
-    ctx = StageContext(
-        "resume_check",
-        SliceView(job["profile"], tuple(job["profile"]), "resume_check"),
-        {name: Path(path) for name, path in job["inputs"].items()},
-        out=Path(job["work"]),
-        work=Path(job["work"]),
-        seed=job["seed"],
-        threads=job["threads"],
-        device=job["device"],
-        dtype=job["dtype"],
-    )
+    ctx = job.context(job.work)
     if "extension" in ctx.inputs:
         adopt(ctx.inputs["extension"])
-    run_until(ctx, Path(job["folder"]), job["until"], job["before"])
+    run_until(ctx, Path(told["folder"]), told["until"], told["before"])
 
 
 if __name__ == "__main__":

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmpt.launch.process_setup import ProcessSetup, StageHook, process_environment
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
-from mmpt.store.launcher import Launcher
-from mmpt.store.stage import SliceView, StageContext
+from mmpt.store.stage import StageContext, StageJob
 
 FILE = "job.json"
 
@@ -32,73 +31,37 @@ class Place:
         return Place(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
 
-@dataclass(frozen=True)
-class WorkerJob:
+@dataclass(frozen=True, kw_only=True)
+class WorkerJob(StageJob):
     """One launch.
 
     Args:
         part, each: "module:name", as ``StageContext.spread`` was given them; ``each`` may be "".
-        path: where this process imports from, so that a worker finds the same.
         folder: of this launch, below ctx.work: reports, logs, this job's own file.
+        setting: how a worker's process is prepared.
+        path: where this process imports from, so that a worker finds the same.
     """
 
     part: str
     each: str
     folder: Path
-    name: str
-    profile: dict[str, Any]
-    slice: tuple[str, ...]
-    inputs: dict[str, Path]
-    external: dict[str, Path]
-    work: Path
-    logs: Path | None
-    seed: int
-    threads: int
-    device: str
-    dtype: str
-    launcher: Launcher
     setting: ProcessSetup
     path: tuple[str, ...]
 
     @staticmethod
     def of(ctx: StageContext, part: str, each: str, setting: ProcessSetup) -> WorkerJob:
-        profile, keys = ctx.profile.whole
         return WorkerJob(
-            part,
-            each,
-            ctx.work / "launch" / part.partition(":")[2],
-            ctx.name,
-            dict(profile),
-            keys,
-            ctx.inputs,
-            ctx.external,
-            ctx.work,
-            ctx.logs,
-            ctx.seed,
-            threads_each(ctx),
-            ctx.device,
-            ctx.dtype,
-            ctx.launcher,
-            setting,
-            tuple(path for path in sys.path if path),
+            **{**ctx.as_job(), "threads": threads_each(ctx)},
+            part=part,
+            each=each,
+            folder=ctx.work / "launch" / part.partition(":")[2],
+            setting=setting,
+            path=tuple(path for path in sys.path if path),
         )
 
-    def context(self, device: str) -> StageContext:
+    def worker_context(self, device: str) -> StageContext:
         """The context of a worker. Workers have no output folder; writing there fails."""
-        return StageContext(
-            name=self.name,
-            profile=SliceView(self.profile, self.slice, self.name),
-            inputs=self.inputs,
-            external=self.external,
-            out=Path(os.devnull),
-            work=self.work,
-            logs=self.logs,
-            seed=self.seed,
-            threads=self.threads,
-            device=device,
-            dtype=self.dtype,
-            launcher=self.launcher,
-        )
+        return self.context(Path(os.devnull), device=device)
 
     def environment(self) -> dict[str, str]:
         """What a worker's process has to find set when it starts."""
@@ -116,38 +79,21 @@ class WorkerJob:
     def read(path: Path) -> WorkerJob:
         return WorkerJob.from_json(read_json(path))
 
-    def to_json(self) -> dict[str, Any]:
-        """``WorkerJob.from_json(job.to_json()) == job``."""
-        return _plain(asdict(self))
-
-    @staticmethod
-    def from_json(told: dict[str, Any]) -> WorkerJob:
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> WorkerJob:
         hook = told["setting"]["hook"]
         found = hook and StageHook(**{**hook, **_folders(hook), "slice": tuple(hook["slice"])})
-        return WorkerJob(
-            **{
+        return super().from_json(
+            {
                 **told,
-                **_folders(told),
                 "folder": Path(told["folder"]),
-                "work": Path(told["work"]),
-                "logs": told["logs"] and Path(told["logs"]),
-                "slice": tuple(told["slice"]),
                 "path": tuple(told["path"]),
-                "launcher": Launcher(**told["launcher"]),
-                "setting": ProcessSetup(told["setting"]["torch"], found),
+                "setting": ProcessSetup(**{**told["setting"], "hook": found}),
             }
         )
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _folders(told: dict[str, Any]) -> dict[str, dict[str, Path]]:
+def _folders(told: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
     return {key: {name: Path(path) for name, path in told[key].items()} for key in ("inputs", "external")}
 
 

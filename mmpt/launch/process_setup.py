@@ -37,10 +37,17 @@ class StageHook:
 
 @dataclass(frozen=True)
 class ProcessSetup:
-    """What a stage's process needs beside its context: whether it uses torch, and its hook."""
+    """What a stage's process needs beside its context.
+
+    Args:
+        torch: whether it uses torch.
+        hook: what is called after each checkpoint.
+        module: the input that holds the compiled operations; empty: none.
+    """
 
     torch: bool = False
     hook: StageHook | None = None
+    module: str = ""
 
 
 def process_environment(threads: int) -> dict[str, str]:
@@ -66,10 +73,10 @@ def prepare(ctx: StageContext, setting: ProcessSetup) -> None:
     if setting.torch:
         set_up_torch(ctx.threads, ctx.seed)
         _check_device(ctx.device)
-    if "extension" in ctx.inputs:
+    if setting.module:
         from mmpt.ops import adopt
 
-        adopt(ctx.inputs["extension"])
+        adopt(ctx.inputs[setting.module])
 
 
 def hook_of(ctx: StageContext, hook: StageHook | None) -> OnSave | None:

@@ -35,7 +35,7 @@ class Actor:
     def __init__(self, told: dict[str, Any]):
         self.job, self.refusal = WorkerJob.from_json(told), ""
         try:
-            context = self.job.context(self.job.device)
+            context = self.job.worker_context(self.job.device)
             context.on_log = lambda line: print(line, flush=True)
             prepare(context, self.job.setting)
             self.each = resolve(self.job.each)(context)

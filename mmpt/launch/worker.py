@@ -66,7 +66,7 @@ def run(job: WorkerJob, place: Place) -> End:
     restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     context: StageContext | None = None
     try:
-        context = job.context(device_of(job, place))
+        context = job.worker_context(device_of(job, place))
         context.on_log = lambda line: print(f"rank {place.rank}: {line}", flush=True)
         context.on_progress = Reports(job.folder).sink(place.rank)
         prepare(context, job.setting)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mmpt.store.launcher import Launcher
 
@@ -107,6 +107,12 @@ class StageContext:
     granted: dict[str, Any] = field(default_factory=dict)
     earlier: tuple[Path, ...] = ()
 
+    def as_job(self) -> dict[str, Any]:
+        """The arguments of a `StageJob` with this context's stage, profile, folders and machine."""
+        profile, keys = self.profile.whole
+        shared = {name: getattr(self, name) for name in SHARED}
+        return {**shared, "profile": dict(profile), "slice": keys}
+
     def spread(self, part: Part, each: type | None = None) -> None:
         """Let the launcher's workers fill ``work``; without a launcher this does nothing.
 
@@ -135,3 +141,64 @@ class StageContext:
     def info(self, **numbers: Any) -> None:
         """Keep run-dependent numbers out of the outputs, in the receipt's run part."""
         self.run_info.update(numbers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageJob:
+    """A stage's context as another process, or machine, can have it: without output folder and callbacks.
+
+    What is sent adds its own fields in a subclass. Fields: as those of `StageContext`; `profile` is the whole profile
+    and `slice` the declared keys.
+    """
+
+    name: str
+    profile: dict[str, Any]
+    slice: tuple[str, ...]
+    inputs: dict[str, Path]
+    external: dict[str, Path]
+    work: Path
+    logs: Path | None
+    seed: int
+    threads: int
+    device: str
+    dtype: str
+    launcher: Launcher
+    granted: dict[str, Any] = field(default_factory=dict)
+    earlier: tuple[Path, ...] = ()
+
+    def context(self, out: Path, **others: Any) -> StageContext:
+        """The context with output folder `out`; `others`: callbacks, or fields with another value."""
+        view = SliceView(self.profile, self.slice, self.name)
+        return StageContext(**{**{name: getattr(self, name) for name in SHARED}, "profile": view, "out": out, **others})
+
+    def to_json(self) -> dict[str, Any]:
+        """``from_json(job.to_json()) == job``."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The job that `to_json` told; subclasses convert their own fields first."""
+        folders = {key: {name: Path(path) for name, path in told[key].items()} for key in ("inputs", "external")}
+        return cls(
+            **{
+                **told,
+                **folders,
+                "slice": tuple(told["slice"]),
+                "work": Path(told["work"]),
+                "logs": told["logs"] and Path(told["logs"]),
+                "launcher": Launcher(**told["launcher"]),
+                "earlier": tuple(Path(path) for path in told["earlier"]),
+            }
+        )
+
+
+# Fields that a context and a job have alike.
+SHARED = tuple(one.name for one in fields(StageJob) if one.name not in ("profile", "slice"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value

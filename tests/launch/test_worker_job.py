@@ -22,10 +22,10 @@ def test_a_job_survives_its_file(tmp_path, logs):
     ctx = StageContext("train", profile, inputs, tmp_path / "out", tmp_path / "work", external, 7, 2, logs=logs)
     ctx.launcher = Launcher("torchrun", processes=2, shard_base=True)
     hook = StageHook("module:factory", "trend", ("gates",), inputs, external)
-    job = WorkerJob.of(ctx, f"{__name__}:part", "", ProcessSetup(True, hook))
+    job = WorkerJob.of(ctx, f"{__name__}:part", "", ProcessSetup(True, hook, "extension"))
     again = WorkerJob.read(job.write())
     assert again == job
-    context = again.context("cuda:1")
+    context = again.worker_context("cuda:1")
     assert context.device == "cuda:1" and context.out == Path(os.devnull) and context.on_spread is None
     for name in ("name", "inputs", "work", "external", "seed", "dtype", "logs", "launcher"):
         assert getattr(context, name) == getattr(ctx, name)
