@@ -7,7 +7,7 @@ import pytest
 from mmpt.build import fingerprint as prints
 from mmpt.build.code import CodeIndex
 from mmpt.build.project import Project
-from mmpt.build.stages import STAGES
+from mmpt.build.stage_table import STAGES
 from mmpt.profile import load_profile
 
 REPO = Path(__file__).resolve().parents[2]
