@@ -28,7 +28,7 @@ from mmpt.report.page_gates import (
 from mmpt.report.remedies import outdated, remedies, warnings
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Template
 
 HERE = Path(__file__).resolve().parent
 SHOWN = 4  # gallery items per task in sight; the rest opens below them
@@ -43,35 +43,31 @@ def html(report: Mapping[str, Any], root: Path | None = None) -> str:
             place in ``report/`` instead of being put into the page.
     """
     data, stages = report["data"], stage_rows(report)
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            report=report,
-            decision=report["decision"],
-            short=_short(report["decision"]),
-            style=HERE.joinpath("page.css").read_text(encoding="utf-8"),
-            outdated=outdated(report),
-            todo=remedies(report),
-            warnings=warnings(report),
-            counts=counts(report["verdicts"]),
-            gates=[gate_row(one, report["command"]) for one in report["verdicts"]],
-            stages=stages,
-            built=[row["name"] for row in stages if row["built"]],
-            graph=graph(stages),
-            curves=curve_groups(data["curves"]),
-            ablation=ablation(data["ablation"], report["verdicts"]),
-            galleries=galleries(data["gallery"], Media(report["media_base"], root)),
-            trend=along_the_way(data["trend"]),
-            runs=past_runs(report["runs"]),
-            key_numbers=key_numbers(report),
-            changed=changed(report["changes"]),
-            number=number,
-            shown=SHOWN,
-            tone=tone,
-            tones=TONES,
-            signs=SIGNS,
-        )
+    return template().render(
+        report=report,
+        decision=report["decision"],
+        short=_short(report["decision"]),
+        style=HERE.joinpath("page.css").read_text(encoding="utf-8"),
+        outdated=outdated(report),
+        todo=remedies(report),
+        warnings=warnings(report),
+        counts=counts(report["verdicts"]),
+        gates=[gate_row(one, report["command"]) for one in report["verdicts"]],
+        stages=stages,
+        built=[row["name"] for row in stages if row["built"]],
+        graph=graph(stages),
+        curves=curve_groups(data["curves"]),
+        ablation=ablation(data["ablation"], report["verdicts"]),
+        galleries=galleries(data["gallery"], Media(report["media_base"], root)),
+        trend=along_the_way(data["trend"]),
+        runs=past_runs(report["runs"]),
+        key_numbers=key_numbers(report),
+        changed=changed(report["changes"]),
+        number=number,
+        shown=SHOWN,
+        tone=tone,
+        tones=TONES,
+        signs=SIGNS,
     )
 
 
@@ -82,7 +78,8 @@ def _short(decision: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _environment() -> Environment:
+def template() -> Template:
+    """The page's template, compiled once in a process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -93,7 +90,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"coded": coded, "capitalize_first": capitalized}
-    return environment
+    return environment.get_template("page.html.j2")
 
 
 def coded(text: str) -> Markup:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmpt.model import qwen3
 from mmpt.model.activation_checkpointing import layers_of
@@ -61,8 +62,12 @@ class Plan:
     def activations(self, row_len: int) -> footprint.Activations:
         """Counted once per row length."""
         if row_len not in self.counted:
-            self.counted[row_len] = footprint.activations(self.shape, row_len)
+            self.counted[row_len] = footprint.activations(self.shape, row_len, self._models)
         return self.counted[row_len]
+
+    @cached_property
+    def _models(self) -> tuple[nn.Module, nn.Module]:
+        return footprint.counted_models(self.shape)
 
     def speed(self, row_len: int, device: Device) -> footprint.Speed:
         """Timed, which takes seconds, once per row length; or counted."""

@@ -156,13 +156,18 @@ class Activations:
         return rows * (self.input_row * checkpointed + self.row) + whole + self.once
 
 
-def activations(shape: Shape, row_len: int) -> Activations:
-    """Counted on models of one and of two layers, with one row and with two."""
-    kept = {
-        layers: [_kept_bytes(build(shape, layers, "meta"), rows, row_len, shape) for rows in (1, 2)]
-        for layers in (1, 2)
-    }
-    one, two = ((2 * first - second, second - first) for first, second in kept.values())
+def counted_models(shape: Shape) -> tuple[nn.Module, nn.Module]:
+    """The shape with one layer and with two, on device meta; building them takes as long as counting."""
+    return build(shape, 1, "meta"), build(shape, 2, "meta")
+
+
+def activations(shape: Shape, row_len: int, models: tuple[nn.Module, nn.Module] | None = None) -> Activations:
+    """Counted on models of one and of two layers, with one row and with two.
+
+    models: those of ``counted_models``, where they were built already.
+    """
+    kept = [[_kept_bytes(model, rows, row_len, shape) for rows in (1, 2)] for model in models or counted_models(shape)]
+    one, two = ((2 * first - second, second - first) for first, second in kept)
     (fixed, row), (fixed_2, row_2) = one, two
     states = row_len * shape.hidden * shape.dtype.itemsize
     return Activations(row_len, row_2 - row, fixed_2 - fixed, 2 * row - row_2, 2 * fixed - fixed_2, states)

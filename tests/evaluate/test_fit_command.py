@@ -123,8 +123,13 @@ def chosen(**given):
     return report, chosen_profile(profile, report, fixed)
 
 
-def test_what_is_given_is_kept_and_the_rest_follows():
-    report, data = chosen(max_seq_len=SHORT)
+@pytest.fixture(scope="module")
+def short():
+    return chosen(max_seq_len=SHORT)
+
+
+def test_what_is_given_is_kept_and_the_rest_follows(short):
+    report, data = short
     assert data["examples"]["max_seq_len"] == data["train"]["row_len"] == SHORT
     assert {one["max_seq_len"] for one in report["proposals"]} == {SHORT}
     assert max(report["proposals"][0]["dropped"].values()) <= 0.1
@@ -134,8 +139,8 @@ def test_what_is_given_is_kept_and_the_rest_follows():
     assert f"given    max_seq_len {SHORT} kept" in text and "instead  clips of 1 s" in text
 
 
-def test_a_written_profile_is_whole_and_drops_what_was_promised(tmp_path):
-    report, data = chosen(max_seq_len=SHORT)
+def test_a_written_profile_is_whole_and_drops_what_was_promised(tmp_path, short):
+    report, data = short
     path = tmp_path / "shorter.yaml"
     written = write_profile(path, data, ["first line", *fit_lines(report)])
     assert written.name == "shorter" and path.read_text().startswith("# first line\n# model ")
