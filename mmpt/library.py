@@ -134,7 +134,7 @@ class Run:
             pixels = load_image(Path(medium)) if isinstance(medium, str | Path) else medium
             return self.space.image_to_global(codec.encode([pixels])[0])
         if isinstance(medium, str | Path):
-            medium = load_clip(Path(medium), codec.sample_rate, codec.channels, self.seconds or float("inf"))[0]
+            medium = load_clip(Path(medium), codec.sample_rate, codec.channels, self.seconds)[0]
         return self.space.audio_to_global(codec.encode([medium])[0].codes)
 
     def decode(self, ids: Sequence[int] | np.ndarray, seed: int = 0) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.report.gallery import collect_gallery
+from mmpt.report.metrics import TEST_LOSS
 from mmpt.store.canonical import read_json
 from mmpt.store.jsonl import iter_jsonl, read_jsonl
 from mmpt.store.numbers import Labels
@@ -97,7 +98,21 @@ def _curves(stage: str, folder: Path) -> list[dict[str, Any]]:
                     "values": [value for _, value in kept],
                 }
             )
-    return curves
+    return [*curves, *_test_losses(stage, folder)]
+
+
+def _test_losses(stage: str, folder: Path) -> list[dict[str, Any]]:
+    """One curve a task: its test loss at the steps where it was measured."""
+    path = folder / "checkpoints.json"
+    rows = read_json(path).get("test_curve", []) if path.is_file() else []
+    points: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        for task, loss in row["test"].items():
+            points.setdefault(f"{TEST_LOSS}{task}", []).append((row["step"], loss))
+    return [
+        {"stage": stage, "name": name, "steps": [step for step, _ in many], "values": [loss for _, loss in many]}
+        for name, many in sorted(points.items())
+    ]
 
 
 def _trend(folder: Path | None) -> list[dict[str, Any]]:

@@ -1,5 +1,5 @@
-"""The gallery: for each shown golden item its prompt, the ground truth, and what the model made of it first and
-last.
+"""The gallery: for each shown golden item its prompt, the original medium, the codec's best version of it, and what the
+model made of it first and last.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmpt.codecs.media import MediaError, load_image, media_path, read_audio
+from mmpt.codecs.media import MediaError, load_clip, load_image, media_path, read_audio
 from mmpt.shards.golden_files import golden_path
 from mmpt.store.jsonl import read_jsonl
 
 SHOWN = 16  # items per task: what a person looks at
 LONGEST_SIDE = 320  # pixels of a shown original
 LONGEST_SOUND = 30.0  # seconds of an original sound in the gallery
+RATE = 24_000  # samples per second at most of an original sound
 BARS = 56  # bars of a drawn sound
 MODALITY = {"t2a": "audio", "t2i": "image", "a2t": "audio", "i2t": "image"}
 
@@ -71,9 +72,13 @@ def _item(
 ) -> dict[str, Any]:
     modality, name = MODALITY[record["task"]], f"gallery/{record['task']}/{place:02d}"
     views, texts = [], []
-    reference = _reference(record, modality, inputs.get("generate"), roots, out / f"{name}-reference")
-    if reference is not None:
-        views.append(_view("reference", reference, modality, out, record))
+    original = _original(record, modality, roots, out / f"{name}-original")
+    if original is not None:
+        views.append(_view("original", original, modality, out, record))
+    stored = _stored_reference(record, modality, inputs.get("generate"))
+    if stored is not None:
+        copy = _copied(stored, out / f"{name}-reference")
+        views.append(_view("reference", copy, modality, out, record))
     for what, (base, rows) in outputs.items():
         row = rows.get(record["id"])
         if row is None:
@@ -101,37 +106,33 @@ def _said(row: Row) -> str:
     return f"not decoded: {row.get('decode_error') or row.get('fault')}"
 
 
-def _reference(
-    record: Row, modality: str, generate: Path | None, roots: Mapping[str, Path], target: Path
-) -> Path | None:
-    """The ground truth as a file next to ``target``: stored codes decoded if there are any, else the original."""
-    suffix = ".wav" if modality == "audio" else ".png"
-    target = target.with_name(target.name + suffix)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stored = _stored_reference(record, modality, generate, suffix)
-    if stored is not None:
-        shutil.copyfile(stored, target)
-        return target
+def _original(record: Row, modality: str, roots: Mapping[str, Path], target: Path) -> Path | None:
+    """The medium as it is in the corpus, small enough for a page, as a file next to ``target``; None: not there."""
+    target = target.with_name(target.name + (".wav" if modality == "audio" else ".png"))
     try:
         original = media_path(record, roots) if record["media"]["root"] in roots else None
         if original is None:
             return None
+        target.parent.mkdir(parents=True, exist_ok=True)
         if modality == "image":
             picture = Image.fromarray(load_image(original))
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
             picture.save(target)
         else:
             wave, rate = read_audio(original, _seconds(record))
-            soundfile.write(target, wave.T, rate, subtype="PCM_16")
+            if rate > RATE:
+                wave, rate = load_clip(original, RATE, 1, _seconds(record))[0], RATE
+            soundfile.write(target, wave.mean(axis=0), rate, subtype="PCM_16")
     except MediaError:
         return None  # gates S1 and S3 tell of it; the report goes on without the picture
     return target
 
 
-def _stored_reference(record: Row, modality: str, generate: Path | None, suffix: str) -> Path | None:
+def _stored_reference(record: Row, modality: str, generate: Path | None) -> Path | None:
+    """The stored codes of the medium, decoded by stage generate: the best that the model could give back."""
     if generate is None:
         return None
-    emit = "t2a" if modality == "audio" else "t2i"
+    emit, suffix = ("t2a", ".wav") if modality == "audio" else ("t2i", ".png")
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", record["id"])[:120]
     # An id that a file name cannot hold is stored as its safe form and a digest.
     pattern = f"{safe}{suffix}" if safe == record["id"] else f"{safe}-*{suffix}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+TEST_LOSS = "test_loss_"  # a curve's name, before the task's
 MEANING = {
     # manifest and split
     "missing_media": "records whose picture or sound file does not exist",

@@ -7,16 +7,27 @@ from typing import Any
 
 from mmpt.gating.text import number
 from mmpt.report.charts import interval_chart, line_chart
+from mmpt.report.metrics import TEST_LOSS
 
+NATS = "nats per token"
 TABLE_ROWS = 24  # rows of a curve's table of numbers
 NAMES = {"grad_norm": "Gradient norm", "lr": "Learning rate"}
 GAPS = {"gap_swapped": "swapped", "gap_empty": "empty"}
 
 
 def curve_groups(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Charts: losses by task, losses by codebook, the rest one by one; each with its table of numbers."""
+    """Charts: losses by task, of each task training beside test, losses by codebook, the rest one by one; each with its
+    table of numbers.
+    """
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    trained = {(curve["stage"], curve["name"]): curve for curve in curves}
     for curve in curves:
+        if curve["name"].startswith(TEST_LOSS):
+            task = curve["name"].removeprefix(TEST_LOSS)
+            own = trained.get((curve["stage"], f"loss_{task}"))
+            title = f"Loss of {task}, training beside test"
+            groups[curve["stage"], title, NATS] = [*([own] if own else []), curve]
+            continue
         groups.setdefault((curve["stage"], *_kind(curve["name"])), []).append(curve)
     return [_group(key, many) for key, many in sorted(groups.items(), key=_order)]
 
@@ -25,7 +36,7 @@ def _kind(name: str) -> tuple[str, str]:
     """Title and unit of the chart that a curve belongs to."""
     if name.startswith("loss"):
         part = "by codebook" if "_cb" in name or name.endswith("_image") else "by task"
-        return f"Loss {'of end tokens' if name.endswith('_end') else part}", "nats per token"
+        return f"Loss {'of end tokens' if name.endswith('_end') else part}", NATS
     if name.startswith("lr"):
         return NAMES["lr"], ""
     return NAMES.get(name, name.replace("_", " ").capitalize()), ""
@@ -44,6 +55,8 @@ def _group(key: tuple[str, str, str], curves: list[dict[str, Any]]) -> dict[str,
 
 def _label(name: str) -> str:
     """ "loss_t2a_cb3" -> "t2a codebook 3"."""
+    if name.startswith(TEST_LOSS):
+        return f"{name.removeprefix(TEST_LOSS)} on test"
     part = "all tasks" if name == "loss" else name.removeprefix("loss_")
     return part.replace("_cb", " codebook ").replace("_", " ")
 
@@ -72,7 +85,7 @@ def along_the_way(rows: list[dict[str, Any]]) -> dict[str, Any]:
             if points:
                 steps, values = map(list, zip(*points, strict=True))
                 curves.append({"name": f"{task} {name}", "steps": steps, "values": values})
-    return {"rows": rows, "curves": curves, "svg": line_chart("Gaps along the way", curves, "nats per token")}
+    return {"rows": rows, "curves": curves, "svg": line_chart("Gaps along the way", curves, NATS)}
 
 
 def ablation(rows: list[dict[str, Any]], verdicts: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ TASK_NAMES = {
     "a2t": "Sound to text",
 }
 VIEW_NAMES = {
-    "reference": "reference",
+    "original": "original",
+    "reference": "the codec's best",
     "first": "before training",
     "final": "after training",
     "sampled": "after, sampled",

@@ -16,12 +16,12 @@ from mmpt.store.stage import StageContext
 from mmpt.train.distributed import Ranks
 from mmpt.train.draws import DRAWS, draw_metrics, never_drawn_metrics, write_draws
 from mmpt.train.evidence import loss_metrics, stability_metrics
-from mmpt.train.heldout_losses import HeldoutLosses, chosen, keeps_best
+from mmpt.train.heldout_losses import HeldoutLosses, chosen, keeps_best, loss_curve
 from mmpt.train.independent import independent_metrics
 from mmpt.train.loop import METRICS, Hooks, Outcome
 from mmpt.train.loop import train as run_training
 from mmpt.train.objective import OPEN_PIECES
-from mmpt.train.preparation import Prepared, prepare_rank, prepare_train, ramp_end
+from mmpt.train.preparation import Prepared, prepare_rank, prepare_train
 from mmpt.train.run_log import RunLog
 
 
@@ -70,7 +70,7 @@ def _run(ctx: StageContext, ready: Prepared, exam: HeldoutLosses, ranks: Ranks) 
             on_save=ctx.on_save or (lambda step, folder: None),
             on_resume=report.on_resume,
             measure=exam.measure,
-            measure_at=(ramp_end(ready.loader),),
+            measure_at=(exam.ramp_end, *sorted(exam.curve)),
         )
         return run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks, ranks=ranks)
 
@@ -98,6 +98,7 @@ def _publish(ctx: StageContext, outcome: Outcome, ramp: int) -> int:
             "best": chosen(val, last),
             "saved": [names[step] for step in outcome.saved],
             "val_loss": val,
+            "test_curve": loss_curve(outcome.measured),
             "stopped": outcome.stopped,
         },
     )

@@ -13,14 +13,16 @@ from mmpt.train.heldout import item_losses, sample
 from mmpt.train.preparation import Prepared, example_sets, ramp_end
 
 VAL_ITEMS, TEST_ITEMS = 24, 64  # a task, for the choice of the best checkpoint and for gate B1
+CURVE_POINTS = 10  # steps before the end at which test losses are measured, for the report's curves
 
 
 class HeldoutLosses:
-    """Held-out losses of a run: val at the saves, test at the ramp's end and at the end."""
+    """Held-out losses of a run: val at the saves, test at the ramp's end, at CURVE_POINTS steps and at the end."""
 
     def __init__(self, ctx: StageContext, ready: Prepared):
         self.model, self.settings = ready.model, ready.settings
         self.row_len, self.ramp_end = ready.loader.row_len, ramp_end(ready.loader)
+        self.curve = curve_steps(self.settings.steps)
         self.best = keeps_best(ctx)
         weights = ctx.profile["mixture.weights"]
         self.val = example_sets(ctx, ready.model.space, weights, "val")
@@ -31,12 +33,13 @@ class HeldoutLosses:
         that is kept, which val losses choose.
         """
         saved = step % self.settings.save_every == 0
-        ended = step == self.settings.steps or not (saved or step == self.ramp_end)
+        shown = step in self.curve
+        ended = step == self.settings.steps or not (saved or shown or step == self.ramp_end)
         out: dict[str, Any] = {"val": None, "test": None}
         if saved or ended:
             losses = self._losses(self.val, VAL_ITEMS)
             out["val"] = {task: float(one.full.mean()) for task, one in losses.items()}
-        if ended or step == self.ramp_end or (self.best and saved and step > self.ramp_end):
+        if ended or shown or step == self.ramp_end or (self.best and saved and step > self.ramp_end):
             losses = self._losses(self.test, TEST_ITEMS)
             out["test"] = {task: one.full.tolist() for task, one in losses.items()}
         return out
@@ -51,6 +54,20 @@ class HeldoutLosses:
     def tested(self) -> dict[str, tuple[ExampleSet, list[int]]]:
         """Task -> (test examples, indices of those that are measured)."""
         return {task: (one, sample(one, TEST_ITEMS)) for task, one in self.test.items() if len(one)}
+
+
+def curve_steps(steps: int) -> frozenset[int]:
+    """Where the test losses of the report's curves are measured: evenly spaced steps of a run of `steps`, from 0."""
+    return frozenset(steps * i // CURVE_POINTS for i in range(CURVE_POINTS))
+
+
+def loss_curve(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Test losses over the steps, for the report: [{"step", "test": {task: mean}}], nats per token."""
+    found = {int(step): one["test"] for step, one in measured.items() if one["test"]}
+    return [
+        {"step": step, "test": {task: float(np.mean(items)) for task, items in found[step].items()}}
+        for step in sorted(found)
+    ]
 
 
 def keeps_best(ctx: StageContext) -> bool:

@@ -7,8 +7,8 @@ import pytest
 
 from mmpt.build import stage_times
 from mmpt.build.run_plan import StagePlan
-from mmpt.build.stage_times import StageTime, spoken, time_lines
 from mmpt.build.stage_table import STAGES
+from mmpt.build.stage_times import StageTime, spoken, time_lines
 from mmpt.profile import load_profile
 
 SLICES = {

@@ -220,7 +220,7 @@ def test_what_is_tokenised_and_what_the_report_plays_is_the_segment(tmp_path):
     codec = SimpleNamespace(sample_rate=RATE, channels=1)
     wave, cut = AudioEncoder(codec, None, {"s": tmp_path / "s"}, clip_seconds=4.0).load(one)
     assert not cut and np.array_equal(wave, expected)
-    played = gallery._reference({**one, "task": "a2t"}, "audio", None, {"s": tmp_path / "s"}, tmp_path / "played")
+    played = gallery._original({**one, "task": "a2t"}, "audio", {"s": tmp_path / "s"}, tmp_path / "played")
     assert np.abs(soundfile.read(played)[0] - expected[0]).max() < 1e-4
     said = commands_records.story_lines({**STORY, "record": one})
     assert any(line.endswith("s/a.flac, from 2 s for 0.5 s") for line in said)

@@ -82,7 +82,7 @@ def make_run(root: Path, *, items: int = 3, bad: tuple[str, ...] = (), stop_befo
         "split": _split,
         "examples": _examples,
         "warmup": _metrics,
-        "train": _metrics,
+        "train": _train,
         "trend": _trend,
         "generate": _generate,
         "text_regression": _texts,
@@ -114,7 +114,11 @@ def run_render(root: Path) -> None:
     inputs = {name: root / name / "data" for name in RENDERED if (root / name).is_dir()}
     out = root / "render" / "data"
     out.mkdir(parents=True)
-    render(StageContext("render", SliceView({}, ()), inputs, out, root / ".work"))
+    media = root / ".work" / "corpus"
+    for place in range(3):
+        _write_medium(media / f"image-{place:03d}.png", "t2i", place, 0.0)
+        _write_medium(media / f"audio-{place:03d}.wav", "t2a", place, 0.0)
+    render(StageContext("render", SliceView({}, ()), inputs, out, root / ".work", {"corpus": media}))
     sign(root, "render", tuple(inputs))
 
 
@@ -182,7 +186,7 @@ def record(task: str, place: int) -> dict[str, Any]:
         "source": "generated",
         "attributes": attributes or None,
         "mentioned": mentioned or None,
-        "media": {"root": "corpus", "path": f"media/{place}"},
+        "media": {"root": "corpus", "path": f"{modality}-{place:03d}.{'wav' if modality == 'audio' else 'png'}"},
         "meta": {},
     }
 
@@ -240,6 +244,13 @@ def _metrics(data: Path, items: int) -> None:
         row |= {f"loss_t2a_cb{book}": 2.0 + 0.4 * book + 3 * math.exp(-step / 150) for book in range(CODEBOOKS)}
         rows.append(row)
     write_jsonl(data / "metrics.jsonl", rows, durable=False)
+
+
+def _train(data: Path, items: int) -> None:
+    """As warm-up, and test losses that rise from the middle on."""
+    _metrics(data, items)
+    curve = [{"step": step, "test": {"t2i": 2.0 + abs(step - 250) / 500}} for step in range(0, 501, 50)]
+    write_json(data / "checkpoints.json", {"test_curve": curve}, durable=False)
 
 
 def ablation_entry(gap: float) -> dict[str, Any]:

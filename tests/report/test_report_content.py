@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -29,13 +29,14 @@ def test_a_good_run_reports_go(report):
     assert terminal(report).splitlines()[-1] == report["decision"]["headline"]
 
 
-def test_the_gallery_has_reference_first_and_final(report):
+def test_the_gallery_has_original_reference_first_and_final(report):
     items = {(one["task"], one["id"]): one for one in report["data"]["gallery"]}
     picture, sound, read = items["t2i", "image-001"], items["t2a", "audio-001"], items["i2t", "image-001"]
-    assert [view["what"] for view in picture["views"]] == ["reference", "first", "final", "sampled"]
+    assert [view["what"] for view in picture["views"]] == ["original", "reference", "first", "final", "sampled"]
+    assert [view["what"] for view in read["views"]] == ["original", "reference"]
     assert sound["views"][0]["seconds"] == 1.0 and len(sound["views"][0]["peaks"]) == 56
     assert [one["text"] for one in read["texts"]][:2] == ["circle circle the the", picture["caption"]]
-    assert {one["attribute"] for one in picture["views"][2]["read"]} == {"shape", "colour"}
+    assert {one["attribute"] for one in picture["views"][3]["read"]} == {"shape", "colour"}
 
 
 def test_its_pictures_and_sounds_are_there(good_run, report):
@@ -54,6 +55,14 @@ def test_curves_trend_ablation_and_texts(report):
     }
     assert report["data"]["texts"][0]["after"] == HOSTILE
     assert sum(row["records"] for row in report["data"]["corpus"]) == 60
+
+
+def test_the_test_loss_of_a_task_is_drawn_beside_its_training_loss(report):
+    (curve,) = [one for one in report["data"]["curves"] if one["name"] == "test_loss_t2i"]
+    assert curve["steps"] == list(range(0, 501, 50)) and curve["values"][5] == 2.0 < curve["values"][-1] == 2.5
+    page = html(report)
+    (chart,) = re.findall(r"<figure(?:(?!</figure>).)*Loss of t2i, training beside test.*?</figure>", page, re.S)
+    assert "t2i on test" in chart and chart.count("<polyline") == 2
 
 
 def test_a_no_go_run_says_what_failed_and_what_to_do(tmp_path):
@@ -318,4 +327,3 @@ def test_a_golden_set_without_outputs_still_shows_captions(tmp_path):
     make_run(tmp_path / "smoke", stop_before="manifest")
     report = build_report(tmp_path / "smoke")
     assert report["data"]["gallery"] and not report["data"]["gallery"][0]["views"]
-    assert Path(tmp_path / "smoke" / "report").exists()
