@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from mmpt.codecs import registry
 from mmpt.codecs.media import load_clip, load_image
+from mmpt.codecs.protocol import encode_rate
 from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.sets import Codecs, decode_audio, decode_image
@@ -134,7 +135,7 @@ class Run:
             pixels = load_image(Path(medium)) if isinstance(medium, str | Path) else medium
             return self.space.image_to_global(codec.encode([pixels])[0])
         if isinstance(medium, str | Path):
-            medium = load_clip(Path(medium), codec.sample_rate, codec.channels, self.seconds)[0]
+            medium = load_clip(Path(medium), encode_rate(codec), codec.channels, self.seconds)[0]
         return self.space.audio_to_global(codec.encode([medium])[0].codes)
 
     def decode(self, ids: Sequence[int] | np.ndarray, seed: int = 0) -> Any:

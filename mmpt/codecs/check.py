@@ -21,6 +21,7 @@ from mmpt.codecs import registry
 from mmpt.codecs.contract import ITEMS, RULES, Examination, examine
 from mmpt.codecs.media import MediaError, clip, load_audio, load_image
 from mmpt.codecs.names import BUILT_IN, entry_point
+from mmpt.codecs.protocol import encode_rate
 from mmpt.codecs.trivial_decodes import Summary, summarise
 from mmpt.store.errors import EXIT_GO, EXIT_NO_GO, EXIT_USAGE, UserError
 
@@ -34,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     try:
         options = _parser().parse_args(words)
-        found = check(options.name, _section(options), options.media, options.seconds)
+        found = check(options.name, _section(options), options.media, options.seconds, options.modality)
     except UserError as error:
         print(f"check: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -43,18 +44,21 @@ def main(words: Sequence[str] | None = None) -> int:
     return EXIT_GO if good else EXIT_NO_GO
 
 
-def check(name: str, section: Mapping[str, Any], folder: Path | None = None, seconds: float = 2.0) -> Examination:
+def check(
+    name: str, section: Mapping[str, Any], folder: Path | None = None, seconds: float = 2.0, modality: str = ""
+) -> Examination:
     """Make the codec of a profile's section and try its contract.
 
     Args:
         section: `name`, and the keys of a profile's codec section.
         folder: of sounds or pictures; None: media made here.
         seconds: the longest clip.
+        modality: audio or image; empty: the codec's, which has one alone.
 
     Raises:
         UserError: an unknown codec, options that it refuses, a folder without media that can be read.
     """
-    modality = BUILT_IN.get(name) or registry.modality_of(name, entry_point(name, "audio or image"))
+    modality = modality or _modality(name)
     form = registry.fit_format(modality, section)
     made: Any = {"audio": registry.create_audio, "image": registry.create_image}[modality]
     if modality == "image":
@@ -63,7 +67,7 @@ def check(name: str, section: Mapping[str, Any], folder: Path | None = None, sec
     else:
         fitted = None if form is None else _sounds(folder, form[0], form[1], seconds)
         codec = made(section, fitted and fitted[ITEMS:])
-        media = _sounds(folder, codec.sample_rate, codec.channels, seconds)
+        media = _sounds(folder, encode_rate(codec), codec.channels, seconds)
     return examine(codec, modality, media[:ITEMS], name, seconds=seconds)
 
 
@@ -112,6 +116,7 @@ def compared(one: Summary) -> list[tuple[str, str, int]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m mmpt.codecs.check", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name", help="as in codecs.audio.name or codecs.image.name")
+    parser.add_argument("--modality", choices=("audio", "image"), default="", help="of a codec that has both")
     parser.add_argument("--path", help="weights: a file, a folder or a hub id")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="another key of the section; repeatable"
@@ -119,6 +124,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--media", type=Path, metavar="FOLDER", help="sounds or pictures to try it on")
     parser.add_argument("--seconds", type=float, default=2.0, help="the longest clip (default: 2)")
     return parser
+
+
+def _modality(name: str) -> str:
+    kinds = BUILT_IN.get(name) or (registry.modality_of(name, entry_point(name, "audio or image")),)
+    if len(kinds) > 1:
+        raise UserError(
+            f"codec {name} is one of each modality", where="--modality", found="none", expected=" or ".join(kinds)
+        )
+    return kinds[0]
 
 
 def _section(options: argparse.Namespace) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs import registry
-from mmpt.codecs.protocol import AudioCodes
+from mmpt.codecs.protocol import AudioCodes, decoded_samples, encode_rate, frames_of
 from mmpt.codecs.round_trips import compare
+from mmpt.codecs.sound_files import convert
 from mmpt.codecs.trivial_decodes import Comparison, summarise
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
@@ -103,8 +104,8 @@ def examine(
 
     Args:
         codec: on `device`.
-        media: waves float32 [channels, T] at the codec's rate, or pictures uint8 [H, W, 3]. Without any, only what
-            needs no encoder is tried: an imported run brings no media.
+        media: waves float32 [channels, T] as the codec encodes them, or pictures uint8 [H, W, 3]. Without any, only
+            what needs no encoder is tried: an imported run brings no media.
         plugin: name in the registry, by which another instance is loaded.
         seconds: length of the longest clip that the run encodes.
     """
@@ -126,7 +127,7 @@ def examine(
         _try(found, "generated", trial.generated)
         if outputs is not None:
             _try(found, "quality", lambda: trial.quality(outputs))
-            found.comparisons = compare(codec, modality, trial.media, outputs)
+            found.comparisons = compare(codec, modality, trial.expected, outputs)
     if media:
         _try(found, "extremes", trial.extremes)
     return found
@@ -153,6 +154,11 @@ class _Trials:
 
     def __init__(self, codec: Any, media: list[np.ndarray], plugin: str, seconds: float, device: str):
         self.codec, self.media, self.plugin, self.seconds, self.device = codec, media, plugin, seconds, device
+
+    @property
+    def expected(self) -> list[np.ndarray]:
+        """What each decode is held against."""
+        return self.media
 
     def check_codes(self, medium: np.ndarray, one: Any, where: str) -> None:
         raise NotImplementedError(self.modality)
@@ -221,7 +227,7 @@ class _Trials:
             )
 
     def quality(self, outputs: Sequence[np.ndarray]) -> None:
-        for medium, output in zip(self.media, outputs, strict=True):
+        for medium, output in zip(self.expected, outputs, strict=True):
             found = self.codec.quality(medium, output)
             if self.codec.quality_metric not in found:
                 raise Broken(f"no {self.codec.quality_metric!r} (quality_metric) among {sorted(found)}")
@@ -233,6 +239,12 @@ class _Trials:
 class _Sounds(_Trials):
     modality = "audio"
 
+    @property
+    def expected(self) -> list[np.ndarray]:
+        """The media at the rate of decodes."""
+        rates = encode_rate(self.codec), self.codec.sample_rate
+        return [convert(wave, *rates, self.codec.channels) for wave in self.media]
+
     def check_codes(self, wave: np.ndarray, one: Any, where: str) -> None:
         codes = np.asarray(one.codes)
         frames = self.codec.frames(wave.shape[1])
@@ -242,13 +254,13 @@ class _Sounds(_Trials):
                 f"frames({wave.shape[1]}) = [{self.codec.n_codebooks}, {frames}]"
             )
         _inside(codes, self.codec.codebook_size, where)
-        if int(one.samples) not in (0, wave.shape[1]):
-            raise Broken(f"{where}: samples is {one.samples}, expected {wave.shape[1]}")
+        if int(one.samples) not in (0, expected := decoded_samples(self.codec, wave.shape[1])):
+            raise Broken(f"{where}: samples is {one.samples}, expected {expected}")
         _json(dict(one.meta), f"{where}: meta")
         _json(None if one.scales is None else [float(scale) for scale in one.scales], f"{where}: scales")
 
     def decoded(self, codes: Sequence[Any]) -> list[np.ndarray]:
-        lengths = [wave.shape[1] for wave in self.media]
+        lengths = [decoded_samples(self.codec, wave.shape[1]) for wave in self.media]
         items = [AudioCodes(_array(one), one.scales, n, one.meta) for one, n in zip(codes, lengths, strict=True)]
         first, second = self.codec.decode(items), self.codec.decode(items[::-1])[::-1]
         _one_each(first, items)
@@ -277,7 +289,7 @@ class _Sounds(_Trials):
                 if np.array_equal(swapped, own):
                     continue
                 tried += 1
-                item = AudioCodes(swapped, one.scales, self.media[place].shape[1], one.meta)
+                item = AudioCodes(swapped, one.scales, outputs[place].shape[1], one.meta)
                 if not np.array_equal(self.codec.decode([item])[0], outputs[place]):
                     break
             else:
@@ -285,8 +297,8 @@ class _Sounds(_Trials):
                     raise Broken(f"codebook {book}: {tried} items decode alike with another item's codes in its place")
 
     def generated(self) -> None:
-        rng, clip = np.random.default_rng(0), max(1, round(self.seconds * self.codec.sample_rate))
-        for frames in sorted({1, 2, self.codec.frames(clip)}):
+        rng = np.random.default_rng(0)
+        for frames in sorted({1, 2, frames_of(self.codec, self.seconds)}):
             codes = rng.integers(0, self.codec.codebook_size, (self.codec.n_codebooks, frames)).astype(np.int32)
             (wave,) = self.codec.decode([AudioCodes(codes)])
             expected = self.codec.samples(frames) if hasattr(self.codec, "samples") else None
@@ -304,7 +316,7 @@ class _Sounds(_Trials):
             raise Broken(f"{where}: samples that are not finite")
 
     def extremes(self) -> None:
-        longest = max(1, round(self.seconds * self.codec.sample_rate))
+        longest = max(1, round(self.seconds * encode_rate(self.codec)))
         noise = np.random.default_rng(0).normal(0, 0.1, (self.codec.channels, longest)).astype(np.float32)
         for what, wave in (
             ("silence", np.zeros((self.codec.channels, max(1, longest // 2)), np.float32)),
@@ -314,8 +326,9 @@ class _Sounds(_Trials):
             with _at(what):
                 (one,) = self.codec.encode([wave])
                 self.check_codes(wave, one, what)
-                (output,) = self.codec.decode([AudioCodes(_array(one), one.scales, wave.shape[1], one.meta)])
-                self.check_wave(output, wave.shape[1], what)
+                length = decoded_samples(self.codec, wave.shape[1])
+                (output,) = self.codec.decode([AudioCodes(_array(one), one.scales, length, one.meta)])
+                self.check_wave(output, length, what)
 
 
 class _Pictures(_Trials):

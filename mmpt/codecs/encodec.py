@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmpt.codecs.audio_quality import log_mel_l1, log_mel_snr, si_sdr_db
 from mmpt.codecs.encodec_weights import locate, open_model, read_config
+from mmpt.codecs.network_audio import NetworkAudio
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.codecs.validation import check_options
 from mmpt.store.canonical import canonical_json, read_json, write_json
@@ -63,35 +63,24 @@ _GEOMETRY = (
 )
 
 
-class Encodec:
+class Encodec(NetworkAudio):
     """An EnCodec model cut to its first `n_codebooks` codebooks; `median_scale` is None for models without
     gains.
     """
 
     name = "encodec"
-    quality_metric = "kept_db"
-    quality_floor = 0.0
-    """dB. No SI-SDR alone could be asked of rain: at 3 kbps white noise of 24 kHz has -16 dB at best if the decoder
-    keeps its level (rate-distortion bound), and a good decoder makes other noise: -48 dB. But its log-mel SNR is 4 to 6
-    dB. And a decoder that fills quiet bands with noise has -0.5 dB of the latter at 10 dB SI-SDR. Decodes of other
-    recordings have -2 to -9 dB of both. Measured on 2026-11-30 with noise made anew in 16 bands, 24 rains and 68 real
-    sounds; no real weights."""
 
     def __init__(self, model: HubModel | PackageModel, n_codebooks: int, median_scale: float | None = None):
-        self._run = model
+        self._run, self.network = model, model.model
         self.config = model.config
+        self.channels = int(model.config.audio_channels)
         self.n_codebooks = n_codebooks
         self.median_scale = median_scale
-        self.together = False
         self._bandwidth = bandwidth_of(self.config, n_codebooks)
 
     @property
     def sample_rate(self) -> int:
         return int(self.config.sampling_rate)
-
-    @property
-    def channels(self) -> int:
-        return int(self.config.audio_channels)
 
     @property
     def codebook_size(self) -> int:
@@ -123,75 +112,24 @@ class Encodec:
             return [max(1, -(-samples // hop))]
         return [-(-min(chunk, samples - start) // hop) for start in range(0, max(1, samples), stride)]
 
-    def to(self, device: str) -> Encodec:
-        """Moves the weights."""
-        self._run.model.to(device)
-        self.together = device.startswith("cuda")
-        return self
+    def _encode_batch(self, waves: torch.Tensor) -> list[AudioCodes]:
+        """meta["chunk_frames"]: real frames of each chunk; scales: a gain for each, or None."""
+        return [self._coded(chunks) for chunks in self._run.encode(waves, self._bandwidth)]
 
-    def encode(self, waves: Sequence[np.ndarray]) -> list[AudioCodes]:
-        """Codes of float32 [channels, T] waves: meta["chunk_frames"], real frames of each chunk; scales, a gain for
-        each, or None.
-
-        One at a time on the CPU, where company gains nothing. On CUDA (`together`) waves of one length go through the
-        network as one batch, which may decide a near tie otherwise than for a wave alone.
-        Raises UserError for a wave that is empty, not finite or has the wrong channels.
-        """
-        import torch
-
-        found: dict[int, AudioCodes] = {}
-        with torch.inference_mode():
-            for places in self._batches([_checked(wave, self.channels) for wave in waves]):
-                batch = np.stack([np.ascontiguousarray(waves[i], np.float32) for i in places])
-                coded = self._run.encode(torch.from_numpy(batch).to(self._device), self._bandwidth)
-                for place, chunks in zip(places, coded, strict=True):
-                    found[place] = self._coded(chunks, waves[place].shape[1])
-        return [found[place] for place in range(len(waves))]
-
-    def _batches(self, waves: Sequence[np.ndarray]) -> list[list[int]]:
-        """Places of waves that are encoded at once."""
-        if not self.together:
-            return [[i] for i in range(len(waves))]
-        lengths = [wave.shape[1] for wave in waves]
-        return [[i for i, n in enumerate(lengths) if n == length] for length in dict.fromkeys(lengths)]
-
-    def _coded(self, chunks: Sequence[Chunk], samples: int) -> AudioCodes:
+    def _coded(self, chunks: Sequence[Chunk]) -> AudioCodes:
         codes = np.concatenate([one[: self.n_codebooks].numpy() for one, _ in chunks], axis=1)
         scales = [gain for _, gain in chunks if gain is not None] if self.config.normalize else None
         meta = {"chunk_frames": [int(one.shape[1]) for one, _ in chunks]}
-        return AudioCodes(codes.astype(np.int32), scales, samples, meta)
+        return AudioCodes(codes.astype(np.int32), scales, meta=meta)
 
-    @property
-    def _device(self) -> Any:
-        return next(self._run.model.parameters()).device
-
-    def decode(self, codes: Sequence[AudioCodes]) -> list[np.ndarray]:
-        """float32 [channels, samples] each, one at a time.
-
-        Chunking comes from meta["chunk_frames"], else from `samples`, else whole chunks are assumed. Raises
-        UserError for a code outside its codebook and for frames, chunks and samples that don't belong
-        together.
+    def _decode_one(self, item: AudioCodes, codes: torch.Tensor) -> torch.Tensor:
+        """Chunking comes from meta["chunk_frames"], else from `samples`, else whole chunks are assumed. Raises
+        UserError for frames, chunks and samples that don't belong together.
         """
-        import torch
-
-        with torch.inference_mode():
-            return [self._decode(item) for item in codes]
-
-    def _decode(self, item: AudioCodes) -> np.ndarray:
-        import torch
-
-        codes = torch.from_numpy(self._legal(np.asarray(item.codes)).astype(np.int64))
         lengths = self._lengths(item, codes.shape[1])
         gains = self._gains(item, len(lengths))
         chunks = zip(codes.split(lengths, dim=1), gains, strict=True)
-        wave = self._overlapped([self._run.decode(chunk).float() for chunk in chunks]).cpu().numpy()
-        if item.samples > wave.shape[1]:
-            raise UserError(
-                "fewer frames than the recording's length needs",
-                found=f"{codes.shape[1]} frames",
-                expected=f"{self.frames(item.samples)} for {item.samples} samples",
-            )
-        return np.ascontiguousarray(wave[:, : item.samples] if item.samples else wave)
+        return self._overlapped([self._run.decode(chunk).float() for chunk in chunks])
 
     def _overlapped(self, chunks: Sequence[torch.Tensor]) -> torch.Tensor:
         """The chunks [channels, n] laid over each other at their places, each weighted by a triangle as long as the
@@ -246,23 +184,6 @@ class Encodec:
             raise UserError("one gain a chunk is needed", found=f"{len(scales)} scales", expected=f"{chunks}")
         return scales
 
-    def _legal(self, codes: np.ndarray) -> np.ndarray:
-        if codes.ndim != 2 or codes.shape[0] != self.n_codebooks or not codes.shape[1]:
-            raise UserError(
-                "audio codes have the wrong shape",
-                found=str(list(codes.shape)),
-                expected=f"[{self.n_codebooks}, frames]",
-            )
-        outside = np.argwhere((codes < 0) | (codes >= self.codebook_size))
-        if len(outside):
-            k, t = (int(i) for i in outside[0])
-            raise UserError(
-                f"audio code outside codebook {k} at frame {t}",
-                found=str(int(codes[k, t])),
-                expected=f"0..{self.codebook_size - 1}",
-            )
-        return codes
-
     def fit_gain(self, waves: Sequence[np.ndarray]) -> None:
         """Sets `median_scale` to the median gain over all chunks of the waves that are not silence."""
         gains = [gain for wave in waves for gain in self.gains(wave) if gain > SILENCE]
@@ -296,17 +217,6 @@ class Encodec:
         tensors = self._run.tensors()
         books = (tensors[f"quantizer.layers.{k}.codebook.embed"] for k in range(self.n_codebooks))
         return np.stack([book.detach().float().cpu().numpy() for book in books])
-
-    def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
-        """si_sdr_db and log_mel_l1 of two float32 [channels, T] waves, and kept_db, the larger of SI-SDR and log-mel
-        SNR: see audio_quality.py.
-        """
-        wave = si_sdr_db(reference, output)
-        return {
-            "si_sdr_db": wave,
-            "log_mel_l1": log_mel_l1(reference, output, self.sample_rate),
-            "kept_db": max(wave, log_mel_snr(reference, output, self.sample_rate)),
-        }
 
     def save(self, folder: Path) -> None:
         """The weights in the layout they came in, and codec.json."""
@@ -368,16 +278,6 @@ def bandwidth_of(config: Any, n_codebooks: int) -> float:
         found=n_codebooks,
         expected=f"1..{most}",
     )
-
-
-def _checked(wave: np.ndarray, channels: int) -> np.ndarray:
-    if wave.ndim != 2 or wave.shape[0] != channels or not wave.shape[1] or not np.isfinite(wave).all():
-        raise UserError(
-            "a wave is empty, not finite or has the wrong channels",
-            found=f"shape {list(wave.shape)}",
-            expected=f"[{channels}, samples]",
-        )
-    return wave
 
 
 def _plain(value: Any) -> Any:

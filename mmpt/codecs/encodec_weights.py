@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpt.codecs.encodec_models import KINDS, HubModel, PackageModel
+from mmpt.codecs.hub_folder import FILES, check_folder, download, model_type, open_strictly
 from mmpt.codecs.weights import read_state
-from mmpt.store.canonical import read_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 
@@ -21,7 +21,6 @@ OFFICIAL = (
     "encodec_48khz-7e698e3e.th",
 )  # 93 and 76 MB; sha256 begins as the name ends
 URL = "https://dl.fbaipublicfiles.com/encodec/v0/"
-_FILES = ("config.json", "model.safetensors")
 _TH = re.compile(r"encodec_(24khz|48khz)-([0-9a-f]{8,64})\.th")
 
 
@@ -44,18 +43,18 @@ def locate(options: Mapping[str, Any]) -> Path:
         return path
     folder = path if path.is_dir() else _download(str(options["path"]))
     official = sorted(one for one in folder.iterdir() if _TH.fullmatch(one.name))
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    if len(official) == 1 and len(missing) == len(_FILES):
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if len(official) == 1 and len(missing) == len(FILES):
         return official[0]
     if official and (len(official) > 1 or not missing):
         raise UserError(
             "the folder holds EnCodec weights more than once",
             where="codecs.audio.path",
-            found=", ".join([*(one.name for one in official), *(n for n in _FILES if n not in missing)]),
+            found=", ".join([*(one.name for one in official), *(n for n in FILES if n not in missing)]),
             expected="one set of weights",
             fix=f"name the file: path: {official[0]}",
         )
-    _check_folder(folder, missing)
+    _check_folder(folder)
     return folder
 
 
@@ -99,53 +98,33 @@ def _named(file: Path) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _check_folder(folder: Path, missing: list[str]) -> None:
-    if missing:
-        raise UserError(
-            "EnCodec weights are incomplete",
-            where=f"codecs.audio.path: {folder}",
-            found=", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "an empty folder",
-            expected="config.json and model.safetensors, or one official .th file",
-            fix=f"put {' and '.join(missing)} of {' or '.join(PUBLISHED)} there, or {' or '.join(OFFICIAL)} of {URL}",
-        )
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind != "encodec":
+def _check_folder(folder: Path) -> None:
+    check_folder(
+        folder,
+        "codecs.audio.path",
+        "config.json and model.safetensors, or one official .th file",
+        f"put {{}} of {' or '.join(PUBLISHED)} there, or {' or '.join(OFFICIAL)} of {URL}",
+    )
+    if (kind := model_type(folder)) != "encodec":
         raise UserError(
             "not an EnCodec model",
             where=str(folder / "config.json"),
             found=f"model_type {kind!r}",
             expected="model_type 'encodec'",
+            fix="name other codecs of transformers by `name: transformers`",
         )
 
 
 def _open_folder(folder: Path) -> Any:
     from transformers import EncodecModel
 
-    model, report = EncodecModel.from_pretrained(folder, output_loading_info=True)
-    lost = sorted(report["missing_keys"]) + sorted(report["mismatched_keys"])
-    if lost:
-        raise UserError(
-            "EnCodec weights are incomplete",
-            where=str(folder / "model.safetensors"),
-            found=f"{len(lost)} tensors missing or of another shape, e.g. {lost[0]}",
-            expected="all tensors of config.json's model",
-            fix="fetch the file again",
-        )
-    return model
+    return open_strictly(EncodecModel, folder)
 
 
 def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            "EnCodec weights are neither in a local folder nor reachable on the hub",
-            where="codecs.audio.path",
-            found=hub_id,
-            expected="a folder with config.json and model.safetensors, a hub id, or an official .th file",
-            fix=f"download both files of {' or '.join(PUBLISHED)} into a folder and name it here "
-            f"({type(error).__name__})",
-        ) from error
+    return download(
+        hub_id,
+        "codecs.audio.path",
+        "a folder with config.json and model.safetensors, a hub id, or an official .th file",
+        f"download both files of {' or '.join(PUBLISHED)} into a folder and name it here",
+    )

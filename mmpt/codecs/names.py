@@ -13,8 +13,15 @@ from mmpt.store.errors import UserError
 from mmpt.store.schema import nearest
 
 GROUP = "mmpt.codecs"
-BUILT_IN = {"melrvq": "audio", "encodec": "audio", "patchvq": "image", "seed": "image", "llamagen": "image"}
-"""Built-in codec -> its modality."""
+BUILT_IN = {
+    "melrvq": ("audio",),
+    "encodec": ("audio",),
+    "transformers": ("audio",),
+    "patchvq": ("image",),
+    "seed": ("image",),
+    "llamagen": ("image",),
+}
+"""Built-in codec -> its modalities."""
 
 
 def names(modality: str | None = None) -> list[str]:
@@ -22,7 +29,7 @@ def names(modality: str | None = None) -> list[str]:
     modality of a plug-in is not known before it is imported.
     """
     found = {*BUILT_IN, *(point.name for point in entry_points(group=GROUP))}
-    return sorted(name for name in found if modality in (None, BUILT_IN.get(name, modality)))
+    return sorted(name for name in found if modality is None or modality in BUILT_IN.get(name, (modality,)))
 
 
 def entry_point(name: str, modality: str) -> EntryPoint:
@@ -39,7 +46,7 @@ def entry_point(name: str, modality: str) -> EntryPoint:
             f"unknown {modality} codec",
             where=where,
             found=name,
-            expected=f"{', '.join(one for one, kind in BUILT_IN.items() if kind == modality)} (built in)"
+            expected=f"{', '.join(one for one, kinds in BUILT_IN.items() if modality in kinds)} (built in)"
             + (f", or a plug-in for {modality}: {', '.join(others)}" if others else ""),
             fix=f"{nearest(name, names(modality))}; others register under entry-point group {GROUP}",
         )
@@ -67,8 +74,8 @@ def named_plugins(codecs: Mapping[str, Any]) -> dict[str, EntryPoint]:
         name = section["name"]
         if name not in BUILT_IN:
             found[modality] = entry_point(name, modality)
-        elif BUILT_IN[name] != modality:
-            raise wrong_modality(name, modality, f"modality {BUILT_IN[name]!r}")
+        elif modality not in BUILT_IN[name]:
+            raise wrong_modality(name, modality, f"modality {BUILT_IN[name][0]!r}")
     return found
 
 

@@ -9,7 +9,7 @@ Quality. `quality(medium, decode)` returns measures by name; `quality_metric` na
 compares decodes with their media by measures of its own too (trivial_decodes.py).
 
 Optional attributes: `reconstructs = False` for a decoder that gives another medium with the same content; `to(device)`;
-`samples(frames)`; `code_vectors()`.
+`samples(frames)`; `code_vectors()`; `encode_rate` where `encode` takes waves of another rate than `decode` gives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AudioCodes:
     codes: int32 [K, T], row k holds indices into codebook k. Only real frames: no padding is in it.
     scales: one gain per chunk for codecs that normalise loudness, else None. It is None too for codes that a model
         generated; the codec then uses the gain that it recorded for that case.
-    samples: length of the waveform of a channel, at the codec's rate; 0: unknown, decode returns all it has.
+    samples: length of the waveform of a channel, at `sample_rate`; 0: unknown, decode returns all it has.
     meta: what decode needs besides (chunking), JSON values only.
     """
 
@@ -41,7 +41,10 @@ class AudioCodes:
 
 @runtime_checkable
 class AudioCodec(Protocol):
-    """Waveforms to codes and back. Waves are float32 [channels, T] in -1..1 at `sample_rate`.
+    """Waveforms to codes and back. Waves are float32 [channels, T] in -1..1.
+
+    `decode` gives them at `sample_rate`. `encode` takes them at the same rate, or at `encode_rate` (int, samples per
+    second) where the codec has it: n samples there are ceil(n * sample_rate / encode_rate) at `sample_rate`.
 
     A codec may offer `samples(frames)`, the length of what `decode` gives for so many generated frames: gate B4 then
     holds files to the sample, else to the frame.
@@ -76,7 +79,7 @@ class AudioCodec(Protocol):
         ...
 
     def frames(self, samples: int) -> int:
-        """Frames that a wave of so many samples becomes; at least 1."""
+        """Frames that a wave of so many samples, as `encode` takes it, becomes; at least 1."""
         ...
 
     def identity(self) -> str:
@@ -146,3 +149,18 @@ class ImageCodec(Protocol):
     def save(self, folder: Path) -> None:
         """Writes what loading needs into an existing folder; codec.json is completed by the registry."""
         ...
+
+
+def encode_rate(codec: AudioCodec) -> int:
+    """Samples per second of the waves that a codec encodes."""
+    return getattr(codec, "encode_rate", codec.sample_rate)
+
+
+def decoded_samples(codec: AudioCodec, samples: int) -> int:
+    """Length of the decode of a wave of so many samples at `encode_rate`."""
+    return -(-samples * codec.sample_rate // encode_rate(codec))
+
+
+def frames_of(codec: AudioCodec, seconds: float) -> int:
+    """Frames of a sound of so many seconds."""
+    return codec.frames(max(1, round(seconds * encode_rate(codec))))

@@ -118,11 +118,13 @@ class _PatchVq:
         return PatchVq.load(folder)
 
 
-# A string is a module whose import is expensive (torch); it is imported when asked for.
+# A string is a module whose import is expensive (torch); it is imported when asked for. A codec of both modalities has
+# one for each.
 _BUILT_IN: dict[str, Any] = {
     "melrvq": _MelRvq,
     "patchvq": _PatchVq,
     "encodec": "mmpt.codecs.encodec",
+    "transformers": {"audio": "mmpt.codecs.transformers_audio"},
     "seed": "mmpt.codecs.seed",
     "llamagen": "mmpt.codecs.llamagen",
 }
@@ -132,6 +134,7 @@ def plugin(name: str, modality: str) -> Any:
     """The plug-in of that name. Raises UserError for an unknown name or one of the other modality."""
     if name in _BUILT_IN:
         found = _BUILT_IN[name]
+        found = found[modality] if isinstance(found, dict) else found
         found = importlib.import_module(found) if isinstance(found, str) else found
     else:
         found = _resolve(entry_point(name, modality))

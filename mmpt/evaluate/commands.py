@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs.media import load_clip, load_image, summarise_audio
+from mmpt.codecs.protocol import encode_rate, frames_of
 from mmpt.evaluate import ablation as abl
 from mmpt.evaluate.checkpoint import EvalContext, Trained, step_of
 from mmpt.evaluate.emission import write_step
@@ -155,7 +156,7 @@ def _prompt(workshop: EvalContext, codecs: Codecs, profile: Profile, options: Na
         codec = _present(codecs.audio, "audio")
         path, seconds = Path(options.audio), profile.data["codecs"]["audio"]["clip_seconds"]
         about = summarise_audio(path)  # reads all of it, so that a damaged end is reported too
-        wave, cut = load_clip(path, codec.sample_rate, codec.channels, seconds)
+        wave, cut = load_clip(path, encode_rate(codec), codec.channels, seconds)
         if cut:
             print(
                 f"{options.audio}: the model hears the first {seconds:g} s of "
@@ -172,7 +173,7 @@ def _grammar(space: TokenSpace, codecs: Codecs, profile: Profile, task: str, lea
         codec, seconds = _present(codecs.audio, "audio"), profile.data["codecs"]["audio"]["clip_seconds"]
         if learned_end:
             return grammar(space, task, frames=LearnedEnd.of(profile.data["generate"], codec, seconds).frames)
-        return grammar(space, task, frames=codec.frames(round(seconds * codec.sample_rate)))
+        return grammar(space, task, frames=frames_of(codec, seconds))
     if task == "t2i":
         return grammar(space, task, tokens_per_image=_present(codecs.image, "image").tokens_per_image)
     return grammar(space, task, text=(1, profile.data["generate"]["max_text_tokens"]))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpt.codecs.protocol import AudioCodec
+from mmpt.codecs.protocol import AudioCodec, frames_of
 from mmpt.evaluate.golden import Decoder, DecodingSettings, Piece, Wanted, medium_path
 from mmpt.evaluate.media import write_wav
 from mmpt.evaluate.sets import Record, decode_audio
@@ -55,7 +55,7 @@ class LearnedEnd:
         asked = section.get("learned_end", {})
 
         def frames(seconds: float) -> int:
-            return codec.frames(round(seconds * codec.sample_rate))
+            return frames_of(codec, seconds)
 
         least = frames(asked["min_seconds"]) if "min_seconds" in asked else 1
         most = frames(asked["max_seconds"]) if "max_seconds" in asked else LONGEST * frames(clip_seconds)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmpt.codecs.protocol import frames_of
 from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.endings import FOLDER, LearnedEnd
 from mmpt.evaluate.golden import EMIT, generate_golden
@@ -49,7 +50,7 @@ def lengths_of(profile: Any, codecs: Codecs) -> Lengths:
     frames = learned = None
     if codecs.audio is not None:
         seconds = profile["codecs.audio.clip_seconds"]
-        whole = codecs.audio.frames(round(seconds * codecs.audio.sample_rate))
+        whole = frames_of(codecs.audio, seconds)
         frames, learned = (whole, whole), LearnedEnd.of(profile["generate"], codecs.audio, seconds).frames
     return Lengths(
         text_tokens=(1, profile["generate"]["max_text_tokens"]),

@@ -118,8 +118,8 @@ def encoder_of(ctx: StageContext, codecs: Codecs, space: TokenSpace, modality: s
 
 
 def load_medium(encoder: AudioEncoder | ImageEncoder, record: Record) -> np.ndarray:
-    """float32 [channels, T] as the codec hears it, or uint8 [H, W, 3]."""
-    return encoder.load(record)[0] if isinstance(encoder, AudioEncoder) else encoder.load(record)
+    """float32 [channels, T] at the rate of decodes, or uint8 [H, W, 3]."""
+    return encoder.ground_truth(record)
 
 
 def _decoded(

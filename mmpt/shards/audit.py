@@ -245,7 +245,7 @@ def _compare(outputs: Sequence[tuple[Record, bytes, np.ndarray]], encoder: Encod
         following = (*outputs[place + 1 :], *outputs[:place])
         other = next((one for _, others, one in following if others != ids), None)
         try:
-            trips.add(_ground_truth(encoder, record), output, other)
+            trips.add(encoder.ground_truth(record), output, other)
         except ENCODE_ERRORS as error:
             found.blame(record["id"], "compare", f"{type(error).__name__}: {error}")
             continue
@@ -274,11 +274,6 @@ def _wrong_sound(wave: np.ndarray, record: Record, encoder: Encoder) -> str:
     if (encoder.codec.sample_rate, encoder.codec.channels) != (record["sample_rate"], record["channels"]):
         return f"codec of {encoder.codec.sample_rate} Hz, record of {record['sample_rate']} Hz"
     return "" if np.isfinite(wave).all() else "samples that are not finite"
-
-
-def _ground_truth(encoder: Encoder, record: Record) -> np.ndarray:
-    loaded = encoder.load(record)
-    return loaded[0] if encoder.modality == "audio" else loaded
 
 
 def metrics_of(found: Findings, modality: str) -> list[Metric]:

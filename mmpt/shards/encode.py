@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mmpt.codecs.media import MediaError, load_clip, load_image, media_path, picture_size
-from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
+from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec, decoded_samples, encode_rate
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
 
@@ -66,6 +66,7 @@ class Encoder(Protocol):
     def starts(self) -> list[int]: ...
 
     def load(self, record: Mapping[str, Any]) -> Any: ...
+    def ground_truth(self, record: Mapping[str, Any]) -> np.ndarray: ...
     def encode(self, media: Sequence[Any]) -> list[Encoded]: ...
     def size(self, record: Record) -> float: ...
     def loaded_bytes(self, record: Record) -> int: ...
@@ -96,9 +97,16 @@ class AudioEncoder:
         return [one.start for one in self.space.segments(self.modality)]
 
     def load(self, record: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
-        """(float32 [channels, T] at the codec's rate, was it cut)."""
+        """(float32 [channels, T] as the codec encodes it, was it cut)."""
+        return self._clip(record, encode_rate(self.codec))
+
+    def ground_truth(self, record: Mapping[str, Any]) -> np.ndarray:
+        """float32 [channels, T]: what a decode is held against, at the rate of decodes."""
+        return self._clip(record, self.codec.sample_rate)[0]
+
+    def _clip(self, record: Mapping[str, Any], rate: int) -> tuple[np.ndarray, bool]:
         path = media_path(record, self.roots)
-        return load_clip(path, self.codec.sample_rate, self.codec.channels, self.clip_seconds, self.crop)
+        return load_clip(path, rate, self.codec.channels, self.clip_seconds, self.crop)
 
     def encode(self, media: Sequence[tuple[np.ndarray, bool]]) -> list[Encoded]:
         """Ids and fields of loaded sounds."""
@@ -115,7 +123,7 @@ class AudioEncoder:
 
     def loaded_bytes(self, record: Record) -> int:
         """Memory of the loaded clip."""
-        return int(self.size(record) * self.codec.sample_rate * self.codec.channels * 4)
+        return int(self.size(record) * encode_rate(self.codec) * self.codec.channels * 4)
 
     def _encoded(self, one: AudioCodes, samples: int, cut: bool) -> Encoded:
         frames = int(np.asarray(one.codes).shape[1])
@@ -126,7 +134,7 @@ class AudioEncoder:
                 "frames": frames,
                 "sample_rate": self.codec.sample_rate,
                 "channels": self.codec.channels,
-                "samples": int(one.samples) or samples,
+                "samples": int(one.samples) or decoded_samples(self.codec, samples),
                 "clipped": bool(cut),
                 "scales": None if one.scales is None else [float(scale) for scale in one.scales],
                 "codec_meta": dict(one.meta),
@@ -159,6 +167,10 @@ class ImageEncoder:
     def load(self, record: Mapping[str, Any]) -> np.ndarray:
         """uint8 [H, W, 3]."""
         return load_image(media_path(record, self.roots))
+
+    def ground_truth(self, record: Mapping[str, Any]) -> np.ndarray:
+        """As `load`."""
+        return self.load(record)
 
     def encode(self, media: Sequence[np.ndarray]) -> list[Encoded]:
         """Ids and fields of loaded pictures."""

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from mmpt.codecs import registry
 from mmpt.codecs.contract import read_contract
-from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec
+from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec, frames_of
 from mmpt.corpus.problems import Problem, refuse
 from mmpt.corpus.split import deal, s2_metrics
 from mmpt.shards.audit import Findings, audit, failed_ids, write_findings
@@ -260,8 +260,9 @@ def audio_fields(
     """
     frames = len(ids) // space.n_codebooks
     scales = [float(one) for one in np.ravel((meta.get("codec_meta") or {}).get("scales") or []) if one]
-    samples = round(float(meta.get("clip_seconds") or 0) * codec.sample_rate)
-    if not samples or codec.frames(samples) != frames:
+    seconds = float(meta.get("clip_seconds") or 0)
+    samples = round(seconds * codec.sample_rate)
+    if not samples or frames_of(codec, seconds) != frames:
         samples = lengths.setdefault(frames, _decoded_length(ids, codec, space)) if frames else 0
     return {
         "n_codebooks": space.n_codebooks,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs import registry
+from mmpt.codecs.protocol import encode_rate
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
@@ -130,7 +131,7 @@ def audio_shape(section: Mapping[str, Any] | None, built: Path) -> AudioShape | 
         return None
     if (built / registry.FILE_NAME).is_file():
         codec = registry.load_audio(built)
-        return AudioShape(codec.name, codec.sample_rate, codec.n_codebooks, codec.codebook_size, codec.frames)
+        return AudioShape(codec.name, encode_rate(codec), codec.n_codebooks, codec.codebook_size, codec.frames)
     options = registry.own_options(section)
     if section["name"] == "melrvq":
         from mmpt.codecs.melrvq import MelRvqOptions
@@ -148,13 +149,13 @@ def audio_shape(section: Mapping[str, Any] | None, built: Path) -> AudioShape | 
     if section["name"] == "encodec":
         return encodec_shape("48khz" in str(options.get("path", "")).lower(), options.get("n_codebooks", 4))
     if told := registry.shape("audio", section):
-        rate, frame_rate = int(told["sample_rate"]), told["frame_rate"]
+        rate, frame_rate = int(told.get("encode_rate", told["sample_rate"])), told["frame_rate"]
         return AudioShape(
             section["name"],
             rate,
             int(told["n_codebooks"]),
             int(told["codebook_size"]),
-            lambda n: max(1, math.ceil(n * frame_rate / rate)),
+            lambda n: max(1, math.ceil(n * frame_rate / rate - 1e-9)),
         )
     raise _unknown("audio", section["name"])
 

@@ -13,6 +13,7 @@ from mmpt.codecs import registry
 from mmpt.codecs.contract import ITEMS, examine, keep_contract
 from mmpt.codecs.fitting import FitMedia, fit_choice
 from mmpt.codecs.media import RESAMPLER
+from mmpt.codecs.protocol import encode_rate
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import JsonLines, iter_jsonl, write_jsonl
 from mmpt.store.numbers import Labels
@@ -75,7 +76,7 @@ def _examine(
     roots: Mapping[str, Path],
 ) -> None:
     """Tries the codec's contract on a few media of the train split."""
-    form = (codec.sample_rate, codec.channels) if modality == "audio" else True
+    form = (encode_rate(codec), codec.channels) if modality == "audio" else True
     media = list(FitMedia(ctx, chosen, roots, modality, form, section))
     on_device = ctx.device != "cpu" and hasattr(codec, "to")
     if on_device:

@@ -1,0 +1,90 @@
+"""Weights in transformers' layout: a folder with config.json and model.safetensors, or the hub id of one.
+
+Nothing stands in for what is missing: each function refuses in one line that says what belongs where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpt.store.canonical import read_json
+from mmpt.store.errors import UserError
+
+CONFIG = "config.json"
+FILES = (CONFIG, "model.safetensors")
+
+
+def download(hub_id: str, where: str, expected: str, fix: str, files: Sequence[str] = FILES) -> Path:
+    """The folder of these files of a hub repository.
+
+    Raises:
+        UserError: it is neither on this machine nor reachable.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            "weights are neither in a local folder nor reachable on the hub",
+            where=where,
+            found=hub_id,
+            expected=expected,
+            fix=f"{fix} ({type(error).__name__})",
+        ) from error
+
+
+def check_folder(folder: Path, where: str, expected: str, fix: str) -> None:
+    """Raises UserError, which lists what is there, where one of FILES is missing; `fix` has a place for their names."""
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        there = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        raise UserError(
+            "weights are incomplete",
+            where=f"{where}: {folder}",
+            found=there or "an empty folder",
+            expected=expected,
+            fix=fix.format(" and ".join(missing)),
+        )
+
+
+def model_type(folder: Path) -> str:
+    """`model_type` of a folder's config.json; empty where it has none."""
+    return str(read_json(folder / CONFIG).get("model_type", ""))
+
+
+def open_strictly(model_class: Any, folder: Path, **how: Any) -> Any:
+    """The model of a folder, in evaluation mode.
+
+    Args:
+        how: further arguments of `from_pretrained`.
+
+    Raises:
+        UserError: tensors that the file lacks or has in another shape.
+    """
+    model, report = model_class.from_pretrained(folder, output_loading_info=True, **how)
+    lost = sorted(_names(report["missing_keys"])) + sorted(_names(report["mismatched_keys"]))
+    if lost:
+        raise UserError(
+            "weights are incomplete",
+            where=str(folder / FILES[1]),
+            found=f"{len(lost)} tensors missing or of another shape, e.g. {lost[0]}",
+            expected=f"all tensors of config.json's {model_class.__name__}",
+            fix="fetch the file again",
+        )
+    return model.eval()
+
+
+def _names(keys: Sequence[Any]) -> list[str]:
+    """Of mismatched tensors transformers gives (name, shape, shape)."""
+    return [key if isinstance(key, str) else str(key[0]) for key in keys]
+
+
+def settings(folder: Path) -> Mapping[str, Any]:
+    """config.json without what says where a model comes from or how it is stored, not what it computes."""
+    kept = dict(read_json(folder / CONFIG))
+    for key in ("transformers_version", "_name_or_path", "architectures", "torch_dtype", "dtype"):
+        kept.pop(key, None)
+    return kept
