@@ -28,10 +28,10 @@ from mmpt.ops import adopt
 from mmpt.shards.tokenizer_file import open_tokenizer_file
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
-from mmpt.tokens import TASKS, Grammar, TokenSpace, grammar, prompt
+from mmpt.store.tasks import EMIT_TASKS, TASKS
+from mmpt.tokens import Grammar, TokenSpace, grammar, prompt
 from mmpt.tokens import load as load_space
 
-EMIT = ("t2a", "t2i")
 NEEDED = ("base", "token_space", "codecs", "train", "staged_export")  # stages that a run's folder must have
 
 
@@ -105,7 +105,7 @@ class Run:
             raise UserError("unknown task", found=repr(task), expected=", ".join(TASKS))
         many = list(given) if isinstance(given, list | tuple) else [given]
         prompts = [prompt(self.space, task, self._source(task, one)) for one in many]
-        guided = guidance != 1.0 and task in EMIT
+        guided = guidance != 1.0 and task in EMIT_TASKS
         made = generate(
             self.model,
             prompts,
@@ -183,7 +183,7 @@ class Run:
 
     def _source(self, task: str, given: Any) -> Any:
         """Ids that a prompt is built around."""
-        if task not in EMIT:
+        if task not in EMIT_TASKS:
             return self.encode(given, "audio" if task == "a2t" else "image")
         if not isinstance(given, str):
             raise UserError(f"task {task} takes a text", found=type(given).__name__)

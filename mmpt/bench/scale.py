@@ -29,6 +29,7 @@ from mmpt.bench import scale_inputs as inputs
 from mmpt.bench.scale_codecs import FreeEncoder, FreePicture, FreeSound
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.memory import status
+from mmpt.store.tasks import MODALITIES
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 PROFILE: dict[str, Any] = {
@@ -104,7 +105,7 @@ def run_shards(folder: Path, n: int) -> None:
 
 
 def _free_encoders(ctx: Any, space: Any) -> dict[str, Any]:
-    return {one: FreeEncoder(one, space) for one in ("audio", "image")}
+    return {one: FreeEncoder(one, space) for one in MODALITIES}
 
 
 def run_audit(folder: Path, n: int) -> None:

@@ -42,6 +42,7 @@ from mmpt.bench.scale_rows import (
 from mmpt.corpus.fingerprints import LENGTHS, Fingerprints
 from mmpt.store.canonical import write_json
 from mmpt.store.jsonl import write_jsonl
+from mmpt.store.tasks import MODALITIES
 
 REPO = Path(__file__).resolve().parents[2]
 FILES, SAMPLES, ROWS = 2_000, 10_000, 50_000
@@ -140,7 +141,7 @@ def make_token_space(folder: Path, n: int) -> None:
     from mmpt.shards.token_space import train_tokenizer
     from mmpt.tokens.space import build_token_space
 
-    for modality in ("audio", "image"):
+    for modality in MODALITIES:
         write_json(folder / "codecs" / modality / FILE_NAME, {})
         write_json(folder / "codecs" / modality / CONTRACT, {"tried": ["sizes"], "broken": {}})
         write_jsonl(folder / "codecs" / modality / "fitted_on.jsonl", [])
@@ -167,7 +168,7 @@ def make_sequences(folder: Path, n: int) -> None:
     space = load(folder / "token_space")
     mark = {"source": "made", "token_space_sha256": reference_sha(space.to_json())}
     tokenizer = Tokenizer.from_file(str(folder / "token_space" / "tokenizer" / "tokenizer.json"))
-    ids = {modality: free_ids(modality, space) for modality in ("audio", "image")}
+    ids = {modality: free_ids(modality, space) for modality in MODALITIES}
 
     def sequence(index: int) -> dict[str, Any]:
         row = record(index)

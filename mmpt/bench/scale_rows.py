@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from mmpt.store.tasks import MODALITIES
+
 WORDS = (
     "a small large red green blue dog bird bell engine rain river square circle barks sings rings "
     "hums falls runs near far behind under over the old quiet loud street garden window twice slowly"
@@ -23,7 +25,7 @@ def caption(index: int) -> str:
 
 def record(index: int) -> dict[str, Any]:
     """A corpus record (schema record) whose medium does not exist."""
-    modality, number = ("audio", "image")[index % 2], index // 2
+    modality, number = MODALITIES[index % 2], index // 2
     origin = f"made/{modality}/{number // 5 if modality == 'audio' else number}"
     official = hashlib.blake2b(origin.encode(), digest_size=1).digest()[0] < 26
     return {

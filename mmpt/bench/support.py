@@ -27,12 +27,12 @@ from mmpt.profile import load_profile
 from mmpt.shards.example_set import ExampleSet
 from mmpt.store.errors import UserError
 from mmpt.store.stage import SliceView, StageContext
+from mmpt.store.tasks import EMIT_TASKS
 from mmpt.train.heldout import item_losses, sample
 from mmpt.train.loop import Hooks, train
 from mmpt.train.preparation import prepare_train
 
 SUPPORTS = ("full", "range")
-TASKS = ("t2a", "t2i")
 ITEMS = 128  # held-out examples per task and a point
 
 
@@ -72,7 +72,8 @@ def context(plan: Plan, support: str, seed: int, work: Path) -> StageContext:
 
 def held_out(ctx: StageContext, model: MultimodalLM) -> dict[str, ExampleSet]:
     return {
-        task: ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], model.space, task, "test") for task in TASKS
+        task: ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], model.space, task, "test")
+        for task in EMIT_TASKS
     }
 
 
@@ -118,7 +119,7 @@ def summary(runs: list[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
     """A task: final losses of both, and the share of full's tokens that range needs for full's final loss, a seed."""
     found: dict[str, Any] = {}
     curves = {(one["support"], one["seed"]): one["curve"] for one in runs}
-    for task in TASKS:
+    for task in EMIT_TASKS:
         last = max(map(int, curves["full", seeds[0]]))
         final = {s: [curves[s, seed][str(last)][task]["inside"] for seed in seeds] for s in SUPPORTS}
         shares = []
@@ -131,12 +132,12 @@ def summary(runs: list[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """Mean over seeds, a line a point."""
-    lines = [f"{'step':>6}" + "".join(f"{f'{task} {support}':>14}" for task in TASKS for support in SUPPORTS)]
+    lines = [f"{'step':>6}" + "".join(f"{f'{task} {support}':>14}" for task in EMIT_TASKS for support in SUPPORTS)]
     steps = sorted(map(int, result["runs"][0]["curve"]))
     for step in steps:
         cells = [
             np.mean([one["curve"][str(step)][task]["inside"] for one in result["runs"] if one["support"] == support])
-            for task in TASKS
+            for task in EMIT_TASKS
             for support in SUPPORTS
         ]
         lines.append(f"{step:>6}" + "".join(f"{cell:>14.4f}" for cell in cells))

@@ -14,6 +14,7 @@ from mmpt.bench.ops_peers import TEXT
 from mmpt.bench.record import RESULTS
 from mmpt.store.atomic import atomic_write
 from mmpt.store.canonical import read_json
+from mmpt.store.tasks import EMIT_TASKS
 
 PACKAGES = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -99,7 +100,7 @@ def draw() -> str:
 def support() -> str:
     """Held-out losses of both supports over training, means over seeds."""
     result = newest("support")
-    columns = [(task, kind) for task in ("t2a", "t2i") for kind in ("full", "range")]
+    columns = [(task, kind) for task in EMIT_TASKS for kind in ("full", "range")]
     head = f"{result['chip']}, {result['threads']} thread, torch {result['torch']}, {result['date']}; "
     head += f"profile {result['profile']}, {result['steps']} steps, mean of {len(result['seeds'])} seeds."
     lines = [_row(["step", *(f"{task}, {kind}" for task, kind in columns)]), _row(["---"] * (len(columns) + 1))]

@@ -23,10 +23,10 @@ from mmpt.model.tiny import build_tiny
 from mmpt.model.vocabulary import SegmentedEmbedding
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.loader import Loader, make_loader
-from mmpt.shards.shard_set import TASK_MODALITY
 from mmpt.shards.tokenise import save_shard
+from mmpt.store.tasks import MODALITIES, MODALITY_OF, TASKS
 from mmpt.store.tensors import save_tensors
-from mmpt.tokens.formats import OVERHEAD, TASKS
+from mmpt.tokens.formats import OVERHEAD
 from mmpt.tokens.space import TokenSpace, build_token_space
 from mmpt.train.speed import Flops
 
@@ -124,7 +124,7 @@ def make_base(folder: Path, shape: Shape, dtype: torch.dtype, device: str) -> No
 def make_data(folder: Path, shape: Shape) -> None:
     """Shards and examples of RECORDS sounds and pictures in `folder`, drawn from a fixed seed."""
     space, rng = space_of(shape), np.random.default_rng(0)
-    captions = {kind: _captions(rng, shape) for kind in ("audio", "image")}
+    captions = {kind: _captions(rng, shape) for kind in MODALITIES}
     low, high = shape.frames
     middle = np.sqrt(low * high)
     frames = np.clip(rng.lognormal(np.log(middle), 0.35, RECORDS).astype(int), low, high)
@@ -138,7 +138,7 @@ def make_data(folder: Path, shape: Shape) -> None:
         stamp = {"token_space": space.digest, "codec": "bench"}
         save_shard(folder, modality, "train", 0, ids, rows, stamp)
     for task in TASKS:
-        modality = TASK_MODALITY[task]
+        modality = MODALITY_OF[task]
         _save_examples(folder, space, task, captions[modality], payloads[modality])
 
 

@@ -18,6 +18,7 @@ from mmpt.store.canonical import digest_json, read_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.numbers import Labels
+from mmpt.store.tasks import MODALITIES
 
 
 def card(project: Project, verdicts: Iterable[Verdict], written: Mapping[str, Any]) -> str:
@@ -73,7 +74,7 @@ Decision at export: **{decision}**.
 def _codecs(project: Project) -> str:
     """A line for each codec: files that are here, or what to bring."""
     lines = []
-    for modality in ("audio", "image"):
+    for modality in MODALITIES:
         path = project.root / "codecs" / "data" / modality / "codec.json"
         if not path.is_file():
             continue

@@ -21,6 +21,7 @@ from mmpt.build.sharing import size_text
 from mmpt.store.canonical import digest_json
 from mmpt.store.errors import UserError
 from mmpt.store.stat_cache import read_cache, write_cache
+from mmpt.store.tasks import EMIT_TASKS
 
 COUNTED = "mmpt.evaluate.fitting"
 READ = ("manifest", "shards", "examples", "base", "token_space")  # stages whose results make the count exact
@@ -132,5 +133,5 @@ def _sizes(project: Project, counted: Mapping[str, Any], stages: set[str]) -> It
         saves = math.ceil(steps / data["train"].get("save_every", steps)) * ("train" in stages)
         yield f"{saves} checkpoints", one * saves
         yield "those of warm-up and resume_check", one * (("warmup" in stages) + 2 * ("resume_check" in stages))
-        tokens = sum(one["records"] * one["mean"] for task, one in counted["tasks"].items() if task in ("t2a", "t2i"))
+        tokens = sum(one["records"] * one["mean"] for task, one in counted["tasks"].items() if task in EMIT_TASKS)
         yield "shards", round(tokens * FLOAT32) * ("shards" in stages)

@@ -22,6 +22,7 @@ from mmpt.build.receipts import RECEIPT
 from mmpt.build.run_plan import StagePlan
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
+from mmpt.store.tasks import MODALITIES
 
 RECORDED = Path(__file__).parent / "recorded_times.json"
 FITTED = 2000  # media that a codec is fitted on at most
@@ -60,7 +61,7 @@ class PastRun:
 
     @cached_property
     def codecs(self) -> tuple[Any, ...]:
-        return tuple(_get(self.data, f"codecs.{modality}.name") for modality in ("audio", "image"))
+        return tuple(_get(self.data, f"codecs.{modality}.name") for modality in MODALITIES)
 
 
 def stage_times(project: Project, planned: Iterable[StagePlan]) -> dict[str, StageTime]:

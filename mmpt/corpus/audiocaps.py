@@ -20,8 +20,8 @@ from mmpt.corpus.published import Entry, find_file, to_records
 from mmpt.corpus.tables import Line, csv_header, csv_lines, need_columns
 from mmpt.corpus.youtube import ClipFiles, uncut
 from mmpt.store.errors import UserError
+from mmpt.store.tasks import SPLITS
 
-SPLITS = ("train", "val", "test")
 COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 LICENSE = "YouTube, by uploader"
 SECONDS = 10.0

@@ -21,12 +21,11 @@ from mmpt.corpus.problems import Problem
 from mmpt.corpus.segments import segment_of
 from mmpt.corpus.tables import LONGEST_LINE, Line, csv_header, csv_lines, separator_hint, short, text_file
 from mmpt.store.errors import UserError
+from mmpt.store.tasks import MODALITIES, SPLITS
 
 FILES = ("captions.jsonl", "captions.csv")
-MEDIA = ("audio", "image")
 NEEDED = ("id", "caption")
 OPTIONAL = ("source", "group", "origin", "license", "split")
-SPLITS = ("train", "val", "test")
 
 
 def read(
@@ -119,7 +118,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _csv(file: Path, where: str) -> Iterator[Line]:
     header = csv_header(file, where)
-    missing = [c for c in NEEDED if c not in header] + ([] if set(MEDIA) & set(header) else ["image or audio"])
+    missing = [c for c in NEEDED if c not in header] + ([] if set(MODALITIES) & set(header) else ["image or audio"])
     if missing:
         raise UserError(
             f"missing column: {', '.join(missing)}",
@@ -137,11 +136,11 @@ def _misspelt(fields: tuple[str, ...]) -> tuple[str, str] | None:
 
     Other fields are a data set's own and stay unread; `spilt: test` unread would be a test record to train on.
     """
-    media = () if set(MEDIA) & set(fields) else MEDIA
+    media = () if set(MODALITIES) & set(fields) else MODALITIES
     known = (*NEEDED, *media, *OPTIONAL, "offset")
     lacking = [one for one in known if one not in fields]
     for field in fields:
-        if field in (*known, *MEDIA) or "_" in field:
+        if field in (*known, *MODALITIES) or "_" in field:
             continue
         if close := difflib.get_close_matches(field.strip().lower(), lacking, n=1, cutoff=0.8):
             return field, close[0]
@@ -183,7 +182,7 @@ def record(line: Line, folder: Path, where: str, name: str, license: str) -> dic
 
 def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | None:
     """(kind, what, found, expected, fix) of what is wrong with a line's fields, before its medium is looked for."""
-    wrong = [k for k in (*NEEDED, *MEDIA, *OPTIONAL) if k in fields and not isinstance(fields[k], str)]
+    wrong = [k for k in (*NEEDED, *MODALITIES, *OPTIONAL) if k in fields and not isinstance(fields[k], str)]
     if wrong:
         return (
             "bad_line",
@@ -194,7 +193,9 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
         )
     if misspelt := _misspelt(tuple(fields)):
         return ("bad_line", "unknown field", short(misspelt[0]), f"{misspelt[1]}, or another name", "correct it")
-    absent = [k for k in NEEDED if k not in fields] + ([] if any(k in fields for k in MEDIA) else ["image or audio"])
+    absent = [k for k in NEEDED if k not in fields] + (
+        [] if any(k in fields for k in MODALITIES) else ["image or audio"]
+    )
     if absent:
         return (
             "missing_column",
@@ -205,7 +206,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
         )
     if not fields["id"].strip():
         return ("bad_line", "empty id", "''", "an id of its own", "give the record an id")
-    if all(k in fields for k in MEDIA):
+    if all(k in fields for k in MODALITIES):
         return (
             "bad_line",
             "both image and audio",

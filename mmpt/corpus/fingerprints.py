@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 from scipy import fft
 
+from mmpt.store.tasks import MODALITIES
 from mmpt.store.tensors import load_tensors, save_tensors
 
 FILE_NAME = "fingerprints.safetensors"
@@ -177,7 +178,7 @@ def near_duplicates(fingerprints: Mapping[str, np.ndarray], modalities: np.ndarr
         modalities: int [records], 0 for audio and 1 for image, of all records of the manifest.
     """
     found = [np.zeros((0, 2), np.int64)]
-    for kind, modality in enumerate(("audio", "image")):
+    for kind, modality in enumerate(MODALITIES):
         places = np.flatnonzero(modalities == kind)
         if len(places):
             found.append(places[near_pairs(fingerprints[modality], modality)])

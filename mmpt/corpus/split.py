@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from mmpt.corpus.keys import Keys
-from mmpt.corpus.split_check import MODALITIES, SPLITS, s2_metrics
+from mmpt.corpus.split_check import s2_metrics
+from mmpt.store.tasks import MODALITIES, SPLITS
 
 __all__ = ["MODALITIES", "SPLITS", "deal", "s2_metrics"]
 

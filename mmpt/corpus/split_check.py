@@ -10,9 +10,8 @@ import numpy as np
 from mmpt.corpus.keys import Keys
 from mmpt.store.canonical import canonical_json
 from mmpt.store.evidence import Metric
+from mmpt.store.tasks import MODALITIES, SPLITS
 
-SPLITS = ("train", "val", "test")
-MODALITIES = ("audio", "image")
 NONE = -1  # no row, a row with another split, or a record of another modality
 
 

@@ -16,6 +16,7 @@ from mmpt.evaluate.scoring import item_means, target_losses
 from mmpt.evaluate.sets import Record
 from mmpt.evaluate.statistics import Interval, mean_interval, win_rate
 from mmpt.store.evidence import Metric
+from mmpt.store.tasks import EMIT_TASKS
 from mmpt.tokens import TokenSpace, prompt
 
 
@@ -76,7 +77,7 @@ def ablate(
 ) -> Ablation:
     """The losses of one task's ablation records. All conditions run as one list, so that batches are full."""
     task = records[0]["task"]
-    emits = task in ("t2a", "t2i")
+    emits = task in EMIT_TASKS
     conditions = [
         [record["prompt_ids"] for record in records],
         [record["swap_prompt_ids"] for record in records],

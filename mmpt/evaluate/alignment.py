@@ -27,8 +27,9 @@ from mmpt.evaluate.sets import Record, record_prompt
 from mmpt.evaluate.statistics import mean_interval
 from mmpt.generate import Generated, generate
 from mmpt.generate.mass import measured
-from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.store.evidence import Metric
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF
 from mmpt.tokens import Grammar, TokenSpace
 
 ITEMS = 64  # of a task
@@ -211,9 +212,9 @@ def alignment_metrics(
 
 def _bigrams(shards: Path, space: TokenSpace, task: str, shifts: Sequence[int]) -> dict[int, Bigram]:
     """Shift backwards -> bigram of that lag, for payloads of codes. Captions repeat no word, so they need none."""
-    if task not in ("t2a", "t2i"):
+    if task not in EMIT_TASKS:
         return {}
-    stored = ShardSet.open(shards, TASK_MODALITY[task], "train", space)
+    stored = ShardSet.open(shards, MODALITY_OF[task], "train", space)
     count = min(len(stored), BIGRAM_RECORDS)
     at = [i * len(stored) // count for i in range(count)]
     payloads = [stored.ids(i) for i in at]

@@ -13,11 +13,11 @@ import numpy as np
 
 from mmpt.corpus import oracle
 from mmpt.corpus.caption_attributes import CaptionReading, read_caption
-from mmpt.evaluate.quality import MODALITY, Row, token_f1
+from mmpt.evaluate.quality import Row, token_f1
 from mmpt.evaluate.statistics import Interval, mean_interval
 from mmpt.store.evidence import Metric
+from mmpt.store.tasks import MODALITY_OF
 
-READ = ("a2t", "i2t")
 BLIND_CANDIDATES = 128  # training captions that a blind caption is chosen from, and as many that it is chosen for
 
 
@@ -28,7 +28,7 @@ def described(rows: Sequence[Row]) -> list[Row]:
 
 def readings(rows: Sequence[Row]) -> list[CaptionReading]:
     """What each output states."""
-    return [read_caption(MODALITY[row["task"]], row["text"] or "", ended=row["ended"]) for row in rows]
+    return [read_caption(MODALITY_OF[row["task"]], row["text"] or "", ended=row["ended"]) for row in rows]
 
 
 def accuracies(rows: Sequence[Row], read: Sequence[CaptionReading]) -> dict[str, tuple[float | None, int]]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpt.shards.shard_set import MODALITIES, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.store.evidence import Metric
+from mmpt.store.tasks import MODALITIES
 from mmpt.tokens import TokenSpace
 from mmpt.tokens.formats import LAYOUTS
 

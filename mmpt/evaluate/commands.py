@@ -18,7 +18,7 @@ from mmpt.evaluate import ablation as abl
 from mmpt.evaluate.checkpoint import EvalContext, Trained, step_of
 from mmpt.evaluate.emission import write_step
 from mmpt.evaluate.endings import LearnedEnd
-from mmpt.evaluate.golden import EMIT, Decoder, DecodingSettings, generate_golden
+from mmpt.evaluate.golden import Decoder, DecodingSettings, generate_golden
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.sets import Codecs, ablation_sets, decode_audio, decode_image, golden_sets
 from mmpt.generate import generate
@@ -32,7 +32,8 @@ from mmpt.store.errors import UserError
 from mmpt.store.new_folder import new_folder, staging_folder
 from mmpt.store.plain_text import plain_line
 from mmpt.store.schema import nearest
-from mmpt.tokens import TASKS, Grammar, TokenSpace, grammar, prompt
+from mmpt.store.tasks import EMIT_TASKS, TASKS
+from mmpt.tokens import Grammar, TokenSpace, grammar, prompt
 
 SOURCE = {"t2a": "prompt", "t2i": "prompt", "a2t": "audio", "i2t": "image"}
 SUFFIX = {"t2a": ".wav", "t2i": ".png"}
@@ -62,7 +63,7 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
     wanted = _grammar(workshop.space, codecs, profile, options.task, learned)
     chosen = {name: getattr(options, name, None) for name in ("temperature", "top_k", "top_p", "guidance")}
     how = {name: profile.data["generate"][name] if value is None else value for name, value in chosen.items()}
-    guided = options.task in EMIT and how["guidance"] != 1.0
+    guided = options.task in EMIT_TASKS and how["guidance"] != 1.0
     with workshop.opened(checkpoint) as model:
         output = generate(
             model,
@@ -78,9 +79,13 @@ def sample(root: Path, profile: Profile, options: Namespace) -> int:
         )[0]
     if learned and not output.ended:
         print("the sound did not end: it is cut at generate.learned_end.max_seconds", file=sys.stderr)
-    if options.task in EMIT:
+    if options.task in EMIT_TASKS:
         _write(options, codecs, workshop.space, output.ids)
-    print(options.out if options.task in EMIT else plain_line(workshop.tokenizer.decode(output.ids.tolist()).strip()))
+    print(
+        options.out
+        if options.task in EMIT_TASKS
+        else plain_line(workshop.tokenizer.decode(output.ids.tolist()).strip())
+    )
     return 0
 
 
@@ -140,7 +145,7 @@ def _check_sample(options: Namespace) -> None:
 
 def _prompt(workshop: EvalContext, codecs: Codecs, profile: Profile, options: Namespace) -> np.ndarray:
     space, limit = workshop.space, profile.data["examples"].get("max_prompt_tokens")
-    if options.task in EMIT:
+    if options.task in EMIT_TASKS:
         # Blanks as in the captions of training.
         words = " ".join(options.prompt.split())
         ids = workshop.tokenizer.encode(words, add_special_tokens=False).ids

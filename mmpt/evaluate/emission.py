@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from mmpt.evaluate.golden import (
-    EMIT,
     Decoder,
     DecodingSettings,
     Outputs,
@@ -25,10 +24,10 @@ from mmpt.evaluate.golden import (
 )
 from mmpt.evaluate.media import clipped_share, png_faults, wav_faults, write_png, write_wav
 from mmpt.evaluate.sets import Record, decode_audio, decode_image, item_seed, safe_name
-from mmpt.shards.shard_set import TASK_MODALITY
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import write_jsonl
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF
 
 SHOWN_SIDE = 512  # pixels of the longer side of an inspected picture, at most
 FOLDER = {"greedy": ".", "sampled": "sampled"}
@@ -84,7 +83,7 @@ def write_references(
     references: dict[str, dict[str, Any]] = {}
     for task, records in sets.items():
         for record in records:
-            if task not in EMIT:
+            if task not in EMIT_TASKS:
                 continue
             path = reference_path(task, record["id"])
             if task == "t2a":
@@ -103,7 +102,7 @@ def write_references(
 
 
 def reference_path(task: str, record_id: str) -> str:
-    kind, suffix = ("audio", "wav") if TASK_MODALITY[task] == "audio" else ("image", "png")
+    kind, suffix = ("audio", "wav") if MODALITY_OF[task] == "audio" else ("image", "png")
     return f"reference/{task}_{kind}/{safe_name(record_id)}.{suffix}"
 
 
@@ -114,10 +113,10 @@ def write_shown(decoder: Decoder, sets: Sets, load: Load | None, setting: Decodi
         load: (task, record) -> the medium as the codec gets it; None in a run without media, where the codes are
         decoded.
     """
-    for task in (task for task in sets if task not in EMIT):
+    for task in (task for task in sets if task not in EMIT_TASKS):
         for record in sets[task]:
             ids, path = np.asarray(record["prompt_ids"]), folder / reference_path(task, record["id"])
-            if TASK_MODALITY[task] == "audio":
+            if MODALITY_OF[task] == "audio":
                 wave = load(task, record) if load else decode_audio(decoder.codecs, decoder.space, ids, record["meta"])
                 write_wav(path, wave, decoder.codecs.audio.sample_rate)
             elif load:
@@ -138,7 +137,7 @@ def write_inspect(sets: Sets, rows: Mapping[tuple[str, str], Rows], folder: Path
             place = folder / "inspect" / task / safe_name(record["id"])
             place.mkdir(parents=True)
             medium = folder / reference_path(task, record["id"])
-            if task in EMIT:
+            if task in EMIT_TASKS:
                 (place / "prompt.txt").write_text(record["caption"] + "\n", encoding="utf-8")
                 shutil.copyfile(medium, place / f"reference{medium.suffix}")
                 if row["path"]:
@@ -165,7 +164,7 @@ def artifact_metrics(
     meant to be good: a draw at temperature 1 may be silence, and Q2 looks at those.
     """
     metrics = []
-    for task in EMIT:
+    for task in EMIT_TASKS:
         counts: Counter[str] = Counter()
         looked = judged = 0
         for one in written:
@@ -214,7 +213,7 @@ def _file_faults(
 def decode_metrics(sets: Sets, summaries: Sequence[Mapping[str, Any]], expected: int) -> list[Metric]:
     """C1 over all `summaries` (checkpoints, decodings and the random control), `expected` of them a task."""
     metrics = []
-    for task in EMIT:
+    for task in EMIT_TASKS:
         mine = [one for one in summaries if one["task"] == task]
         if task not in sets:
             continue

@@ -19,7 +19,7 @@ import torch
 from mmpt.codecs.protocol import frames_of
 from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.endings import FOLDER, LearnedEnd
-from mmpt.evaluate.golden import EMIT, generate_golden
+from mmpt.evaluate.golden import generate_golden
 from mmpt.evaluate.sets import Codecs, Record, record_prompt
 from mmpt.evaluate.trend import setting_of
 from mmpt.model.export import Lengths
@@ -27,6 +27,7 @@ from mmpt.model.runtimes import RUNTIMES, Asked, open_plain, preference
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS
 from mmpt.tokens import TokenSpace
 from mmpt.tokens.formats import LAYOUTS
 
@@ -141,7 +142,7 @@ def tokenizer_metrics(folder: Path, base: Path, sets: Mapping[str, Sequence[Reco
     """
     tokenizer, (head, tail) = open_tokenizer(folder), added_by(open_tokenizer(base))
     asked = {  # a prompt may have lost its end, a caption not
-        (record["caption"], tuple(record["prompt_ids" if task in EMIT else "target_ids"]), task not in EMIT)
+        (record["caption"], tuple(record["prompt_ids" if task in EMIT_TASKS else "target_ids"]), task not in EMIT_TASKS)
         for task, records in sets.items()
         for record in records
     }

@@ -19,6 +19,7 @@ from mmpt.evaluate.sets import Codecs, item_seed
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import read_jsonl
+from mmpt.store.tasks import EMIT_TASKS
 from mmpt.tokens import TokenSpace
 
 COMPARED = 16  # greedy and as many sampled outputs of a task
@@ -28,7 +29,7 @@ ROUNDING = 2 / 32768  # of a sample in a 16-bit file: half a step, and 32767 / 3
 def file_metrics(space: TokenSpace, codecs: Codecs, folder: Path, step: int, run_seed: int) -> list[Metric]:
     """files_unlike_ids of t2a and t2i. folder: qual/step_<k>, with outputs and files."""
     metrics = []
-    for task in ("t2a", "t2i"):
+    for task in EMIT_TASKS:
         unlike = compared = 0
         for below in (folder, folder / "sampled"):
             rows = below / f"step_{step}_golden_{task}.jsonl"

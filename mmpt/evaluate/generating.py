@@ -16,12 +16,13 @@ import numpy as np
 from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.emission import random_weights
 from mmpt.evaluate.endings import LearnedEnd, ending_pieces
-from mmpt.evaluate.golden import EMIT, Outputs, Piece, assembled, golden_pieces, run_piece
+from mmpt.evaluate.golden import Outputs, Piece, assembled, golden_pieces, run_piece
 from mmpt.evaluate.sets import Codecs, golden_sets
 from mmpt.evaluate.trend import setting_of
 from mmpt.generate import Generated
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS
 from mmpt.store.tensors import load_tensors, save_tensors
 
 RANDOM, ENDINGS = "random", "learned_end"
@@ -47,7 +48,7 @@ class Generating:
         self.ctx, self.workshop, self.trained = ctx, EvalContext.of(ctx), Trained.of(ctx.inputs["train"])
         self.sets, self.setting = golden_sets(ctx.inputs["golden"]), setting_of(ctx)
         endings = self._endings()
-        emit = {task: records for task, records in self.sets.items() if task in EMIT}
+        emit = {task: records for task, records in self.sets.items() if task in EMIT_TASKS}
         whole = golden_pieces(self.workshop.space, self.sets, self.setting)
         control = golden_pieces(self.workshop.space, emit, self.setting, free=False)
         steps = dict.fromkeys((self.trained.initial, self.trained.final))

@@ -27,9 +27,9 @@ from mmpt.evaluate.sets import (
 )
 from mmpt.generate import Generated, generate, opened, reserve
 from mmpt.store.errors import UserError
+from mmpt.store.tasks import EMIT_TASKS
 from mmpt.tokens import Grammar, TokenSpace, check, grammar, prompt
 
-EMIT = ("t2a", "t2i")
 TEMPERATURE = {"greedy": 0.0, "sampled": 1.0}
 BATCHES = 2  # of outputs in a piece
 
@@ -140,7 +140,7 @@ def golden_pieces(
 
 
 def _guided(wanted: Wanted, setting: DecodingSettings) -> bool:
-    return wanted.record["task"] in EMIT and not wanted.free and setting.guidance != 1.0
+    return wanted.record["task"] in EMIT_TASKS and not wanted.free and setting.guidance != 1.0
 
 
 def _grammar(space: TokenSpace, wanted: Wanted, setting: DecodingSettings) -> Grammar:
@@ -279,7 +279,7 @@ def _decoded(
     decoder: Decoder, record: Record, ids, setting: DecodingSettings, step: int, folder: Path | None
 ) -> dict[str, Any]:
     task = record["task"]
-    if task not in EMIT:
+    if task not in EMIT_TASKS:
         return {"text": decoder.tokenizer.decode(ids.tolist()).strip()}
     try:
         if task == "t2a":

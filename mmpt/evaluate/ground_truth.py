@@ -21,11 +21,12 @@ from mmpt.evaluate.outputs import partners
 from mmpt.evaluate.sets import Codecs, Record, item_seed
 from mmpt.evaluate.statistics import mean_interval, win_rate
 from mmpt.shards.encode import AudioEncoder, ImageEncoder
-from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.stored import stored_audio, stored_image
 from mmpt.store.canonical import read_json
 from mmpt.store.evidence import Metric
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF
 from mmpt.tokens import TokenSpace
 
 COMPARED = 16  # items of a task: 8 s of CPU for 32 sounds of the built-in codec
@@ -44,10 +45,10 @@ def ground_truth_metrics(
     metrics: list[Metric] = []
     if not has_media(ctx):
         return metrics
-    for task in ("t2a", "t2i"):
+    for task in EMIT_TASKS:
         records = [record for record in sets.get(task, ()) if record["media"]][:COMPARED]
         if records:
-            encoder = encoder_of(ctx, codecs, space, TASK_MODALITY[task])
+            encoder = encoder_of(ctx, codecs, space, MODALITY_OF[task])
             rows = compare(task, records, encoder, ctx.inputs["shards"], space, folder, ctx.seed)
             metrics += share_metrics(rows, task, RESAMPLES, ctx.seed)
     return metrics
@@ -63,7 +64,7 @@ def compare(
     seed: int,
 ) -> list[dict[str, Any]]:
     """Of each item with a partner: quality of the file (own, other) and of the codec (codec) against the media."""
-    held = ShardSet.open(shards, TASK_MODALITY[task], "test", space)
+    held = ShardSet.open(shards, MODALITY_OF[task], "test", space)
     wanted = {record["id"] for record in records}
     places = {one["id"]: place for place, one in enumerate(held.records) if one["id"] in wanted}
     rows = []

@@ -27,11 +27,11 @@ from mmpt.evaluate.sets import Record
 from mmpt.evaluate.statistics import Interval, mean_interval, win_rate
 from mmpt.model.plain import PlainLM, Scored, TaskSequence, sequence
 from mmpt.shards.golden import contradicts
-from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.store.evidence import Metric
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF
 from mmpt.tokens import TokenSpace
 
-EMIT = ("t2a", "t2i")
 READS = {"t2a": "a2t", "t2i": "i2t"}  # the task that reads what an emit task makes
 ROUNDING = 2.0  # units of the base's dtype, of the largest logit; the smoke model in bf16: 0.07 at most
 LEAST_TOLERANCE = 1e-3  # of a logit; two fp32 forwards of the smoke model differ by 1.3e-5 at logits of 12.5
@@ -56,20 +56,20 @@ class Asked:
 
     @property
     def conditions(self) -> tuple[np.ndarray, ...]:
-        return self.captions if self.task in EMIT else self.payloads
+        return self.captions if self.task in EMIT_TASKS else self.payloads
 
     @staticmethod
     def of(records: Sequence[Record], shards: Path, tokenizer: Tokenizer, space: TokenSpace) -> Asked:
         """Of golden records, by what the shards of the test split hold under their ids."""
         task = records[0]["task"]
-        held = ShardSet.open(shards, TASK_MODALITY[task], "test", space)
+        held = ShardSet.open(shards, MODALITY_OF[task], "test", space)
         wanted = {record["id"] for record in records}
         places = {one["id"]: place for place, one in enumerate(held.records) if one["id"] in wanted}
         captions = []
         for record in records:
             ids = tokenizer.encode(held.record(places[record["id"]])["caption"], add_special_tokens=False).ids
             # A prompt that was too long was shortened at its end.
-            ids = ids[: len(record["prompt_ids"])] if task in EMIT else ids
+            ids = ids[: len(record["prompt_ids"])] if task in EMIT_TASKS else ids
             captions.append(np.asarray(ids, np.int64))
         payloads = [np.asarray(held.ids(places[record["id"]]), np.int64) for record in records]
         return Asked(
@@ -120,7 +120,7 @@ def scored_rows(
     outputs = [np.asarray(row["ids"], np.int64) for row in rows]
     task, other = asked.task, asked.partner
     # Where a picture or a sound of a given length ends is not the model's choice.
-    ends = [bool(row["ended"]) and task not in EMIT for row in rows]
+    ends = [bool(row["ended"]) and task not in EMIT_TASKS for row in rows]
     items = range(len(rows))
     own = [sequence(space, task, asked.conditions[i], outputs[i], ended=ends[i]) for i in items]
     paired = [i for i in items if other[i] >= 0]
@@ -128,7 +128,7 @@ def scored_rows(
     empty = [sequence(space, task, [], outputs[i], ended=False) for i in items] if guidance != 1.0 else None
     right, wrong = model.score(own), dict(zip(paired, model.score(swapped), strict=True))
     chosen = right if empty is None else model.score(own, guide=empty, guidance=guidance)
-    back = _read_back(model, space, asked, outputs, paired) if task in EMIT else {}
+    back = _read_back(model, space, asked, outputs, paired) if task in EMIT_TASKS else {}
     return [
         {
             "id": asked.ids[i],

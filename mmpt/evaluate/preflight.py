@@ -17,15 +17,16 @@ from mmpt.evaluate.media import png_faults, wav_faults, write_png, write_wav
 from mmpt.evaluate.sequences import FAULTS, faults
 from mmpt.evaluate.sets import Codecs, decode_audio, decode_image, safe_name
 from mmpt.shards.encode import ENCODE_ERRORS
-from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
-from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
+from mmpt.shards.example_set import ExampleSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.text_set import encoded, open_tokenizer
 from mmpt.store.canonical import read_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric
+from mmpt.store.tasks import EMIT_TASKS, MODALITIES, SPLITS, TASKS
 from mmpt.store.tensors import read_meta
-from mmpt.tokens import TASKS, TokenSpace
+from mmpt.tokens import TokenSpace
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, from_json, stored_sha
 
 SAMPLES = 4  # stored items per modality that gate A4 decodes

@@ -8,11 +8,11 @@ from typing import Any
 from mmpt.evaluate import ablation as abl
 from mmpt.evaluate.ablating import Ablating
 from mmpt.evaluate.checkpoint import Trained
-from mmpt.evaluate.golden import EMIT
 from mmpt.evaluate.sets import Record
 from mmpt.store.canonical import write_json
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS
 
 SCORED = "scored_outputs.jsonl"
 LOSSES = "ablation_losses.jsonl"
@@ -21,7 +21,7 @@ LOSSES = "ablation_losses.jsonl"
 def emitting(ctx: StageContext, trained: Trained) -> Ablating:
     """The emit tasks at step 0 and at the end."""
     checkpoints = {f"step_{step}": trained.path(step) for step in (trained.initial, trained.final)}
-    return Ablating(ctx, EMIT, checkpoints)
+    return Ablating(ctx, EMIT_TASKS, checkpoints)
 
 
 def write_prompt_ablation(ctx: StageContext, found: dict[str, abl.Ablation], step: int, folder: Path) -> None:

@@ -17,11 +17,11 @@ from mmpt.evaluate import captions as cap
 from mmpt.evaluate.audio_distance import kad
 from mmpt.evaluate.emission import reference_path
 from mmpt.evaluate.media import read_wav
-from mmpt.evaluate.quality import MODALITY
 from mmpt.evaluate.statistics import mean_interval
-from mmpt.shards.shard_set import SPLITS, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.store.evidence import Direction, Metric
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITY_OF, READ_TASKS, SPLITS
 
 if TYPE_CHECKING:
     from mmpt.evaluate.scores import Look
@@ -32,12 +32,12 @@ JUDGED = {"t2i": "clip", "t2a": "clap"}
 def caption_metrics(look: Look, shards: Path) -> list[Metric]:
     """caption_bleu4, caption_rouge_l, caption_cider of the greedy captions, against all captions of each medium."""
     metrics = []
-    for task in ("a2t", "i2t"):
+    for task in READ_TASKS:
         if task not in look.golden:
             continue
         rows = look.rows(look.final, task, "greedy")
         media = [record["media_sha256"] for record in look.golden[task]]
-        known = _captions_by_medium(shards, MODALITY[task], set(media))
+        known = _captions_by_medium(shards, MODALITY_OF[task], set(media))
         wanted = [
             [cap.words(one) for one in known.get(medium, [row["caption"]])]
             for row, medium in zip(rows, media, strict=True)

@@ -12,10 +12,10 @@ import numpy as np
 from mmpt.codecs.media import load_image
 from mmpt.corpus import oracle
 from mmpt.evaluate.media import read_wav
+from mmpt.store.tasks import MODALITY_OF
 from mmpt.tokens import TokenSpace
 
 Row = Mapping[str, Any]
-MODALITY = {"t2a": "audio", "t2i": "image", "a2t": "audio", "i2t": "image"}
 LOOP = 8  # equal frames in a row that count as a loop
 
 
@@ -88,7 +88,7 @@ def oracle_hits(rows: Sequence[Row], folder: Path) -> dict[str, list[bool]]:
     """
     hits: dict[str, list[bool]] = {}
     for row in rows:
-        modality = MODALITY[row["task"]]
+        modality = MODALITY_OF[row["task"]]
         read = read_attributes(modality, folder / row["path"]) if row["path"] else {}
         for name in row["mentioned"]:
             hits.setdefault(f"{modality}.{name}", []).append(read.get(name) == row["attributes"][name])

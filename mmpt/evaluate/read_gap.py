@@ -8,8 +8,7 @@ from mmpt.evaluate.checkpoint import Trained
 from mmpt.store.canonical import write_json
 from mmpt.store.evidence import Metric
 from mmpt.store.stage import StageContext
-
-READ = ("a2t", "i2t")
+from mmpt.store.tasks import READ_TASKS
 
 
 def _reading(ctx: StageContext) -> Ablating:
@@ -18,7 +17,7 @@ def _reading(ctx: StageContext) -> Ablating:
     if "train" in ctx.inputs:
         trained = Trained.of(ctx.inputs["train"])
         checkpoints[f"step_{trained.final}"] = trained.path(trained.final)
-    return Ablating(ctx, READ, checkpoints)
+    return Ablating(ctx, READ_TASKS, checkpoints)
 
 
 def read_ablations(ctx: StageContext) -> dict[str, list[abl.Ablation]]:

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs import registry
-from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
+from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.examples import select
-from mmpt.shards.shard_set import MODALITIES, SPLITS, TASK_MODALITY, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.text_set import open_tokenizer
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import count_lines, iter_jsonl
-from mmpt.tokens.formats import OVERHEAD, TASKS
+from mmpt.store.tasks import EMIT_TASKS, MODALITIES, MODALITY_OF, SPLITS, TASKS
+from mmpt.tokens.formats import OVERHEAD
 from mmpt.tokens.space import TokenSpace, load
 
 WHY = {
@@ -205,7 +206,7 @@ class Records:
             return {}
         tokenizer = open_tokenizer(self.root / "token_space" / "data")
         caption, payload = stored["record"]["caption"], len(stored["ids"])
-        tasks = (task for task in TASKS if TASK_MODALITY[task] == stored["modality"])
+        tasks = (task for task in TASKS if MODALITY_OF[task] == stored["modality"])
         return {task: ": ".join(self._fate(task, tokenizer, caption, payload)) for task in tasks}
 
     def _outputs(self, name: str) -> Iterator[dict[str, Any]]:

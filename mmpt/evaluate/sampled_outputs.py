@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpt.evaluate.outputs import EMIT, Asked, Row, tolerance
+from mmpt.evaluate.outputs import Asked, Row, tolerance
 from mmpt.model.plain import Choices, PlainLM, sequence
 from mmpt.ops.philox import gumbel, words
 from mmpt.store.evidence import Metric
+from mmpt.store.tasks import EMIT_TASKS
 from mmpt.tokens import TokenSpace
 
 STEP = 0.5  # the largest step of S
@@ -78,7 +79,7 @@ def sampled_draws(
     guidance: float = 1.0,
 ) -> list[Draws]:
     """Of each sampled output of a task, in the order of its golden records."""
-    task, ended = asked.task, [bool(row["ended"]) and asked.task not in EMIT for row in rows]
+    task, ended = asked.task, [bool(row["ended"]) and asked.task not in EMIT_TASKS for row in rows]
     items = range(len(rows))
     own = [sequence(space, task, asked.conditions[i], rows[i]["ids"], ended=ended[i]) for i in items]
     empty = [sequence(space, task, [], rows[i]["ids"], ended=ended[i]) for i in items] if guidance != 1.0 else ()

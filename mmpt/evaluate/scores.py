@@ -14,15 +14,15 @@ from mmpt.evaluate import caption_reading as reading
 from mmpt.evaluate import quality
 from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.emission import FOLDER, reference_path
-from mmpt.evaluate.golden import EMIT
 from mmpt.evaluate.scoring import item_means, target_losses
 from mmpt.evaluate.sets import Record, golden_sets
-from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
+from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.shard_set import ShardSet
 from mmpt.store.canonical import read_json
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF, READ_TASKS
 from mmpt.tokens import TokenSpace, prompt
 
 COMPARED = 128  # items per task and split whose losses make the train-test gap
@@ -64,11 +64,11 @@ def oracle_metrics(look: Look) -> tuple[list[Metric], list[dict[str, Any]], dict
     metrics: list[Metric] = []
     controls: list[dict[str, Any]] = []
     details: dict[str, Any] = {}
-    for task in EMIT:
+    for task in EMIT_TASKS:
         records = [record for record in look.golden.get(task, ()) if record["attributes"] and record["mentioned"]]
         if not records:
             continue
-        modality = quality.MODALITY[task]
+        modality = MODALITY_OF[task]
         shown = _accuracies(look, look.final, task, "greedy")
         for name, (value, n) in shown.items():
             metrics.append(Metric("accuracy", value, n, "share", "higher", slice=name))
@@ -104,7 +104,7 @@ def caption_metrics(look: Look) -> tuple[list[Metric], list[dict[str, Any]], dic
     controls: list[dict[str, Any]] = []
     details: dict[str, Any] = {}
     samples: list[dict[str, Any]] = []
-    for task in (task for task in reading.READ if task in look.golden):
+    for task in (task for task in READ_TASKS if task in look.golden):
         for step in (look.initial, look.final):
             for decoding, prefix in (("greedy", ""), ("sampled", "sampled_")):
                 rows = reading.described(look.rows(step, task, decoding))
@@ -162,7 +162,7 @@ def free_metrics(look: Look) -> tuple[list[Metric], dict[str, Any]]:
                 slice=at,
             ),
         ]
-        if task in EMIT:
+        if task in EMIT_TASKS:
             metrics += _emit_metrics(look, task, decoding, at)
     details = {f"{m.slice} {m.name}": m.value for m in metrics}
     return metrics, details
@@ -197,8 +197,8 @@ def memory_metrics(look: Look, ctx: StageContext, workshop: EvalContext) -> tupl
     nearest: dict[str, Any] = {}
     for task in look.golden:
         rows = look.rows(look.final, task, "greedy")
-        if task in EMIT:
-            train = ShardSet.open(ctx.inputs["shards"], quality.MODALITY[task], "train", look.space)
+        if task in EMIT_TASKS:
+            train = ShardSet.open(ctx.inputs["shards"], MODALITY_OF[task], "train", look.space)
             found = quality.nearest_share(rows, (train.ids(i) for i in range(len(train))))
             metrics.append(
                 Metric(

@@ -16,7 +16,8 @@ from mmpt.codecs.registry import load_audio, load_image
 from mmpt.shards.golden_files import golden_path
 from mmpt.shards.stored import stored_audio
 from mmpt.store.jsonl import read_jsonl
-from mmpt.tokens import TASKS, Grammar, TokenSpace, grammar, prompt
+from mmpt.store.tasks import TASKS
+from mmpt.tokens import Grammar, TokenSpace, grammar, prompt
 
 Record = Mapping[str, Any]
 

@@ -32,7 +32,7 @@ from torch import nn
 
 from mmpt.codecs.contract import ITEMS
 from mmpt.codecs.networks import Networks, networks, unknown
-from mmpt.evaluate.golden import EMIT, TEMPERATURE, DecodingSettings, golden_pieces, reserve_piece
+from mmpt.evaluate.golden import TEMPERATURE, DecodingSettings, golden_pieces, reserve_piece
 from mmpt.evaluate.judge_networks import judges
 from mmpt.evaluate.scoring import TOKENS_PER_BATCH, batch_nll, laid_out
 from mmpt.evaluate.sets import Record, record_prompt
@@ -44,6 +44,7 @@ from mmpt.model.plain import TOKENS_AT_ONCE, PlainLM, sequence, with_rows
 from mmpt.model.runtimes import ROWS as EXPORT_ROWS
 from mmpt.ops import reference_check
 from mmpt.shards.fitting import Kept
+from mmpt.store.tasks import EMIT_TASKS, READ_TASKS
 from mmpt.tokens import TokenSpace
 from mmpt.tokens.formats import OVERHEAD
 from mmpt.train.fit_measure import random_loader, settings_of
@@ -53,7 +54,6 @@ from mmpt.train.schedule import optimizer_of
 
 PIECES = 2  # micro-batches of a counted step: the second one meets the gradients of the first
 LAID_OUT = 4  # steps whose largest micro-batches are taken
-READ = ("a2t", "i2t")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Counting:
         if rows_only:
             model.train_rows_only()
             data["mixture"] = {**data["mixture"], "text_replay": 0.0}
-        reading = {task: one for task, one in self.kept.items() if task in READ}
+        reading = {task: one for task, one in self.kept.items() if task in READ_TASKS}
         self._rehearse(model, data, reading or self.kept)
         model.train_all()
 
@@ -328,7 +328,7 @@ class Counting:
             payload = self.space.audio_to_global(np.zeros((self.space.n_codebooks, frames), np.int64))
         else:
             payload = self.space.image_to_global(np.zeros(self.payloads[kind], np.int64))
-        prompt, target = (text, payload) if task in EMIT else (payload, text)
+        prompt, target = (text, payload) if task in EMIT_TASKS else (payload, text)
         return {"id": task, "task": task, "prompt_ids": prompt, "target_ids": target, "n_frames": frames}
 
 

@@ -19,12 +19,13 @@ import torch
 import mmpt
 from mmpt.evaluate.ablation import ablate, report
 from mmpt.evaluate.checkpoint import EvalContext, digest
-from mmpt.evaluate.golden import EMIT, Decoder, DecodingSettings, generate_golden, output_rows, summary
+from mmpt.evaluate.golden import Decoder, DecodingSettings, generate_golden, output_rows, summary
 from mmpt.evaluate.sets import Codecs, Record, ablation_sets, golden_sets
 from mmpt.store.atomic import publish_folder
 from mmpt.store.canonical import digest_json, read_json, write_json
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS
 
 RESAMPLES = 200
 CODE = ("tokens", "ops", "codecs", "shards", "model", "generate", "evaluate")
@@ -51,7 +52,11 @@ class TrendEvaluator:
             workshop,
             Decoder(workshop.space, codecs, workshop.tokenizer),
             golden_sets(ctx.inputs["golden"], ctx.profile["evaluate.trend.golden_per_task"]),
-            {task: records for task, records in ablation_sets(ctx.inputs["golden"], limit).items() if task in EMIT},
+            {
+                task: records
+                for task, records in ablation_sets(ctx.inputs["golden"], limit).items()
+                if task in EMIT_TASKS
+            },
             setting_of(ctx),
             ctx.external.get("evaluations", ctx.work / "evaluations"),
         )

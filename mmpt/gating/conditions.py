@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-MODALITY_OF_TASK = {"a2t": "audio", "i2t": "image", "t2a": "audio", "t2i": "image"}
-TASKS = tuple(MODALITY_OF_TASK)
+from mmpt.store.tasks import MODALITIES, MODALITY_OF, TASKS
+
 # With less than one empty prompt in fifty the model does not know it, and a gap to it says nothing.
 LEAST_DROPOUT = 0.02
 NO_SOUNDS = ("llava_pretrain",)  # readers of pictures alone
@@ -45,11 +45,9 @@ def holding(profile: Mapping[str, Any]) -> frozenset[str]:
 def absent_slices(profile: Mapping[str, Any]) -> dict[str, str]:
     """Slice name (a modality or a task) -> why this profile has none of it."""
     present = modalities(profile)
-    absent = {
-        modality: f"the profile has no {modality} codec" for modality in ("audio", "image") if modality not in present
-    }
+    absent = {modality: f"the profile has no {modality} codec" for modality in MODALITIES if modality not in present}
     weights = profile.get("mixture", {}).get("weights", {})
-    for task, modality in MODALITY_OF_TASK.items():
+    for task, modality in MODALITY_OF.items():
         if modality in absent:
             absent[task] = absent[modality]
         elif task not in profile.get("tasks", TASKS):
@@ -70,7 +68,7 @@ def untold_tasks(profile: Mapping[str, Any]) -> tuple[str, ...]:
     if not profile:
         return ()
     present, told = modalities(profile), profile.get("tasks", TASKS)
-    left = (task for task in absent_slices(profile) if task in told and MODALITY_OF_TASK.get(task) in present)
+    left = (task for task in absent_slices(profile) if task in told and MODALITY_OF.get(task) in present)
     return tuple(left)
 
 

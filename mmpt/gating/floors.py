@@ -9,10 +9,8 @@ from typing import Any
 from mmpt.gating.checks import Check, Gate
 from mmpt.gating.softening import lower_bound
 from mmpt.store.errors import UserError
+from mmpt.store.tasks import EMIT_TASKS, MODALITIES, READ_TASKS, SPLITS, TASKS
 
-AUDIO_IMAGE = ("audio", "image")
-EMIT, READ = ("t2a", "t2i"), ("a2t", "i2t")
-TASKS = (*READ, *EMIT)
 LEAST_ITEMS = 64  # fewer decide nothing, whatever a file says: 64 coin flips are within 0.38 .. 0.62 (95 %)
 LEAST_GROUPS = 20  # an interval drawn from fewer groups covers much less than it says
 NO_DROPOUT = (("no_prompt_dropout", "info"),)
@@ -72,7 +70,7 @@ def _captions(prefix: str) -> tuple[Floor, ...]:
             margin=0.3,
             min_n=16,
         ),
-        _at_least(f"{prefix}captions_mean", f"{prefix}caption_mean_accuracy", 0.80, READ),
+        _at_least(f"{prefix}captions_mean", f"{prefix}caption_mean_accuracy", 0.80, READ_TASKS),
     )
 
 
@@ -101,39 +99,39 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             "records_in_split",
             "min",
             1.0,
-            tuple(f"{modality}.{split}" for modality in AUDIO_IMAGE for split in ("train", "val", "test")),
+            tuple(f"{modality}.{split}" for modality in MODALITIES for split in SPLITS),
         ),
         _zero("combinations", "combinations_in_two_splits", requires="generated_corpus"),
     ),
     "S3": (
-        _zero("segments", "ids_out_of_segment", AUDIO_IMAGE),
-        _zero("lengths", "length_mismatches", AUDIO_IMAGE),
-        _zero("digests", "digest_mismatches", AUDIO_IMAGE),
-        _zero("sides", "records_in_wrong_split", AUDIO_IMAGE),
-        _zero("accounted", "records_unaccounted", AUDIO_IMAGE),
-        _zero("twice", "records_twice", AUDIO_IMAGE),
-        Floor("reencode", "reencode_mismatch_rate", "max", 0.001, AUDIO_IMAGE, requires="raw_media"),
+        _zero("segments", "ids_out_of_segment", MODALITIES),
+        _zero("lengths", "length_mismatches", MODALITIES),
+        _zero("digests", "digest_mismatches", MODALITIES),
+        _zero("sides", "records_in_wrong_split", MODALITIES),
+        _zero("accounted", "records_unaccounted", MODALITIES),
+        _zero("twice", "records_twice", MODALITIES),
+        Floor("reencode", "reencode_mismatch_rate", "max", 0.001, MODALITIES, requires="raw_media"),
         _zero(
             "reencode_items",
             "reencode_items_missing",
-            AUDIO_IMAGE,
+            MODALITIES,
             requires="raw_media",
             on_fail="cannot_decide",
         ),
-        _zero("decode", "decode_errors", AUDIO_IMAGE),
+        _zero("decode", "decode_errors", MODALITIES),
         _zero(
             "compared_items",
             "compare_items_missing",
-            AUDIO_IMAGE,
+            MODALITIES,
             requires="raw_media",
             on_fail="cannot_decide",
         ),
-        _zero("contract", "contract_rules_broken", AUDIO_IMAGE),
-        Floor("trivial_items", "trivial_items_better", "max", 0.05, AUDIO_IMAGE, requires="raw_media"),
-        Floor("trivial_mean", "trivial_margin_mean", "min", 0.05, AUDIO_IMAGE, requires="raw_media"),
-        Floor("gain", "gain_over_constant", "min", 0.2, AUDIO_IMAGE, requires="raw_media"),
-        Floor("reconstruction", "reconstruction_margin", "min", 0.0, AUDIO_IMAGE, requires="raw_media"),
-        Floor("own", "own_win_rate", "min", 0.8, AUDIO_IMAGE, requires="raw_media"),
+        _zero("contract", "contract_rules_broken", MODALITIES),
+        Floor("trivial_items", "trivial_items_better", "max", 0.05, MODALITIES, requires="raw_media"),
+        Floor("trivial_mean", "trivial_margin_mean", "min", 0.05, MODALITIES, requires="raw_media"),
+        Floor("gain", "gain_over_constant", "min", 0.2, MODALITIES, requires="raw_media"),
+        Floor("reconstruction", "reconstruction_margin", "min", 0.0, MODALITIES, requires="raw_media"),
+        Floor("own", "own_win_rate", "min", 0.8, MODALITIES, requires="raw_media"),
         Floor(
             "si_sdr_baseline",
             "si_sdr_db",
@@ -174,7 +172,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             reference="baseline",
             margin=-0.02,
         ),
-        _zero("codec_fit", "codec_fit_items_outside_train", AUDIO_IMAGE, min_n=0),
+        _zero("codec_fit", "codec_fit_items_outside_train", MODALITIES, min_n=0),
         _zero("base_text", "base_text_captions_outside_train", min_n=0),
     ),
     "A1": (
@@ -202,24 +200,24 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
     "W1": (_zero("drawn", "drawn_outside_train", requires="warmed_up_here"),),
     "B2": (_zero("drawn", "drawn_outside_train"),),
     "A4": (
-        _zero("decode", "decode_failures", AUDIO_IMAGE, min_n=4),
-        _zero("form", "decode_form_errors", AUDIO_IMAGE, min_n=4),
+        _zero("decode", "decode_failures", MODALITIES, min_n=4),
+        _zero("form", "decode_form_errors", MODALITIES, min_n=4),
     ),
     "B3": (
-        _at_least("win_swapped", "win_rate_swapped", 0.70, EMIT),
-        _at_least("win_empty", "win_rate_empty", 0.80, EMIT, severity_when=NO_DROPOUT),
-        _above_zero("gap_swapped", "gap_swapped_nats", EMIT),
-        _above_zero("gap_empty", "gap_empty_nats", EMIT, severity_when=NO_DROPOUT),
-        _groups(EMIT),
-        _at_least("output_win", "output_win_rate", 0.70, EMIT),
-        _above_zero("output_gap", "output_gap_nats", EMIT),
+        _at_least("win_swapped", "win_rate_swapped", 0.70, EMIT_TASKS),
+        _at_least("win_empty", "win_rate_empty", 0.80, EMIT_TASKS, severity_when=NO_DROPOUT),
+        _above_zero("gap_swapped", "gap_swapped_nats", EMIT_TASKS),
+        _above_zero("gap_empty", "gap_empty_nats", EMIT_TASKS, severity_when=NO_DROPOUT),
+        _groups(EMIT_TASKS),
+        _at_least("output_win", "output_win_rate", 0.70, EMIT_TASKS),
+        _above_zero("output_gap", "output_gap_nats", EMIT_TASKS),
         _above_zero("read_back_gap", "read_back_gap_nats", READ_BACK),
     ),
     "C1": (
-        _at_least("decode", "decode_success_rate", 1.0, EMIT),
-        _zero("range", "ids_out_of_range", EMIT, min_n=LEAST_ITEMS),
-        _zero("length", "length_mismatches", EMIT, min_n=LEAST_ITEMS),
-        _zero("complete", "golden_items_missing", EMIT, on_fail="cannot_decide"),
+        _at_least("decode", "decode_success_rate", 1.0, EMIT_TASKS),
+        _zero("range", "ids_out_of_range", EMIT_TASKS, min_n=LEAST_ITEMS),
+        _zero("length", "length_mismatches", EMIT_TASKS, min_n=LEAST_ITEMS),
+        _zero("complete", "golden_items_missing", EMIT_TASKS, on_fail="cannot_decide"),
         Floor("greedy", "not_greedy_rate", "max", 0.001, TASKS, min_n=16),
         Floor("drawn", "not_drawn_rate", "max", 0.001, TASKS, min_n=16),
         Floor("temperature", "draw_rank_z", "max", 5.0, TASKS, min_n=16),
@@ -250,19 +248,19 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
         _zero("texts", "texts_differing", min_n=LEAST_ITEMS),
     ),
     "R1": (
-        _above_zero("gap", "gap_swapped_nats", READ),
-        _groups(READ),
-        _at_least("win", "win_rate_swapped", 0.70, READ),
-        _at_least("output_win", "output_win_rate", 0.70, READ),
-        _above_zero("over_swapped", "caption_gain_over_swapped", READ),
-        _above_zero("over_blind", "caption_gain_over_blind", READ),
+        _above_zero("gap", "gap_swapped_nats", READ_TASKS),
+        _groups(READ_TASKS),
+        _at_least("win", "win_rate_swapped", 0.70, READ_TASKS),
+        _at_least("output_win", "output_win_rate", 0.70, READ_TASKS),
+        _above_zero("over_swapped", "caption_gain_over_swapped", READ_TASKS),
+        _above_zero("over_blind", "caption_gain_over_blind", READ_TASKS),
     ),
     "Q1": (
         _at_least(
             "attributes", "accuracy", 0.6, (*PICTURE, *SOUND), each=True, reference="chance", margin=0.3, min_n=16
         ),
-        _at_least("mean", "mean_accuracy", 0.80, AUDIO_IMAGE),
-        _at_least("oracle", "oracle_roundtrip_accuracy", 0.95, AUDIO_IMAGE, on_fail="cannot_decide"),
+        _at_least("mean", "mean_accuracy", 0.80, MODALITIES),
+        _at_least("oracle", "oracle_roundtrip_accuracy", 0.95, MODALITIES, on_fail="cannot_decide"),
         *_captions(""),
         *_captions("sampled_"),
     ),

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpt.gating.checks import OF_POLICY, RISING, Check, Gate
-from mmpt.gating.conditions import LEAST_DROPOUT, TASKS, trained_tasks, untold_tasks
+from mmpt.gating.conditions import LEAST_DROPOUT, trained_tasks, untold_tasks
+from mmpt.store.tasks import TASKS
 
 RANK = {"block": 2, "warn": 1, "info": 0}
 LEAST_GOLDEN = 64  # items for each task, DESIGN section 7

@@ -29,6 +29,7 @@ from mmpt.model.adapter import CONFIG, WEIGHTS, load_adapter
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.shards.tokenizer_file import add_names, open_tokenizer_file
 from mmpt.store.canonical import read_json, write_json
+from mmpt.store.tasks import MODALITIES
 from mmpt.store.tensors import read_meta
 from mmpt.tokens.formats import prompt
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace
@@ -177,7 +178,7 @@ def _compare(
 
 def save_codecs(source: Path, folder: Path) -> None:
     """codec.json of each codec of the run, and the codebooks of a built-in one; other weights stay where they are."""
-    for modality in ("audio", "image"):
+    for modality in MODALITIES:
         if not (source / modality / "codec.json").is_file():
             continue
         (folder / modality).mkdir(parents=True)

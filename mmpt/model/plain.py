@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mmpt.store.errors import UserError
+from mmpt.store.tasks import READ_TASKS
 from mmpt.store.tensors import read_meta
 from mmpt.tokens.space import TokenSpace
 
@@ -32,7 +33,6 @@ FORMATS = {
     "t2a": ("text_start", SOURCE, "text_end", "gen_aud", "aud_start", TARGET, "aud_end"),
     "t2i": ("text_start", SOURCE, "text_end", "gen_img", "img_start", TARGET, "img_end"),
 }
-READS = ("a2t", "i2t")
 TOKENS_AT_ONCE = 8192  # ids of one forward
 LOGITS_AT_ONCE = 1 << 26  # fp32 numbers, 256 MiB: bounds the positions whose whole vocabulary is in memory
 
@@ -99,7 +99,7 @@ def sequence(space: TokenSpace, task: str, source, target, *, ended: bool = True
     if ended:
         # Where a picture or sound of a given length ends is no choice; a caption may go on instead.
         text = space.ranges["TEXT"]
-        last = (text.start, text.stop) if task in READS else (end_id, end_id + 1)
+        last = (text.start, text.stop) if task in READ_TASKS else (end_id, end_id + 1)
         lo, hi = np.append(lo, last[0]), np.append(hi, last[1])
     return TaskSequence(task, np.concatenate(pieces).astype(np.int64), start, lo, hi, end_id)
 
@@ -182,7 +182,7 @@ class PlainLM:
         return [low + guidance * (one - low) for one, low in zip(hidden, self._hidden(guide), strict=True)]
 
     def _chosen(self, before: Tensor, one: TaskSequence) -> Iterator[Choices]:
-        ends = [one.end_id] * (one.task in READS)
+        ends = [one.end_id] * (one.task in READ_TASKS)
         columns = np.union1d(np.arange(one.lo.min(), one.hi.max()), [*ends, *one.ids[one.start :]])
         at = torch.as_tensor(columns, device=self.device)
         for place, wanted in self._pieces(one):
@@ -237,7 +237,7 @@ class PlainLM:
         """(logits fp32, which ids the format allows), [positions, V], from scored position `at` on."""
         logits = torch.cat([hidden.float() @ part.float().T for part in self.head], -1)
         allowed = self._segment(wanted, one, at)
-        if one.task in READS:
+        if one.task in READ_TASKS:
             column = torch.arange(self.vocab_size, device=self.device)
             first = torch.arange(at, at + len(wanted), device=self.device) == 0
             allowed |= (column == one.end_id) & ~first[:, None]

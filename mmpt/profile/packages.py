@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpt.store.tasks import MODALITIES
+
 INSTALL = {
     "diffusers": 'pip install "mmpt[diffusers]"',
     "encodec": "pip install --no-deps encodec && pip install einops",
@@ -34,7 +36,7 @@ def counts(package: str, data: Mapping[str, Any]) -> bool:
     Of optional ones only those that the profile asks for: a launcher's package changes no byte, vllm is named for the
     users of an export, and triton compiles nothing without train.compile on CUDA.
     """
-    audio, image = (data.get("codecs", {}).get(name) or {} for name in ("audio", "image"))
+    audio, image = (data.get("codecs", {}).get(name) or {} for name in MODALITIES)
     sources = data.get("corpus", {}).get("sources", ())
     used = {
         "diffusers": image.get("name") == "seed",
@@ -54,7 +56,7 @@ def installed(package: str) -> bool:
 
 
 def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    audio, image = (data.get("codecs", {}).get(name) or {} for name in ("audio", "image"))
+    audio, image = (data.get("codecs", {}).get(name) or {} for name in MODALITIES)
     if image.get("name") == "seed":
         yield "codecs.image.path", "codecs.image.name", "diffusers", "codec seed paints its pictures with it"
     if audio.get("name") == "encodec" and Path(audio.get("path", "")).suffix == ".th":

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-EMIT, READ = ("t2a", "t2i"), ("a2t", "i2t")
-MODALITY = {"a2t": "audio", "t2a": "audio", "i2t": "image", "t2i": "image"}
+from mmpt.store.tasks import EMIT_TASKS, MODALITIES, MODALITY_OF, READ_TASKS
+
 WORDS = {"audio": "sounds", "image": "pictures"}
 RISE = 0.05  # nats above its lowest validation loss at which a task counts as overfitting
 GAP = 0.5  # nats between test and train loss at which it does, the warning bound of gate T1
@@ -140,7 +140,7 @@ def _codec(facts: Facts) -> Iterator[Diagnosis]:
     """A codec that loses what the captions speak about: no training can bring it back."""
     failed = [one for one in facts.failed("S3") if one["id"] in ("reconstruction", "decode")]
     failed += [one for one in facts.checks if one["gate"] == "Q1" and one["id"] == "oracle" and one["status"] != "pass"]
-    for modality in ("audio", "image"):
+    for modality in MODALITIES:
         mine = [one for one in failed if one["slice"].startswith(modality)]
         codec = facts.profile["codecs"].get(modality)
         if not mine or codec is None:
@@ -184,7 +184,7 @@ def _overfitting(facts: Facts) -> Iterator[Diagnosis]:
         if curve[-1][1] > lowest + RISE:
             evidence.append(f"{task}: validation loss {lowest:.2f} at step {step}, {curve[-1][1]:.2f} at the end")
             best.append(step)
-    for task in (*READ, *EMIT):
+    for task in (*READ_TASKS, *EMIT_TASKS):
         gap = facts.metric("T1", "train_test_gap_nats", task)
         if gap > GAP:
             evidence.append(f"{task}: test loss {gap:.2f} nats above train loss (T1)")
@@ -228,11 +228,11 @@ def _text_forgotten(facts: Facts) -> Iterator[Diagnosis]:
 
 
 def _reading(facts: Facts) -> Iterator[Diagnosis]:
-    failed = [one for one in facts.failed("W1", "R1", "Q1") if _task(one["slice"]) in READ or one["gate"] == "W1"]
+    failed = [one for one in facts.failed("W1", "R1", "Q1") if _task(one["slice"]) in READ_TASKS or one["gate"] == "W1"]
     if failed:
         weights, warmup = facts.profile["mixture"]["weights"], facts.profile["warmup"]
         changes: dict[str, Any] = {
-            f"mixture.weights.{task}": round(1.5 * weights[task], 4) for task in READ if weights.get(task)
+            f"mixture.weights.{task}": round(1.5 * weights[task], 4) for task in READ_TASKS if weights.get(task)
         }
         if any(one["gate"] == "W1" for one in failed):
             changes["warmup.steps"] = 2 * max(1, warmup["steps"])
@@ -247,11 +247,11 @@ def _reading(facts: Facts) -> Iterator[Diagnosis]:
 
 def _underfitting(facts: Facts) -> Iterator[Diagnosis]:
     """Emission is short of its bounds and the validation loss still falls at the end."""
-    failed = [one for one in facts.failed("B1", "B3", "C2", "Q1") if _task(one["slice"]) not in READ]
+    failed = [one for one in facts.failed("B1", "B3", "C2", "Q1") if _task(one["slice"]) not in READ_TASKS]
     falling = [
         f"{task}: validation loss still falls, {curve[-2][1]:.3f} to {curve[-1][1]:.3f}"
         for task, curve in facts.validation.items()
-        if task in EMIT and len(curve) > 1 and curve[-1][1] < (1 - FALLING) * curve[-2][1]
+        if task in EMIT_TASKS and len(curve) > 1 and curve[-1][1] < (1 - FALLING) * curve[-2][1]
     ]
     if failed and falling:
         yield Diagnosis(
@@ -265,9 +265,9 @@ def _underfitting(facts: Facts) -> Iterator[Diagnosis]:
 
 def _unbalanced(facts: Facts) -> Iterator[Diagnosis]:
     """One emit task passes and the other one is short."""
-    short = {task: [one for one in facts.failed("B1", "B3", "C2") if one["slice"] == task] for task in EMIT}
-    behind = [task for task in EMIT if short[task]]
-    if len(behind) == 1 and all(facts.profile["mixture"]["weights"].get(task) for task in EMIT):
+    short = {task: [one for one in facts.failed("B1", "B3", "C2") if one["slice"] == task] for task in EMIT_TASKS}
+    behind = [task for task in EMIT_TASKS if short[task]]
+    if len(behind) == 1 and all(facts.profile["mixture"]["weights"].get(task) for task in EMIT_TASKS):
         task = behind[0]
         weights = facts.profile["train"]["loss"].get("task_weights", {})
         yield Diagnosis(
@@ -318,7 +318,7 @@ def _task(part: str) -> str:
 
 
 def _modality(part: str) -> str:
-    return MODALITY.get(_task(part), _task(part))
+    return MODALITY_OF.get(_task(part), _task(part))
 
 
 def _line(check: Mapping[str, Any]) -> str:

@@ -18,13 +18,13 @@ from PIL import Image
 from mmpt.codecs.media import MediaError, load_clip, load_image, media_path, read_audio
 from mmpt.shards.golden_files import golden_path
 from mmpt.store.jsonl import read_jsonl
+from mmpt.store.tasks import MODALITY_OF, READ_TASKS
 
 SHOWN = 16  # items per task: what a person looks at
 LONGEST_SIDE = 320  # pixels of a shown original
 LONGEST_SOUND = 30.0  # seconds of an original sound in the gallery
 RATE = 24_000  # samples per second at most of an original sound
 BARS = 56  # bars of a drawn sound
-MODALITY = {"t2a": "audio", "t2i": "image", "a2t": "audio", "i2t": "image"}
 
 Row = Mapping[str, Any]
 
@@ -70,7 +70,7 @@ def _item(
     out: Path,
     roots: Mapping[str, Path],
 ) -> dict[str, Any]:
-    modality, name = MODALITY[record["task"]], f"gallery/{record['task']}/{place:02d}"
+    modality, name = MODALITY_OF[record["task"]], f"gallery/{record['task']}/{place:02d}"
     views, texts = [], []
     original = _original(record, modality, roots, out / f"{name}-original")
     if original is not None:
@@ -172,7 +172,7 @@ def _peaks(wave: np.ndarray) -> list[float]:
 
 def _read(path: Path, modality: str, record: Row) -> list[dict[str, Any]]:
     """For each attribute that the caption mentions: what it says, and what the file shows."""
-    if record["task"] in ("a2t", "i2t") or not record.get("attributes") or not record.get("mentioned"):
+    if record["task"] in READ_TASKS or not record.get("attributes") or not record.get("mentioned"):
         return []
     from mmpt.corpus import oracle  # brings scipy: only where there are attributes to read
 

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from mmpt.shards.lines import Picked
-from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.store.errors import UserError
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF, TASKS
 from mmpt.store.tensors import map_tensors, read_meta
-from mmpt.tokens.formats import TASKS, build
+from mmpt.tokens.formats import build
 from mmpt.tokens.space import TokenSpace
 
-EMIT_TASKS = ("t2a", "t2i")
 _PIECE = 1 << 20  # text ids read at once for the digest of all of them
 
 
@@ -83,7 +83,7 @@ class ExampleSet:
                 expected=space.digest,
                 fix="rebuild the examples",
             )
-        return cls(ShardSet.open(shards, TASK_MODALITY[task], split, space), space, task, map_tensors(path))
+        return cls(ShardSet.open(shards, MODALITY_OF[task], split, space), space, task, map_tensors(path))
 
     def __len__(self) -> int:
         return len(self.lengths)

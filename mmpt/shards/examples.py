@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from mmpt.shards.example_set import EMIT_TASKS
-from mmpt.shards.shard_set import MODALITIES, SPLITS, TASK_MODALITY, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.text_set import encoded, open_tokenizer
 from mmpt.store.canonical import write_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS, MODALITIES, MODALITY_OF, SPLITS, TASKS
 from mmpt.store.tensors import save_tensors
-from mmpt.tokens.formats import OVERHEAD, TASKS
+from mmpt.tokens.formats import OVERHEAD
 from mmpt.tokens.space import TokenSpace, load
 
 _CHUNK = 1 << 16  # captions copied at once
@@ -93,7 +93,7 @@ def build_examples(ctx: StageContext) -> None:
         for split in SPLITS:
             shards = ShardSet.open(ctx.inputs["shards"], modality, split, space)
             captions = _tokenised(shards, tokenizer, space)
-            for task in (task for task in TASKS if TASK_MODALITY[task] == modality):
+            for task in (task for task in TASKS if MODALITY_OF[task] == modality):
                 texts = captions.lengths
                 chosen = select(task, texts, shards.lengths, max_seq_len, max_prompt)
                 if split == "train" and not len(chosen.kept) and chosen.dropped["too_long"]:

@@ -14,8 +14,8 @@ from mmpt.shards.examples import needed, select
 from mmpt.shards.lengths import AudioShape, Corpus, ImageShape
 from mmpt.shards.mixture import KINDS, Mixture
 from mmpt.shards.packing import pack
-from mmpt.shards.shard_set import TASK_MODALITY
-from mmpt.tokens.formats import OVERHEAD, TASKS
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF, TASKS
+from mmpt.tokens.formats import OVERHEAD
 
 REPLAY_TOKENS = 128  # of a sequence of replayed text
 ROUND = 64  # proposed lengths are multiples of it
@@ -78,14 +78,14 @@ def keeps(corpus: Corpus, audio: AudioShape | None, image: ImageShape | None, ch
     return {
         task: _kept(task, corpus.texts[kind], payloads[kind], choice)
         for task in TASKS
-        if (kind := TASK_MODALITY[task]) in payloads
+        if (kind := MODALITY_OF[task]) in payloads
     }
 
 
 def _kept(task: str, texts: np.ndarray, payloads: np.ndarray, choice: Choice) -> Kept:
     chosen = select(task, texts, payloads, choice.max_seq_len, choice.max_prompt)
     sizes = (chosen.text_lengths + payloads[chosen.kept] + OVERHEAD).astype(np.int64)
-    targets = payloads[chosen.kept] if task in ("t2a", "t2i") else chosen.text_lengths
+    targets = payloads[chosen.kept] if task in EMIT_TASKS else chosen.text_lengths
     needs = needed(task, texts, payloads)
 
     def at(share: float) -> int:
@@ -278,9 +278,9 @@ def _length_for(
 ) -> int:
     """Tokens that sequences of a task need, whole prompts included, for a share `goal` of its records."""
     shape = audio and replace(audio, n_codebooks=choice.n_codebooks)
-    kind = TASK_MODALITY[task]
+    kind = MODALITY_OF[task]
     texts, payloads = corpus.texts[kind], corpus.payloads(shape, image, choice.seconds)[kind]
-    if choice.max_prompt is not None and task in ("t2a", "t2i"):
+    if choice.max_prompt is not None and task in EMIT_TASKS:
         texts = np.minimum(texts, choice.max_prompt)
     sizes = np.sort(texts + payloads + OVERHEAD)
     return int(sizes[max(0, int(np.ceil(goal * len(sizes))) - 1)]) if len(sizes) else 1

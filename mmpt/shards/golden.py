@@ -22,9 +22,9 @@ from scipy.optimize import linear_sum_assignment
 
 from mmpt.corpus.keys import Keys
 from mmpt.shards.counter_rng import bits, stream, uniform
-from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
-from mmpt.shards.shard_set import TASK_MODALITY
+from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.sound_kinds import sound_kind
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF
 
 BUCKETS = ("short", "medium", "long")
 _FORBIDDEN, _SAME_GROUP, _SAME_CATEGORY = (
@@ -132,7 +132,7 @@ def golden_items(examples: ExampleSet, n: int, seed: int) -> list[tuple[int, str
 
 def origin_stratum(record: Record, task: str) -> str:
     """The source, and of sounds whose attributes nobody states whether they are speech-like or music-like."""
-    if TASK_MODALITY[task] == "image" or record["attributes"]:
+    if MODALITY_OF[task] == "image" or record["attributes"]:
         return record["source"]
     return f"{record['source']} {sound_kind(record['caption'])}"
 

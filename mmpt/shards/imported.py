@@ -29,7 +29,7 @@ from mmpt.corpus.problems import Problem, refuse
 from mmpt.corpus.split import deal, s2_metrics
 from mmpt.shards.audit import Findings, audit, failed_ids, write_findings
 from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, ImageEncoder
-from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.text_set import open_tokenizer
 from mmpt.shards.token_space import write_token_space
 from mmpt.shards.tokenise import save_shard, statistics
@@ -42,6 +42,7 @@ from mmpt.store.evidence import write_evidence
 from mmpt.store.jsonl import JsonLines, count_lines, iter_jsonl, write_jsonl
 from mmpt.store.numbers import Labels
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITIES, SPLITS
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace, load, reference_sha
 
 KEEP, MEND = "keep", "mend"

@@ -20,6 +20,7 @@ from mmpt.shards.upstream import Item, read_tars
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITIES
 
 SECTIONS = {"audio": "audio_codec", "image": "image_tokenizer"}
 # uti.yaml's name -> the codec's; what must agree for a stored id to mean the same sound or picture.
@@ -44,7 +45,7 @@ def codecs(ctx: StageContext) -> None:
             fitted.
     """
     uti = read_uti(Path(ctx.profile["inputs.uti"]))
-    for modality in ("audio", "image"):
+    for modality in MODALITIES:
         section = ctx.profile.get(f"codecs.{modality}")
         if not section:
             continue

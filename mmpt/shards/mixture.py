@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmpt.store.errors import UserError
-from mmpt.tokens.formats import TASKS
+from mmpt.store.tasks import READ_TASKS, TASKS
 
 KINDS = (*TASKS, "text")
 """Index of a kind here is its number in ``Batch.task``."""
 
-READ_TASKS = ("a2t", "i2t")
 _PHI = (math.sqrt(5) - 1) / 2
 
 

@@ -23,10 +23,6 @@ from mmpt.store.errors import UserError
 from mmpt.store.tensors import read_meta
 from mmpt.tokens.space import TokenSpace
 
-SPLITS = ("train", "val", "test")
-MODALITIES = ("audio", "image")
-TASK_MODALITY = {"a2t": "audio", "i2t": "image", "t2a": "audio", "t2i": "image"}
-
 
 def shard_name(modality: str, split: str, index: int) -> str:
     """File stem of a shard."""

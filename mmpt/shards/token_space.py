@@ -20,6 +20,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.numbers import Labels
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITIES
 from mmpt.tokens.space import SERIALIZATION, TokenSpace, build_token_space, load
 
 END_OF_TEXT = "<|endoftext|>"
@@ -51,7 +52,7 @@ def write_token_space(ctx: StageContext, reference: str | None = None) -> None:
         copy_tokenizer(base["path"], folder, base.get("gguf_file"))
     n_ids = vocabulary_size(folder)
     identity = {"identity": sha256_file(folder / "tokenizer.json"), "vocab_size": n_ids}
-    codecs = {m: _codec(ctx.inputs["codecs"] / m) for m in ("audio", "image")}
+    codecs = {m: _codec(ctx.inputs["codecs"] / m) for m in MODALITIES}
     reference = reference or ctx.profile.get("token_space.reference")
     space = build_token_space(
         base_text_model="tiny" if base["kind"] == "tiny" else _name(base["path"]),

@@ -23,11 +23,12 @@ from mmpt.corpus.split_check import sides_by_id
 from mmpt.shards.earlier import Earlier
 from mmpt.shards.encode import Encoded, Encoder, Failed, Record, encode_records
 from mmpt.shards.lines import Lines, Picked
-from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet, shard_name
+from mmpt.shards.shard_set import ShardSet, shard_name
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITIES, SPLITS
 from mmpt.store.tensors import save_tensors
 from mmpt.tokens.space import TokenSpace
 

@@ -10,12 +10,12 @@ from mmpt.codecs import registry
 from mmpt.shards.earlier import Earlier
 from mmpt.shards.encode import AudioEncoder, Encoder, ImageEncoder
 from mmpt.shards.lines import Lines
-from mmpt.shards.shard_set import MODALITIES
 from mmpt.shards.tokenise import Shard, done, plan, tokenise
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITIES
 from mmpt.tokens.space import TokenSpace, load
 
 EARLIER = "earlier.json"  # in the work folder of stage shards

@@ -11,15 +11,15 @@ from mmpt.evaluate import ablation as abl
 from mmpt.evaluate import outputs
 from mmpt.evaluate.alignment import alignment_metrics
 from mmpt.evaluate.checkpoint import EvalContext, Trained, digest
-from mmpt.evaluate.golden import EMIT
 from mmpt.evaluate.prompt_losses import prompt_ablation, scored_outputs
 from mmpt.evaluate.read_gap import gaps
 from mmpt.evaluate.sets import Record, ablation_sets
-from mmpt.shards.shard_set import MODALITIES, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import Manifest
 from mmpt.store.evidence import write_evidence
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS, MODALITIES
 from mmpt.tokens import TokenSpace
 
 
@@ -29,7 +29,7 @@ def ablation(ctx: StageContext) -> None:
     """
     workshop, trained = EvalContext.of(ctx), Trained.of(ctx.inputs["train"])
     resamples, every = ctx.profile["evaluate.bootstrap"], ablation_sets(ctx.inputs["golden"])
-    sets = {task: records for task, records in every.items() if task in EMIT}
+    sets = {task: records for task, records in every.items() if task in EMIT_TASKS}
     with workshop.opened(trained.path(trained.final)) as model:
         _write_alignment(ctx, model, workshop.space, every, trained.path(trained.final))
     first, last = (prompt_ablation(ctx.inputs["generate"], sets, step) for step in (trained.initial, trained.final))
@@ -42,7 +42,7 @@ def ablation(ctx: StageContext) -> None:
     }
     metrics = [metric for task in sets for metric in (*gaps(ctx, last[task]), *abl.swap_metrics(sets[task], shown))]
     for task, rows in scored_outputs(ctx.inputs["generate"], trained.final).items():
-        if task in EMIT:
+        if task in EMIT_TASKS:
             metrics += outputs.own_prompt_metrics(rows, resamples, ctx.seed)
             metrics += outputs.read_back_metrics(rows, resamples, ctx.seed)
     subject = {

@@ -14,19 +14,19 @@ from mmpt.evaluate import endings as end
 from mmpt.evaluate.checkpoint import digest
 from mmpt.evaluate.generated_files import file_metrics
 from mmpt.evaluate.generating import RANDOM, Generating
-from mmpt.evaluate.golden import EMIT, Decoder
+from mmpt.evaluate.golden import Decoder
 from mmpt.evaluate.ground_truth import encoder_of, ground_truth_metrics, has_media, load_medium
 from mmpt.evaluate.prompt_losses import SCORED, emitting, write_prompt_ablation
 from mmpt.evaluate.sampled_outputs import Filters, sampled_draws, sampling_metrics
 from mmpt.evaluate.sets import Codecs
 from mmpt.model.plain import PlainLM
-from mmpt.shards.shard_set import TASK_MODALITY
 from mmpt.store.canonical import write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.shares import share
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF
 from mmpt.tokens import TokenSpace
 
 
@@ -66,7 +66,7 @@ def _loader(ctx: StageContext, codecs: Codecs, space: TokenSpace) -> emission.Lo
     """(task, record) -> the record's medium; None in a run without media."""
     if not has_media(ctx):
         return None
-    return lambda task, record: load_medium(encoder_of(ctx, codecs, space, TASK_MODALITY[task]), record)
+    return lambda task, record: load_medium(encoder_of(ctx, codecs, space, MODALITY_OF[task]), record)
 
 
 def _write_endings(ctx: StageContext, work: Generating, decoder: Decoder) -> None:
@@ -110,7 +110,7 @@ def _score_outputs(
     for task, records in work.sets.items():
         ctx.progress(len(scored), len(work.sets), f"scoring {task}")
         asked = outputs.Asked.of(records, ctx.inputs["shards"], workshop.tokenizer, workshop.space)
-        guidance = setting.guidance if task in EMIT else 1.0
+        guidance = setting.guidance if task in EMIT_TASKS else 1.0
         scored[task] = outputs.scored_rows(model, workshop.space, asked, last.rows[task, "greedy"], dtype, guidance)
         sampled = last.rows[task, "sampled"]
         found = sampled_draws(model, workshop.space, asked, sampled, ctx.seed, filters, dtype, guidance)
@@ -130,7 +130,7 @@ def _write_emission_evidence(ctx, decoder, sets, trained, written, references, s
         }
         for one in written[-1:]
         for (task, decoding), rows in one.rows.items()
-        if task in EMIT
+        if task in EMIT_TASKS
         for row in rows[:8]
         if row["path"]
     ]

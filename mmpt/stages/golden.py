@@ -20,7 +20,7 @@ from mmpt.shards.golden_files import golden_file
 from mmpt.store.canonical import write_json
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.stage import StageContext
-from mmpt.tokens.formats import TASKS
+from mmpt.store.tasks import TASKS
 from mmpt.tokens.space import load
 
 

@@ -14,8 +14,7 @@ from mmpt.store.digests import sha256_file
 from mmpt.store.evidence import write_evidence
 from mmpt.store.jsonl import JsonLines, count_lines, jsonl_writer
 from mmpt.store.stage import StageContext
-
-MODALITIES = ("audio", "image")
+from mmpt.store.tasks import MODALITIES
 
 
 def manifest(ctx: StageContext) -> None:

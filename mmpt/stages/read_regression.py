@@ -9,11 +9,12 @@ from mmpt.evaluate import caption_reading as reading
 from mmpt.evaluate import outputs
 from mmpt.evaluate.checkpoint import Trained, digest
 from mmpt.evaluate.prompt_losses import scored_outputs
-from mmpt.evaluate.read_gap import READ, gaps, read_ablations, write_read_gap
-from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
+from mmpt.evaluate.read_gap import gaps, read_ablations, write_read_gap
+from mmpt.shards.shard_set import ShardSet
 from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITY_OF, READ_TASKS
 
 
 def read_regression(ctx: StageContext) -> None:
@@ -35,10 +36,10 @@ def _free_running_captions(ctx: StageContext, trained: Trained) -> list[Metric]:
     resamples, folder = ctx.profile["evaluate.bootstrap"], ctx.inputs["generate"]
     metrics = []
     for task, rows in scored_outputs(folder, trained.final).items():
-        if task in READ:
+        if task in READ_TASKS:
             below = folder / "qual" / f"step_{trained.final}"
             made = read_jsonl(below / f"step_{trained.final}_golden_{task}.jsonl")
-            train = ShardSet.open(ctx.inputs["shards"], TASK_MODALITY[task], "train")
+            train = ShardSet.open(ctx.inputs["shards"], MODALITY_OF[task], "train")
             blind = reading.blind_caption([record["caption"] for record in train.records])
             gains = reading.word_gains(made, blind, resamples, ctx.seed)
             metrics += [*outputs.own_prompt_metrics(rows, resamples, ctx.seed), *reading.gain_metrics(gains, task)]

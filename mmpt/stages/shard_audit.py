@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from mmpt.codecs.contract import read_contract
 from mmpt.shards.audit import Findings, audit, failed_ids, write_findings
-from mmpt.shards.shard_set import SPLITS, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.tokenising import open_encoders
 from mmpt.shards.train_only import train_only
 from mmpt.store.canonical import digest_json
 from mmpt.store.jsonl import JsonLines, iter_jsonl
 from mmpt.store.numbers import Labels
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import SPLITS
 from mmpt.tokens.space import load
 
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from mmpt.corpus.fingerprints import load_near_duplicates
 from mmpt.corpus.split import deal, s2_metrics
-from mmpt.shards.shard_set import MODALITIES
 from mmpt.store.canonical import canonical_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.evidence import write_evidence
 from mmpt.store.jsonl import JsonLines, write_jsonl
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITIES
 
 
 def split(ctx: StageContext) -> None:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from mmpt.evaluate import text as txt
 from mmpt.evaluate.checkpoint import EvalContext, Trained, digest
-from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.text_set import encode_lines
 from mmpt.store.canonical import write_json
 from mmpt.store.evidence import Metric, write_evidence
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITIES, SPLITS
 
 
 def text_regression(ctx: StageContext) -> None:

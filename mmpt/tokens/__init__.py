@@ -1,6 +1,7 @@
 """Token ids: the shared vocabulary, the four sequence formats and the decode grammar. numpy only."""
 
-from mmpt.tokens.formats import SLOTS, TASKS, Example, build, build_text, prompt
+from mmpt.store.tasks import TASKS
+from mmpt.tokens.formats import SLOTS, Example, build, build_text, prompt
 from mmpt.tokens.grammar import Grammar, check, grammar
 from mmpt.tokens.space import Range, TokenSpace, build_token_space, load, reference_sha
 

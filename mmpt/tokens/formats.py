@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmpt.store.errors import UserError
+from mmpt.store.tasks import TASKS
 from mmpt.tokens.space import TokenSpace
 
 IGNORE = -100
@@ -38,7 +39,6 @@ LAYOUTS: dict[str, Layout] = {
     "t2a": Layout("text", "audio", ("text_start",), ("text_end", "gen_aud", "aud_start"), "aud_end"),
     "t2i": Layout("text", "image", ("text_start",), ("text_end", "gen_img", "img_start"), "img_end"),
 }
-TASKS = ("a2t", "i2t", "t2a", "t2i")
 OVERHEAD = 5  # special tokens of every format: head, join and end
 
 

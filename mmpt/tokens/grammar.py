@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmpt.store.errors import UserError
-from mmpt.tokens.formats import LAYOUTS, TASKS
+from mmpt.store.tasks import TASKS
+from mmpt.tokens.formats import LAYOUTS
 from mmpt.tokens.space import TokenSpace
 
 

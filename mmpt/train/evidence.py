@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.store.evidence import Metric
+from mmpt.store.tasks import EMIT_TASKS
 from mmpt.train.monitors import Monitors
 
 RESAMPLES = 1000
@@ -21,7 +22,7 @@ def loss_metrics(start: Mapping[str, list[float]], end: Mapping[str, Any]) -> li
     for task in sorted(end):
         n = len(end[task]) if task in start else 0
         ratio = float(np.mean(end[task]) / np.mean(start[task])) if n else None
-        if task in ("t2a", "t2i"):
+        if task in EMIT_TASKS:
             out.append(
                 Metric("loss_drop_share", None if ratio is None else 1 - ratio, n, "share", "higher", slice=task)
             )

@@ -16,7 +16,8 @@ from mmpt.model.vocabulary import SegmentedEmbedding
 from mmpt.shards.fitting import REPLAY_TOKENS, Kept
 from mmpt.shards.loader import Loader, make_loader
 from mmpt.store.memory import status
-from mmpt.tokens.formats import OVERHEAD, TASKS, Example, build, build_text
+from mmpt.store.tasks import EMIT_TASKS, TASKS
+from mmpt.tokens.formats import OVERHEAD, Example, build, build_text
 from mmpt.tokens.space import TokenSpace
 from mmpt.train.footprint import Shape, now
 from mmpt.train.footprint import build as build_model
@@ -33,7 +34,7 @@ class RandomExamples:
     identity = "random"
 
     def __init__(self, space: TokenSpace, task: str, kept: Kept | None, seed: int):
-        self.space, self.task, self.has_prompt = space, task, task in ("t2a", "t2i")
+        self.space, self.task, self.has_prompt = space, task, task in EMIT_TASKS
         self.rng = np.random.default_rng(seed)
         if kept is None:
             self.lengths = np.full(EXAMPLES, REPLAY_TOKENS, np.int32)

@@ -22,7 +22,7 @@ from mmpt.store.canonical import write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.evidence import write_evidence
 from mmpt.store.stage import StageContext
-from mmpt.tokens.formats import TASKS
+from mmpt.store.tasks import TASKS
 from mmpt.tokens.space import load
 from mmpt.train.evidence import loss_metrics
 from mmpt.train.heldout import ItemLosses, item_losses, sample

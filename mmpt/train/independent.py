@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from mmpt.model.plain import PlainLM, Scored, sequence
-from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
-from mmpt.shards.shard_set import TASK_MODALITY, ShardSet
+from mmpt.shards.example_set import ExampleSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.store.evidence import Metric
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF
 from mmpt.tokens.space import TokenSpace
 from mmpt.train.evidence import interval
 
@@ -78,7 +79,7 @@ def unigram_metrics(
     metrics = []
     for task in sorted(set(scores) & set(EMIT_TASKS)):
         examples, indices = chosen[task]
-        train = ShardSet.open(ctx.inputs["shards"], TASK_MODALITY[task], "train", space)
+        train = ShardSet.open(ctx.inputs["shards"], MODALITY_OF[task], "train", space)
         cost = unigram_cost(space, train.ids_by_shard())
         payloads = [examples.payload_ids(i) for i in indices]
         width = space.n_codebooks if task == "t2a" else 1

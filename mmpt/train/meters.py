@@ -10,7 +10,8 @@ import torch
 
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.shards.mixture import KINDS
-from mmpt.tokens.formats import SLOTS, TASKS
+from mmpt.store.tasks import EMIT_TASKS, TASKS
+from mmpt.tokens.formats import SLOTS
 from mmpt.tokens.space import TokenSpace
 from mmpt.train.objective import Sums
 
@@ -73,7 +74,7 @@ class Interval:
             **{f"loss_{kind}": _mean(nll[i].sum(), count[i].sum()) for i, kind in enumerate(KINDS)},
         }
         names = SLOTS(space)
-        for task in ("t2a", "t2i"):
+        for task in EMIT_TASKS:
             i = TASKS.index(task)
             for j, slot in enumerate(names):
                 if slot.startswith("audio" if task == "t2a" else "image"):

@@ -15,11 +15,11 @@ from mmpt.codecs.registry import CODE_VECTORS
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.loader import Loader, Source, make_loader
-from mmpt.shards.shard_set import TASK_MODALITY
 from mmpt.shards.text_set import TextSet
 from mmpt.store.errors import UserError
 from mmpt.store.model_files import check_positions
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import MODALITY_OF, READ_TASKS
 from mmpt.store.tensors import load_tensors
 from mmpt.tokens.space import TokenSpace, load
 from mmpt.train.distributed import Ranks
@@ -53,7 +53,7 @@ def prepare_warmup(ctx: StageContext, *, layers_aside: bool = False) -> Prepared
         model.start_rows_quietly(seed=ctx.seed)
     if lora is None:
         model.train_rows_only()
-    weights = {task: profile["mixture.weights"].get(task, 0) for task in ("a2t", "i2t")}
+    weights = {task: profile["mixture.weights"].get(task, 0) for task in READ_TASKS}
     replay = profile["mixture.text_replay"] if lora is not None else 0.0
     loader = make_loader(
         _with_text(ctx, space, example_sets(ctx, space, weights), replay),
@@ -168,7 +168,7 @@ def _code_vectors(codecs: Path, space: TokenSpace) -> dict[str, torch.Tensor]:
 def _present(space: TokenSpace, weights: dict[str, float]) -> dict[str, float]:
     """Weights of the tasks whose modality the token space has."""
     there = {"image": space.image_range is not None, "audio": bool(space.audio_ranges)}
-    return {task: weight for task, weight in weights.items() if there[TASK_MODALITY[task]]}
+    return {task: weight for task, weight in weights.items() if there[MODALITY_OF[task]]}
 
 
 def example_sets(

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.store.stage import StageContext
-from mmpt.tokens.formats import TASKS
+from mmpt.store.tasks import TASKS
 from mmpt.train.preparation import Prepared
 from mmpt.train.speed import Pace
 from mmpt.train.tensorboard import TensorBoardWriter

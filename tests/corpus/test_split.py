@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmpt.corpus.split import SPLITS, deal, s2_metrics
+from mmpt.corpus.split import deal, s2_metrics
+from mmpt.store.tasks import SPLITS
 
 
 def record(i, origin=None, content=None, hint=None, modality="image", attributes=None):

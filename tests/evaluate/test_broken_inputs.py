@@ -23,8 +23,8 @@ from mmpt.store.evidence import Metric, read_evidence
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView
+from mmpt.store.tasks import TASKS
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
-from mmpt.tokens.formats import TASKS
 from mmpt.train import preparation
 from mmpt.train.schedule import make_optimizer
 from tests.evaluate.broken_copies import broken

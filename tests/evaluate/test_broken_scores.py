@@ -14,10 +14,11 @@ from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.evaluate.emission import FOLDER, reference_path
 from mmpt.evaluate.golden import medium_path
 from mmpt.evaluate.media import write_png, write_wav
-from mmpt.evaluate.quality import LOOP, MODALITY
+from mmpt.evaluate.quality import LOOP
 from mmpt.shards.shard_set import ShardSet
 from mmpt.store.canonical import read_json, write_json
 from mmpt.store.jsonl import read_jsonl, write_jsonl
+from mmpt.store.tasks import MODALITY_OF
 from tests.gating.gate_evidence import completed, failing, judged, undecided, warning
 
 ITEMS = 40
@@ -78,7 +79,7 @@ class TestOracle:
         path, rows = self.final(copied, task)
         paths = [row["path"] for row in rows]
         write_jsonl(path, [{**row, "path": other} for row, other in zip(rows, paths[1:] + paths[:1], strict=True)])
-        verdict, modality = self.judge(copied), MODALITY[task]
+        verdict, modality = self.judge(copied), MODALITY_OF[task]
         assert verdict.verdict == "NO_GO" and f"mean [{modality}]" in failing(verdict)
         assert all(modality in name for name in failing(verdict))
 

@@ -10,7 +10,6 @@ import pytest
 from mmpt.evaluate import emission, preflight, trend
 from mmpt.evaluate.checkpoint import EvalContext
 from mmpt.evaluate.golden import output_rows, summary
-from mmpt.evaluate.read_gap import READ
 from mmpt.evaluate.sets import Codecs, golden_sets
 from mmpt.gating.policy import load_policy
 from mmpt.gating.verdicts import decide_evidence
@@ -21,6 +20,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.evidence import read_evidence
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
+from mmpt.store.tasks import READ_TASKS
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
 from tests.gating.gate_evidence import failing
 
@@ -246,7 +246,7 @@ def test_stored_codes_of_another_codec_do_not_pass_a4(built, tmp_path):
 
 def test_read_tasks_are_those_with_a_text_target(built):
     read = {m["slice"] for m in evidence(built, "W1")["metrics"] if m["name"] == "gap_swapped_nats"}
-    assert read == set(READ) == {"a2t", "i2t"}
+    assert read == set(READ_TASKS) == {"a2t", "i2t"}
     after = {m["slice"]: m["value"] for m in evidence(built, "R1")["metrics"] if m["name"] == "gap_after_warmup_nats"}
     before = {m["slice"]: m["value"] for m in evidence(built, "W1")["metrics"] if m["name"] == "gap_swapped_nats"}
     assert after == pytest.approx(before)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
+from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.examples import needed, select
 from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.text_set import open_tokenizer
@@ -15,7 +15,8 @@ from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
-from mmpt.tokens.formats import IGNORE, OVERHEAD, TASKS
+from mmpt.store.tasks import EMIT_TASKS, TASKS
+from mmpt.tokens.formats import IGNORE, OVERHEAD
 from tests.shards.world import World
 
 counts = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=30)

@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from mmpt.shards import golden, golden_files
 from mmpt.shards.counter_rng import bits, stream
-from mmpt.shards.example_set import EMIT_TASKS, ExampleSet
+from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.golden import contradicts, golden_items, in_turn, kind_of, length_buckets, shuffled, swaps
 from mmpt.store.canonical import read_json
 from mmpt.store.digests import Manifest
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.schema import validate_file
-from mmpt.tokens.formats import TASKS, prompt
+from mmpt.store.tasks import EMIT_TASKS, TASKS
+from mmpt.tokens.formats import prompt
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from mmpt.shards.mixture import KINDS, Mixture
 from mmpt.shards.packing import pack
 from mmpt.shards.text_set import TextSet
 from mmpt.store.errors import UserError
-from mmpt.tokens.formats import IGNORE, TASKS, Example, build_text
+from mmpt.store.tasks import TASKS
+from mmpt.tokens.formats import IGNORE, Example, build_text
 
 PAD = 377
 NUMBERS = {

@@ -14,12 +14,12 @@ from mmpt.shards.audit import Findings, check_segments
 from mmpt.shards.example_set import ExampleSet
 from mmpt.shards.examples import Captions
 from mmpt.shards.lines import Lines, Picked
-from mmpt.shards.shard_set import MODALITIES, SPLITS, ShardSet
+from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.tokenise import plan, save_shard
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
+from mmpt.store.tasks import MODALITIES, SPLITS, TASKS
 from mmpt.store.tensors import load_tensors
-from mmpt.tokens.formats import TASKS
 
 
 @pytest.fixture

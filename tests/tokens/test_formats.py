@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpt.store.errors import UserError
-from mmpt.tokens.formats import OVERHEAD, SLOTS, TASKS, build, build_text, prompt
+from mmpt.store.tasks import TASKS
+from mmpt.tokens.formats import OVERHEAD, SLOTS, build, build_text, prompt
 from mmpt.tokens.space import build_token_space
 
 SPACE = build_token_space(

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpt.store.errors import UserError
-from mmpt.tokens.formats import TASKS, build
+from mmpt.store.tasks import TASKS
+from mmpt.tokens.formats import build
 from mmpt.tokens.grammar import check, grammar
 from mmpt.tokens.space import build_token_space
 

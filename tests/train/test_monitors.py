@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmpt.store.evidence import Metric
-from mmpt.tokens.formats import TASKS
+from mmpt.store.tasks import TASKS
 from mmpt.train.evidence import interval, loss_metrics, stability_metrics
 from mmpt.train.monitors import Monitors
 from tests.gating.gate_evidence import completed, failing, judged, undecided, warning
