@@ -22,7 +22,7 @@ import torch
 
 from mmpt.bench import machine, record
 from mmpt.bench.generate_peers import Ids, Models, Peer, Work, opened, peers, work
-from mmpt.bench.train_work import SHAPES
+from mmpt.bench.train_work import WORKLOADS
 from mmpt.store.canonical import read_json
 
 TASKS = ("t2a", "t2i", "a2t")
@@ -51,7 +51,7 @@ class GenerateSettings:
     @property
     def shape(self) -> dict[str, Any]:
         if self.model:
-            return {**SHAPES[self.model].config, "tie_word_embeddings": False}
+            return {**WORKLOADS[self.model].config, "tie_word_embeddings": False}
         return {
             "hidden_size": self.hidden,
             "num_hidden_layers": self.layers,
@@ -141,7 +141,7 @@ def _setting(words: Sequence[str] | None) -> tuple[argparse.Namespace, GenerateS
     parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
     parser.add_argument(
-        "--model", choices=list(SHAPES), help="a shape of `bench train`, instead of --hidden and --layers"
+        "--model", choices=list(WORKLOADS), help="a shape of `bench train`, instead of --hidden and --layers"
     )
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="peers to run beside mmpt")
     parser.add_argument("--hidden", type=int, default=256)

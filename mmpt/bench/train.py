@@ -32,7 +32,7 @@ import torch
 
 from mmpt import ops
 from mmpt.bench import machine, record
-from mmpt.bench.train_work import SHAPES, Shape, make_base, make_data, open_loader, step_flops
+from mmpt.bench.train_work import WORKLOADS, Workload, make_base, make_data, open_loader, step_flops
 from mmpt.shards.loader import Loader
 from mmpt.store.tensors import load_tensors, save_tensors
 from mmpt.tokens.formats import IGNORE
@@ -117,7 +117,7 @@ def in_child(job: Job) -> None:
         folder / "base",
         folder,
         work,
-        SHAPES[job.shape],
+        WORKLOADS[job.shape],
         getattr(torch, job.dtype),
         job.device,
         job.marks[-1] + 1,
@@ -203,7 +203,7 @@ def take_turns(jobs: Sequence[Job], found: dict[str, dict[str, Any]]) -> None:
 
 def bench_case(names: Sequence[str], job: Job) -> dict[str, Any]:
     """All contenders over one shape: {title, .., contenders: {name: numbers, or why it is absent}}."""
-    shape, device = SHAPES[job.shape], job.device
+    shape, device = WORKLOADS[job.shape], job.device
     found: dict[str, dict[str, Any]] = {name: {"seconds": [], "processor_seconds": []} for name in names}
     with tempfile.TemporaryDirectory() as folder:
         make_data(Path(folder), shape)
@@ -244,7 +244,7 @@ def agreement(ours: dict[str, Any], other: dict[str, Any], loss: float, turned: 
     return {**found, **({"differs": "; ".join(wrong)} if wrong else {})}
 
 
-def _about(loader: Loader, shape: Shape, job: Job) -> dict[str, Any]:
+def _about(loader: Loader, shape: Workload, job: Job) -> dict[str, Any]:
     """The work itself: tokens and FLOPs of each block, padding, and what a batch costs us to prepare."""
     start = time.perf_counter()
     batches = [loader.batch(step) for step in range(job.marks[-1])]
@@ -326,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the contenders, print the table, write the results. Exit code 1 if a contender computes something else."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--shape", default="tiny", choices=list(SHAPES))
+    parser.add_argument("--shape", default="tiny", choices=list(WORKLOADS))
     parser.add_argument("--dtype", choices=list(TOLERANCE), help="default: float32 on a CPU, bfloat16 on CUDA")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="peers to run beside mmpt; see train_peers.py")
     parser.add_argument("--compile", action="store_true", help="ours with train.compile, too")

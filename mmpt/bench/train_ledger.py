@@ -27,7 +27,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mmpt.bench.train_work import SHAPES, Shape, make_data, meta_model, open_loader
+from mmpt.bench.train_work import WORKLOADS, Workload, make_data, meta_model, open_loader
 from mmpt.model.compiled import compile_layers
 from mmpt.model.meta import as_on_cuda
 from mmpt.model.multimodal import MultimodalLM
@@ -246,7 +246,7 @@ def fused_backend(ledger: Ledger) -> Callable[..., Any]:
 
 
 def step_lines(
-    model: MultimodalLM, shape: Shape, folder: Path, *, compiled: bool = False
+    model: MultimodalLM, shape: Workload, folder: Path, *, compiled: bool = False
 ) -> tuple[list[Line], float, int]:
     """(the second step's kernels, the FLOPs that its batch needs, its tokens)."""
     make_data(folder, shape)
@@ -308,9 +308,9 @@ def table(lines: Sequence[Line], flops: float, tokens: int, gpu: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the estimate of each way of running a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="qwen3-8b", choices=list(SHAPES))
+    parser.add_argument("--shape", default="qwen3-8b", choices=list(WORKLOADS))
     arguments = parser.parse_args(argv)
-    shape = SHAPES[arguments.shape]
+    shape = WORKLOADS[arguments.shape]
     ways = {"PEFT's LoRA, transformers' norms": (False, False), "ours": (True, False), "compiled": (True, True)}
     for name, (ours, compiled) in ways.items():
         with tempfile.TemporaryDirectory() as folder:

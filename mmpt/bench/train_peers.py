@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmpt.bench.train_items import HALVES, Items, Packed, pad
-from mmpt.bench.train_work import LORA, STEP_ITEMS, Shape, open_loader, space_of, start_values
+from mmpt.bench.train_work import LORA, STEP_ITEMS, Workload, open_loader, space_of, start_values
 from mmpt.shards.loader import Loader
 from mmpt.tokens.formats import IGNORE
 
@@ -42,7 +42,7 @@ class Task:
     base: Path
     data: Path
     work: Path
-    shape: Shape
+    shape: Workload
     dtype: torch.dtype
     device: str
     steps: int

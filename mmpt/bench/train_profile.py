@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmpt import ops
 from mmpt.bench.ops_profile import kernels_of
-from mmpt.bench.train_work import LORA, SHAPES, make_base, make_data, open_loader, space_of
+from mmpt.bench.train_work import LORA, WORKLOADS, make_base, make_data, open_loader, space_of
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.train.loop import Hooks, train
 from mmpt.train.settings import TrainSettings
@@ -60,7 +60,7 @@ def watched(device: str, waits: Counter[str]) -> Iterator[Any]:
 
 def one_step(shape_name: str, dtype: torch.dtype, device: str, folder: Path) -> tuple[Any, Counter[str]]:
     """(profile of one optimizer step, where it waited)."""
-    shape, waits, open_part = SHAPES[shape_name], Counter[str](), contextlib.ExitStack()
+    shape, waits, open_part = WORKLOADS[shape_name], Counter[str](), contextlib.ExitStack()
     make_data(folder, shape)
     make_base(folder / "base", shape, dtype, device)
     model = MultimodalLM.from_base(folder / "base", space_of(shape), LORA, seed=0, dtype=dtype, device=device)
@@ -91,7 +91,7 @@ def one_step(shape_name: str, dtype: torch.dtype, device: str, folder: Path) -> 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--shape", default="qwen3-0.6b", choices=list(SHAPES))
+    parser.add_argument("--shape", default="qwen3-0.6b", choices=list(WORKLOADS))
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     arguments = parser.parse_args(argv)
     ops.use("compiled")

@@ -43,7 +43,7 @@ _CAPTION = (5, 30)  # tokens, around 12: what a sentence about a sound or a pict
 
 
 @dataclass(frozen=True)
-class Shape:
+class Workload:
     """A model and the lengths of what it is trained on.
 
     config: fields of Qwen3Config. text: ids of the tokenizer. padded: rows of the base's embedding.
@@ -77,8 +77,8 @@ def _qwen3(hidden: int, layers: int, heads: int, kv: int, width: int, inter: int
 
 
 TEN_SECONDS: dict[str, Any] = {"frames": (250, 750), "row_len": 3072}  # of EnCodec at 24 kHz
-SHAPES = {
-    "smallest": Shape(
+WORKLOADS = {
+    "smallest": Workload(
         _qwen3(16, 2, 2, 1, 8, 24, True),
         text=400,
         padded=420,
@@ -90,14 +90,14 @@ SHAPES = {
         row_len=112,
         micro_rows=4,
     ),  # to try the benchmark itself
-    "tiny": Shape(_qwen3(256, 4, 4, 2, 64, 768, True)),
-    "tiny-untied": Shape(_qwen3(256, 4, 4, 2, 64, 768, False)),
-    "qwen3-0.6b": Shape(_qwen3(1024, 28, 16, 8, 128, 3072, True), **TEN_SECONDS),
-    "qwen3-8b": Shape(_qwen3(4096, 36, 32, 8, 128, 12_288, False), **TEN_SECONDS),
+    "tiny": Workload(_qwen3(256, 4, 4, 2, 64, 768, True)),
+    "tiny-untied": Workload(_qwen3(256, 4, 4, 2, 64, 768, False)),
+    "qwen3-0.6b": Workload(_qwen3(1024, 28, 16, 8, 128, 3072, True), **TEN_SECONDS),
+    "qwen3-8b": Workload(_qwen3(4096, 36, 32, 8, 128, 12_288, False), **TEN_SECONDS),
 }
 
 
-def space_of(shape: Shape) -> TokenSpace:
+def space_of(shape: Workload) -> TokenSpace:
     """The token space; of the reference's 164,021 ids unless the shape is a smaller one."""
     return build_token_space(
         base_text_model="bench",
@@ -108,7 +108,7 @@ def space_of(shape: Shape) -> TokenSpace:
     )
 
 
-def make_base(folder: Path, shape: Shape, dtype: torch.dtype, device: str) -> None:
+def make_base(folder: Path, shape: Workload, dtype: torch.dtype, device: str) -> None:
     """A random Qwen3 in `folder`, made on `device`, where nothing of it stays."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -121,7 +121,7 @@ def make_base(folder: Path, shape: Shape, dtype: torch.dtype, device: str) -> No
         torch.cuda.empty_cache()
 
 
-def make_data(folder: Path, shape: Shape) -> None:
+def make_data(folder: Path, shape: Workload) -> None:
     """Shards and examples of RECORDS sounds and pictures in `folder`, drawn from a fixed seed."""
     space, rng = space_of(shape), np.random.default_rng(0)
     captions = {kind: _captions(rng, shape) for kind in MODALITIES}
@@ -142,7 +142,7 @@ def make_data(folder: Path, shape: Shape) -> None:
         _save_examples(folder, space, task, captions[modality], payloads[modality])
 
 
-def _captions(rng: np.random.Generator, shape: Shape) -> list[np.ndarray]:
+def _captions(rng: np.random.Generator, shape: Workload) -> list[np.ndarray]:
     lengths = np.clip(rng.lognormal(np.log(12), 0.35, RECORDS).astype(int), *_CAPTION)
     return [rng.integers(0, shape.text, n).astype(np.int32) for n in lengths]
 
@@ -165,7 +165,7 @@ def _save_examples(folder: Path, space: TokenSpace, task: str, texts: list[np.nd
     save_tensors(folder / f"{task}-train.safetensors", tensors, {"token_space": space.digest, "task": task})
 
 
-def open_loader(folder: Path, shape: Shape) -> Loader:
+def open_loader(folder: Path, shape: Workload) -> Loader:
     """Batches of PER_TASK items of each task."""
     space = space_of(shape)
     sources = {task: ExampleSet.open(folder, folder, space, task, "train") for task in TASKS}
@@ -191,7 +191,7 @@ def start_values(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return spread * torch.randn(shape, generator=generator)
 
 
-def meta_model(shape: Shape, dtype: torch.dtype, *, ours: bool = True) -> MultimodalLM:
+def meta_model(shape: Workload, dtype: torch.dtype, *, ours: bool = True) -> MultimodalLM:
     """The benchmark's model without storage. ours False: with PEFT's LoRA and transformers' norms."""
     from peft import get_peft_model
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -214,7 +214,7 @@ def meta_model(shape: Shape, dtype: torch.dtype, *, ours: bool = True) -> Multim
     return model.train()
 
 
-def step_flops(shape: Shape) -> Flops:
+def step_flops(shape: Workload) -> Flops:
     """Floating point operations that training the adapter has to execute, as `Flops` counts them for our own runs;
     every contender's utilisation is measured by it.
     """

@@ -48,7 +48,7 @@ from mmpt.store.tasks import EMIT_TASKS, READ_TASKS
 from mmpt.tokens import TokenSpace
 from mmpt.tokens.formats import OVERHEAD
 from mmpt.train.fit_measure import random_loader, settings_of
-from mmpt.train.footprint import CONTEXT_BYTES, SLACK, Shape
+from mmpt.train.footprint import CONTEXT_BYTES, SLACK, ModelSizes
 from mmpt.train.loop import rehearse
 from mmpt.train.schedule import optimizer_of
 
@@ -92,7 +92,7 @@ class Counting:
         texts, payloads: longest by modality ("audio", "image"), tokens.
     """
 
-    shape: Shape
+    shape: ModelSizes
     data: Mapping[str, Any]
     kept: Mapping[str, Kept]
     texts: Mapping[str, int]

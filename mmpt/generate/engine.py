@@ -22,7 +22,7 @@ import torch
 
 from mmpt.generate.graphs import Stepper, plain_writes
 from mmpt.generate.mass import is_open, measured_masses, most_measured
-from mmpt.generate.slots import Item, Shape, Slots
+from mmpt.generate.slots import BufferSizes, Item, Slots
 from mmpt.ops import Screen, screen
 from mmpt.tokens.grammar import Grammar
 
@@ -246,9 +246,9 @@ def _order(items: Sequence[Item]) -> list[int]:
     return sorted(range(len(items)), key=key)
 
 
-def _shape(items: Sequence[Item], batch_size: int) -> Shape:
+def _shape(items: Sequence[Item], batch_size: int) -> BufferSizes:
     steps, columns = max(item.grammar.max_len for item in items), max(item.length for item in items)
-    return Shape(
+    return BufferSizes(
         slots=min(batch_size, len(items)),
         rows_each=len(items[0].prompts),
         columns=-(-columns // ALIGNED) * ALIGNED,
@@ -258,7 +258,7 @@ def _shape(items: Sequence[Item], batch_size: int) -> Shape:
     )
 
 
-def _screened(model, items: Sequence[Item], shape: Shape) -> Screen | None:
+def _screened(model, items: Sequence[Item], shape: BufferSizes) -> Screen | None:
     """A screen of the head where enough steps draw from wide ranges, and where this machine has one."""
     # A nucleus (top_p) is found among all logits, so a screen saves it nothing.
     served = (item for item in items if item.temperature == 0 or item.top_p == 1)

@@ -50,7 +50,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Shape:
+class BufferSizes:
     """Sizes of the buffers: `slots`, rows a slot, columns a row, `steps` of the longest output, `widest`
     range, hidden states `kept` an output (0: none).
     """
@@ -71,7 +71,7 @@ class Slots:
     `generate`. screen: of the model's head, for all draws.
     """
 
-    def __init__(self, model, shape: Shape, guidance: float, screen: Screen | None = None):
+    def __init__(self, model, shape: BufferSizes, guidance: float, screen: Screen | None = None):
         self.model, self.shape, self.guidance, self.screen = model, shape, guidance, screen
         self.device = device = model.head()[0].device
         slots, rows, steps = shape.slots, shape.slots * shape.rows_each, shape.steps

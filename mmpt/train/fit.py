@@ -52,7 +52,7 @@ class Plan:
     corpus: Corpus
     audio: AudioShape | None
     image: ImageShape | None
-    shape: footprint.Shape
+    shape: footprint.ModelSizes
     size: footprint.Size
     source: str
     spread: footprint.Spread
@@ -295,7 +295,7 @@ def _plan(root: Path, data: Mapping[str, Any], spread: footprint.Spread = footpr
     corpus = read_corpus(root, clip, encode)
     config, source = _config(root, data)
     space = _space(root, data, config, tokenizer, audio, image)
-    shape = footprint.Shape(config, data["lora"], space, getattr(torch, data["runtime"]["dtype"]))
+    shape = footprint.ModelSizes(config, data["lora"], space, getattr(torch, data["runtime"]["dtype"]))
     return Plan(data, corpus, audio, image, shape, footprint.sizes(shape), source, spread, {}, {})
 
 

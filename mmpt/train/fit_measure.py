@@ -19,7 +19,7 @@ from mmpt.store.memory import status
 from mmpt.store.tasks import EMIT_TASKS, TASKS
 from mmpt.tokens.formats import OVERHEAD, Example, build, build_text
 from mmpt.tokens.space import TokenSpace
-from mmpt.train.footprint import Shape, now
+from mmpt.train.footprint import ModelSizes, now
 from mmpt.train.footprint import build as build_model
 from mmpt.train.objective import backward
 from mmpt.train.schedule import make_optimizer
@@ -70,7 +70,9 @@ class RandomExamples:
         return self.rng.integers(bounds.start, bounds.stop, n)
 
 
-def measure(shape: Shape, data: Mapping[str, Any], kept: Mapping[str, Kept], device: str, steps: int) -> dict[str, Any]:
+def measure(
+    shape: ModelSizes, data: Mapping[str, Any], kept: Mapping[str, Kept], device: str, steps: int
+) -> dict[str, Any]:
     """Train `steps` steps after one that does not count, in a process of its own: memory once freed would
     not show.
 
@@ -84,7 +86,7 @@ def measure(shape: Shape, data: Mapping[str, Any], kept: Mapping[str, Kept], dev
 
 
 def _measure(
-    shape: Shape, data: Mapping[str, Any], kept: Mapping[str, Kept], device: str, steps: int, threads: int
+    shape: ModelSizes, data: Mapping[str, Any], kept: Mapping[str, Kept], device: str, steps: int, threads: int
 ) -> dict[str, Any]:
     torch.set_num_threads(threads)
     before = _resident() if device == "cpu" else 0
@@ -127,7 +129,7 @@ def settings_of(data: Mapping[str, Any]) -> TrainSettings:
     )
 
 
-def random_model(shape: Shape, device: str) -> MultimodalLM:
+def random_model(shape: ModelSizes, device: str) -> MultimodalLM:
     """A MultimodalLM of the shape with random weights."""
     lm = build_model(shape, shape.layers, device)
     causal = lm.get_base_model()

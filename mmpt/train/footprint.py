@@ -54,7 +54,7 @@ _COUNTED = "counted"
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelSizes:
     """A model to be sized: transformers' configuration as a mapping, LoRA section, token space, dtype."""
 
     config: Mapping[str, Any]
@@ -94,7 +94,7 @@ class Size:
         return self.lora + self.rows
 
 
-def build(shape: Shape, layers: int, device: str, vocabulary: int | None = None) -> nn.Module:
+def build(shape: ModelSizes, layers: int, device: str, vocabulary: int | None = None) -> nn.Module:
     """A PEFT model of the shape with random weights and so many layers; on "meta" it takes no memory.
 
     vocabulary: rows of the base's matrix, None: the configuration's.
@@ -124,7 +124,7 @@ def build(shape: Shape, layers: int, device: str, vocabulary: int | None = None)
     return model.train()
 
 
-def sizes(shape: Shape) -> Size:
+def sizes(shape: ModelSizes) -> Size:
     """How many parameters of which kind."""
     whole = build(shape, shape.layers, "meta")
     named = dict(whole.named_parameters())
@@ -156,12 +156,12 @@ class Activations:
         return rows * (self.input_row * checkpointed + self.row) + whole + self.once
 
 
-def counted_models(shape: Shape) -> tuple[nn.Module, nn.Module]:
+def counted_models(shape: ModelSizes) -> tuple[nn.Module, nn.Module]:
     """The shape with one layer and with two, on device meta; building them takes as long as counting."""
     return build(shape, 1, "meta"), build(shape, 2, "meta")
 
 
-def activations(shape: Shape, row_len: int, models: tuple[nn.Module, nn.Module] | None = None) -> Activations:
+def activations(shape: ModelSizes, row_len: int, models: tuple[nn.Module, nn.Module] | None = None) -> Activations:
     """Counted on models of one and of two layers, with one row and with two.
 
     models: those of ``counted_models``, where they were built already.
@@ -173,7 +173,7 @@ def activations(shape: Shape, row_len: int, models: tuple[nn.Module, nn.Module] 
     return Activations(row_len, row_2 - row, fixed_2 - fixed, 2 * row - row_2, 2 * fixed - fixed_2, states)
 
 
-def _kept_bytes(model: nn.Module, rows: int, row_len: int, shape: Shape) -> int:
+def _kept_bytes(model: nn.Module, rows: int, row_len: int, shape: ModelSizes) -> int:
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -267,7 +267,7 @@ class Memory:
 
 
 def memory(
-    shape: Shape,
+    shape: ModelSizes,
     size: Size,
     kept: Activations,
     micro_rows: int,
@@ -317,7 +317,7 @@ class Speed:
         return tokens * (self.token + checkpointed * self.forward) + supervised * self.supervised + self.step
 
 
-def counted_speed(shape: Shape, size: Size, row_len: int, tflops: float, how: str) -> Speed:
+def counted_speed(shape: ModelSizes, size: Size, row_len: int, tflops: float, how: str) -> Speed:
     """From operations alone: 4 a frozen weight (forward, and the gradient of the input), 6 a trained one; a
     query meets half of its row's keys in the mean.
     """
@@ -330,7 +330,7 @@ def counted_speed(shape: Shape, size: Size, row_len: int, tflops: float, how: st
     return Speed(token / rate, forward / rate, head / rate, size.trained * 12 / rate, how)
 
 
-def timed_speed(shape: Shape, size: Size, row_len: int, device: str) -> Speed:
+def timed_speed(shape: ModelSizes, size: Size, row_len: int, device: str) -> Speed:
     """From one layer, up to TIMED_ROWS supervised tokens, and a million trained parameters."""
     rows = max(1, TIMED_TOKENS // row_len)
     layer, forward = _layer_seconds(shape, row_len, rows, device)
@@ -344,7 +344,7 @@ def timed_speed(shape: Shape, size: Size, row_len: int, device: str) -> Speed:
     )
 
 
-def _layer_seconds(shape: Shape, row_len: int, rows: int, device: str) -> tuple[float, float]:
+def _layer_seconds(shape: ModelSizes, row_len: int, rows: int, device: str) -> tuple[float, float]:
     """Of one layer, forward and backward, and forward: half of what three layers take more than one."""
     found, forward = [], []
     for layers in (1, 3):
@@ -363,7 +363,7 @@ def _layer_seconds(shape: Shape, row_len: int, rows: int, device: str) -> tuple[
     return max((found[1] - found[0]) / 2, 1e-9), max((forward[1] - forward[0]) / 2, 1e-9)
 
 
-def _head_seconds(shape: Shape, rows: int, device: str) -> float:
+def _head_seconds(shape: ModelSizes, rows: int, device: str) -> float:
     # Small weights: large logits have probabilities that underflow, and arithmetic with those is slow.
     base = 0.02 * torch.randn(shape.space.text_vocab_size, shape.hidden, device=device, dtype=shape.dtype)
     new = (0.02 * torch.randn(shape.space.n_new, shape.hidden, device=device)).requires_grad_()

@@ -48,7 +48,8 @@ def test_peers_and_shapes_that_it_names_exist():
                     name = name.replace(f"${variable}", value)
                 assert name in names
     assert set(re.findall(r"--shape ([\w.-]+)|--model ([\w.-]+)", TEXT)) and all(
-        (one or other) in train_work.SHAPES for one, other in re.findall(r"--shape ([\w.-]+)|--model ([\w.-]+)", TEXT)
+        (one or other) in train_work.WORKLOADS
+        for one, other in re.findall(r"--shape ([\w.-]+)|--model ([\w.-]+)", TEXT)
     )
     cases = ops.cases("cuda")
     for share, heads in (("16384", 2), ("4096", 2)):  # a random head and a peaky one

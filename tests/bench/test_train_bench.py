@@ -7,11 +7,11 @@ from mmpt.bench import record, tables, train, train_peers
 from mmpt.bench.train import Job, Turn, agreement
 from mmpt.bench.train_items import Items, Packed
 from mmpt.bench.train_peers import CONTENDERS, MODULES, REFERENCE, TOKENS, Task
-from mmpt.bench.train_work import LORA, SHAPES, make_base, make_data, open_loader, space_of, step_flops
+from mmpt.bench.train_work import LORA, WORKLOADS, make_base, make_data, open_loader, space_of, step_flops
 from mmpt.store.canonical import read_json
 from mmpt.tokens.formats import IGNORE
 
-SHAPE = SHAPES["smallest"]
+SHAPE = WORKLOADS["smallest"]
 CLOSE = train.TOLERANCE["float32"]
 
 

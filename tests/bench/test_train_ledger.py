@@ -7,10 +7,10 @@ import torch
 
 from mmpt.bench import train_ledger
 from mmpt.bench.train_ledger import PEAK, Line, step_lines, table
-from mmpt.bench.train_work import SHAPES, meta_model
+from mmpt.bench.train_work import WORKLOADS, meta_model
 from mmpt.train.speed import Flops
 
-SHAPE = SHAPES["smallest"]
+SHAPE = WORKLOADS["smallest"]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from mmpt.shards.fitting import Kept
 from mmpt.tokens import build_token_space
 from mmpt.train import footprint
 from mmpt.train.fit_measure import RandomExamples, measure, random_model
-from mmpt.train.footprint import Shape, Spread, activations, counted_speed, memory, sizes, timed_speed
+from mmpt.train.footprint import ModelSizes, Spread, activations, counted_speed, memory, sizes, timed_speed
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "gate_proj", "down_proj"]}
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -34,10 +34,10 @@ def small(dropout=0.0, dtype=torch.float32, tied=True, width=64):
         "intermediate_size": 2 * width,
         "tie_word_embeddings": tied,
     }
-    return Shape(config, {**LORA, "dropout": dropout}, SPACE, dtype)
+    return ModelSizes(config, {**LORA, "dropout": dropout}, SPACE, dtype)
 
 
-def kept_on_cpu(shape: Shape, layers: int, rows: int, row_len: int, checkpointed: int = 0) -> int:
+def kept_on_cpu(shape: ModelSizes, layers: int, rows: int, row_len: int, checkpointed: int = 0) -> int:
     """Bytes that autograd keeps when a real model runs."""
     model = footprint.build(shape, layers, "cpu")
     checkpoint_layers(model.get_base_model(), checkpointed)
@@ -67,7 +67,7 @@ def test_counted_activations_are_those_that_a_real_model_keeps(dropout, dtype):
 def test_windows_of_attention_are_counted_with_their_masks():
     shape = small(width=128)
     windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
-    shape = Shape({**shape.config, **windows}, shape.lora, SPACE, torch.float32)
+    shape = ModelSizes({**shape.config, **windows}, shape.lora, SPACE, torch.float32)
     counted = activations(shape, 48)
     assert counted.of(3, 2) == pytest.approx(kept_on_cpu(shape, 3, 2, 48), rel=0.01)
     assert counted.layer_row > activations(small(width=128), 48).layer_row + 48 * 48
@@ -88,13 +88,13 @@ def test_a_checkpointed_layer_keeps_its_input(dropout):
 
 def test_lora_on_the_output_keeps_the_joined_outputs_of_all_lengths():
     shape = small(width=128)
-    shape = Shape(shape.config, {**LORA, "target_modules": PROJECTIONS}, SPACE, torch.float32)
+    shape = ModelSizes(shape.config, {**LORA, "target_modules": PROJECTIONS}, SPACE, torch.float32)
     assert activations(shape, 48).of(4, 2) == pytest.approx(kept_on_cpu(shape, 4, 2, 48), rel=0.01)
 
 
 def test_folded_weights_are_kept_once_whatever_the_number_of_rows():
     shape = small()
-    shape = Shape(shape.config, {**LORA, "r": 32}, SPACE, torch.float32)
+    shape = ModelSizes(shape.config, {**LORA, "r": 32}, SPACE, torch.float32)
     counted = activations(shape, 48)
     assert counted.layer > 0
     assert counted.of(4, 5) == pytest.approx(kept_on_cpu(shape, 4, 5, 48), rel=0.01)
@@ -118,7 +118,7 @@ def test_the_reference_model_is_sized_without_its_weights():
         image_tokenizer={"codebook_size": 8192},
         audio_codec={"n_codebooks": 4, "codebook_size": 1024},
     )
-    shape = Shape(qwen3.shape("8B"), lora, space, torch.bfloat16)
+    shape = ModelSizes(qwen3.shape("8B"), lora, space, torch.bfloat16)
     size = sizes(shape)
     assert (size.base, size.rows) == (qwen3.parameters("8B"), 2 * 12_352 * 4096)
     assert size.lora == 36 * 8 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12_288))
