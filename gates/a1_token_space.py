@@ -23,8 +23,8 @@ GATE = {
         },
         # token_space.json whose .sha256 is not there or does not match by the rule of its own format
         {
-            "id": "reference_sha",
-            "metric": "reference_sha_failures",
+            "id": "upstream_sha",
+            "metric": "upstream_sha_failures",
             "rule": "max",
             "message": "token_space.sha256 does not match its token_space.json",
             "remedy": (

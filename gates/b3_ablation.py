@@ -155,7 +155,7 @@ GATE = {
             "metric": "read_back_win_rate",
             "slices": ["t2a.a2t", "t2i.i2t"],
             "rule": "min",
-            "reference": "truth_read_win_rate",
+            "compared_with": "truth_read_win_rate",
             "message": "outputs are valid, but do not show their prompts: read back, they fit another's as well",
             "remedy": (
                 "hear and see them beside their prompts in {run}/report/index.html; raise train.steps, or t2a and "

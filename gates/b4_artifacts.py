@@ -48,8 +48,8 @@ GATE = {
             "rule": "max",
             "message": "silent sounds",
             "remedy": (
-                "hear them beside their references in {run}/report/index.html: raise train.steps; if "
-                "references are as quiet, raise their level in the corpus"
+                "hear them beside their reconstructions in {run}/report/index.html: raise train.steps; if "
+                "reconstructions are as quiet, raise their level in the corpus"
             ),
         },
         # one value throughout
@@ -60,7 +60,7 @@ GATE = {
             "rule": "max",
             "message": "constant sounds or pictures",
             "remedy": (
-                "see them beside their references in {run}/report/index.html: raise train.steps or train.lr.lora"
+                "see them beside their reconstructions in {run}/report/index.html: raise train.steps or train.lr.lora"
             ),
         },
         # more than 1 % of the samples at full scale, beyond the share of the item's ground truth
@@ -71,7 +71,7 @@ GATE = {
             "rule": "max",
             "message": "clipped sounds",
             "remedy": (
-                "hear them beside their references in {run}/report/index.html, which clip less: raise "
+                "hear them beside their reconstructions in {run}/report/index.html, which clip less: raise "
                 "train.steps, or lower the level of the corpus"
             ),
         },
@@ -98,8 +98,8 @@ GATE = {
             "requires": "raw_media",
             "message": "written reconstructions are not as good as the codec",
             "remedy": (
-                "compare {run}/generate/data/qual/step_*/reference with the media: decoding or writing turns them; "
-                "run `pytest tests/evaluate -k ground_truth`"
+                "compare {run}/generate/data/qual/step_*/reconstruction with the media: decoding or writing "
+                "turns them; run `pytest tests/evaluate -k ground_truth`"
             ),
         },
         {
@@ -110,8 +110,8 @@ GATE = {
             "requires": "raw_media",
             "message": "written reconstructions fit another medium as well as their own",
             "remedy": (
-                "compare {run}/generate/data/qual/step_*/reference with the media: items are mixed up, or the codec "
-                "cannot tell them apart (see S3.reconstruction)"
+                "compare {run}/generate/data/qual/step_*/reconstruction with the media: items are mixed up, or "
+                "the codec cannot tell them apart (see S3.reconstruction)"
             ),
         },
     ],

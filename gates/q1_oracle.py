@@ -30,7 +30,7 @@ GATE = {
             ],
             "each": True,
             "rule": "min",
-            "reference": "chance",
+            "compared_with": "chance",
             "message": "an attribute is not shown as prompted",
             "remedy": (
                 "look at prompts beside outputs in {run}/report/index.html; raise train.steps, or t2a and "
@@ -84,7 +84,7 @@ GATE = {
             ],
             "each": True,
             "rule": "min",
-            "reference": "caption_chance",
+            "compared_with": "caption_chance",
             "message": "captions state an attribute wrongly too often",
             "remedy": (
                 "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
@@ -143,7 +143,7 @@ GATE = {
             ],
             "each": True,
             "rule": "min",
-            "reference": "sampled_caption_chance",
+            "compared_with": "sampled_caption_chance",
             "message": "captions at temperature 1 state an attribute wrongly too often",
             "remedy": (
                 "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "

@@ -19,7 +19,7 @@ GATE = {
             "message": "many prompts give the same output",
             "remedy": ("raise train.steps; if sampled outputs differ, sample with a generate.temperature above 0"),
         },
-        # share of sounds with a run of 8 or more equal frames beyond what references show
+        # share of sounds with a run of 8 or more equal frames beyond what the ground truth shows
         {
             "id": "loops",
             "metric": "looped_rate",
@@ -28,7 +28,7 @@ GATE = {
             "message": "sounds that repeat frames",
             "remedy": ("raise train.steps; if sampled outputs do not loop, sample with a generate.temperature above 0"),
         },
-        # codes used in the outputs / codes used in the references, mean over codebooks
+        # codes used in the outputs / codes used in the ground truth, mean over codebooks
         {
             "id": "usage",
             "metric": "codebook_usage",

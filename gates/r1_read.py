@@ -24,7 +24,7 @@ GATE = {
             "metric": "gap_swapped_nats",
             "slices": ["a2t", "i2t"],
             "rule": "min",
-            "reference": "gap_after_warmup_nats",
+            "compared_with": "gap_after_warmup_nats",
             "message": "reading lost more than half of its gap",
             "remedy": ("raise a2t and i2t in mixture.weights or train.loss.task_weights, or lower train.lr.lora"),
         },

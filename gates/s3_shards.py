@@ -226,7 +226,7 @@ GATE = {
             "metric": "si_sdr_db",
             "slices": ["audio"],
             "rule": "min",
-            "reference": "baseline",
+            "compared_with": "baseline",
             "requires": "raw_media",
             "message": "SI-SDR fell against the accepted baseline",
             "remedy": (
@@ -239,7 +239,7 @@ GATE = {
             "metric": "log_mel_l1",
             "slices": ["audio"],
             "rule": "max",
-            "reference": "baseline",
+            "compared_with": "baseline",
             "requires": "raw_media",
             "message": "log-mel L1 rose against the accepted baseline",
             "remedy": (
@@ -252,7 +252,7 @@ GATE = {
             "metric": "psnr_db",
             "slices": ["image"],
             "rule": "min",
-            "reference": "baseline",
+            "compared_with": "baseline",
             "requires": "raw_media",
             "message": "PSNR fell against the accepted baseline",
             "remedy": (
@@ -265,7 +265,7 @@ GATE = {
             "metric": "ssim",
             "slices": ["image"],
             "rule": "min",
-            "reference": "baseline",
+            "compared_with": "baseline",
             "requires": "raw_media",
             "message": "SSIM fell against the accepted baseline",
             "remedy": (

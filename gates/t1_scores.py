@@ -38,7 +38,7 @@ GATE = {
             "rule": "min",
             "message": "captions read back share few words with the medium's caption",
             "remedy": (
-                "read them beside the references in {run}/report/index.html; raise train.steps, or a2t and "
+                "read them beside the reconstructions in {run}/report/index.html; raise train.steps, or a2t and "
                 "i2t in mixture.weights"
             ),
         },
@@ -67,8 +67,8 @@ GATE = {
             "optional": True,
             "message": "by CLIP, pictures fit their own prompt no better than another's",
             "remedy": (
-                "hold clip_score_reference in {run}/scores/data/evidence/T1.json against clip_score: if "
-                "CLIP tells the references apart, raise train.steps; if not, this score says nothing of "
+                "hold clip_score_reconstruction in {run}/scores/data/evidence/T1.json against clip_score: if "
+                "CLIP tells the reconstructions apart, raise train.steps; if not, this score says nothing of "
                 "your corpus"
             ),
         },
@@ -80,8 +80,8 @@ GATE = {
             "optional": True,
             "message": "by CLAP, sounds fit their own prompt no better than another's",
             "remedy": (
-                "hold clap_score_reference in {run}/scores/data/evidence/T1.json against clap_score: if "
-                "CLAP tells the references apart, raise train.steps; if not, this score says nothing of "
+                "hold clap_score_reconstruction in {run}/scores/data/evidence/T1.json against clap_score: if "
+                "CLAP tells the reconstructions apart, raise train.steps; if not, this score says nothing of "
                 "your corpus"
             ),
         },
@@ -94,9 +94,9 @@ GATE = {
             "optional": True,
             "message": "by CLIP, pictures fit their prompts no better than before training",
             "remedy": (
-                "compare clip_score, clip_score_step_0 and clip_score_reference in {run}/scores/data/evidence/T1.json: "
-                "where the ground truth scores no higher than step 0, this score says nothing of your corpus; else "
-                "raise train.steps"
+                "compare clip_score, clip_score_step_0 and clip_score_reconstruction in "
+                "{run}/scores/data/evidence/T1.json: where the ground truth scores no higher than step 0, this "
+                "score says nothing of your corpus; else raise train.steps"
             ),
         },
         {
@@ -107,9 +107,9 @@ GATE = {
             "optional": True,
             "message": "by CLAP, sounds fit their prompts no better than before training",
             "remedy": (
-                "compare clap_score, clap_score_step_0 and clap_score_reference in {run}/scores/data/evidence/T1.json: "
-                "where the ground truth scores no higher than step 0, this score says nothing of your corpus; else "
-                "raise train.steps"
+                "compare clap_score, clap_score_step_0 and clap_score_reconstruction in "
+                "{run}/scores/data/evidence/T1.json: where the ground truth scores no higher than step 0, this "
+                "score says nothing of your corpus; else raise train.steps"
             ),
         },
     ],

@@ -28,7 +28,7 @@ INSTEAD = {
     r"stands? beside": "is given next to, is compared with",
     r"speaks? of": "describe, mention",
     r"nobody's business": "say where it is enforced",
-    r"in the reference's manner": "in the upstream run's format",
+    r"in the upstream's manner": "in the upstream run's format",
     rf"({COUNTED}) an? ({PLACES})": "per: tokens per step",
 }
 ANY = re.compile("|".join(rf"\b(?:{phrase})\b" for phrase in INSTEAD), re.IGNORECASE)

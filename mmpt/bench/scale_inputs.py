@@ -163,10 +163,10 @@ def make_sequences(folder: Path, n: int) -> None:
     from tokenizers import Tokenizer
 
     from mmpt.tokens.formats import build
-    from mmpt.tokens.space import load, reference_sha
+    from mmpt.tokens.space import load, upstream_sha
 
     space = load(folder / "token_space")
-    mark = {"source": "made", "token_space_sha256": reference_sha(space.to_json())}
+    mark = {"source": "made", "token_space_sha256": upstream_sha(space.to_json())}
     tokenizer = Tokenizer.from_file(str(folder / "token_space" / "tokenizer" / "tokenizer.json"))
     ids = {modality: free_ids(modality, space) for modality in MODALITIES}
 

@@ -345,7 +345,7 @@ def _reference(*args: Any) -> Contender:
     return lambda task: as_reference(task, Way(*args))
 
 
-TOKENS, MODULES, REFERENCE = "Trainer + token indices", "Trainer + modules_to_save", "reference's manner"
+TOKENS, MODULES, REFERENCE = "Trainer + token indices", "Trainer + modules_to_save", "upstream's manner"
 COMPILED = "mmpt, compiled"
 CONTENDERS: dict[str, Contender] = {
     "mmpt": ours,

@@ -18,7 +18,7 @@ SUBJECTS = {
     "generate": "decoding against transformers.generate, one at a time and in batches",
     "build": "a run with nothing to do, against DVC and Snakemake",
     "scale": "time and memory against the number of records, a thousand to a million",
-    "train": "steps of training against Trainer + PEFT and the reference's manner: speed and memory",
+    "train": "steps of training against Trainer + PEFT and the upstream's manner: speed and memory",
     "tokenise": "sounds and pictures per second, batched against one at a time",
 }
 

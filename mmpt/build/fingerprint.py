@@ -26,7 +26,7 @@ DISTRIBUTIONS = {"yaml": "PyYAML", "PIL": "pillow"}
 ABSENT = "absent"
 SOURCES = "corpus.sources."
 COVERED = "<by content>"
-PATHS = ("replay_file", "heldout_file", "reference")  # profile keys that name files, beside those of is_path_key
+PATHS = ("replay_file", "heldout_file", "expected")  # profile keys that name files, beside those of is_path_key
 
 Definition = dict[str, Any]
 

@@ -50,8 +50,8 @@ def gate_lines(policy: Policy, gate_id: str) -> list[str]:
 
 def _check_lines(check: Check, remedy: str) -> list[str]:
     bound = "" if check.threshold is None else f"bound {check.threshold:g}"
-    if check.reference is not None:
-        of = "accepted baseline" if check.reference == "baseline" else check.reference
+    if check.compared_with is not None:
+        of = "accepted baseline" if check.compared_with == "baseline" else check.compared_with
         bound += f"{', ' if bound else ''}bound {check.factor:g} x {of} {check.margin:+g}"
     slices = "every slice" if check.each else ", ".join(one for one in check.slices if one)
     parts = [SIGNS[check.rule], bound, f"n >= {check.min_n}", slices]

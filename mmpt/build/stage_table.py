@@ -116,7 +116,7 @@ STAGES: tuple[Stage, ...] = (
         "tokenizer, and which id means what",
         inputs=("manifest", "split", "codecs"),
         slice=("token_space", "text", "base"),
-        external=(*WEIGHTS, "text.replay_file", "text.heldout_file", "token_space.reference"),
+        external=(*WEIGHTS, "text.replay_file", "text.heldout_file", "token_space.expected"),
         early="mmpt.build.early:check_tokenizer",
         outputs=(
             Output("token_space.json", "token_space"),

@@ -73,37 +73,37 @@ def random_control(made: Made, decoder: Decoder, sets: Sets, setting: DecodingSe
     ]
 
 
-def write_references(
+def write_reconstructions(
     decoder: Decoder, sets: Sets, setting: DecodingSettings, folder: Path
 ) -> dict[str, dict[str, Any]]:
     """Decodes the stored codes of t2a and t2i, with their own meta, below `folder`.
 
     Returns, by record id, {"path"} and for sounds also {"rms", "clipped"}: what B4 holds outputs against.
     """
-    references: dict[str, dict[str, Any]] = {}
+    reconstructions: dict[str, dict[str, Any]] = {}
     for task, records in sets.items():
         for record in records:
             if task not in EMIT_TASKS:
                 continue
-            path = reference_path(task, record["id"])
+            path = reconstruction_path(task, record["id"])
             if task == "t2a":
                 wave = decode_audio(decoder.codecs, decoder.space, np.asarray(record["target_ids"]), record["meta"])
                 write_wav(folder / path, wave, decoder.codecs.audio.sample_rate)
                 level = float(np.sqrt(np.mean(wave**2)))
-                references[record["id"]] = {"path": path, "rms": level, "clipped": clipped_share(wave)}
+                reconstructions[record["id"]] = {"path": path, "rms": level, "clipped": clipped_share(wave)}
             else:
                 seed = item_seed(setting.seed, record["id"])
                 write_png(
                     folder / path,
                     decode_image(decoder.codecs, decoder.space, np.asarray(record["target_ids"]), seed),
                 )
-                references[record["id"]] = {"path": path}
-    return references
+                reconstructions[record["id"]] = {"path": path}
+    return reconstructions
 
 
-def reference_path(task: str, record_id: str) -> str:
+def reconstruction_path(task: str, record_id: str) -> str:
     kind, suffix = ("audio", "wav") if MODALITY_OF[task] == "audio" else ("image", "png")
-    return f"reference/{task}_{kind}/{safe_name(record_id)}.{suffix}"
+    return f"reconstruction/{task}_{kind}/{safe_name(record_id)}.{suffix}"
 
 
 def write_shown(decoder: Decoder, sets: Sets, load: Load | None, setting: DecodingSettings, folder: Path) -> None:
@@ -115,7 +115,7 @@ def write_shown(decoder: Decoder, sets: Sets, load: Load | None, setting: Decodi
     """
     for task in (task for task in sets if task not in EMIT_TASKS):
         for record in sets[task]:
-            ids, path = np.asarray(record["prompt_ids"]), folder / reference_path(task, record["id"])
+            ids, path = np.asarray(record["prompt_ids"]), folder / reconstruction_path(task, record["id"])
             if MODALITY_OF[task] == "audio":
                 wave = load(task, record) if load else decode_audio(decoder.codecs, decoder.space, ids, record["meta"])
                 write_wav(path, wave, decoder.codecs.audio.sample_rate)
@@ -136,16 +136,16 @@ def write_inspect(sets: Sets, rows: Mapping[tuple[str, str], Rows], folder: Path
         for record, row in zip(records, rows[task, "greedy"], strict=True):
             place = folder / "inspect" / task / safe_name(record["id"])
             place.mkdir(parents=True)
-            medium = folder / reference_path(task, record["id"])
+            medium = folder / reconstruction_path(task, record["id"])
             if task in EMIT_TASKS:
                 (place / "prompt.txt").write_text(record["caption"] + "\n", encoding="utf-8")
-                shutil.copyfile(medium, place / f"reference{medium.suffix}")
+                shutil.copyfile(medium, place / f"reconstruction{medium.suffix}")
                 if row["path"]:
                     shutil.copyfile(folder / row["path"], place / f"generated{medium.suffix}")
             else:
                 shutil.copyfile(medium, place / f"input{medium.suffix}")
                 (place / "generated.txt").write_text(row["text"] + "\n", encoding="utf-8")
-                (place / "reference.txt").write_text(record["caption"] + "\n", encoding="utf-8")
+                (place / "ground_truth.txt").write_text(record["caption"] + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Written:
 
 
 def artifact_metrics(
-    decoder: Decoder, written: Sequence[Written], references: Mapping[str, dict[str, Any]]
+    decoder: Decoder, written: Sequence[Written], reconstructions: Mapping[str, dict[str, Any]]
 ) -> list[Metric]:
     """B4. Form is asked of all; silence, constancy and clipping of the last checkpoint's greedy outputs, which are
     meant to be good: a draw at temperature 1 may be silence, and Q2 looks at those.
@@ -170,7 +170,7 @@ def artifact_metrics(
         for one in written:
             for decoding, below in FOLDER.items():
                 for row in one.rows.get((task, decoding), ()):
-                    faults = _file_faults(decoder, task, one.folder / below, row, references[row["id"]])
+                    faults = _file_faults(decoder, task, one.folder / below, row, reconstructions[row["id"]])
                     formal = {"missing", "unreadable", "wrong_form"}
                     meant = one is written[-1] and decoding == "greedy"
                     counts.update(fault for fault in faults if meant or fault in formal)
@@ -186,7 +186,7 @@ def artifact_metrics(
 
 
 def _file_faults(
-    decoder: Decoder, task: str, folder: Path, row: Mapping[str, Any], reference: Mapping[str, Any]
+    decoder: Decoder, task: str, folder: Path, row: Mapping[str, Any], reconstruction: Mapping[str, Any]
 ) -> list[str]:
     if row["path"] is None:
         return ["missing"]
@@ -201,8 +201,8 @@ def _file_faults(
         rate=codec.sample_rate,
         channels=codec.channels,
         samples=exact,
-        reference_rms=reference["rms"],
-        reference_clipped=reference["clipped"],
+        reconstruction_rms=reconstruction["rms"],
+        reconstruction_clipped=reconstruction["clipped"],
     )
     readable = not {"missing", "unreadable"} & set(faults)
     if exact is None and readable and codec.frames(soundfile.info(folder / row["path"]).frames) != frames:

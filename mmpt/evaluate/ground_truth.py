@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs.registry import FILE_NAME
-from mmpt.evaluate.emission import reference_path
+from mmpt.evaluate.emission import reconstruction_path
 from mmpt.evaluate.media import read_png, read_wav
 from mmpt.evaluate.outputs import partners
 from mmpt.evaluate.sets import Codecs, Record, item_seed
@@ -73,7 +73,7 @@ def compare(
             continue
         place = places[records[i]["id"]]
         told = _decoded(encoder, held.ids(place), held.record(place), space, seed)
-        path = folder / reference_path(task, records[i]["id"])
+        path = folder / reconstruction_path(task, records[i]["id"])
         made = read_wav(path)[0] if task == "t2a" else read_png(path)
         medium = load_medium(encoder, records[i])  # one at a time: a picture is up to 150 MB
         rows.append(

@@ -15,8 +15,8 @@ import soundfile
 from PIL import Image
 from scipy.io import wavfile
 
-SILENT = 0.01  # RMS under this share of the reference's
-CLIPPED = 0.01  # share of samples at full scale, beyond that of the reference
+SILENT = 0.01  # RMS under this share of the reconstruction's
+CLIPPED = 0.01  # share of samples at full scale, beyond that of the reconstruction
 FULL_SCALE = 32767 / 32768
 UNREADABLE = (ValueError, OSError, zlib.error, struct.error)  # what the readers raise for a file that is none
 
@@ -52,12 +52,12 @@ def wav_faults(
     rate: int,
     channels: int,
     samples: int | None,
-    reference_rms: float,
-    reference_clipped: float = 0.0,
+    reconstruction_rms: float,
+    reconstruction_clipped: float = 0.0,
 ) -> list[str]:
     """What is wrong with a written sound: of missing, unreadable, wrong_form, silent, constant, clipped.
 
-    Level and clipped share are held against the reference's: a recording that clips is learned as it is.
+    Level and clipped share are held against the reconstruction's: a recording that clips is learned as it is.
     """
     if not path.is_file():
         return ["missing"]
@@ -69,9 +69,9 @@ def wav_faults(
     if found_rate != rate or wave.shape[0] != channels or samples not in (None, wave.shape[1]) or not wave.size:
         faults.append("wrong_form")
     if wave.size:
-        faults += ["silent"] * bool(np.sqrt(np.mean(wave**2)) < SILENT * reference_rms)
+        faults += ["silent"] * bool(np.sqrt(np.mean(wave**2)) < SILENT * reconstruction_rms)
         faults += ["constant"] * bool(wave.max() == wave.min())
-        faults += ["clipped"] * bool(clipped_share(wave) > CLIPPED + reference_clipped)
+        faults += ["clipped"] * bool(clipped_share(wave) > CLIPPED + reconstruction_clipped)
     return faults
 
 

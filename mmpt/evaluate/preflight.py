@@ -70,13 +70,13 @@ def token_spaces(
                     marks.add(f"record {record['id']}", record.get("token_space"))
     about = read_json(base / "base.json") if (base / "base.json").is_file() else {}
     marks.add("base/base.json", about.get("token_space"))
-    failures = reference_failures(token_space)
+    failures = upstream_failures(token_space)
     distinct = len(set(marks.found.values()))
     n = len(marks.found) + marks.records
     metrics = [
         Metric("distinct_digests", distinct, n, "digests", "none"),
         Metric("records_without_digest", len(marks.unmarked), n, "records", "lower"),
-        Metric("reference_sha_failures", len(failures), 1, "files", "lower"),
+        Metric("upstream_sha_failures", len(failures), 1, "files", "lower"),
     ]
     others = {name: digest for name, digest in marks.found.items() if digest != space.digest}
     details = {
@@ -85,7 +85,7 @@ def token_spaces(
         "records": marks.records,
         "others": dict(sorted(others.items())[:20]),
         "unmarked": sorted(marks.unmarked)[:20],
-        "reference_failures": failures,
+        "upstream_failures": failures,
     }
     return metrics, details
 
@@ -93,7 +93,7 @@ def token_spaces(
 def one_space(metrics: Sequence[Metric]) -> bool:
     """Is there one token space, so that shards, examples and checkpoint can be opened together at all?"""
     found = {metric.name: metric.value for metric in metrics}
-    return found["distinct_digests"] == 1 and not (found["records_without_digest"] or found["reference_sha_failures"])
+    return found["distinct_digests"] == 1 and not (found["records_without_digest"] or found["upstream_sha_failures"])
 
 
 def meta_token_space(path: Path) -> str | None:
@@ -105,7 +105,7 @@ def meta_token_space(path: Path) -> str | None:
     return meta.get("token_space") or meta.get("token_space_digest")
 
 
-def reference_failures(token_space: Path) -> list[str]:
+def upstream_failures(token_space: Path) -> list[str]:
     """Is token_space.sha256 what its token_space.json gives, by the rule of the format that wrote it?"""
     expected = stored_sha(read_json(token_space / FILE_NAME))
     if not (token_space / SHA_NAME).is_file():
@@ -218,7 +218,7 @@ def _decode_one(
             rate=record["sample_rate"],
             channels=record["channels"],
             samples=record["samples"],
-            reference_rms=0.0,
+            reconstruction_rms=0.0,
         )
     else:
         width, height = record["decode_size"]

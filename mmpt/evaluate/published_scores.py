@@ -1,6 +1,6 @@
 """Gate T1's trends by measures from the literature: caption metrics always, CLIP, CLAP and KAD where asked for.
 
-Every fit has its three rulers beside it: the same prompts with the references' media, with the outputs of step 0, and
+Every score has three to be compared with: the same prompts with the reconstructions, with the outputs of step 0, and
 swapped among the outputs. None of them decides anything.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from mmpt.codecs.media import load_image
 from mmpt.evaluate import captions as cap
 from mmpt.evaluate.audio_distance import kad
-from mmpt.evaluate.emission import reference_path
+from mmpt.evaluate.emission import reconstruction_path
 from mmpt.evaluate.media import read_wav
 from mmpt.evaluate.statistics import mean_interval
 from mmpt.shards.shard_set import ShardSet
@@ -80,7 +80,7 @@ def judged_metrics(look: Look, ctx: StageContext) -> tuple[list[Metric], dict[st
             continue
         judge = _judge(name, asked[name]["path"], ctx.device)
         digests[name] = judge.digest
-        found = {which: _embedded(look, judge, task, which) for which in ("final", "initial", "reference")}
+        found = {which: _embedded(look, judge, task, which) for which in ("final", "initial", "reconstruction")}
         metrics += _fits(name, task, found, ctx)
         if task == "t2a" and asked[name].get("kad", True):
             metrics += _distances(task, found)
@@ -98,8 +98,8 @@ def _embedded(look: Look, judge: Any, task: str, which: str) -> tuple[np.ndarray
     """Unit vectors of media and captions; None where a medium is missing (B4 and C1 say so)."""
     step = look.initial if which == "initial" else look.final
     rows = look.rows(step, task, "greedy")
-    if which == "reference":
-        paths = [look.qual / f"step_{look.final}" / reference_path(task, row["id"]) for row in rows]
+    if which == "reconstruction":
+        paths = [look.qual / f"step_{look.final}" / reconstruction_path(task, row["id"]) for row in rows]
     else:
         paths = [look.folder(step, "greedy") / row["path"] for row in rows if row["path"]]
     if len(paths) < len(rows) or not all(path.is_file() for path in paths):
@@ -111,7 +111,7 @@ def _embedded(look: Look, judge: Any, task: str, which: str) -> tuple[np.ndarray
 def _fits(name: str, task: str, found: Mapping[str, Any], ctx: StageContext) -> list[Metric]:
     """Mean cosine of each medium with its own caption; of the final ones also with the others', and against step 0."""
     metrics = []
-    suffix = {"final": "", "initial": "_step_0", "reference": "_reference"}
+    suffix = {"final": "", "initial": "_step_0", "reconstruction": "_reconstruction"}
     for which, pair in found.items():
         if pair is None:
             continue
@@ -135,18 +135,18 @@ def _fits(name: str, task: str, found: Mapping[str, Any], ctx: StageContext) -> 
 
 
 def _distances(task: str, found: Mapping[str, Any]) -> list[Metric]:
-    """kad of outputs from the references' sounds, at the end and at step 0."""
+    """kad of outputs from the reconstructions, at the end and at step 0."""
     metrics = []
-    reference = found["reference"]
+    reconstruction = found["reconstruction"]
     for which, name in (("final", "kad"), ("initial", "kad_step_0")):
-        if reference is None or found[which] is None or len(reference[0]) < 2:
+        if reconstruction is None or found[which] is None or len(reconstruction[0]) < 2:
             continue
-        value = kad(found[which][0], reference[0])
+        value = kad(found[which][0], reconstruction[0])
         metrics.append(
             Metric(
                 name,
                 value,
-                len(reference[0]),
+                len(reconstruction[0]),
                 "100 x MMD^2",
                 "lower" if which == "final" else "none",
                 slice=task,

@@ -46,38 +46,38 @@ def longest_run(ids: np.ndarray, n_codebooks: int) -> int:
     return int(np.diff(edges).max())
 
 
-def looped_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codebooks: int) -> float:
-    """Share of sounds with a run of LOOP equal frames or more, longer than any in a reference.
+def looped_rate(rows: Sequence[Row], targets: Sequence[np.ndarray], n_codebooks: int) -> float:
+    """Share of sounds with a run of LOOP equal frames or more, longer than any in a target.
 
-    Silence repeats frames in real sounds too; the references say how long that goes on.
+    Silence repeats frames in real sounds too; the targets say how long that goes on.
     """
-    usual = max((longest_run(ids, n_codebooks) for ids in references), default=0)
+    usual = max((longest_run(ids, n_codebooks) for ids in targets), default=0)
     runs = [longest_run(np.asarray(row["ids"]), n_codebooks) for row in rows]
     return float(np.mean([run >= LOOP and run > usual for run in runs]))
 
 
-def constant_rate(rows: Sequence[Row], references: Sequence[np.ndarray], n_codebooks: int) -> float:
-    """Share of outputs that are one frame throughout, where their reference is not."""
+def constant_rate(rows: Sequence[Row], targets: Sequence[np.ndarray], n_codebooks: int) -> float:
+    """Share of outputs that are one frame throughout, where their target is not."""
     return float(
         np.mean(
             [
                 longest_run(row["ids"], n_codebooks) * n_codebooks == len(row["ids"])
-                and longest_run(reference, n_codebooks) * n_codebooks < len(reference)
-                for row, reference in zip(rows, references, strict=True)
+                and longest_run(target, n_codebooks) * n_codebooks < len(target)
+                for row, target in zip(rows, targets, strict=True)
             ]
         )
     )
 
 
-def codebook_usage(rows: Sequence[Row], references: Sequence[np.ndarray], space: TokenSpace) -> float:
-    """Distinct ids in the outputs over those in the references, mean over the segments in use."""
+def codebook_usage(rows: Sequence[Row], targets: Sequence[np.ndarray], space: TokenSpace) -> float:
+    """Distinct ids in the outputs over those in the targets, mean over the segments in use."""
     used = np.unique(np.concatenate([np.asarray(row["ids"], np.int64) for row in rows]))
-    wanted = np.unique(np.concatenate([np.asarray(ids, np.int64) for ids in references]))
+    wanted = np.unique(np.concatenate([np.asarray(ids, np.int64) for ids in targets]))
     shares = []
     for segment in space.ranges.values():
-        in_references = np.count_nonzero((wanted >= segment.start) & (wanted <= segment.end))
-        if in_references:
-            shares.append(np.count_nonzero((used >= segment.start) & (used <= segment.end)) / in_references)
+        in_targets = np.count_nonzero((wanted >= segment.start) & (wanted <= segment.end))
+        if in_targets:
+            shares.append(np.count_nonzero((used >= segment.start) & (used <= segment.end)) / in_targets)
     return float(np.mean(shares))
 
 
@@ -105,9 +105,9 @@ def read_attributes(modality: str, path: Path) -> dict[str, str]:
     return oracle.read_sound(wave, rate)
 
 
-def token_f1(output: str, reference: str) -> float:
-    """F1 of the words (lower case, order ignored) of a caption against its reference."""
-    said, wanted = _words(output), _words(reference)
+def token_f1(output: str, caption: str) -> float:
+    """F1 of the words (lower case, order ignored) of a caption against the ground truth."""
+    said, wanted = _words(output), _words(caption)
     common = sum((said & wanted).values())
     if not common:
         return 0.0

@@ -13,7 +13,7 @@ from mmpt.corpus import oracle
 from mmpt.evaluate import caption_reading as reading
 from mmpt.evaluate import quality
 from mmpt.evaluate.checkpoint import EvalContext, Trained
-from mmpt.evaluate.emission import FOLDER, reference_path
+from mmpt.evaluate.emission import FOLDER, reconstruction_path
 from mmpt.evaluate.scoring import item_means, target_losses
 from mmpt.evaluate.sets import Record, golden_sets
 from mmpt.shards.example_set import ExampleSet
@@ -129,10 +129,10 @@ def _accuracies(look: Look, step: int, task: str, decoding: str) -> dict[str, tu
 
 
 def _roundtrip(look: Look, task: str, modality: str, records: Sequence[Record]) -> Metric:
-    """How often the oracle is right on the reference files: stored codes of test media, decoded."""
+    """How often the oracle is right on the reconstruction files: stored codes of test media, decoded."""
     right = []
     for record in records:
-        path = look.qual / f"step_{look.final}" / reference_path(task, record["id"])
+        path = look.qual / f"step_{look.final}" / reconstruction_path(task, record["id"])
         seen = quality.read_attributes(modality, path)
         right += [seen.get(name) == value for name, value in record["attributes"].items()]
     return Metric("oracle_roundtrip_accuracy", float(np.mean(right)), len(records), "share", "higher", slice=modality)
@@ -170,12 +170,12 @@ def free_metrics(look: Look) -> tuple[list[Metric], dict[str, Any]]:
 
 def _emit_metrics(look: Look, task: str, decoding: str, at: str) -> list[Metric]:
     rows = look.rows(look.final, task, decoding)
-    references = [np.asarray(record["target_ids"]) for record in look.golden[task]]
+    targets = [np.asarray(record["target_ids"]) for record in look.golden[task]]
     metrics = [
         Metric("duplicate_rate", quality.duplicate_rate(rows), len(rows), "share", "lower", slice=at),
         Metric(
             "codebook_usage",
-            quality.codebook_usage(rows, references, look.space),
+            quality.codebook_usage(rows, targets, look.space),
             len(rows),
             "share",
             "higher",
@@ -183,10 +183,10 @@ def _emit_metrics(look: Look, task: str, decoding: str, at: str) -> list[Metric]
         ),
     ]
     width = look.space.n_codebooks if task == "t2a" else 1
-    constant = quality.constant_rate(rows, references, width)
+    constant = quality.constant_rate(rows, targets, width)
     metrics.append(Metric("constant_rate", constant, len(rows), "share", "lower", slice=at))
     if task == "t2a":
-        looped = quality.looped_rate(rows, references, look.space.n_codebooks)
+        looped = quality.looped_rate(rows, targets, look.space.n_codebooks)
         metrics.append(Metric("looped_rate", looped, len(rows), "share", "lower", slice=at))
     return metrics
 

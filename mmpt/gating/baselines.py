@@ -1,4 +1,4 @@
-"""Accepted baselines: the values against which rules with ``reference: baseline`` compare.
+"""Accepted baselines: the values that rules with ``compared_with: baseline`` compare with.
 
 Kept in gates/baselines.json, under git, written by `doit accept`. Each entry names what it was measured on
 and carries a digest of itself, so that a number edited by hand is found. The file must be there, with no
@@ -54,7 +54,7 @@ class Accepted:
 
 def baseline_checks(gate: Gate) -> list[Check]:
     """The checks of a gate that compare with a baseline."""
-    return [check for check in gate.checks if check.reference == "baseline"]
+    return [check for check in gate.checks if check.compared_with == "baseline"]
 
 
 def read_accepted(path: Path) -> list[Accepted]:

@@ -17,7 +17,7 @@ class Check:
         metric: its name in the evidence.
         slices: parts that must all be there; without: the slice "".
         each: every slice of the metric that is in the evidence counts; ``slices`` names what must be among them.
-        reference: another metric of the same slice that the bound is made of, or "baseline": the accepted value.
+        compared_with: another metric of the same slice that the bound is made of, or "baseline": the accepted value.
         on_fail: "cannot_decide": where it fails, the measurement itself is not to be trusted.
         voids: checks of the same slice that cannot decide while this one does not pass.
         requires: condition of the profile without which the check does not apply.
@@ -36,7 +36,7 @@ class Check:
     slices: tuple[str, ...] = ("",)
     each: bool = False
     threshold: float | None = None
-    reference: str | None = None
+    compared_with: str | None = None
     factor: float = 1.0
     margin: float = 0.0
     warn_threshold: float | None = None
@@ -51,7 +51,7 @@ class Check:
 
 # The fields that a script in gates/ states, and those that gates/policy.yaml states.
 OF_SCRIPT = (
-    *("id", "metric", "slices", "each", "rule", "reference", "on_fail", "voids", "requires", "optional"),
+    *("id", "metric", "slices", "each", "rule", "compared_with", "on_fail", "voids", "requires", "optional"),
     *("message", "remedy", "more"),
 )
 OF_POLICY = ("severity", "severity_when", "threshold", "factor", "margin", "warn_threshold", "min_n")

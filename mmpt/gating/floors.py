@@ -33,7 +33,7 @@ class Floor:
     each: bool = False
     min_n: int = 1
     requires: str | None = None
-    reference: str | None = None
+    compared_with: str | None = None
     factor: float = 1.0
     margin: float = 0.0
     on_fail: str = "no_go"
@@ -66,7 +66,7 @@ def _captions(prefix: str) -> tuple[Floor, ...]:
             0.6,
             CAPTION,
             each=True,
-            reference=f"{prefix}caption_chance",
+            compared_with=f"{prefix}caption_chance",
             margin=0.3,
             min_n=16,
         ),
@@ -139,7 +139,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             None,
             ("audio",),
             requires="raw_media",
-            reference="baseline",
+            compared_with="baseline",
             margin=-1.0,
         ),
         Floor(
@@ -149,7 +149,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             None,
             ("audio",),
             requires="raw_media",
-            reference="baseline",
+            compared_with="baseline",
             factor=1.05,
         ),
         Floor(
@@ -159,7 +159,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             None,
             ("image",),
             requires="raw_media",
-            reference="baseline",
+            compared_with="baseline",
             margin=-0.5,
         ),
         Floor(
@@ -169,7 +169,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
             None,
             ("image",),
             requires="raw_media",
-            reference="baseline",
+            compared_with="baseline",
             margin=-0.02,
         ),
         _zero("codec_fit", "codec_fit_items_outside_train", MODALITIES, min_n=0),
@@ -177,7 +177,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
     ),
     "A1": (
         Floor("digests", "distinct_digests", "equal", 1.0),
-        _zero("reference_sha", "reference_sha_failures"),
+        _zero("upstream_sha", "upstream_sha_failures"),
         _zero("unmarked", "records_without_digest", on_fail="cannot_decide"),
     ),
     "A2": (
@@ -257,7 +257,7 @@ FLOORS: dict[str, tuple[Floor, ...]] = {
     ),
     "Q1": (
         _at_least(
-            "attributes", "accuracy", 0.6, (*PICTURE, *SOUND), each=True, reference="chance", margin=0.3, min_n=16
+            "attributes", "accuracy", 0.6, (*PICTURE, *SOUND), each=True, compared_with="chance", margin=0.3, min_n=16
         ),
         _at_least("mean", "mean_accuracy", 0.80, MODALITIES),
         _at_least("oracle", "oracle_roundtrip_accuracy", 0.95, MODALITIES, on_fail="cannot_decide"),
@@ -315,7 +315,7 @@ def _lowered(check: Check, floor: Floor) -> Iterator[str]:
         yield f"severity {check.severity}, floor block"
     if not set(check.severity_when) <= set(floor.severity_when):
         yield f"severity_when {dict(check.severity_when)}, floor {dict(floor.severity_when)}"
-    for key in ("metric", "rule", "each", "reference", "on_fail"):
+    for key in ("metric", "rule", "each", "compared_with", "on_fail"):
         if getattr(check, key) != getattr(floor, key):
             yield f"{key} {getattr(check, key)}, floor {getattr(floor, key)}"
     if check.requires not in (None, floor.requires):

@@ -207,7 +207,7 @@ def _gate(gate_id: str, script: Script | None, numbers: Mapping[str, Any], defau
 
 def _other(check: Check, default: Check | None) -> str:
     """In what a check asks something else than the code's of that id; empty where it does not."""
-    for key in ("metric", "rule", "reference", "each"):
+    for key in ("metric", "rule", "compared_with", "each"):
         mine, known = getattr(check, key), getattr(default, key, "")
         if default is not None and mine != known and not (key == "rule" and mine == STRICTER.get(known)):
             return f"{key} {mine}, not {known}"
@@ -223,8 +223,8 @@ def _check(gate_id: str, stated: Mapping[str, Any], script: Path, path: Path) ->
     _known_condition(values.get("requires"), f"{script}: {values['id']}")
     for condition, _ in values["severity_when"]:
         _known_condition(condition, where)
-    if "threshold" not in values and "reference" not in values:
-        raise UserError("a check without a bound", where=where, expected="threshold, or a reference in its script")
+    if "threshold" not in values and "compared_with" not in values:
+        raise UserError("a check without a bound", where=where, expected="threshold, or compared_with in its script")
     check = Check(**values)
     if check.optional and check.severity == "block":
         raise UserError(

@@ -22,8 +22,8 @@ class CheckResult:
 
     Args:
         severity: block, warn or info, conditions of the profile applied.
-        bound: the bound that held (threshold and reference combined); None where there was none.
-        reference: value of the reference metric or baseline, where the rule has one.
+        bound: the bound that held (of the threshold and of what it is compared with); None where there was none.
+        compared_with: value of the other metric or of the baseline that the rule compares with, if any.
         status: pass | warn | fail | waived | cannot_decide | not_applicable.
         note: what stands behind cannot_decide, not_applicable and waived.
     """
@@ -35,7 +35,7 @@ class CheckResult:
     rule: str
     bound: float | None
     warn_bound: float | None
-    reference: float | None
+    compared_with: float | None
     value: float | None
     ci_low: float | None
     ci_high: float | None
@@ -130,13 +130,13 @@ def _slice(check: Check, part: str, metrics: Metrics, policy: Policy, gate_id: s
 
 def _decide(check: Check, part: str, metrics: Metrics, baselines: Mapping[str, Mapping[str, float]]) -> CheckResult:
     metric = metrics.get((check.metric, part))
-    reference = _reference(check, part, metrics, baselines)
-    if check.reference == "baseline" and reference is None:
+    compared_with = _compared_with(check, part, metrics, baselines)
+    if check.compared_with == "baseline" and compared_with is None:
         return _result(check, part, "not_applicable", metric, note="no accepted baseline")
     if metric is None and check.optional:
         return _result(check, part, "not_applicable", note="not measured")
     try:
-        bound, warn_bound = _bounds(check, reference)
+        bound, warn_bound = _bounds(check, compared_with)
         measured = _measured(check, metric)
     except _Undecided as why:
         result = _result(check, part, "cannot_decide", metric, note=str(why))
@@ -155,26 +155,28 @@ def _decide(check: Check, part: str, metrics: Metrics, baselines: Mapping[str, M
         _result(check, part, status, metric, note=note),
         bound=bound,
         warn_bound=warn_bound,
-        reference=reference,
+        compared_with=compared_with,
     )
 
 
-def _reference(check: Check, part: str, metrics: Metrics, baselines: Mapping[str, Mapping[str, float]]) -> float | None:
-    if check.reference is None:
+def _compared_with(
+    check: Check, part: str, metrics: Metrics, baselines: Mapping[str, Mapping[str, float]]
+) -> float | None:
+    if check.compared_with is None:
         return None
-    if check.reference == "baseline":
+    if check.compared_with == "baseline":
         return baselines.get(check.metric, {}).get(part)
-    found = metrics.get((check.reference, part))
+    found = metrics.get((check.compared_with, part))
     return found["value"] if found is not None and _finite(found["value"]) else None
 
 
-def _bounds(check: Check, reference: float | None) -> tuple[float, float | None]:
-    """The bound and the tighter warning bound; with threshold and reference the stricter of both."""
+def _bounds(check: Check, compared_with: float | None) -> tuple[float, float | None]:
+    """The bound and the tighter warning bound; with both a threshold and a metric to compare with, the stricter."""
     bounds = [] if check.threshold is None else [float(check.threshold)]
-    if check.reference is not None:
-        if reference is None:
-            raise _Undecided(f"no metric {check.reference} to compare with")
-        bounds.append(check.factor * reference + check.margin)
+    if check.compared_with is not None:
+        if compared_with is None:
+            raise _Undecided(f"no metric {check.compared_with} to compare with")
+        bounds.append(check.factor * compared_with + check.margin)
     return (max(bounds) if check.rule in RISING else min(bounds)), check.warn_threshold
 
 

@@ -73,7 +73,7 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """The verdict as verdict.schema.json wants it."""
         return {
-            "schema": "verdict/1",
+            "schema": "verdict/2",
             **vars(self),  # no asdict: it copies each value of each check, and a run asks for 24 verdicts several times
             "subject": dict(self.subject),
             "checks": [dict(vars(one)) for one in self.checks],
@@ -159,7 +159,7 @@ def unstated(gate: Gate) -> list[CheckResult]:
             rule=known[name].rule if name in known else "equal",
             bound=None,
             warn_bound=None,
-            reference=None,
+            compared_with=None,
             value=None,
             ci_low=None,
             ci_high=None,

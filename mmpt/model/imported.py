@@ -1,4 +1,4 @@
-"""The reference run's checkpoints: trainable_rows.pt and a LoRA folder become an adapter of ours.
+"""An upstream run's checkpoints: trainable_rows.pt and a LoRA folder become an adapter of ours.
 
     checkpoint_<k>/trainable_rows.pt   row_start, row_end, embeddings [T, H], lm_head [T, H] or None
     checkpoint_<k>/token_space.json    what the rows were trained for
@@ -22,7 +22,7 @@ from mmpt.model.multimodal import MultimodalLM
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.tensors import load_tensors
-from mmpt.tokens.space import FILE_NAME, TokenSpace, reference_sha, stored_sha
+from mmpt.tokens.space import FILE_NAME, TokenSpace, stored_sha, upstream_sha
 
 ROWS = "trainable_rows.pt"
 LORA_KEYS = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
@@ -80,7 +80,7 @@ def check_token_space(checkpoint: Path, space: TokenSpace) -> None:
             found=f"no {FILE_NAME}",
             expected=f"{FILE_NAME} beside {ROWS}, as the run wrote it",
         )
-    found, expected = stored_sha(read_json(path)), reference_sha(space.to_json())
+    found, expected = stored_sha(read_json(path)), upstream_sha(space.to_json())
     if found != expected:
         raise UserError(
             "the checkpoint was trained for another token space",

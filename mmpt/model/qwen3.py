@@ -1,4 +1,4 @@
-"""The reference models: published shapes of the dense Qwen3, to size a run before its weights are there."""
+"""Published shapes of the dense Qwen3, to size a run before its weights are there."""
 
 from __future__ import annotations
 

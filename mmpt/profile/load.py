@@ -158,7 +158,7 @@ def path_owners(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         (data.get("base"), "path"),
         (data.get("text"), "replay_file"),
         (data.get("text"), "heldout_file"),
-        (data.get("token_space"), "reference"),
+        (data.get("token_space"), "expected"),
         (data, "store"),
     ]
     yield from ((one, key) for one, key in owners if isinstance(one, dict) and isinstance(one.get(key), str))

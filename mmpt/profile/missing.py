@@ -117,7 +117,7 @@ def _named(profile: Profile) -> Iterator[tuple[str, str, str, str]]:
     for section, name, what in (
         ("text", "replay_file", "plain text to train on, a line each"),
         ("text", "heldout_file", "plain text to measure on, a line each"),
-        ("token_space", "reference", "a token_space.json"),
+        ("token_space", "expected", "a token_space.json"),
     ):
         if name in data.get(section, {}):
             yield f"{section}.{name}", f"{section}.{name}", data[section][name], what

@@ -65,7 +65,7 @@ def build_report(
         past.append({"time": "", "state": state})
     previous = past[-2]["state"] if len(past) > 1 else None
     report = {
-        "schema": "report/1",
+        "schema": "report/2",
         "profile": decision["profile"],
         "command": command,
         "stale": _worth_telling(root, stale or {}, verdicts),
@@ -110,7 +110,7 @@ def _verdict(root: Path, gate_id: str, entry: Mapping[str, Any]) -> dict[str, An
         return body
     except UserError as error:
         return {
-            "schema": "verdict/1",
+            "schema": "verdict/2",
             "gate": gate_id,
             "title": entry["title"],
             "stage": entry["stage"],

@@ -30,7 +30,7 @@ def collect(inputs: Mapping[str, Path], out: Path, roots: Mapping[str, Path]) ->
         roots: media root -> folder, for originals; may be empty.
     """
     return {
-        "schema": "report_data/1",
+        "schema": "report_data/2",
         "corpus": _corpus(inputs),
         "drops": _drops(inputs),
         "curves": [

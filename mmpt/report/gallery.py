@@ -75,10 +75,10 @@ def _item(
     original = _original(record, modality, roots, out / f"{name}-original")
     if original is not None:
         views.append(_view("original", original, modality, out, record))
-    stored = _stored_reference(record, modality, inputs.get("generate"))
+    stored = _stored_reconstruction(record, modality, inputs.get("generate"))
     if stored is not None:
-        copy = _copied(stored, out / f"{name}-reference")
-        views.append(_view("reference", copy, modality, out, record))
+        copy = _copied(stored, out / f"{name}-reconstruction")
+        views.append(_view("reconstruction", copy, modality, out, record))
     for what, (base, rows) in outputs.items():
         row = rows.get(record["id"])
         if row is None:
@@ -128,7 +128,7 @@ def _original(record: Row, modality: str, roots: Mapping[str, Path], target: Pat
     return target
 
 
-def _stored_reference(record: Row, modality: str, generate: Path | None) -> Path | None:
+def _stored_reconstruction(record: Row, modality: str, generate: Path | None) -> Path | None:
     """The stored codes of the medium, decoded by stage generate: the best that the model could give back."""
     if generate is None:
         return None
@@ -136,7 +136,7 @@ def _stored_reference(record: Row, modality: str, generate: Path | None) -> Path
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", record["id"])[:120]
     # An id that a file name cannot hold is stored as its safe form and a digest.
     pattern = f"{safe}{suffix}" if safe == record["id"] else f"{safe}-*{suffix}"
-    hits = sorted(generate.glob(f"**/reference/{emit}_{modality}/{pattern}"))
+    hits = sorted(generate.glob(f"**/reconstruction/{emit}_{modality}/{pattern}"))
     return hits[0] if hits else None
 
 

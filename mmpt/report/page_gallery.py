@@ -18,7 +18,7 @@ TASK_NAMES = {
 }
 VIEW_NAMES = {
     "original": "original",
-    "reference": "the codec's best",
+    "reconstruction": "the codec's best",
     "first": "before training",
     "final": "after training",
     "sampled": "after, sampled",

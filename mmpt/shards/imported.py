@@ -1,6 +1,6 @@
 """Stages split, token_space, shards and shard_audit of a profile with `inputs:`.
 
-From the reference run's files to the same outputs that the stages of a corpus give. Profile keys they read:
+From an upstream run's files to the same outputs that the stages of a corpus give. Profile keys they read:
 
 split        inputs (shards, jsonl, split, token_space), split, corpus.on_bad_record
 token_space  inputs.token_space, token_space, text, base
@@ -43,7 +43,7 @@ from mmpt.store.jsonl import JsonLines, count_lines, iter_jsonl, write_jsonl
 from mmpt.store.numbers import Labels
 from mmpt.store.stage import StageContext
 from mmpt.store.tasks import MODALITIES, SPLITS
-from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace, load, reference_sha
+from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace, load, upstream_sha
 
 KEEP, MEND = "keep", "mend"
 
@@ -77,7 +77,7 @@ def split(ctx: StageContext) -> None:
 
 
 def _split_record(item: Item) -> dict[str, Any]:
-    """What is asked of it here. The reference's ids do not say which records are of an official test split."""
+    """What is asked of it here. Upstream ids do not say which records are of an official test split."""
     return {
         "id": item.id,
         "modality": item.modality,
@@ -97,7 +97,7 @@ def _kept(record: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
 
 def token_space(ctx: StageContext) -> None:
-    """The reference's token_space.json, held against its .sha256, the tokenizer and the codecs.
+    """The upstream run's token_space.json, checked against its .sha256, the tokenizer and the codecs.
 
     Raises:
         UserError: no .sha256 beside it, one that does not belong to it, a segment of another size.
@@ -110,7 +110,7 @@ def token_space(ctx: StageContext) -> None:
             found=path.name,
             expected=f"{path.name} and {SHA_NAME}, as the run wrote them",
         )
-    write_token_space(ctx, reference=str(path))
+    write_token_space(ctx, expected=str(path))
 
 
 def shards(ctx: StageContext) -> None:
@@ -148,7 +148,7 @@ class _Writer:
         self.places = Labels((row["id"], f"{row['modality']} {row['split']}") for row in rows)
         self.codecs = open_codecs(ctx.inputs["codecs"], ctx.device)
         self.identity = {m: codec.identity() for m, codec in self.codecs.items()}
-        self.sha = reference_sha(self.space.to_json())
+        self.sha = upstream_sha(self.space.to_json())
         self.lengths: dict[int, int] = {}
 
     def add(self, item: Item) -> Problem | None:
@@ -209,7 +209,7 @@ class _Writer:
         return ids, audio_fields(ids, chunks, item.meta, self.codecs["audio"], self.space, self.lengths)
 
     def _row(self, item: Item, ids: np.ndarray, fields: Mapping[str, Any], caption: str, side: str) -> dict[str, Any]:
-        # The reference's digest of the run's own token space is ours; any other stays as it was found.
+        # Upstream's digest of the run's own token space is ours; any other stays as it was found.
         digest = self.space.digest if item.token_space == self.sha else item.token_space
         return {
             "id": item.id,
@@ -235,7 +235,7 @@ class _Writer:
 def without_padding(ids: np.ndarray, meta: Mapping[str, Any], n_codebooks: int) -> tuple[np.ndarray, list[int] | None]:
     """(ids without the frames that pad the last chunk, frames of each chunk or None).
 
-    The reference stores whole chunks: of 48 kHz sounds of 10 s the last one has 15 real frames of 150.
+    Upstream stores whole chunks: of 48 kHz sounds of 10 s the last one has 15 real frames of 150.
     """
     codec = meta.get("codec_meta") or {}
     count, length, pad = (codec.get(key) for key in ("nb_frames", "frame_len", "last_frame_pad_length"))

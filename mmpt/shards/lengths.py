@@ -23,7 +23,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.numbers import Labels
 
-# Caption tokens of the reference corpora (Clotho, AudioCaps, WavCaps, LLaVA-Pretrain): 50, 90 and 99 %
+# Caption tokens of the upstream corpora (Clotho, AudioCaps, WavCaps, LLaVA-Pretrain): 50, 90 and 99 %
 # quantiles of 11..14, 18..20 and 24..26. Assumed records follow them.
 ASSUMED_CAPTION = ((0.0, 6), (0.5, 13), (0.9, 20), (0.99, 26), (1.0, 40))
 ASSUMED_RECORDS = 4000
@@ -88,7 +88,7 @@ def read_corpus(root: Path, clip: float | None, encode: Callable[[list[str]], li
         basis = (
             "records: assumed, none read yet (`doit manifest` reads them)",
             f"sounds: assumed to fill the clip, {clip} s" if clip else "sounds: none",
-            "captions: assumed to be as long as the reference corpora's",
+            "captions: assumed to be as long as the upstream corpora's",
         )
         return Corpus(texts, np.full(ASSUMED_RECORDS, clip or 0.0), basis)
     sides = Labels((row["id"], row["split"]) for row in (iter_jsonl(split) if split.is_file() else ()))

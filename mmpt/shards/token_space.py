@@ -37,11 +37,11 @@ _AUDIO = ("name", "identity", "n_codebooks", "codebook_size", "sample_rate", "ch
 _IMAGE = ("name", "identity", "codebook_size", "tokens_per_image", "grid", "proc_size", "decode_size")
 
 
-def write_token_space(ctx: StageContext, reference: str | None = None) -> None:
+def write_token_space(ctx: StageContext, expected: str | None = None) -> None:
     """Writes tokenizer/, token_space.json, token_space.sha256, text_train.txt, text_heldout.txt,
     text_sources.json.
 
-    reference: a token_space.json to take over, as profile key token_space.reference names one.
+    expected: a token_space.json to take over, as profile key token_space.expected names one.
     """
     base = ctx.profile["base"]
     train, _heldout = _texts(ctx, captions=base["kind"] == "tiny")
@@ -53,7 +53,7 @@ def write_token_space(ctx: StageContext, reference: str | None = None) -> None:
     n_ids = vocabulary_size(folder)
     identity = {"identity": sha256_file(folder / "tokenizer.json"), "vocab_size": n_ids}
     codecs = {m: _codec(ctx.inputs["codecs"] / m) for m in MODALITIES}
-    reference = reference or ctx.profile.get("token_space.reference")
+    expected = expected or ctx.profile.get("token_space.expected")
     space = build_token_space(
         base_text_model="tiny" if base["kind"] == "tiny" else _name(base["path"]),
         text_vocab_size=n_ids,
@@ -62,8 +62,8 @@ def write_token_space(ctx: StageContext, reference: str | None = None) -> None:
         audio_codec=codecs["audio"],
         text_tokenizer=identity,
     )
-    if reference:
-        space = _agreeing(load(Path(reference)), space, reference)
+    if expected:
+        space = _agreeing(load(Path(expected)), space, expected)
     check_tokenizer(folder / "tokenizer.json", space)
     space.save(ctx.out)
     ctx.log(f"{space.vocab_size_total} ids, {space.n_new} of them new; digest {space.digest}")
@@ -227,7 +227,7 @@ def _agreeing(given: TokenSpace, ours: TokenSpace, where: str) -> TokenSpace:
         if name != "SPECIAL" and sizes[0] != sizes[1]:
             raise UserError(
                 f"segment {r.name} doesn't fit this run",
-                where=f"token_space.reference: {where}",
+                where=f"token_space.expected: {where}",
                 found=f"{sizes[0]} ids",
                 expected=f"{sizes[1]} ids, by the run's tokenizer and codecs",
                 fix="use the tokenizer and codecs that it was made for",

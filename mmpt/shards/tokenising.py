@@ -79,7 +79,7 @@ def open_encoders(ctx: StageContext, space: TokenSpace) -> dict[str, Encoder]:
         if not has_codec(ctx, modality):
             continue
         about = read_json(folder / registry.FILE_NAME)
-        # A token space of the reference format describes its codecs without an identity.
+        # A token space of the upstream format describes its codecs without an identity.
         if (wanted := (described or {}).get("identity", about["identity"])) != about["identity"]:
             raise UserError(
                 f"the {modality} codec is not the one of the token space",

@@ -15,7 +15,7 @@ from mmpt.store.stage import StageContext
 
 
 def extension(ctx: StageContext) -> None:
-    """Compiles csrc, unless the profile chose the reference: extension.json, mmpt_kernels.so.
+    """Compiles csrc, unless the profile chose the reference implementations: extension.json, mmpt_kernels.so.
 
     The module is compiled once for each content in the user's cache (module_build.module_path) and published as a copy:
     every later stage loads that very file.

@@ -44,7 +44,7 @@ def generate(ctx: StageContext) -> None:
     trained, sets, setting = work.trained, work.sets, work.setting
     decoder = Decoder(work.workshop.space, codecs, work.workshop.tokenizer)
     folders = {step: ctx.out / "qual" / f"step_{step}" for step in (trained.initial, trained.final)}
-    references = emission.write_references(decoder, sets, setting, folders[trained.final])
+    reconstructions = emission.write_reconstructions(decoder, sets, setting, folders[trained.final])
     written, summaries = [], []
     for step, folder in folders.items():
         write_prompt_ablation(ctx, prompted.of(f"step_{step}"), step, folder)
@@ -59,7 +59,7 @@ def generate(ctx: StageContext) -> None:
     scored, drawn = _score_outputs(ctx, work, written[-1])
     write_jsonl(written[-1].folder / SCORED, [row for rows in scored.values() for row in rows])
     judged = [*outputs.argmax_metrics(scored), *drawn]
-    _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, judged)
+    _write_emission_evidence(ctx, decoder, sets, trained, written, reconstructions, summaries, control, judged)
 
 
 def _loader(ctx: StageContext, codecs: Codecs, space: TokenSpace) -> emission.Load | None:
@@ -118,7 +118,7 @@ def _score_outputs(
     return scored, drawn
 
 
-def _write_emission_evidence(ctx, decoder, sets, trained, written, references, summaries, control, judged) -> None:
+def _write_emission_evidence(ctx, decoder, sets, trained, written, reconstructions, summaries, control, judged) -> None:
     subject = {"initial": digest(trained.path(trained.initial)), "final": digest(trained.path(trained.final))}
     samples = [
         {
@@ -138,7 +138,7 @@ def _write_emission_evidence(ctx, decoder, sets, trained, written, references, s
         ctx.out,
         "B4",
         [
-            *emission.artifact_metrics(decoder, written, references),
+            *emission.artifact_metrics(decoder, written, reconstructions),
             *ground_truth_metrics(ctx, decoder.codecs, decoder.space, sets, written[-1].folder),
             *file_metrics(decoder.space, decoder.codecs, written[-1].folder, written[-1].step, ctx.seed),
         ],

@@ -3,7 +3,7 @@
 from mmpt.store.tasks import TASKS
 from mmpt.tokens.formats import SLOTS, Example, build, build_text, prompt
 from mmpt.tokens.grammar import Grammar, check, grammar
-from mmpt.tokens.space import Range, TokenSpace, build_token_space, load, reference_sha
+from mmpt.tokens.space import Range, TokenSpace, build_token_space, load, upstream_sha
 
 __all__ = [
     "SLOTS",
@@ -19,5 +19,5 @@ __all__ = [
     "grammar",
     "load",
     "prompt",
-    "reference_sha",
+    "upstream_sha",
 ]

@@ -59,7 +59,7 @@ class TokenSpace:
     audio_codec: Mapping | None
     vocab_size_total: int
     text_tokenizer: Mapping | None = None
-    read_from: Mapping = field(default_factory=dict, repr=False)  # a reference file's own content, as read
+    read_from: Mapping = field(default_factory=dict, repr=False)  # an upstream file's own content, as read
 
     @cached_property
     def digest(self) -> str:
@@ -194,7 +194,7 @@ class TokenSpace:
         )
 
     def to_json(self) -> dict:
-        """The content of token_space.json. A space read from a reference file gives that file's content back."""
+        """The content of token_space.json. A space read from an upstream file gives that file's content back."""
         if self.read_from:
             return dict(self.read_from)
         return {
@@ -265,7 +265,7 @@ def build_token_space(
 
 
 def load(path: Path) -> TokenSpace:
-    """Reads token_space.json (or the folder it's in), ours or of the reference format.
+    """Reads token_space.json (or the folder it's in), ours or of the upstream format.
 
     Where token_space.sha256 lies beside it, it must agree by the rule of the file's own format; either way
     the layout is checked. Raises UserError naming the file.
@@ -326,16 +326,16 @@ def from_json(content: Mapping, where: str = FILE_NAME) -> TokenSpace:
     return space
 
 
-def reference_sha(content: Mapping) -> str:
-    """The reference format's own digest: SHA-256 of json.dumps(content, sort_keys=True), creation time
+def upstream_sha(content: Mapping) -> str:
+    """The upstream format's own digest: SHA-256 of json.dumps(content, sort_keys=True), creation time
     included.
     """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def stored_sha(content: Mapping) -> str:
-    """What token_space.sha256 must say for this content: our digest, or the reference's for its format."""
-    return from_json(content).digest if content["version"] == VERSION else reference_sha(content)
+    """What token_space.sha256 must say for this content: our digest, or upstream's for its format."""
+    return from_json(content).digest if content["version"] == VERSION else upstream_sha(content)
 
 
 def _by_start(ranges: Mapping) -> list[tuple[str, Mapping]]:
@@ -354,7 +354,7 @@ def _meaning(codec: Mapping | None) -> dict | None:
 
 
 def _text_meaning(base: str, tokenizer: Mapping | None) -> dict:
-    """The tokenizer's own digest where it's known; the model's name where it isn't (reference files)."""
+    """The tokenizer's own digest where it's known; the model's name where it isn't (upstream files)."""
     return {"identity": tokenizer["identity"]} if tokenizer else {"name": _without_place(base)}
 
 

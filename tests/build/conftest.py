@@ -140,7 +140,7 @@ def side(ctx):
 
 def render(ctx):
     nothing = {key: [] for key in ("corpus", "drops", "curves", "trend", "ablation", "texts", "gallery")}
-    write_json(ctx.out / "report_data.json", {"schema": "report_data/1", **nothing})
+    write_json(ctx.out / "report_data.json", {"schema": "report_data/2", **nothing})
     steps = read_json(ctx.inputs["slow"] / "steps.json")
     write_json(ctx.out / "score.json", sum(steps) + ctx.profile["score.bonus"])
 '''

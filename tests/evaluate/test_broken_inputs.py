@@ -107,7 +107,7 @@ class TestTokenSpaces:
 
     def test_a_sha_that_its_own_rule_does_not_give_fails(self, run, tmp_path, judge):
         other = broken(run, tmp_path, "token_space", lambda f: (f / "token_space.sha256").write_text("4" * 64 + "\n"))
-        assert failing(judge(token_space=other)["A1"]) == {"reference_sha"}
+        assert failing(judge(token_space=other)["A1"]) == {"upstream_sha"}
 
     def test_no_checkpoint_at_all_is_no_pass(self, run, tmp_path):
         (tmp_path / "empty").mkdir()

@@ -139,7 +139,7 @@ def places(path):
 
 
 class TestFiles:
-    """B4, on golden files that are the references, so that they are good."""
+    """B4, on golden files that are the reconstructions, so that they are good."""
 
     @pytest.fixture
     def outputs(self, run, generated, tmp_path):
@@ -148,14 +148,14 @@ class TestFiles:
         rows = {(task, "greedy"): read_jsonl(folder / f"step_4_golden_{task}.jsonl") for task in EMIT}
         for (task, _), made_rows in rows.items():
             for row in made_rows:
-                shutil.copyfile(folder / emission.reference_path(task, row["id"]), folder / row["path"])
+                shutil.copyfile(folder / emission.reconstruction_path(task, row["id"]), folder / row["path"])
         return folder, rows
 
     def judge(self, run, outputs):
         folder, rows = outputs
         decoder = trend.TrendEvaluator.of(run.context("trend")).decoder
-        references = {row["id"]: {"rms": 0.1, "clipped": 0.0} for made_rows in rows.values() for row in made_rows}
-        found = emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)
+        reconstructions = {row["id"]: {"rms": 0.1, "clipped": 0.0} for made_rows in rows.values() for row in made_rows}
+        found = emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], reconstructions)
         return judged("B4", completed("B4", found))
 
     def test_references_pass(self, run, outputs):

@@ -11,7 +11,7 @@ import pytest
 from mmpt.corpus.generated import generate_pictures, generate_sounds
 from mmpt.evaluate import scores
 from mmpt.evaluate.checkpoint import EvalContext, Trained
-from mmpt.evaluate.emission import FOLDER, reference_path
+from mmpt.evaluate.emission import FOLDER, reconstruction_path
 from mmpt.evaluate.golden import medium_path
 from mmpt.evaluate.media import write_png, write_wav
 from mmpt.evaluate.quality import LOOP
@@ -37,7 +37,7 @@ def shown(run, tmp_path_factory):
                 folder = qual / f"step_{step}" / below
                 for one, row in zip(items, rows, strict=True):
                     write(folder / row["path"], one.medium)
-                    write(folder / reference_path(task, row["id"]), one.medium)
+                    write(folder / reconstruction_path(task, row["id"]), one.medium)
                 write_jsonl(folder / f"step_{step}_golden_{task}.jsonl", rows)
     golden = {task: [one.record for one in items] for task, items in sets.items()}
     return scores.Look(run.workshop().space, golden, qual, 0, 9)
@@ -96,7 +96,7 @@ class TestOracle:
         assert "mean [audio]" in failing(self.judge(copied))
 
     def test_references_that_the_oracle_cannot_read_decide_nothing(self, copied):
-        for path in (copied.qual / "step_9" / "reference" / "t2i_image").iterdir():
+        for path in (copied.qual / "step_9" / "reconstruction" / "t2i_image").iterdir():
             write_png(path, NOISE.integers(0, 256, (48, 48, 3), dtype=np.uint8))
         verdict = self.judge(copied)
         assert verdict.verdict == "CANNOT_DECIDE"

@@ -21,7 +21,9 @@ def measured(run, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             if fault:
                 patch.setattr(emission, fault, replacement)
-            emission.write_references(watch.decoder, sets, trend.setting_of(run.context("trend")), tmp_path / "qual")
+            emission.write_reconstructions(
+                watch.decoder, sets, trend.setting_of(run.context("trend")), tmp_path / "qual"
+            )
         metrics = ground_truth.ground_truth_metrics(
             context, watch.decoder.codecs, watch.decoder.space, sets, tmp_path / "qual"
         )

@@ -8,7 +8,7 @@ from mmpt.evaluate.media import clipped_share, png_faults, read_png, read_wav, w
 
 RATE = 16000
 TONE = np.sin(np.arange(RATE) / 10.0)[None].astype(np.float32) * 0.5
-FORM = {"rate": RATE, "channels": 1, "samples": RATE, "reference_rms": 0.3}
+FORM = {"rate": RATE, "channels": 1, "samples": RATE, "reconstruction_rms": 0.3}
 
 
 def test_a_wav_reads_back_to_16_bits(tmp_path):
@@ -45,8 +45,8 @@ def test_a_sound_may_clip_as_much_as_its_ground_truth(tmp_path):
     loud = np.clip(TONE * 3, -1, 1)  # two thirds of the way to a square wave
     write_wav(tmp_path / "loud.wav", loud, RATE)
     assert wav_faults(tmp_path / "loud.wav", **FORM) == ["clipped"]
-    assert wav_faults(tmp_path / "loud.wav", **FORM, reference_clipped=clipped_share(loud)) == []
-    assert wav_faults(tmp_path / "loud.wav", **FORM, reference_clipped=clipped_share(loud) - 0.02) == ["clipped"]
+    assert wav_faults(tmp_path / "loud.wav", **FORM, reconstruction_clipped=clipped_share(loud)) == []
+    assert wav_faults(tmp_path / "loud.wav", **FORM, reconstruction_clipped=clipped_share(loud) - 0.02) == ["clipped"]
 
 
 def test_missing_unreadable_and_float_wavs(tmp_path):

@@ -87,7 +87,7 @@ def test_scores_measures_what_the_profile_asks_for(run, judges, tmp_path):
     for kind, task in (("clip", "t2i"), ("clap", "t2a")):
         for name in (
             f"{kind}_score",
-            f"{kind}_score_reference",
+            f"{kind}_score_reconstruction",
             f"{kind}_score_step_0",
             f"{kind}_gap_to_swapped",
         ):

@@ -45,7 +45,7 @@ def test_duplicates_count_only_across_prompts_that_say_something_else():
     assert duplicate_rate([row([1, 2], "a"), row([1, 2], "a")]) == 0.0
 
 
-def test_loops_are_runs_longer_than_any_reference():
+def test_loops_are_runs_longer_than_any_target():
     still, lively = [7, 8] * 10, list(range(20))
     assert longest_run(np.array(still), 2) == 10 and longest_run(np.array(lively), 2) == 1
     assert looped_rate([row(still), row(lively)], [np.array(lively)], 2) == 0.5
@@ -53,9 +53,9 @@ def test_loops_are_runs_longer_than_any_reference():
 
 
 def test_usage_is_a_mean_over_codebooks():
-    references = [SPACE.audio_to_global(np.array([[0, 1, 2, 3], [0, 1, 2, 3]]))]
+    targets = [SPACE.audio_to_global(np.array([[0, 1, 2, 3], [0, 1, 2, 3]]))]
     half = SPACE.audio_to_global(np.array([[0, 1, 0, 1], [0, 0, 0, 0]]))
-    assert codebook_usage([row(half)], references, SPACE) == pytest.approx((2 / 4 + 1 / 4) / 2)
+    assert codebook_usage([row(half)], targets, SPACE) == pytest.approx((2 / 4 + 1 / 4) / 2)
 
 
 def test_the_oracle_reads_files_and_a_missing_one_is_wrong(tmp_path):

@@ -131,11 +131,11 @@ def test_golden_files_have_the_names_of_the_specification(built):
     bundles = folder / "inspect"
     assert {p.name for p in bundles.iterdir()} == {"a2t", "i2t", "t2a", "t2i"}
     there = {task: {file.name for file in (bundles / task).glob("*/*")} for task in ("a2t", "i2t", "t2a", "t2i")}
-    assert there["a2t"] == {"input.wav", "generated.txt", "reference.txt"}
-    assert there["i2t"] == {"input.png", "generated.txt", "reference.txt"}
-    assert there["t2a"] == {"prompt.txt", "generated.wav", "reference.wav"}
+    assert there["a2t"] == {"input.wav", "generated.txt", "ground_truth.txt"}
+    assert there["i2t"] == {"input.png", "generated.txt", "ground_truth.txt"}
+    assert there["t2a"] == {"prompt.txt", "generated.wav", "reconstruction.wav"}
     assert all(len(list((bundles / task).iterdir())) == 4 for task in there)  # every golden item
-    assert len(list((folder / "reference").rglob("*.*"))) == 16
+    assert len(list((folder / "reconstruction").rglob("*.*"))) == 16
 
 
 def test_random_weights_are_valid_by_construction(built):
@@ -177,16 +177,16 @@ def test_spoilt_files_are_counted(built, tmp_path):
         for d, below in emission.FOLDER.items()
     }
     decoder = trend.TrendEvaluator.of(built.context("trend")).decoder
-    references = {row["id"]: {"rms": 0.0, "clipped": 0.0} for made in rows.values() for row in made}
+    reconstructions = {row["id"]: {"rms": 0.0, "clipped": 0.0} for made in rows.values() for row in made}
     clean = {
         m.slice + m.name: m.value
-        for m in emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)
+        for m in emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], reconstructions)
     }
     (folder / rows["t2a", "greedy"][0]["path"]).unlink()
     (folder / rows["t2i", "greedy"][0]["path"]).write_bytes(b"no picture")
     spoilt = {
         m.slice + m.name: m.value
-        for m in emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], references)
+        for m in emission.artifact_metrics(decoder, [emission.Written(4, folder, rows)], reconstructions)
     }
     assert spoilt["t2amissing_files"] == clean["t2amissing_files"] + 1
     assert spoilt["t2iunreadable_files"] == clean["t2iunreadable_files"] + 1

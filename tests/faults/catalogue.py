@@ -1013,7 +1013,7 @@ CONFIGURATION = (
     ),
 )
 
-MAKER = "tests/shards/reference_run.py"
+MAKER = "tests/shards/upstream_run.py"
 BROUGHT = (
     Fault(
         "imported-recording-on-both-sides",

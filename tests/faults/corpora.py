@@ -15,7 +15,7 @@ import yaml
 
 from mmpt.corpus.readers import read_source
 from mmpt.profile import load_profile
-from tests.shards.reference_run import build_run, write_checkpoints
+from tests.shards.upstream_run import build_run, write_checkpoints
 
 KEPT = ("id", "caption", "source", "origin", "license")
 

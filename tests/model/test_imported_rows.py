@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from mmpt.model.imported import load_lora, load_rows
 from mmpt.store.errors import UserError
-from mmpt.tokens.space import from_json, reference_sha
+from mmpt.tokens.space import from_json, upstream_sha
 from tests.model.tiny_model import LORA, small_model, small_space
 
 REFERENCE = from_json({**small_space().to_json(), "version": "uti_v1", "created_utc": "2026-01-27"})
@@ -106,7 +106,7 @@ def test_a_truncated_file_is_refused(model, tmp_path, cut):
 
 def test_a_checkpoint_of_another_token_space_or_of_none_is_refused(model, tmp_path):
     other = from_json({**REFERENCE.to_json(), "created_utc": "2026-01-28"})
-    assert reference_sha(other.to_json()) != reference_sha(REFERENCE.to_json())
+    assert upstream_sha(other.to_json()) != upstream_sha(REFERENCE.to_json())
     with pytest.raises(UserError, match="trained for another token space"):
         load_rows(model, save(tmp_path / "c", rows(model), other))
     with pytest.raises(UserError, match="does not say which token space"):

@@ -1,4 +1,4 @@
-"""A run in the reference's layout through the whole build: imported, evaluated, decided."""
+"""A run in upstream's layout through the whole build: imported, evaluated, decided."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.shards.reference_run import build_run, write_checkpoints
+from tests.shards.upstream_run import build_run, write_checkpoints
 
 REPO = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns("artifacts", ".git", "*.pyc", "__pycache__", ".venv*", "*.egg-info")

@@ -53,7 +53,7 @@ def test_one_refusal_names_all_and_says_how_to_point_elsewhere(home):
 def test_only_what_is_asked_for_counts(home):
     profile = load_profile("trial")
     assert {one.key for one in missing(profile, {"base.path"})} == {"base.path"}
-    require_present(profile, {"token_space.reference"})
+    require_present(profile, {"token_space.expected"})
 
 
 def test_a_hub_id_and_a_profile_without_files_lack_nothing(tmp_path):

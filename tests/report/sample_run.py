@@ -329,8 +329,10 @@ def _generate(data: Path, items: int) -> None:
             write_jsonl(folder / f"step_{step}_golden_{task}.jsonl", rows, durable=False)
     for task, kind, suffix in (("t2a", "audio", "wav"), ("t2i", "image", "png")):
         for place in range(items):
-            reference = data / "qual" / "step_500" / "reference" / f"{task}_{kind}" / f"{kind}-{place:03d}.{suffix}"
-            _write_medium(reference, task, place, 0.02)
+            reconstruction = (
+                data / "qual" / "step_500" / "reconstruction" / f"{task}_{kind}" / f"{kind}-{place:03d}.{suffix}"
+            )
+            _write_medium(reconstruction, task, place, 0.02)
 
 
 def _output(folder: Path, task: str, place: int, step: int, noise: float) -> dict[str, Any]:

@@ -29,11 +29,11 @@ def test_a_good_run_reports_go(report):
     assert terminal(report).splitlines()[-1] == report["decision"]["headline"]
 
 
-def test_the_gallery_has_original_reference_first_and_final(report):
+def test_the_gallery_has_original_reconstruction_first_and_final(report):
     items = {(one["task"], one["id"]): one for one in report["data"]["gallery"]}
     picture, sound, read = items["t2i", "image-001"], items["t2a", "audio-001"], items["i2t", "image-001"]
-    assert [view["what"] for view in picture["views"]] == ["original", "reference", "first", "final", "sampled"]
-    assert [view["what"] for view in read["views"]] == ["original", "reference"]
+    assert [view["what"] for view in picture["views"]] == ["original", "reconstruction", "first", "final", "sampled"]
+    assert [view["what"] for view in read["views"]] == ["original", "reconstruction"]
     assert sound["views"][0]["seconds"] == 1.0 and len(sound["views"][0]["peaks"]) == 56
     assert [one["text"] for one in read["texts"]][:2] == ["circle circle the the", picture["caption"]]
     assert {one["attribute"] for one in picture["views"][3]["read"]} == {"shape", "colour"}

@@ -23,7 +23,7 @@ from mmpt.store.jsonl import read_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.tokens.space import load
-from tests.shards.reference_run import build_run, open_tokenizer_of, write_tars, write_uti
+from tests.shards.upstream_run import build_run, open_tokenizer_of, write_tars, write_uti
 
 STEPS = ("split", "codecs", "token_space", "shards", "shard_audit", "examples")
 EVIDENCE = {"S2": "split", "S3": "shard_audit"}

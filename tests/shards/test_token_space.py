@@ -172,10 +172,10 @@ def test_a_missing_text_file_is_refused(tmp_path):
 
 def test_a_given_token_space_is_kept_as_it_is_if_it_fits(tmp_path):
     given = run(tmp_path)
-    out = run(tmp_path, "two", {"token_space": {"n_special": 64, "reference": str(given / "token_space.json")}})
+    out = run(tmp_path, "two", {"token_space": {"n_special": 64, "expected": str(given / "token_space.json")}})
     assert (out / "token_space.json").read_bytes() == (given / "token_space.json").read_bytes()
     with pytest.raises(UserError, match="segment AUDIO_CB0 doesn't fit.*found 16 ids; expected 0 ids"):
-        run(tmp_path, "three", {"token_space": {"n_special": 64, "reference": str(given)}}, codecs=("image",))
+        run(tmp_path, "three", {"token_space": {"n_special": 64, "expected": str(given)}}, codecs=("image",))
 
 
 def test_generated_sentences_serve_where_no_file_is_given(tmp_path):

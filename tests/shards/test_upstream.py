@@ -15,7 +15,7 @@ from mmpt.store.errors import UserError
 from mmpt.tokens.formats import build
 from mmpt.tokens.space import build_token_space
 from tests.codecs.conftest import encodec_folder  # noqa: F401  (a fixture)
-from tests.shards.reference_run import write_sample
+from tests.shards.upstream_run import write_sample
 
 SPACE = build_token_space(
     base_text_model="tiny",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpt.store.errors import UserError
-from mmpt.tokens.space import build_token_space, from_json, load, reference_sha
+from mmpt.tokens.space import build_token_space, from_json, load, upstream_sha
 
 IMAGE = {"name": "patchvq", "identity": "a" * 64, "codebook_size": 512, "tokens_per_image": 64}
 AUDIO = {
@@ -190,7 +190,7 @@ def test_reference_files_load_and_keep_their_content(tmp_path):
 def test_a_reference_sha_is_held_to_the_references_own_rule(tmp_path):
     content = reference_content()
     write_reference(tmp_path, content)
-    assert reference_sha(content) == (tmp_path / "token_space.sha256").read_text().strip()
+    assert upstream_sha(content) == (tmp_path / "token_space.sha256").read_text().strip()
     (tmp_path / "token_space.json").write_text(json.dumps({**content, "created_utc": "2026-01-02T03:04:06Z"}))
     with pytest.raises(UserError, match="token_space.sha256 doesn't belong"):
         load(tmp_path)

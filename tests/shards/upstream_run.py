@@ -1,4 +1,4 @@
-"""A small run in the reference's layout: uti.yaml, token space, tar shards, JSONL, rows, LoRA, base model."""
+"""A small run in upstream's layout: uti.yaml, token space, tar shards, JSONL, rows, LoRA, base model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mmpt.shards.text_set import open_tokenizer
 from mmpt.shards.token_space import train_tokenizer, vocabulary_size
 from mmpt.tokens.formats import build
 from mmpt.tokens.names import SPECIALS
-from mmpt.tokens.space import TokenSpace, from_json, reference_sha
+from mmpt.tokens.space import TokenSpace, from_json, upstream_sha
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 CODEBOOKS, CODES, PATCHES = 2, 32, 48
 
 
 @dataclass
-class ReferenceRun:
+class UpstreamRun:
     """Where everything lies, and what is in it."""
 
     root: Path
@@ -87,7 +87,7 @@ class ReferenceRun:
         }
 
 
-def build_run(root: Path, sounds: int = 40, pictures: int = 40) -> ReferenceRun:
+def build_run(root: Path, sounds: int = 40, pictures: int = 40) -> UpstreamRun:
     """The whole run. Every fifth item is held out; no recording is on both sides."""
     root.mkdir(parents=True, exist_ok=True)
     heard, seen = generate_sounds(3, sounds), generate_pictures(3, pictures)
@@ -114,7 +114,7 @@ def build_run(root: Path, sounds: int = 40, pictures: int = 40) -> ReferenceRun:
         items.append(item(f"llava_pretrain:{index}", "i2t", index, ids, text, meta))
     # Two media that a small codec cannot tell apart would be a leak between train and test.
     items = list({one["ids"].tobytes(): one for one in items}.values())
-    run = ReferenceRun(root, space, reference_sha(space.to_json()), items)
+    run = UpstreamRun(root, space, upstream_sha(space.to_json()), items)
     write_tars(run)
     write_jsonl(run)
     write_uti(root)
@@ -160,7 +160,7 @@ def open_tokenizer_of(folder: Path):
 
 
 def write_token_space(root: Path, base: Path) -> TokenSpace:
-    """token_space.json and .sha256 by the reference's rule, places and time of creation included."""
+    """token_space.json and .sha256 by upstream's rule, places and time of creation included."""
     text = vocabulary_size(base)
     ranges, start = {}, 0
     sizes = {
@@ -189,7 +189,7 @@ def write_token_space(root: Path, base: Path) -> TokenSpace:
         "vocab_size_total": start,
     }
     (root / "token_space.json").write_text(json.dumps(content, indent=2))
-    (root / "token_space.sha256").write_text(reference_sha(content) + "\n")
+    (root / "token_space.sha256").write_text(upstream_sha(content) + "\n")
     return from_json(content)
 
 
@@ -211,7 +211,7 @@ def write_uti(root: Path) -> None:
     (root / "uti.yaml").write_text(yaml.safe_dump(content))
 
 
-def record_json(run: ReferenceRun, one: dict[str, Any]) -> dict[str, Any]:
+def record_json(run: UpstreamRun, one: dict[str, Any]) -> dict[str, Any]:
     """The .json member of a sample."""
     modality = "audio" if one["task"] == "a2t" else "image"
     tokens = {"text_in": 0, "text_out": len(one["text"]), "audio": 0, "image": 0, modality: len(one["ids"])}
@@ -226,7 +226,7 @@ def record_json(run: ReferenceRun, one: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_tars(run: ReferenceRun, per_shard: int = 16) -> None:
+def write_tars(run: UpstreamRun, per_shard: int = 16) -> None:
     """tokenized/{sounds,pictures}/{train,eval}/shard-%06d.tar"""
     for name, task in (("sounds", "a2t"), ("pictures", "i2t")):
         for side in ("train", "eval"):
@@ -254,7 +254,7 @@ def write_sample(archive: tarfile.TarFile, key: str, about: dict, one: dict[str,
         archive.addfile(info, io.BytesIO(data))
 
 
-def write_jsonl(run: ReferenceRun) -> None:
+def write_jsonl(run: UpstreamRun) -> None:
     """stage3_{train,eval}.jsonl without digests; stage4_{train,eval}.jsonl with them, each pair both ways."""
     for side in ("train", "eval"):
         three, four = [], []
@@ -272,7 +272,7 @@ def write_jsonl(run: ReferenceRun) -> None:
             (run.root / f"{stage}_{side}.jsonl").write_text(text)
 
 
-def write_checkpoints(run: ReferenceRun) -> None:
+def write_checkpoints(run: UpstreamRun) -> None:
     """checkpoint_24 (Stage 3), checkpoint_200 and lora_200 (Stage 4): rows of a small spread, bf16."""
     import torch
 
@@ -298,7 +298,7 @@ def write_checkpoints(run: ReferenceRun) -> None:
     write_lora(run)
 
 
-def write_lora(run: ReferenceRun) -> None:
+def write_lora(run: UpstreamRun) -> None:
     """lora_200 as PEFT saves it after a resize: LoRA matrices, and both whole matrices."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -322,4 +322,4 @@ def write_lora(run: ReferenceRun) -> None:
     tuned.save_pretrained(run.root / "lora_200", save_embedding_layers=True)
 
 
-__all__ = ["LORA", "ReferenceRun", "build_run", "open_tokenizer", "write_checkpoints"]
+__all__ = ["LORA", "UpstreamRun", "build_run", "open_tokenizer", "write_checkpoints"]
