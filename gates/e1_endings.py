@@ -9,6 +9,7 @@ GATE = {
     "title": "Sounds end by themselves, in time",
     "stage": "generate",
     "blocks": "release",
+    "requires": "open_ended",
     "checks": [
         # share of samples at temperature 1 that reach the most length; the interval's ends are one-sided 95 % bounds
         # (Clopper and Pearson, 1934). 300 without a failure decide, and 1,000 with up to four

@@ -63,6 +63,7 @@ class FreeEncoder:
         self.identity = self.codec.identity()
         self.cut = "nothing"
         self.starts = [one.start for one in space.segments(modality)]
+        self.stream = space.stream
         self._ids = free_ids(modality, space)
 
     def load(self, record: dict[str, Any]) -> tuple[int, bool]:

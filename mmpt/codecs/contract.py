@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs import registry
-from mmpt.codecs.protocol import AudioCodes, decoded_samples, encode_rate, frames_of
+from mmpt.codecs.protocol import AudioCodes, decoded_samples, encode_rate, frames_of, row_codebooks
 from mmpt.codecs.round_trips import compare
 from mmpt.codecs.sound_files import convert
 from mmpt.codecs.trivial_decodes import Comparison, summarise
@@ -240,6 +240,17 @@ class _Sounds(_Trials):
     modality = "audio"
 
     @property
+    def rows(self) -> int:
+        """Rows of codes."""
+        return len(row_codebooks(self.codec))
+
+    def sizes(self) -> None:
+        super().sizes()
+        found, n = row_codebooks(self.codec), self.codec.n_codebooks
+        if sorted(set(found)) != list(range(n)) or not all(isinstance(one, int) for one in found):
+            raise Broken(f"row_codebooks is {found!r}, expected each of 0..{n - 1} at least once")
+
+    @property
     def expected(self) -> list[np.ndarray]:
         """The media at the rate of decodes."""
         rates = encode_rate(self.codec), self.codec.sample_rate
@@ -248,10 +259,10 @@ class _Sounds(_Trials):
     def check_codes(self, wave: np.ndarray, one: Any, where: str) -> None:
         codes = np.asarray(one.codes)
         frames = self.codec.frames(wave.shape[1])
-        if codes.shape != (self.codec.n_codebooks, frames):
+        if codes.shape != (self.rows, frames):
             raise Broken(
-                f"{where} of {wave.shape[1]} samples: codes of shape {list(codes.shape)}, expected n_codebooks x "
-                f"frames({wave.shape[1]}) = [{self.codec.n_codebooks}, {frames}]"
+                f"{where} of {wave.shape[1]} samples: codes of shape {list(codes.shape)}, expected rows x "
+                f"frames({wave.shape[1]}) = [{self.rows}, {frames}]"
             )
         _inside(codes, self.codec.codebook_size, where)
         if int(one.samples) not in (0, expected := decoded_samples(self.codec, wave.shape[1])):
@@ -282,10 +293,10 @@ class _Sounds(_Trials):
 
     def codebooks(self, codes: Sequence[Any], outputs: Sequence[np.ndarray]) -> None:
         arrays = [_array(one) for one in codes]
-        for book in range(self.codec.n_codebooks):
+        for row, book in enumerate(row_codebooks(self.codec)):
             tried = 0
             for place, (one, own) in enumerate(zip(codes, arrays, strict=True)):
-                swapped = _with_row(own, arrays[place - 1], book)
+                swapped = _with_row(own, arrays[place - 1], row)
                 if np.array_equal(swapped, own):
                     continue
                 tried += 1
@@ -294,12 +305,13 @@ class _Sounds(_Trials):
                     break
             else:
                 if tried:
-                    raise Broken(f"codebook {book}: {tried} items decode alike with another item's codes in its place")
+                    what = f"codebook {book}" if self.rows == self.codec.n_codebooks else f"row {row} (codebook {book})"
+                    raise Broken(f"{what}: {tried} items decode alike with another item's codes in its place")
 
     def generated(self) -> None:
         rng = np.random.default_rng(0)
         for frames in sorted({1, 2, frames_of(self.codec, self.seconds)}):
-            codes = rng.integers(0, self.codec.codebook_size, (self.codec.n_codebooks, frames)).astype(np.int32)
+            codes = rng.integers(0, self.codec.codebook_size, (self.rows, frames)).astype(np.int32)
             (wave,) = self.codec.decode([AudioCodes(codes)])
             expected = self.codec.samples(frames) if hasattr(self.codec, "samples") else None
             self.check_wave(wave, expected, f"{frames} generated frames")

@@ -43,6 +43,15 @@ class MelSizes(Protocol):
     def seed(self) -> int: ...
 
 
+def rows_in_order(serialization: str | None, rows: int, frames: int) -> list[int]:
+    """The row of codes at each position of a sound; frame by frame those of one frame, which come again."""
+    if serialization == "flatten_by_codebook":
+        return [row for row in range(rows) for _ in range(frames)]
+    if serialization == "flatten_delayed_codebooks":
+        return [row for step in range(frames + rows - 1) for row in range(rows) if 0 <= step - row < frames]
+    return list(range(rows))
+
+
 class Decoder:
     """The codecs of an exported folder.
 
@@ -55,9 +64,12 @@ class Decoder:
 
     def __init__(self, folder: Path | str = HERE):
         self.folder = Path(folder)
-        ranges = json.loads((self.folder / "token_space.json").read_text())["ranges"]
+        space = json.loads((self.folder / "token_space.json").read_text())
+        ranges, codec = space["ranges"], space.get("audio_codec") or {}
         self._image = [one["start"] for name, one in ranges.items() if name == "IMAGE"]
-        self._audio = sorted(one["start"] for name, one in ranges.items() if name.startswith("AUDIO_CB"))
+        books = sorted(one["start"] for name, one in ranges.items() if name.startswith("AUDIO_CB"))
+        self._audio = [books[book] for book in codec.get("row_codebooks") or range(len(books))]
+        self._order = codec.get("serialization")
 
     @property
     def rate(self) -> int:
@@ -81,7 +93,7 @@ class Decoder:
         return paste(codes, self._tensors("image")["codebook"], options["size"], options["patch"])
 
     def sound(self, ids: Any) -> np.ndarray:
-        """float32 [channels, samples] of audio ids [frames * codebooks], frame by frame.
+        """float32 [channels, samples] of audio ids [frames * rows of codes], in the token space's order.
 
         Raises:
             ValueError: ids that do not fill whole frames, or one that is not of the codebook whose turn it is.
@@ -123,16 +135,19 @@ class Decoder:
         return load_file(self.folder / "codecs" / modality / "codec.safetensors")
 
     def _codes(self, ids: Any, starts: list[int], about: dict[str, Any]) -> np.ndarray:
-        """int64 [codebooks, frames] of ids [frames * codebooks]; starts: first id of each codebook."""
+        """int64 [rows, frames] of ids [frames * rows]; starts: first id of each row's codebook."""
         ids = np.asarray(ids, np.int64)
         if not len(ids) or len(ids) % len(starts):
             raise ValueError(f"{len(ids)} {about['kind']} ids do not fill whole frames of {len(starts)}")
-        codes = ids.reshape(-1, len(starts)) - starts
+        rows = np.zeros(len(ids), np.int64)
+        if about["kind"] == "audio":
+            rows = np.resize(rows_in_order(self._order, len(starts), len(ids) // len(starts)), len(ids))
+        codes = ids - np.array(starts)[rows]
         outside = (codes < 0) | (codes >= about["codebook_size"])
         if outside.any():
             place = int(np.argmax(outside))
             raise ValueError(f"id {ids[place]} at position {place} is no {about['kind']} id of its codebook")
-        return codes.T
+        return np.stack([codes[rows == row] for row in range(len(starts))])
 
     def _foreign(self, modality: str, about: dict[str, Any]) -> FileNotFoundError:
         return FileNotFoundError(

@@ -9,7 +9,8 @@ Quality. `quality(medium, decode)` returns measures by name; `quality_metric` na
 compares decodes with their media by measures of its own too (trivial_decodes.py).
 
 Optional attributes: `reconstructs = False` for a decoder that gives another medium with the same content; `to(device)`;
-`samples(frames)`; `code_vectors()`; `encode_rate` where `encode` takes waves of another rate than `decode` gives.
+`samples(frames)`; `code_vectors()`; `encode_rate` where `encode` takes waves of another rate than `decode` gives;
+`row_codebooks` where the rows of codes are not one for each codebook.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ import numpy as np
 class AudioCodes:
     """One recording as codes.
 
-    codes: int32 [K, T], row k holds indices into codebook k. Only real frames: no padding is in it.
+    codes: int32 [K, T], row k holds indices into codebook k, or `row_codebooks[k]`. Only real frames: no padding is in
+        it.
     scales: one gain per chunk for codecs that normalise loudness, else None. It is None too for codes that a model
         generated; the codec then uses the gain that it recorded for that case.
     samples: length of the waveform of a channel, at `sample_rate`; 0: unknown, decode returns all it has.
@@ -45,6 +47,10 @@ class AudioCodec(Protocol):
 
     `decode` gives them at `sample_rate`. `encode` takes them at the same rate, or at `encode_rate` (int, samples per
     second) where the codec has it: n samples there are ceil(n * sample_rate / encode_rate) at `sample_rate`.
+
+    Codebooks of several rates have several rows: `row_codebooks` (a tuple of ints) is the codebook of each row of
+    codes, 0, 1, 2, 2, 1, 2, 2 for SNAC's, whose second and third give two and four codes per frame. Without it row k
+    is of codebook k.
 
     A codec may offer `samples(frames)`, the length of what `decode` gives for so many generated frames: gate B4 then
     holds files to the sample, else to the frame.
@@ -154,6 +160,11 @@ class ImageCodec(Protocol):
 def encode_rate(codec: AudioCodec) -> int:
     """Samples per second of the waves that a codec encodes."""
     return getattr(codec, "encode_rate", codec.sample_rate)
+
+
+def row_codebooks(codec: AudioCodec) -> tuple[int, ...]:
+    """Codebook of each row of a codec's codes."""
+    return tuple(getattr(codec, "row_codebooks", range(codec.n_codebooks)))
 
 
 def decoded_samples(codec: AudioCodec, samples: int) -> int:

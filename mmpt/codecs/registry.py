@@ -9,7 +9,8 @@ What an entry point names (a module, a class or an object; it needs nothing of o
                                  waves; image: anything else than None, for uint8 [H, W, 3] pictures
     shape(options)               optional; the codec's sizes without its weights, so that `doit fit` knows lengths
                                  before the codec is built. Audio: sample_rate, n_codebooks, codebook_size,
-                                 frame_rate; image: tokens_per_image, codebook_size
+                                 frame_rate, and encode_rate and row_codebooks where the codec has them; image:
+                                 tokens_per_image, codebook_size
     code_vectors                 optional; True where the codec has `code_vectors()`
 
 The profile's `path`, and options named `path` or `.._path`, come as absolute paths and are fingerprinted.
@@ -187,8 +188,8 @@ def shape(modality: str, section: Mapping[str, Any]) -> Mapping[str, Any] | None
 
 
 def own_options(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A profile's codec section as the plug-in sees it: name and clip keys off, `options` merged in."""
-    kept = {k: v for k, v in section.items() if k not in ("name", "clip_seconds", "crop", "options")}
+    """A profile's codec section as the plug-in sees it: name, clip keys and order off, `options` merged in."""
+    kept = {k: v for k, v in section.items() if k not in ("name", "clip_seconds", "crop", "order", "options")}
     return {**kept, **section.get("options", {})}
 
 
@@ -223,6 +224,8 @@ def describe(codec: AudioCodec | ImageCodec, modality: str) -> dict[str, Any]:
     sizes = {key: getattr(codec, key) for key in SIZES[modality]}
     if modality == "image":
         sizes["grid"] = list(cast(ImageCodec, codec).grid)
+    elif hasattr(codec, "row_codebooks"):
+        sizes["row_codebooks"] = list(codec.row_codebooks)
     return {
         "name": codec.name,
         "kind": modality,

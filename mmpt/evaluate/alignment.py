@@ -57,8 +57,8 @@ class Scored:
 
 
 def shifts_of(space: TokenSpace, task: str) -> tuple[int, ...]:
-    """Shifts to compare: two tokens either way, and one frame of a sound."""
-    frame = space.n_codebooks if task == "t2a" else 0
+    """Shifts to compare: two tokens either way, and to the next frame of a sound's row."""
+    frame = space.stream.step if task == "t2a" else 0
     return tuple(sorted({*SHIFTS, frame, -frame} - {0}))
 
 

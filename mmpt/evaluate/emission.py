@@ -194,7 +194,7 @@ def _file_faults(
         side = decoder.codecs.image.decode_size
         return png_faults(folder / row["path"], size=(side, side))
     codec = decoder.codecs.audio
-    frames = row["target_len"] // codec.n_codebooks
+    frames = row["target_len"] // decoder.space.stream.width
     exact = codec.samples(frames) if hasattr(codec, "samples") else None
     faults = wav_faults(
         folder / row["path"],

@@ -69,10 +69,11 @@ class LearnedEnd:
         return cls(least, most, asked.get("outputs", OUTPUTS))
 
 
-def ending_pieces(
-    records: Sequence[Record], asked: LearnedEnd, setting: DecodingSettings, n_codebooks: int
-) -> list[Piece]:
-    """`asked.outputs` samples, prompt by prompt and round by round, then one greedy output of each prompt."""
+def ending_pieces(records: Sequence[Record], asked: LearnedEnd, setting: DecodingSettings, width: int) -> list[Piece]:
+    """`asked.outputs` samples, prompt by prompt and round by round, then one greedy output of each prompt.
+
+    width: ids per frame.
+    """
     if not records:
         return []
     drawn = [
@@ -83,7 +84,7 @@ def ending_pieces(
     step = setting.batch_size * BATCHES
     guided = setting.guidance != 1.0
     parts = [tuple(wanted[start : start + step]) for start in range(0, len(wanted), step)]
-    return [Piece(part, guided, len(part) * asked.most * n_codebooks) for part in parts]
+    return [Piece(part, guided, len(part) * asked.most * width) for part in parts]
 
 
 def ending_rows(
@@ -100,7 +101,7 @@ def ending_rows(
                 "decoding": wanted.decoding,
                 "take": wanted.take,
                 "caption": wanted.record["caption"],
-                "frames": len(output.ids) // decoder.space.n_codebooks,
+                "frames": len(output.ids) // decoder.space.stream.width,
                 "ground_truth_frames": int(wanted.record["n_frames"]),
                 "ended": output.ended,
                 "ids": output.ids.tolist() if wanted.decoding == "greedy" else None,

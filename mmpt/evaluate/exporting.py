@@ -43,7 +43,7 @@ class Expected:
     ids: np.ndarray
 
 
-def lengths_of(profile: Any, codecs: Codecs) -> Lengths:
+def lengths_of(profile: Any, codecs: Codecs, space: TokenSpace) -> Lengths:
     """What grammar.json says of lengths: exact sounds are whole clips, which is what most of a corpus has.
 
     profile: dotted access to generate and codecs.audio.clip_seconds.
@@ -52,7 +52,9 @@ def lengths_of(profile: Any, codecs: Codecs) -> Lengths:
     if codecs.audio is not None:
         seconds = profile["codecs.audio.clip_seconds"]
         whole = frames_of(codecs.audio, seconds)
-        frames, learned = (whole, whole), LearnedEnd.of(profile["generate"], codecs.audio, seconds).frames
+        frames = whole, whole
+        if space.stream.open_ended:
+            learned = LearnedEnd.of(profile["generate"], codecs.audio, seconds).frames
     return Lengths(
         text_tokens=(1, profile["generate"]["max_text_tokens"]),
         audio_frames=frames,

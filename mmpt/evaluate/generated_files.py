@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmpt.codecs.decoders import rows_in_order
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.evaluate.media import UNREADABLE, read_png, read_wav
 from mmpt.evaluate.sets import Codecs, item_seed
@@ -61,7 +62,10 @@ def _picture(space: TokenSpace, codecs: Codecs, ids: Sequence[int], seed: int) -
 
 
 def _sound(space: TokenSpace, codecs: Codecs, ids: Sequence[int]) -> np.ndarray:
-    """float32 [C, T] in -1..1; codebook k stands at k, k + K, .. of the ids."""
-    starts = [space.ranges[f"AUDIO_CB{book}"].start for book in range(space.n_codebooks)]
-    codes = np.array(ids, np.int32).reshape(-1, len(starts)).T - np.array(starts, np.int32)[:, None]
+    """float32 [C, T] in -1..1; a row's codes stand in order of time wherever its turn is."""
+    about = space.audio_codec or {}
+    books = about.get("row_codebooks") or range(space.n_codebooks)
+    starts = [space.ranges[f"AUDIO_CB{book}"].start for book in books]
+    rows = np.resize(rows_in_order(about.get("serialization"), len(starts), len(ids) // len(starts)), len(ids))
+    codes = np.stack([np.array(ids, np.int32)[rows == row] - start for row, start in enumerate(starts)])
     return np.clip(codecs.audio.decode([AudioCodes(codes)])[0], -1.0, 1.0)

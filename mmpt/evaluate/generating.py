@@ -85,12 +85,13 @@ class Generating:
 
     def _endings(self) -> list[Piece]:
         records = self.sets.get("t2a", [])
-        if not records:
+        stream = self.workshop.space.stream
+        if not records or not stream.open_ended:
             return []
         codec = Codecs.open(self.ctx.inputs["codecs"], self.ctx.device).audio
         profile = self.ctx.profile
         asked = LearnedEnd.of(profile["generate"], codec, profile["codecs.audio.clip_seconds"])
-        return ending_pieces(records, asked, self.setting, codec.n_codebooks)
+        return ending_pieces(records, asked, self.setting, stream.width)
 
     def _path(self, one: ModelPiece) -> Path:
         return self.ctx.work / "golden" / f"{one.model}-{one.index:04d}.safetensors"

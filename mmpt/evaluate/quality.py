@@ -14,6 +14,7 @@ from mmpt.corpus import oracle
 from mmpt.evaluate.media import read_wav
 from mmpt.store.tasks import MODALITY_OF
 from mmpt.tokens import TokenSpace
+from mmpt.tokens.stream import Stream
 
 Row = Mapping[str, Any]
 LOOP = 8  # equal frames in a row that count as a loop
@@ -37,32 +38,32 @@ def _meaning(row: Row) -> Any:
     return tuple(sorted((name, row["attributes"][name]) for name in row["mentioned"]))
 
 
-def longest_run(ids: np.ndarray, n_codebooks: int) -> int:
-    """Most equal frames in a row; `ids` frame by frame."""
-    frames = np.asarray(ids)[: len(ids) // n_codebooks * n_codebooks].reshape(-1, n_codebooks)
+def longest_run(ids: np.ndarray, stream: Stream) -> int:
+    """Most equal frames in a row."""
+    frames = stream.unflat(np.asarray(ids)[: len(ids) // stream.width * stream.width]).T
     if not len(frames):
         return 0
     edges = np.flatnonzero(np.concatenate([[True], (frames[1:] != frames[:-1]).any(1), [True]]))
     return int(np.diff(edges).max())
 
 
-def looped_rate(rows: Sequence[Row], targets: Sequence[np.ndarray], n_codebooks: int) -> float:
+def looped_rate(rows: Sequence[Row], targets: Sequence[np.ndarray], stream: Stream) -> float:
     """Share of sounds with a run of LOOP equal frames or more, longer than any in a target.
 
     Silence repeats frames in real sounds too; the targets say how long that goes on.
     """
-    usual = max((longest_run(ids, n_codebooks) for ids in targets), default=0)
-    runs = [longest_run(np.asarray(row["ids"]), n_codebooks) for row in rows]
+    usual = max((longest_run(ids, stream) for ids in targets), default=0)
+    runs = [longest_run(np.asarray(row["ids"]), stream) for row in rows]
     return float(np.mean([run >= LOOP and run > usual for run in runs]))
 
 
-def constant_rate(rows: Sequence[Row], targets: Sequence[np.ndarray], n_codebooks: int) -> float:
+def constant_rate(rows: Sequence[Row], targets: Sequence[np.ndarray], stream: Stream) -> float:
     """Share of outputs that are one frame throughout, where their target is not."""
     return float(
         np.mean(
             [
-                longest_run(row["ids"], n_codebooks) * n_codebooks == len(row["ids"])
-                and longest_run(target, n_codebooks) * n_codebooks < len(target)
+                longest_run(row["ids"], stream) * stream.width == len(row["ids"])
+                and longest_run(target, stream) * stream.width < len(target)
                 for row, target in zip(rows, targets, strict=True)
             ]
         )

@@ -24,6 +24,7 @@ from mmpt.store.jsonl import read_jsonl
 from mmpt.store.stage import StageContext
 from mmpt.store.tasks import EMIT_TASKS, MODALITY_OF, READ_TASKS
 from mmpt.tokens import TokenSpace, prompt
+from mmpt.tokens.stream import Stream
 
 COMPARED = 128  # items per task and split whose losses make the train-test gap
 
@@ -182,11 +183,11 @@ def _emit_metrics(look: Look, task: str, decoding: str, at: str) -> list[Metric]
             slice=at,
         ),
     ]
-    width = look.space.n_codebooks if task == "t2a" else 1
-    constant = quality.constant_rate(rows, targets, width)
+    stream = look.space.stream if task == "t2a" else Stream((0,))
+    constant = quality.constant_rate(rows, targets, stream)
     metrics.append(Metric("constant_rate", constant, len(rows), "share", "lower", slice=at))
     if task == "t2a":
-        looped = quality.looped_rate(rows, targets, look.space.n_codebooks)
+        looped = quality.looped_rate(rows, targets, stream)
         metrics.append(Metric("looped_rate", looped, len(rows), "share", "lower", slice=at))
     return metrics
 

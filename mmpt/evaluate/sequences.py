@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -60,14 +59,7 @@ def faults(
 
 def _misplaced(space: TokenSpace, task: str, payload: np.ndarray) -> int:
     """Labels of a payload that lie outside the segment of their position."""
-    lo: Any
-    hi: Any
-    if task == "t2a":
-        lo = np.array([segment.start for segment in space.audio_ranges])
-        hi = np.array([segment.end for segment in space.audio_ranges])
-        codebook = np.arange(len(payload)) % space.n_codebooks
-        lo, hi = lo[codebook], hi[codebook]
-    else:
-        segment = space.ranges["IMAGE" if task == "t2i" else "TEXT"]
-        lo, hi = segment.start, segment.end
-    return int(((payload < lo) | (payload > hi)).sum())
+    text = space.ranges["TEXT"]
+    modality = {"t2a": "audio", "t2i": "image"}.get(task)
+    lo, stop = space.payload_ranges(modality, len(payload)) if modality else (text.start, text.stop)
+    return int(((payload < lo) | (payload >= stop)).sum())

@@ -323,9 +323,10 @@ class Counting:
         """A golden record of the longest lengths."""
         kind = "audio" if task in ("a2t", "t2a") else "image"
         text = np.zeros(self.texts[kind], np.int64)
-        frames = max(1, self.payloads[kind] // max(1, self.space.n_codebooks))
+        width = self.space.stream.width
+        frames = max(1, self.payloads[kind] // max(1, width))
         if kind == "audio":
-            payload = self.space.audio_to_global(np.zeros((self.space.n_codebooks, frames), np.int64))
+            payload = self.space.audio_to_global(np.zeros((width, frames), np.int64))
         else:
             payload = self.space.image_to_global(np.zeros(self.payloads[kind], np.int64))
         prompt, target = (text, payload) if task in EMIT_TASKS else (payload, text)

@@ -20,6 +20,7 @@ CONDITIONS = {
     "no_prompt_dropout": "the profile trains with prompt dropout",
     "heldout_file": "the held-out text is generated, from templates that the training text shares",
     "real_audio": "a source of the profile generates sounds",
+    "open_ended": "codecs.audio.order puts codes where a sound's length decides, so the model cannot end it",
 }
 
 
@@ -35,6 +36,7 @@ def holding(profile: Mapping[str, Any]) -> frozenset[str]:
         "trained_here": "stage4" not in imported,
         "no_prompt_dropout": profile.get("mixture", {}).get("prompt_dropout", 0) < LEAST_DROPOUT,
         "heldout_file": bool(profile.get("text", {}).get("heldout_file")),
+        "open_ended": (profile.get("codecs", {}).get("audio") or {}).get("order", "frame") == "frame",
         # A picture source beside generated sounds, or one recording, makes the generated sounds no harder.
         "real_audio": "audio" in modalities(profile)
         and (bool(imported) or (bool(sounding) and all(one.get("reader") != "generated" for one in sounding))),

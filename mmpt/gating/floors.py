@@ -273,6 +273,7 @@ PARTLY = ("W1", "B2")
 REQUIRES = {
     "Q1": "generated_corpus",
     "B2": "trained_here",
+    "E1": "open_ended",
 }  # gates that apply under a condition; it may be dropped, not added
 
 

@@ -149,8 +149,13 @@ def softened_profile(profile: Mapping[str, Any], file: str) -> Iterator[Softenin
 
 
 def _softened_ends(profile: Mapping[str, Any], file: str) -> Iterator[Softening]:
-    """Bounds of a chosen length that do not let gate E1 see a sound which ends too early, or late."""
+    """Bounds of a chosen length that do not let gate E1 see a sound which ends too early or late, and orders of codes
+    in which no sound ends by itself.
+    """
     clip = (profile.get("codecs", {}).get("audio") or {}).get("clip_seconds")
+    order = (profile.get("codecs", {}).get("audio") or {}).get("order", "frame")
+    if order != "frame":
+        yield Softening("codecs.audio.order", file, "frame", order, "sounds get their length: gate E1 asks for no end")
     asked = profile.get("generate", {}).get("learned_end", {})
     for name, share, reason in (
         ("min_seconds", EARLIEST, "gate E1 cannot see earlier ends"),

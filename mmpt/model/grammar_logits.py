@@ -28,6 +28,15 @@ TASKS = {  # task: what is given, start and end of it; the token that asks, star
 }
 
 
+def rows_in_order(serialization: str | None, rows: int, frames: int) -> list[int]:
+    """The row of codes at each position of a sound; frame by frame those of one frame, which come again."""
+    if serialization == "flatten_by_codebook":
+        return [row for row in range(rows) for _ in range(frames)]
+    if serialization == "flatten_delayed_codebooks":
+        return [row for step in range(frames + rows - 1) for row in range(rows) if 0 <= step - row < frames]
+    return list(range(rows))
+
+
 class Grammar:
     """The grammar of one token space; a logits processor of transformers.
 
@@ -36,7 +45,10 @@ class Grammar:
         audio_frames, text_tokens: (least, most), instead of those in grammar.json. least = most is an exact
             length; otherwise the model ends where it likes in between.
         learned_end: sounds end where the model ends them, between the lengths of `audio_frames_learned_end` in
-            grammar.json, instead of after exactly `audio_frames`.
+            grammar.json, instead of after exactly `audio_frames`. Both need an order frame by frame.
+
+    Raises:
+        ValueError: no exact length, where the length decides what stands at a position.
     """
 
     def __init__(
@@ -52,12 +64,22 @@ class Grammar:
         self.special = {name.strip("<|>"): token for name, token in space["special_tokens"].items()}
         ranges = {name: (r["start"], r["end"] + 1) for name, r in space["ranges"].items()}
         audio = sorted(bounds for name, bounds in ranges.items() if name.startswith("AUDIO_CB"))
+        codec = space.get("audio_codec") or {}
+        audio = [audio[book] for book in codec.get("row_codebooks") or range(len(audio))]
         images = lengths["image_tokens"]
         # Start token of a payload: (token before it, segments, least, most, end token).
         self.kinds: dict[int, tuple] = {}
         if audio:
-            least, most = audio_frames or lengths["audio_frames_learned_end" if learned_end else "audio_frames"]
-            self._add("gen_aud", "aud_start", audio, least * len(audio), most * len(audio), "aud_end")
+            key = "audio_frames_learned_end" if learned_end else "audio_frames"
+            bounds = audio_frames or lengths.get(key)
+            if bounds is None:
+                raise ValueError(f"grammar.json has no {key}: this model's sounds have the length that is asked for")
+            least, most = bounds
+            rows = rows_in_order(codec.get("serialization"), len(audio), most)
+            if len(rows) > len(audio) and least != most:
+                raise ValueError(f"{codec['serialization']}: a sound has one length, not {least} to {most} frames")
+            segments = [audio[row] for row in rows]
+            self._add("gen_aud", "aud_start", segments, least * len(audio), most * len(audio), "aud_end")
         if "IMAGE" in ranges:
             self._add("gen_img", "img_start", [ranges["IMAGE"]], images, images, "img_end")
         least, most = text_tokens or lengths["text_tokens"]

@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from mmpt.codecs.decoders import rows_in_order
 from mmpt.store.errors import UserError
 from mmpt.store.tasks import READ_TASKS
 from mmpt.store.tensors import read_meta
@@ -106,8 +107,12 @@ def sequence(space: TokenSpace, task: str, source, target, *, ended: bool = True
 
 def _segments(space: TokenSpace, task: str, n: int) -> tuple[np.ndarray, np.ndarray]:
     """First and one past the last id that may stand at each of `n` payload positions."""
-    names = {"t2a": [f"AUDIO_CB{k}" for k in range(space.n_codebooks)], "t2i": ["IMAGE"]}.get(task, ["TEXT"])
-    place = np.arange(n) % len(names)
+    names, place = {"t2i": ["IMAGE"]}.get(task, ["TEXT"]), np.zeros(n, np.int64)
+    if task == "t2a":
+        about = space.audio_codec or {}
+        names = [f"AUDIO_CB{book}" for book in about.get("row_codebooks") or range(space.n_codebooks)]
+        rows = rows_in_order(about.get("serialization"), len(names), n // len(names))
+        place = np.resize(rows, n)
     starts, stops = (np.array([getattr(space.ranges[one], key) for one in names]) for key in ("start", "stop"))
     return starts[place], stops[place]
 

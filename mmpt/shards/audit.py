@@ -130,15 +130,12 @@ def _sample(sets: Sequence[ShardSet], key: np.uint64) -> list[tuple[ShardSet, in
 
 
 def check_segments(shards: ShardSet, space: TokenSpace, found: Findings) -> None:
-    """Count ids outside the segment of their position: codebook k stands at k, k + K, .. of a record."""
-    ranges = space.segments(shards.modality)
-    low, high = np.array([one.start for one in ranges]), np.array([one.end for one in ranges])
+    """Count ids outside the segment of their position, by the order of the token space's codes."""
     first = 0  # record of the shard; all ids at once, with a place each, would be 28 bytes per token
     for ids, header in zip(shards.ids_by_shard(), shards.headers, strict=True):
         lengths = shards.lengths[first : first + header["n"]].astype(np.int64)
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        segment = (np.arange(len(ids)) - starts) % len(ranges)
-        bad = (ids < low[segment]) | (ids > high[segment])
+        bad = _misplaced(space, shards.modality, ids, lengths, np.arange(len(ids)) - starts)
         found.ids_out_of_segment += int(bad.sum())
         owners = np.repeat(np.arange(len(lengths)), lengths)
         for place in np.flatnonzero(bad)[:_NAMED]:
@@ -150,6 +147,26 @@ def check_segments(shards: ShardSet, space: TokenSpace, found: Findings) -> None
         first += header["n"]
 
 
+def _misplaced(
+    space: TokenSpace, modality: str, ids: np.ndarray, lengths: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """bool [n]: ids outside the segment of their place.
+
+    Args:
+        ids: of records one after another. lengths: of each record. places: int64 [n], of each id in its record.
+    """
+    if modality == "image" or space.stream.open_ended:  # the longest record begins as every other does
+        low, stop = space.payload_ranges(modality, int(lengths.max(initial=0)))
+        return (ids < low[places]) | (ids >= stop[places])
+    bad = np.ones(len(ids), bool)  # parts of frames have no place in another order
+    ends = np.cumsum(lengths)
+    for end, n in zip(ends.tolist(), lengths.tolist(), strict=True):
+        if n % space.stream.width == 0:
+            low, stop = space.payload_ranges(modality, n)
+            bad[end - n : end] = (ids[end - n : end] < low) | (ids[end - n : end] >= stop)
+    return bad
+
+
 def check_records(shards: ShardSet, space: TokenSpace, tokens_per_image: int, found: Findings) -> None:
     """Count wrong lengths, and records and shards of another token space."""
     for path, header in zip(shards.files, shards.headers, strict=True):
@@ -158,7 +175,7 @@ def check_records(shards: ShardSet, space: TokenSpace, tokens_per_image: int, fo
             found.blame(path.name, "digest_mismatches", header["token_space"])
     for record, length in zip(shards.records, shards.lengths.tolist(), strict=True):
         audio = shards.modality == "audio"
-        expected = (record["frames"] or 0) * space.n_codebooks if audio else tokens_per_image
+        expected = (record["frames"] or 0) * space.stream.width if audio else tokens_per_image
         if length != expected or length != record["n_tokens"]:
             found.length_mismatches += 1
             found.blame(record["id"], "length_mismatches", f"{length} ids, expected {expected}")

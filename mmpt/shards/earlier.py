@@ -26,7 +26,7 @@ class Earlier:
     """
 
     def __init__(self, folders: Sequence[Path], encoder: Encoder):
-        self._now = np.array(encoder.starts, np.int64)
+        self._now, self._stream = np.array(encoder.starts, np.int64), encoder.stream
         self._sets: list[ShardSet] = []
         self._shifts: list[np.ndarray] = []
         self._places: dict[bytes, tuple[int, int]] = {}
@@ -36,6 +36,7 @@ class Earlier:
 
     def _add(self, path: Path, header: dict[str, Any], encoder: Encoder) -> None:
         same = header["codec"] == encoder.identity and header.get("cut") == encoder.cut
+        same = same and header.get("order", "frame") == self._stream.order
         if not same or len(header["starts"]) != len(self._now):
             return
         shards = ShardSet([path], encoder.modality, header["split"])
@@ -54,5 +55,5 @@ class Earlier:
             return None
         shard, row = place
         ids, known = self._sets[shard].ids(row), self._sets[shard].record(row)
-        moved = ids.reshape(-1, len(self._now)) + self._shifts[shard]
-        return Encoded(moved.reshape(-1), {key: known[key] for key in FIELDS})
+        moved = ids + self._shifts[shard][self._stream.rows_at(len(ids))]
+        return Encoded(moved, {key: known[key] for key in FIELDS})

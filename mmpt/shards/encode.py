@@ -18,6 +18,7 @@ from mmpt.codecs.media import MediaError, load_clip, load_image, media_path, pic
 from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec, decoded_samples, encode_rate
 from mmpt.store.errors import UserError
 from mmpt.tokens.space import TokenSpace
+from mmpt.tokens.stream import Stream
 
 Record = dict[str, Any]
 
@@ -51,7 +52,8 @@ class Failed:
 class Encoder(Protocol):
     """A codec with its loading: the same two steps for both modalities.
 
-    cut: what of a medium is encoded, in words. starts: first id of each codebook's segment.
+    cut: what of a medium is encoded, in words. starts: first id of the segment of each row of codes. stream: the order
+    of the ids.
     """
 
     @property
@@ -64,6 +66,8 @@ class Encoder(Protocol):
     def cut(self) -> str: ...
     @property
     def starts(self) -> list[int]: ...
+    @property
+    def stream(self) -> Stream: ...
 
     def load(self, record: Mapping[str, Any]) -> Any: ...
     def ground_truth(self, record: Mapping[str, Any]) -> np.ndarray: ...
@@ -74,7 +78,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class AudioEncoder:
-    """Sounds: cut to ``clip_seconds`` ("first" or "center" of them), encoded, interleaved frame by frame."""
+    """Sounds: cut to ``clip_seconds`` ("first" or "center" of them), encoded, in the token space's order."""
 
     codec: AudioCodec
     space: TokenSpace
@@ -94,7 +98,11 @@ class AudioEncoder:
 
     @property
     def starts(self) -> list[int]:
-        return [one.start for one in self.space.segments(self.modality)]
+        return [one.start for one in self.space.audio_rows]
+
+    @property
+    def stream(self) -> Stream:
+        return self.space.stream
 
     def load(self, record: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
         """(float32 [channels, T] as the codec encodes it, was it cut)."""
@@ -130,7 +138,7 @@ class AudioEncoder:
         return Encoded(
             self.space.audio_to_global(one.codes),
             {
-                "n_codebooks": self.codec.n_codebooks,
+                "n_codebooks": self.space.stream.width,
                 "frames": frames,
                 "sample_rate": self.codec.sample_rate,
                 "channels": self.codec.channels,
@@ -163,6 +171,8 @@ class ImageEncoder:
     @property
     def starts(self) -> list[int]:
         return [one.start for one in self.space.segments(self.modality)]
+
+    stream = Stream((0,))
 
     def load(self, record: Mapping[str, Any]) -> np.ndarray:
         """uint8 [H, W, 3]."""

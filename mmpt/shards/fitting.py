@@ -234,7 +234,8 @@ def _clips(
     if given.max_seq_len:
         texts = corpus.texts.get("audio", np.zeros(1, np.int64))
         captions = np.quantile(texts, (KEEP, *SOME_LOST), method="inverted_cdf").astype(int)
-        rooms = [(max_seq_len - OVERHEAD - int(caption)) // n_codebooks for caption in captions]
+        width = replace(audio, n_codebooks=n_codebooks).width
+        rooms = [(max_seq_len - OVERHEAD - int(caption)) // width for caption in captions]
         clips += [clip for frames in rooms if (clip := clip_of(audio, frames, now.seconds))]
     return sorted(set(clips), reverse=True)
 

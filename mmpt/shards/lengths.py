@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mmpt.codecs import registry
-from mmpt.codecs.protocol import encode_rate
+from mmpt.codecs.protocol import encode_rate, row_codebooks
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
@@ -32,13 +32,27 @@ _COUNTED = 1024  # captions tokenised at once
 
 @dataclass(frozen=True)
 class AudioShape:
-    """What decides how many tokens each sound becomes. frames(samples at `rate`) -> frames."""
+    """What decides how many tokens each sound becomes.
+
+    frames(samples at `rate`) -> frames. rows: codebook of each row of codes; empty: a row for each codebook.
+    """
 
     name: str
     rate: int
     n_codebooks: int
     codebook_size: int
     frames: Callable[[int], int]
+    rows: tuple[int, ...] = ()
+
+    @property
+    def kept_rows(self) -> tuple[int, ...]:
+        """Codebook of each row of codes, of the first `n_codebooks` codebooks."""
+        return tuple(book for book in self.rows or range(self.n_codebooks) if book < self.n_codebooks)
+
+    @property
+    def width(self) -> int:
+        """Ids per frame."""
+        return len(self.kept_rows)
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ class Corpus:
             samples = np.minimum(np.ceil(self.seconds * audio.rate - 1e-6), round(clip * audio.rate))
             known, place = np.unique(samples.astype(np.int64), return_inverse=True)
             frames = np.array([audio.frames(int(n)) for n in known], np.int64)
-            out["audio"] = frames[place] * audio.n_codebooks
+            out["audio"] = frames[place] * audio.width
         if "image" in self.texts and image is not None:
             out["image"] = np.full(len(self.texts["image"]), image.tokens, np.int64)
         return out
@@ -131,7 +145,9 @@ def audio_shape(section: Mapping[str, Any] | None, built: Path) -> AudioShape | 
         return None
     if (built / registry.FILE_NAME).is_file():
         codec = registry.load_audio(built)
-        return AudioShape(codec.name, encode_rate(codec), codec.n_codebooks, codec.codebook_size, codec.frames)
+        return AudioShape(
+            codec.name, encode_rate(codec), codec.n_codebooks, codec.codebook_size, codec.frames, row_codebooks(codec)
+        )
     options = registry.own_options(section)
     if section["name"] == "melrvq":
         from mmpt.codecs.melrvq import MelRvqOptions
@@ -156,6 +172,7 @@ def audio_shape(section: Mapping[str, Any] | None, built: Path) -> AudioShape | 
             int(told["n_codebooks"]),
             int(told["codebook_size"]),
             lambda n: max(1, math.ceil(n * frame_rate / rate - 1e-9)),
+            tuple(told.get("row_codebooks", ())),
         )
     raise _unknown("audio", section["name"])
 

@@ -21,7 +21,8 @@ from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.numbers import Labels
 from mmpt.store.stage import StageContext
 from mmpt.store.tasks import MODALITIES
-from mmpt.tokens.space import SERIALIZATION, TokenSpace, build_token_space, load
+from mmpt.tokens.space import TokenSpace, build_token_space, load
+from mmpt.tokens.stream import SERIALIZATIONS
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_FILES = (
@@ -217,7 +218,9 @@ def _codec(folder: Path) -> dict[str, Any] | None:
     about = read_json(folder / "codec.json")
     if about["kind"] == "image":
         return {key: about[key] for key in _IMAGE}
-    return {**{key: about[key] for key in _AUDIO}, "serialization": SERIALIZATION}
+    order = {"serialization": SERIALIZATIONS[about.get("order", "frame")]}
+    rows = {"row_codebooks": about["row_codebooks"]} if "row_codebooks" in about else {}
+    return {**{key: about[key] for key in _AUDIO}, **order, **rows}
 
 
 def _agreeing(given: TokenSpace, ours: TokenSpace, where: str) -> TokenSpace:
@@ -232,6 +235,14 @@ def _agreeing(given: TokenSpace, ours: TokenSpace, where: str) -> TokenSpace:
                 expected=f"{sizes[1]} ids, by the run's tokenizer and codecs",
                 fix="use the tokenizer and codecs that it was made for",
             )
+    if given.stream != ours.stream:
+        raise UserError(
+            "the codes of a sound are in another order",
+            where=f"token_space.expected: {where}",
+            found=f"{given.stream.order}, codebooks {list(given.stream.rows)}",
+            expected=f"{ours.stream.order}, codebooks {list(ours.stream.rows)}",
+            fix="set codecs.audio.order as it is there",
+        )
     return given
 
 

@@ -139,7 +139,7 @@ def _write(
     failed = [(record, one) for record, one in zip(records, results, strict=True) if isinstance(one, Failed)]
     stamp = {"token_space": space.digest, "codec": encoder.identity}
     rows = [{**_describe(record, shard.split), **one.fields, **stamp, "n_tokens": len(one.ids)} for record, one in kept]
-    header = {**stamp, "cut": encoder.cut, "starts": encoder.starts}
+    header = {**stamp, "cut": encoder.cut, "starts": encoder.starts, "order": encoder.stream.order}
     save_shard(folder, shard.modality, shard.split, shard.index, [one.ids for _, one in kept], rows, header)
     errors = [
         {

@@ -100,5 +100,6 @@ def _clipping(modality: str, section: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "clip_seconds": section["clip_seconds"],
         "crop": section.get("crop", "first"),
+        "order": section.get("order", "frame"),
         "resampler": RESAMPLER,
     }

@@ -24,7 +24,7 @@ def staged_export(ctx: StageContext) -> None:
     checkpoint, space = trained.path(trained.final), workshop.space
     sets, codecs = golden_sets(ctx.inputs["golden"]), Codecs.open(ctx.inputs["codecs"])
     dtype = ctx.profile.get("export.dtype") or ctx.dtype
-    lengths = lengths_of(ctx.profile, codecs)
+    lengths = lengths_of(ctx.profile, codecs, space)
     ctx.progress(0, 2, "writing")
     parity = export_model(
         ctx.out / "export",

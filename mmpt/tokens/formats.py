@@ -134,5 +134,5 @@ def _slots(space: TokenSpace, kind: str, n: int) -> np.ndarray:
     """int8 [n + 1]: the slot of each payload token and of the end token."""
     names = SLOTS(space)
     first = names.index({"text": "text", "image": "image", "audio": "audio_cb0"}[kind])
-    width = space.n_codebooks if kind == "audio" else 1
-    return np.append(first + np.arange(n) % width, names.index(f"{kind}_end")).astype(np.int8)
+    book = space.stream.codebooks_at(n) if kind == "audio" else np.zeros(n, np.int64)
+    return np.append(first + book, names.index(f"{kind}_end")).astype(np.int8)

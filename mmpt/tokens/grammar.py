@@ -58,7 +58,8 @@ def grammar(
     """The grammar of a task's target.
 
     t2a needs `frames`: a number (exact length) or (least, most): then the end is allowed on frame boundaries
-    from the least on. t2i needs `tokens_per_image`. a2t and i2t need `text`: (least, most) tokens.
+    from the least on, which only an order frame by frame has (see stream.py). t2i needs `tokens_per_image`.
+    a2t and i2t need `text`: (least, most) tokens.
     """
     if task not in TASKS:
         raise UserError("unknown task", found=repr(task), expected=" ".join(TASKS))
@@ -67,23 +68,31 @@ def grammar(
     if target == "audio":
         least, most = (frames, frames) if isinstance(frames, (int, np.integer)) else _bounds(task, "frames", frames)
         _ordered(task, "frames", least, most)
-        segments, step = space.segments(target), space.n_codebooks
+        step = space.stream.width
+        if least < most and not space.stream.open_ended:
+            raise UserError(
+                f"{task}: where a sound ends cannot be left open in this order of its codes",
+                found=f"{least} to {most} frames, order {space.stream.order}",
+                expected="one number of frames, or order frame",
+                fix="codecs.audio.order: frame",
+            )
     elif target == "image":
         least = most = _number(task, "tokens_per_image", tokens_per_image)
-        segments, step = space.segments(target), 1
+        step = 1
     else:
         least, most = _bounds(task, "text", text)
         _ordered(task, "text", least, most)
-        segments, step = (space.ranges["TEXT"],), 1
-    if not segments:
+        step = 1
+    if target != "text" and not space.segments(target):
         raise UserError(f"{task}: this token space has no {target} segment", expected=f"a space built with {target}")
     p = np.arange(most * step)
-    starts = np.array([s.start for s in segments], np.int64)
-    stops = np.array([s.stop for s in segments], np.int64)
+    words = space.ranges["TEXT"]
+    whole = np.full(len(p), words.start), np.full(len(p), words.stop)
+    lo, hi = whole if target == "text" else space.payload_ranges(target, len(p))
     return Grammar(
         task=task,
-        lo=starts[p % step],
-        hi=stops[p % step],
+        lo=lo,
+        hi=hi,
         end_allowed=(p % step == 0) & (p >= least * step),
         end_id=end_id,
         min_len=least * step,

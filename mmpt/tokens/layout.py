@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmpt.store.errors import UserError
 from mmpt.tokens.names import SPECIALS, Range
+from mmpt.tokens.stream import stream_of
 
 if TYPE_CHECKING:
     from mmpt.tokens.space import TokenSpace
@@ -45,6 +46,8 @@ def check_layout(space: TokenSpace, where: str) -> None:
     _check_specials(space, where)
     _check_codec(space.image_tokenizer, [space.image_range], "image_tokenizer", where)
     _check_codec(space.audio_codec, list(space.audio_ranges), "audio_codec", where)
+    if space.audio_ranges:
+        stream_of(space.audio_codec, space.n_codebooks, f"{where}: audio_codec")
 
 
 def _check_specials(space: TokenSpace, where: str) -> None:

@@ -24,9 +24,9 @@ from mmpt.store.canonical import digest_json, read_json, write_json
 from mmpt.store.errors import UserError
 from mmpt.tokens.layout import check_layout
 from mmpt.tokens.names import SPECIALS, Range
+from mmpt.tokens.stream import Stream, stream_of
 
 VERSION = "mmpt_token_space_1"
-SERIALIZATION = "flatten_by_time_interleaved_codebooks"
 FILE_NAME = "token_space.json"
 SHA_NAME = "token_space.sha256"
 
@@ -42,6 +42,7 @@ _MEANING = (
     "channels",
     "frame_rate",
     "serialization",
+    "row_codebooks",
 )
 _REFERENCE_KEYS = {"name_or_path": "name", "target_sample_rate": "sample_rate"}
 
@@ -95,6 +96,27 @@ class TokenSpace:
         names = (f"AUDIO_CB{k}" for k in range(len(self.ranges)))
         return tuple(self.ranges[n] for n in names if n in self.ranges)
 
+    @cached_property
+    def stream(self) -> Stream:
+        """In which order the codes of a sound become ids."""
+        return stream_of(self.audio_codec, self.n_codebooks)
+
+    @cached_property
+    def audio_rows(self) -> tuple[Range, ...]:
+        """The segment of each row of codes: one for each codebook, or more where rows share one."""
+        return tuple(self.audio_ranges[book] for book in self.stream.rows)
+
+    def payload_ranges(self, modality: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """First id and one past the last, int64 [n] each, of the segment at each position of a payload of `n` ids.
+
+        Raises:
+            UserError: `n` audio ids are no whole frames, in an order that cannot begin one more.
+        """
+        segments = self.segments(modality)
+        starts, stops = (np.array([getattr(one, key) for one in segments], np.int64) for key in ("start", "stop"))
+        which = self.stream.codebooks_at(n) if modality == "audio" else np.zeros(n, np.int64)
+        return starts[which], stops[which]
+
     @property
     def image_range(self) -> Range | None:
         return self.ranges.get("IMAGE")
@@ -126,28 +148,30 @@ class TokenSpace:
         return (ids - r.start).astype(np.int32)
 
     def audio_to_global(self, codes) -> np.ndarray:
-        """Audio codes int[K, T] -> ids int32[T*K], frame by frame: cb0[0] cb1[0] .. cb0[1] cb1[1] .."""
+        """Audio codes int[K, T], K rows, -> ids int32[T*K] in the order of `stream`."""
         starts, sizes = self._audio()
         codes = _ints(codes, "audio codes")
         if codes.ndim != 2 or codes.shape[0] != len(starts):
             raise UserError(
                 "audio codes have the wrong shape",
                 found=f"{list(codes.shape)}",
-                expected=f"[{len(starts)}, frames]: one row a codebook of the token space",
+                expected=f"[{len(starts)}, frames]: the rows of the token space's codec",
             )
         bad = (codes < 0) | (codes >= sizes[:, None])
         if bad.any():
             k, t = (int(i) for i in np.argwhere(bad)[0])
             raise UserError(
-                f"audio code outside its codebook: {int(codes[k, t])} in codebook {k}, frame {t}",
+                f"audio code outside its codebook: {int(codes[k, t])} in codebook {self.stream.rows[k]}, frame {t}",
                 found=str(int(codes[k, t])),
-                expected=f"0..{int(sizes[k]) - 1} (AUDIO_CB{k})",
+                expected=f"0..{int(sizes[k]) - 1} ({self.audio_rows[k].name})",
                 fix="the codec that made it isn't the one of this token space",
             )
-        return np.ascontiguousarray((codes + starts[:, None]).T).reshape(-1).astype(np.int32)
+        if self.stream.order == "frame":
+            return np.ascontiguousarray((codes + starts[:, None]).T).reshape(-1).astype(np.int32)
+        return self.stream.flat(codes + starts[:, None]).astype(np.int32)
 
     def audio_from_global(self, ids) -> np.ndarray:
-        """Ids int[T*K], frame by frame -> audio codes int32[K, T]."""
+        """Ids int[T*K] in the order of `stream` -> audio codes int32[K, T]."""
         starts, sizes = self._audio()
         ids = _ints(ids, "audio ids")
         n = len(starts)
@@ -157,18 +181,19 @@ class TokenSpace:
                 found=f"shape {list(ids.shape)}",
                 expected=f"[frames * {n}], {n} ids per frame",
             )
-        frames = ids.reshape(-1, n)
-        codes = frames - starts
-        bad = (codes < 0) | (codes >= sizes)
+        codes = self.stream.unflat(ids) - starts[:, None]
+        bad = self.stream.flat((codes < 0) | (codes >= sizes[:, None]))
         if bad.any():
-            t, k = (int(i) for i in np.argwhere(bad)[0])
-            lo = int(starts[k])
+            at = int(np.argmax(bad))
+            k, t = divmod(int(self.stream.places(len(ids) // n)[at]), len(ids) // n)
+            lo, book = int(starts[k]), self.audio_rows[k]
             raise UserError(
-                f"audio id outside its codebook: {int(frames[t, k])} at position {t * n + k} (frame {t}, codebook {k})",
-                found=f"{int(frames[t, k])} ({self.segment(int(frames[t, k]))})",
-                expected=f"{lo}..{lo + int(sizes[k]) - 1} (AUDIO_CB{k})",
+                f"audio id outside its codebook: {int(ids[at])} at position {at} "
+                f"(frame {t}, codebook {self.stream.rows[k]})",
+                found=f"{int(ids[at])} ({self.segment(int(ids[at]))})",
+                expected=f"{lo}..{lo + int(sizes[k]) - 1} ({book.name})",
             )
-        return np.ascontiguousarray(codes.T).astype(np.int32)
+        return codes.astype(np.int32)
 
     def check_text(self, ids) -> np.ndarray:
         """Text ids int[N] -> int32[N], refused when one isn't in TEXT."""
@@ -186,12 +211,15 @@ class TokenSpace:
         return self.image_range
 
     def _audio(self) -> tuple[np.ndarray, np.ndarray]:
+        """First id and number of ids of each row's segment."""
         if not self.audio_ranges:
             raise UserError("this token space has no audio segment", expected="ranges AUDIO_CB0, AUDIO_CB1 ..")
-        return (
+        each = (
             np.array([r.start for r in self.audio_ranges], np.int64),
             np.array([r.size for r in self.audio_ranges], np.int64),
         )
+        rows = list(self.stream.rows)
+        return each[0][rows], each[1][rows]
 
     def to_json(self) -> dict:
         """The content of token_space.json. A space read from an upstream file gives that file's content back."""
@@ -226,7 +254,7 @@ def build_token_space(
     text_tokenizer: Mapping | None = None,
 ) -> TokenSpace:
     """Lays the segments out. `image_tokenizer` needs codebook_size, `audio_codec` n_codebooks and
-    codebook_size.
+    codebook_size; the latter's serialization and row_codebooks are the order of its ids, see stream.py.
     """
     if n_special < len(SPECIALS):
         raise UserError(

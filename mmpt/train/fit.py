@@ -21,6 +21,7 @@ from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.model_files import positions
 from mmpt.tokens.space import TokenSpace, build_token_space, load
+from mmpt.tokens.stream import SERIALIZATIONS
 from mmpt.train import footprint
 from mmpt.train.distributed import Ranks
 from mmpt.train.fit_measure import measure
@@ -361,7 +362,13 @@ def _space(
         image_tokenizer=None if image is None else {"name": image.name, "codebook_size": image.codebook_size},
         audio_codec=None
         if audio is None
-        else {"name": audio.name, "n_codebooks": audio.n_codebooks, "codebook_size": audio.codebook_size},
+        else {
+            "name": audio.name,
+            "n_codebooks": audio.n_codebooks,
+            "codebook_size": audio.codebook_size,
+            "serialization": SERIALIZATIONS[data["codecs"]["audio"].get("order", "frame")],
+            **({"row_codebooks": list(audio.kept_rows)} if audio.rows else {}),
+        },
     )
 
 

@@ -56,10 +56,8 @@ class RandomExamples:
         target = min(max(1, round(self.supervised)), body - 1)
         payload = target if self.has_prompt else body - target
         if self.task in ("t2a", "a2t"):
-            payload = max(1, round(payload / self.space.n_codebooks)) * self.space.n_codebooks
-            codes = np.stack(
-                [self.rng.integers(0, r.size, payload // self.space.n_codebooks) for r in self.space.audio_ranges]
-            )
+            frames = max(1, round(payload / self.space.stream.width))
+            codes = np.stack([self.rng.integers(0, r.size, frames) for r in self.space.audio_rows])
             ids = self.space.audio_to_global(codes)
         else:
             ids = self._ids("IMAGE", payload)

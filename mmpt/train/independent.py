@@ -82,7 +82,7 @@ def unigram_metrics(
         train = ShardSet.open(ctx.inputs["shards"], MODALITY_OF[task], "train", space)
         cost = unigram_cost(space, train.ids_by_shard())
         payloads = [examples.payload_ids(i) for i in indices]
-        width = space.n_codebooks if task == "t2a" else 1
+        width = space.stream.step if task == "t2a" else 1
         # Difference at each payload position of each item.
         apart = [one.inside[: len(ids)] - cost[ids] for one, ids in zip(scores[task], payloads, strict=True)]
         metrics.append(_below("loss_minus_unigram_nats", [one.mean() for one in apart], task, ctx.seed))

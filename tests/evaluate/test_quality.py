@@ -15,6 +15,7 @@ from mmpt.evaluate.quality import (
     token_f1,
 )
 from mmpt.tokens import build_token_space
+from mmpt.tokens.stream import Stream
 
 SPACE = build_token_space(
     base_text_model="tiny",
@@ -47,9 +48,10 @@ def test_duplicates_count_only_across_prompts_that_say_something_else():
 
 def test_loops_are_runs_longer_than_any_target():
     still, lively = [7, 8] * 10, list(range(20))
-    assert longest_run(np.array(still), 2) == 10 and longest_run(np.array(lively), 2) == 1
-    assert looped_rate([row(still), row(lively)], [np.array(lively)], 2) == 0.5
-    assert looped_rate([row(still), row(lively)], [np.array(still)], 2) == 0.0
+    pairs = Stream((0, 1))
+    assert longest_run(np.array(still), pairs) == 10 and longest_run(np.array(lively), pairs) == 1
+    assert looped_rate([row(still), row(lively)], [np.array(lively)], pairs) == 0.5
+    assert looped_rate([row(still), row(lively)], [np.array(still)], pairs) == 0.0
 
 
 def test_usage_is_a_mean_over_codebooks():

@@ -230,6 +230,7 @@ EMPTY_CHECKS = {
         ({"mixture": {"weights": {"a2t": 1, "i2t": 1, "t2a": 1, "t2i": 0}}}, {"mixture.weights.t2i"}),
         ({"tasks": ["a2t", "i2t", "t2a"], "mixture": {"weights": {"a2t": 1, "i2t": 1, "t2a": 1, "t2i": 0}}}, set()),
         ({"codecs": {"image": {"name": "patchvq"}}}, set()),
+        ({"codecs": {"audio": {"name": "melrvq", "clip_seconds": 2.0, "order": "delay"}}}, {"codecs.audio.order"}),
     ],
 )
 def test_a_profile_that_leaves_the_gates_less_to_judge(profile, change, what):

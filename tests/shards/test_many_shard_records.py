@@ -20,6 +20,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.tasks import MODALITIES, SPLITS, TASKS
 from mmpt.store.tensors import load_tensors
+from mmpt.tokens import build_token_space
 
 
 @pytest.fixture
@@ -145,15 +146,20 @@ def test_the_codes_used_are_counted_shard_by_shard(tmp_path):
 def test_ids_are_audited_shard_by_shard(tmp_path):
     """Codebook k is at k, k + 2, ..; the second shard has an id of the wrong one at place 3 of its second record."""
     stamp = {"token_space": "0" * 64, "codec": "1" * 64}
-    good = np.array([10, 20, 11, 21], np.int32)
-    bad = np.array([10, 20, 11, 11], np.int32)
+    good = np.array([11, 21, 12, 22], np.int32)
+    bad = np.array([11, 21, 12, 12], np.int32)
     for index, ids in enumerate(([good, good], [good, bad], [good])):
         rows = [{"id": f"{index}-{place}"} for place in range(len(ids))]
         save_shard(tmp_path, "audio", "train", index, ids, rows, stamp)
 
-    books = (SimpleNamespace(start=10, end=19), SimpleNamespace(start=20, end=29))
-    space = SimpleNamespace(segments={"audio": books}.get)
+    space = build_token_space(
+        base_text_model="x",
+        text_vocab_size=1,
+        n_special=10,
+        image_tokenizer=None,
+        audio_codec={"n_codebooks": 2, "codebook_size": 10},
+    )
     found = Findings(expected=5, quality_metric="x", quality_floor=0.0)
     check_segments(ShardSet.open(tmp_path, "audio", "train"), space, found)
     assert found.ids_out_of_segment == 1
-    assert found.offenders == [{"id": "1-1", "check": "ids_out_of_segment", "found": "id 11 at 3"}]
+    assert found.offenders == [{"id": "1-1", "check": "ids_out_of_segment", "found": "id 12 at 3"}]
