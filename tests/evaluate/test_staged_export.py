@@ -10,6 +10,8 @@ from tokenizers.normalizers import Replace
 from tokenizers.processors import TemplateProcessing
 
 from mmpt.evaluate import exporting
+from mmpt.evaluate.checkpoint import digest
+from mmpt.evaluate.sets import golden_sets
 from mmpt.model import runtimes
 from mmpt.store.evidence import read_evidence
 from mmpt.store.tensors import load_tensors
@@ -30,7 +32,7 @@ def test_the_staged_folder_is_what_was_trained_and_gives_its_ids(staged):
     evidence = read_evidence(folder / "evidence" / "X1.json")
     written = json.loads((folder / "export.json").read_bytes())
     final = staged.trained().path(staged.trained().final)
-    assert evidence["subject"]["final"] == written["adapter_sha256"] == exporting.digest(final)
+    assert evidence["subject"]["final"] == written["adapter_sha256"] == digest(final)
     found = {metric["name"]: metric for metric in evidence["metrics"]}
     assert found["ids_differing"]["value"] == 0 and found["ids_differing"]["slice"] == "transformers"
     assert found["ids_differing"]["n"] == 4 * 4 + 4  # golden items of four tasks, and sounds of free length
@@ -45,7 +47,7 @@ def damaged(staged, tmp_path, change):
     shutil.copytree(staged.data("staged_export"), context.out)
     change(context.out / "export")
     workshop, trained = staged.workshop(), staged.trained()
-    sets = exporting.golden_sets(staged.data("golden"))
+    sets = golden_sets(staged.data("golden"))
     wanted = exporting.expected_outputs(context, workshop, trained, sets)
     metrics, told = exporting.compare(context, "transformers", torch.float32, workshop.space, wanted, 1e-4)
     return {metric.name: metric for metric in metrics}, told
@@ -108,7 +110,7 @@ def another_spelling(folder):
 def test_an_exported_tokenizer_that_gives_other_ids_fails(staged, tmp_path, change):
     for path in (staged.data("staged_export") / "export").glob("*.json"):
         shutil.copyfile(path, tmp_path / path.name)
-    base, sets = staged.data("token_space") / "tokenizer", exporting.golden_sets(staged.data("golden"))
+    base, sets = staged.data("token_space") / "tokenizer", golden_sets(staged.data("golden"))
     (good,) = exporting.tokenizer_metrics(tmp_path, base, sets)
     change(tmp_path)
     (bad,) = exporting.tokenizer_metrics(tmp_path, base, sets)
@@ -123,7 +125,7 @@ def test_what_the_bases_own_tokenizer_adds_may_be_added(staged, tmp_path):
     starting_with_a_token(base)
     starting_with_a_token(export)
     assert exporting.added_by(exporting.open_tokenizer(base)) == ([0], [])
-    sets = exporting.golden_sets(staged.data("golden"))
+    sets = golden_sets(staged.data("golden"))
     assert exporting.tokenizer_metrics(export, base, sets)[0].value == 0
     (base / "tokenizer_config.json").unlink()
     assert exporting.added_by(exporting.open_tokenizer(base)) == ([0], [])
