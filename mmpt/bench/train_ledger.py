@@ -33,10 +33,12 @@ from mmpt.model.meta import as_on_cuda
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.train import loop
 from mmpt.train.distributed import Ranks
+from mmpt.train.gpus import GPUS
 from mmpt.train.settings import TrainSettings
 from mmpt.train.speed import Flops
 
-PEAK = {torch.bfloat16: 989e12, torch.float16: 989e12, torch.float32: 67e12, torch.float64: 67e12}  # H100 and H200
+TENSOR = GPUS["h100"].tflops * 1e12  # of an H200 too
+PEAK = {torch.bfloat16: TENSOR, torch.float16: TENSOR, torch.float32: 67e12, torch.float64: 67e12}
 MEMORY = {"h100": 3.35e12, "h200": 4.8e12}  # bytes per second, data sheet
 REACHED = {"products": 0.70, "attention": 0.40, "head and loss": 0.50}  # of PEAK
 STREAMED = 0.85  # of MEMORY

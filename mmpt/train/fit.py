@@ -25,6 +25,7 @@ from mmpt.tokens.stream import SERIALIZATIONS
 from mmpt.train import footprint
 from mmpt.train.distributed import Ranks
 from mmpt.train.fit_measure import measure
+from mmpt.train.gpus import GPUS
 from mmpt.train.objective import rows_at_once
 
 GIB = 1 << 30
@@ -251,8 +252,8 @@ def device_of(
     """
     kind = profile.data["runtime"]["device"]
     ranks = count or launcher_of(profile.data, "train").processes
-    if gpu is not None and gpu not in footprint.GPUS:
-        raise UserError("unknown GPU", where="--gpu", found=gpu, expected=", ".join(footprint.GPUS))
+    if gpu is not None and gpu not in GPUS:
+        raise UserError("unknown GPU", where="--gpu", found=gpu, expected=", ".join(GPUS))
     if gpu is None and memory_gib is None and tflops is None:
         if kind == "cuda" and torch.cuda.is_available():
             about = torch.cuda.get_device_properties(0)
@@ -264,7 +265,7 @@ def device_of(
             where="doit fit",
             fix="name the GPU, e.g. --gpu h100, or give --memory-gib and --tflops (sustained)",
         )
-    peak, gib = footprint.GPUS.get(gpu or "", (0, 0))
+    named = GPUS.get(gpu or "")
     if not (gpu or (memory_gib and tflops)):
         raise UserError("half a device", where="doit fit", expected="--gpu, or both --memory-gib and --tflops")
     if not ranks:
@@ -274,9 +275,9 @@ def device_of(
     return Device(
         gpu or "a device",
         "cuda",
-        round((memory_gib or gib) * GIB),
+        round((memory_gib or (named.gib if named else 0)) * GIB),
         False,
-        tflops or peak * footprint.SUSTAINED,
+        tflops or (named.tflops if named else 0.0) * footprint.SUSTAINED,
         ranks,
     )
 

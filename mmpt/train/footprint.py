@@ -37,18 +37,7 @@ CONTEXT_BYTES = {"cpu": 0, "cuda": 600 << 20}  # CUDA's own
 BORROWED_LAYERS = 4  # of a split base at a time: one in use, the next one coming, each also as it was gathered
 TIMED_TOKENS = 2048  # of the layer that is timed, at most
 TIMED_ROWS = 256  # supervised tokens of the head that is timed, at most
-# Dense bfloat16 peak (TFLOP/s) and memory (GiB) by the vendors' sheets; SUSTAINED of it is what training
-# reaches.
-GPUS = {
-    "a100-40": (312, 40),
-    "a100-80": (312, 80),
-    "l40s": (362, 48),
-    "rtx4090": (165, 24),
-    "h100": (989, 80),
-    "h200": (989, 141),
-    "b200": (2250, 180),
-}
-SUSTAINED = 0.35
+SUSTAINED = 0.35  # of a GPU's peak: what training reaches
 
 _COUNTED = "counted"
 

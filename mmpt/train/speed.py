@@ -9,7 +9,6 @@ over. Nothing is counted for padding, for layers that are run again, or for the 
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 
@@ -22,27 +21,8 @@ from mmpt.model.vocabulary import SegmentedEmbedding
 from mmpt.shards.loader import Batch
 from mmpt.store.memory import peak_resident
 from mmpt.tokens.formats import IGNORE
+from mmpt.train.gpus import peak_flops
 from mmpt.train.objective import decode_ranges
-
-# Dense bf16 tensor-core peak, TFLOP/s, by what a device's name holds; the vendors' data sheets. First match counts.
-PEAKS = (
-    (r"H100 PCIe", 756),
-    (r"H100 NVL", 835),
-    (r"\b(GH200|H100|H200)\b", 989),
-    (r"\bB200\b", 2250),
-    (r"\bA100\b", 312),
-    (r"\bL40S\b", 362),
-    (r"\bL4\b", 121),
-    (r"\bA10G\b", 70),
-    (r"RTX 4090\b", 165),
-)
-
-
-def peak_flops(name: str, dtype: torch.dtype) -> float | None:
-    """FLOP/s of a CUDA device by its name, for 16-bit weights; None: not in the table."""
-    if dtype not in (torch.bfloat16, torch.float16):
-        return None
-    return next((peak * 1e12 for pattern, peak in PEAKS if re.search(pattern, name)), None)
 
 
 @dataclass(frozen=True)

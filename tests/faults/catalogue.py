@@ -969,7 +969,7 @@ CONFIGURATION = (
         "examples.max_seq_len leaves most captions out",
         SMOKE,
         "max_seq_len: 128",
-        "max_seq_len: 44",
+        "max_seq_len: 30",
         "A3.kept",
         "hiyouga/LlamaFactory#6285",
     ),

@@ -195,7 +195,7 @@ def test_a_damaged_line_of_past_runs_is_left_out(tmp_path):
         joined = place == len(first) - 1  # the line's end: both lines are lost
         assert len(read_runs(root)) == (0 if joined else 1), place
     path.write_bytes(second)
-    assert wrong_runs(root) == ["line 1 does not follow the line before it"]
+    assert wrong_runs(root) == ["a line before line 1 was taken out or put in"]
     path.write_bytes(first + second[:-20])
     assert record_run(root, state) is False and len(read_runs(root)) == 1
     assert record_run(root, {**state, "decision": "NO-GO"}) and len(read_runs(root)) == 2
