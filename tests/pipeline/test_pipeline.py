@@ -99,7 +99,7 @@ def test_the_run_ends_in_a_decision_with_every_gate_on_its_evidence(first):
 
 def test_every_golden_item_decodes_trained_or_not(first):
     qual = first[0] / "artifacts" / "pipeline-test" / "generate" / "data" / "qual"
-    for step in ("step_0", "step_24"):
+    for step in ("step_0", "step_16"):
         for folder in (qual / step, qual / step / "sampled"):
             pictures = sorted(folder.glob("*_t2i_image/*.png"))
             sounds = sorted(folder.glob("*_t2a_audio/*.wav"))
@@ -195,7 +195,7 @@ def test_kill_9_in_training_resumes_and_gives_the_same_bytes(first, tmp_path):
     expected = manifests(project)
     shutil.rmtree(root / "train")
     process = start(project, f"profile={PROFILE}", start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list(root.glob(".staging/work-train-*/run/steps/step_8/*")):
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.02)
@@ -228,7 +228,7 @@ def test_sample_writes_what_was_asked_for(first, tmp_path):
     "old, new, said",
     [
         ("name: pipeline-test", "name: pipeline-test\nexamples: {max_seq_len: 12}", "max_seq_len"),
-        ("train: {steps: 24", "train: {stepz: 24", "stepz"),
+        ("train: {steps: 16", "train: {stepz: 16", "stepz"),
         ("pictures: 420", "pictures: many", "pictures"),
     ],
 )

@@ -24,7 +24,7 @@ def alone(tmp_path_factory) -> Path:
     project = tmp_path_factory.mktemp("alone") / "project"
     shutil.copytree(REPO, project, ignore=LEFT_OUT)
     # So many rows at a time however many ranks there are: only sums are taken in another order.
-    edited(project / PROFILE, "train: {steps: 24", "train: {micro_rows: 2, steps: 24")
+    edited(project / PROFILE, "train: {steps: 16", "train: {micro_rows: 2, steps: 16")
     _code, output = doit(project, "train", f"profile={PROFILE}")
     assert "train            built in" in output, output
     return project
@@ -64,7 +64,7 @@ def test_shards_are_the_same_bytes(alone, spread):
 
 def test_training_losses_agree(alone, spread):
     one, two = rows(alone), rows(spread)
-    assert len(one) == len(two) == 6
+    assert len(one) == len(two) == 4
     for ours, theirs in zip(one, two, strict=True):
         for key in (key for key in ours if key.startswith("loss") and ours[key] is not None):
             assert theirs[key] == pytest.approx(ours[key], rel=1e-6, abs=1e-6), (ours["step"], key)
@@ -97,12 +97,12 @@ def test_a_rank_killed_in_training_costs_no_byte(spread, tmp_path):
     project = copy_of(spread, tmp_path / "killed")
     shutil.rmtree(root(project) / "train")
     process = start(project, "train", f"profile={PROFILE}")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list(root(project).glob(".staging/work-train-*/run/steps/step_8/*")):
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.02)
     os.kill(second_worker(project), signal.SIGKILL)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=900)[0]
     assert "train            built in" in output, output
     assert launched(project, "train")["restarts"] == 1
     assert re.search(r"rank 0: resumed", (root(project) / "logs" / "train.log").read_text())
