@@ -19,6 +19,9 @@ INSTALL = {
 }
 """Package -> how to install it. encodec comes without torchaudio, which cannot load beside a CPU build of torch."""
 
+USED_WITH = {"ray": ("pandas", "pyarrow", "fsspec")}
+"""Package -> what the used part of it imports: `pip install ray` alone brings a ray.data that fails on import."""
+
 
 def missing_packages(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """(external key, profile key, package, why it is needed) of each package that is needed and not installed.
@@ -51,8 +54,8 @@ def counts(package: str, data: Mapping[str, Any]) -> bool:
 
 
 def installed(package: str) -> bool:
-    """Whether it could be imported."""
-    return importlib.util.find_spec(package) is not None
+    """Whether it and what is used with it could be imported."""
+    return all(importlib.util.find_spec(one) is not None for one in (package, *USED_WITH.get(package, ())))
 
 
 def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:

@@ -1,17 +1,15 @@
 """The cluster that a stage starts for itself ends with it."""
 
-import importlib.util
 import re
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from mmpt.profile.packages import installed
 from tests.launch.conftest import kill, processes_below
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'mmpt[ray]'"
-)
+pytestmark = pytest.mark.skipif(not installed("ray"), reason="ray is not installed: pip install 'mmpt[ray]'")
 
 
 @pytest.mark.slow  # 15 s until a cluster has started, and its processes are gone

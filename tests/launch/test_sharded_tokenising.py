@@ -1,6 +1,5 @@
 """Tokenising by several workers gives the bytes of one process, however many they are, whatever happens to one."""
 
-import importlib.util
 import shutil
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 
 from mmpt.launch import launch
 from mmpt.launch.errors import WorkersFailed
+from mmpt.profile.packages import installed
 from mmpt.shards.tokenising import Tokenising
 from mmpt.stages.shards import shards, shards_part
 from mmpt.store.digests import Manifest
@@ -18,9 +18,7 @@ from tests.launch import parts
 from tests.launch.conftest import processes_below
 from tests.shards.world import World, build_world
 
-needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'mmpt[ray]'"
-)
+needs_ray = pytest.mark.skipif(not installed("ray"), reason="ray is not installed: pip install 'mmpt[ray]'")
 BY_RAY = pytest.param("ray", marks=needs_ray)
 
 

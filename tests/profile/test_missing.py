@@ -128,10 +128,15 @@ def test_a_package_that_is_not_installed_is_missing_before_anything_runs(tmp_pat
     (tmp_path / "run.yaml").write_text(f"extends: smoke\nname: x\n{more}\n")
     (tmp_path / "w").mkdir()
     (tmp_path / "e.th").touch()
-    installed = {"diffusers", "encodec", "gguf", "ray", "submitit"}
+    installed = {"diffusers", "encodec", "gguf", "ray", "pandas", "pyarrow", "fsspec", "submitit"}
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: object() if name in installed else None)
     profile = load_profile(str(tmp_path / "run.yaml"))
     assert missing(profile) == []
     installed.remove(package)
     (lost,) = missing(profile)
     assert str(lost).startswith(f"{key}: package {package} is not installed") and "pip install" in str(lost)
+
+
+def test_ray_without_what_ray_data_imports_is_not_installed(monkeypatch):
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None if name == "pandas" else object())
+    assert not packages.installed("ray") and packages.installed("submitit")
