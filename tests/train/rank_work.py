@@ -1,7 +1,7 @@
 """What the ranks of a test do: one group of processes runs many small trainings, one after the other.
 
 A process costs seconds to start, a training a fraction of one, so the tests of several ranks share a group.
-Every function here runs on each rank and is importable by the processes that are spawned.
+Every function here runs on each rank.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.model.tiny_model import LORA, small_space
 from tests.train.small_run import small_loader, small_settings
 
 STEPS = 50
+SHORT, MIDDLE = 20, 10  # of these: where a run that only has to agree ends, and where it changes its ranks
 PATIENCE = 180  # seconds until a group that hangs is ended; on a busy machine 60 have ended one that worked
 
 
@@ -62,13 +63,16 @@ def run(
         shard_base(model, ranks, device)
     torch.manual_seed(11)
     loader = small_loader(model.space, steps, seed=seed, ramp=0.2, tokens=tokens)
-    numbers = small_settings(steps, **{"micro_rows": 1, "log_every": 1, "save_every": 25, **settings})
+    numbers = small_settings(steps, **{"micro_rows": 1, "log_every": 1, "save_every": MIDDLE, **settings})
     return train(model, loader, numbers, root / name, hooks, until=until, ranks=ranks)
 
 
 def spawn(work: Callable[[Path, Ranks], None], root: Path, world: int = 2) -> None:
-    """Run work(root, ranks) on each of `world` processes; raises what a process raised."""
-    context = multiprocessing.spawn(_enter, (world, work, root), nprocs=world, join=False)
+    """Run work(root, ranks) on each of `world` processes; raises what a process raised.
+
+    They are forked: a fresh interpreter imports torch, transformers and PEFT for 6 seconds.
+    """
+    context = multiprocessing.start_processes(_enter, (world, work, root), world, join=False, start_method="fork")
     end = time.monotonic() + PATIENCE
     try:
         while not context.join(timeout=1.0):
