@@ -5,7 +5,7 @@ import pytest
 from mmpt.codecs import registry
 from mmpt.evaluate import trend
 from mmpt.evaluate.sets import Codecs
-from mmpt.generate import generate
+from mmpt.stages.generate import generate
 from mmpt.stages.shards import shards
 
 
