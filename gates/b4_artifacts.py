@@ -89,7 +89,7 @@ GATE = {
             ),
         },
         # the written reconstructions (stored codes of the golden items, decoded as outputs are), read from their files
-        # and held against their media: what they keep of the codec's own advantage over the medium of another group
+        # and compared with their media: what they keep of the codec's own advantage over the medium of another group
         {
             "id": "ground_truth",
             "metric": "reconstruction_share",

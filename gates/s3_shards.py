@@ -53,7 +53,7 @@ GATE = {
             "rule": "max",
             "message": "records of the split are in no shard, and no error says why",
             "remedy": (
-                "hold the ids of {run}/split/data/split.jsonl against those of {run}/shards/data: shards were lost, or "
+                "compare the ids of {run}/split/data/split.jsonl with those of {run}/shards/data: shards were lost, or "
                 "the plan leaves records out; delete {run}/shards and run doit"
             ),
         },
@@ -106,7 +106,7 @@ GATE = {
                 "codecs.image against what wrote the shards, then delete {run}/shards and run doit"
             ),
         },
-        # sound decodes that could not be held against their medium
+        # sound decodes that could not be compared with their medium
         {
             "id": "compared_items",
             "metric": "compare_items_missing",
@@ -125,7 +125,7 @@ GATE = {
                 "ssim_baseline",
             ],
             "requires": "raw_media",
-            "message": "fewer decodes held against their medium than promised",
+            "message": "fewer decodes compared with their medium than promised",
             "remedy": (
                 "{run}/shard_audit/data/audit.json says which and why (offenders, check compare): restore "
                 "the media and run doit"

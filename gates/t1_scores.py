@@ -67,7 +67,7 @@ GATE = {
             "optional": True,
             "message": "by CLIP, pictures fit their own prompt no better than another's",
             "remedy": (
-                "hold clip_score_reconstruction in {run}/scores/data/evidence/T1.json against clip_score: if "
+                "compare clip_score_reconstruction in {run}/scores/data/evidence/T1.json with clip_score: if "
                 "CLIP tells the reconstructions apart, raise train.steps; if not, this score says nothing of "
                 "your corpus"
             ),
@@ -80,7 +80,7 @@ GATE = {
             "optional": True,
             "message": "by CLAP, sounds fit their own prompt no better than another's",
             "remedy": (
-                "hold clap_score_reconstruction in {run}/scores/data/evidence/T1.json against clap_score: if "
+                "compare clap_score_reconstruction in {run}/scores/data/evidence/T1.json with clap_score: if "
                 "CLAP tells the reconstructions apart, raise train.steps; if not, this score says nothing of "
                 "your corpus"
             ),
@@ -96,7 +96,7 @@ GATE = {
             "remedy": (
                 "compare clip_score, clip_score_step_0 and clip_score_reconstruction in "
                 "{run}/scores/data/evidence/T1.json: where the ground truth scores no higher than step 0, this "
-                "score says nothing of your corpus; else raise train.steps"
+                "score says nothing about your corpus; else raise train.steps"
             ),
         },
         {
@@ -109,7 +109,7 @@ GATE = {
             "remedy": (
                 "compare clap_score, clap_score_step_0 and clap_score_reconstruction in "
                 "{run}/scores/data/evidence/T1.json: where the ground truth scores no higher than step 0, this "
-                "score says nothing of your corpus; else raise train.steps"
+                "score says nothing about your corpus; else raise train.steps"
             ),
         },
     ],

@@ -27,6 +27,7 @@ INSTEAD = {
     r"(is|are|was|were) told": "is given, is reported, is shown",
     r"stands? beside": "is given next to, is compared with",
     r"speaks? of": "describe, mention",
+    r"(held|hold (it|them)) against": "compared with, checked against",
     r"nobody's business": "say where it is enforced",
     r"in the upstream's manner": "in the upstream run's format",
     rf"({COUNTED}) an? ({PLACES})": "per: tokens per step",

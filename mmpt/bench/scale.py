@@ -241,9 +241,9 @@ def _built(folder: Path, project: str) -> dict[str, Any]:
 
 
 CURVES: dict[str, Curve] = {
-    "validate manifest": Curve("a manifest read and held against its schema", ("manifest",), run_validate_manifest),
+    "validate manifest": Curve("a manifest read and checked against its schema", ("manifest",), run_validate_manifest),
     "validate shards": Curve(
-        "sidecars of shards read and held against their schema", ("shard_records",), run_validate_shards
+        "sidecars of shards read and checked against their schema", ("shard_records",), run_validate_shards
     ),
     "reader table": Curve(
         "stage corpus: segments by a manifest of NeMo", ("table",), lambda folder, n: run_reader("table", folder, n)

@@ -155,13 +155,13 @@ def _note(project: Project, verdict: Verdict, event: str, said: str, options: ar
 
 class Accept(OurCommand):
     name = "accept"
-    doc_purpose = "make the present values the baseline that later runs are held against"
+    doc_purpose = "make the present values the baseline that later runs are compared with"
     words_doc = "[GATE ...]"
     takes = (0, 99)
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument("--reason", required=True, help="why these values are good enough to be held against")
+        parser.add_argument("--reason", required=True, help="why these values are good enough to be compared with")
         parser.add_argument("--owner", default=getpass.getuser(), help="who answers for it; default: you")
         parser.add_argument(
             "--worse",

@@ -16,13 +16,11 @@ UNUSED_DAYS = 30  # default of --days
 
 class Store(OurCommand):
     name = "store"
-    doc_purpose = "the results that profile key `store` shares; --prune removes those that nobody uses"
+    doc_purpose = "the results that profile key `store` shares; --prune removes those that no run uses"
 
     def parser(self) -> Parser:
         parser = super().parser()
-        parser.add_argument(
-            "--prune", action="store_true", help="remove the results that no run holds and nobody took lately"
-        )
+        parser.add_argument("--prune", action="store_true", help="remove the results that no run holds or took lately")
         parser.add_argument(
             "--days", type=_days, default=UNUSED_DAYS, help=f"lately: within so many days; default {UNUSED_DAYS}"
         )

@@ -32,7 +32,7 @@ IMPORTED = by_name(
         ),
         Stage(
             "codecs",
-            "the codecs that made the run's tokens, held against its uti.yaml",
+            "the codecs that made the run's tokens, checked against its uti.yaml",
             "mmpt.shards.imported_codecs:codecs",
             inputs=("split",),
             slice=("codecs", "inputs.uti", "inputs.shards"),
@@ -42,7 +42,7 @@ IMPORTED = by_name(
         ),
         Stage(
             "token_space",
-            "the run's token space, held against its digest, tokenizer and codecs",
+            "the run's token space, checked against its digest, tokenizer and codecs",
             "mmpt.shards.imported:token_space",
             inputs=("split", "codecs"),
             slice=("token_space", "text", "base", "inputs.token_space"),

@@ -95,7 +95,7 @@ def read_receipt(path: Path, *, deep: bool = False) -> dict[str, Any]:
     """Read a receipt that is whole.
 
     Args:
-        deep: also hold it against its schema. A receipt whose digest holds is one that ``publish`` wrote, and
+        deep: also compare it with its schema. A receipt whose digest holds is one that ``publish`` wrote, and
             checking the schemas of all stages takes longer than the rest of a run that has nothing to do.
 
     Raises:

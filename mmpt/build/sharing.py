@@ -4,9 +4,9 @@
     <store>/<stage>/<fingerprint>/                what every run that names the folder published
         MANIFEST.sha256  receipt.json  data/      in both, as a stage has them
 
-A result is taken by links (store/links.py), read whole and held against its manifest before it is published here; its
-receipt then says where it came from. Nothing is locked: an entry of the store appears and goes in one rename, so two
-runs may put, take and prune at once, and a folder that goes away while it is taken counts as not there.
+A result is taken by links (store/links.py), read whole and checked against its manifest before it is published here.
+Its receipt then says where it came from. Nothing is locked: an entry of the store appears and goes in one rename, so
+two runs may put, take and prune at once, and a folder that goes away while it is taken counts as not there.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class _Trials:
 
     @property
     def expected(self) -> list[np.ndarray]:
-        """What each decode is held against."""
+        """What each decode is compared with."""
         return self.media
 
     def check_codes(self, medium: np.ndarray, one: Any, where: str) -> None:

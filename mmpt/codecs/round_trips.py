@@ -72,7 +72,7 @@ class RoundTrips:
         """Each decode against changed versions of itself.
 
         A codec whose decode keeps what its medium shows, and not its pixels or samples, says `reconstructs = False`
-        (protocol.py). Its decodes are held against those of other items alone, by the codec's own measure.
+        (protocol.py). Its decodes are compared with those of other items alone, by the codec's own measure.
         """
         if not reconstructs(self.codec):
             return self._semantic

@@ -8,7 +8,7 @@ the same predictions: it must be the least.
 Tokens before a position are in the model's input, and a model of media that change slowly rightly gives its
 probability to a repetition: where the change comes, the earlier token has the lower loss. Such a model still predicts
 its own tokens about as well as the bigram of the train split does. A model that copies its input does not. So for a
-shift backwards only what the own loss exceeds the bigram's by, less SLACK, is held against the loss of copying.
+shift backwards only what the own loss exceeds the bigram's by, less SLACK, is compared with the loss of copying.
 
 The scoring is apart from that of training: one sequence at a time, without packing, labels made here.
 """

@@ -1,9 +1,9 @@
-"""Gate B4: do the reconstructions that lie beside the outputs show their own media, as well as the codec can.
+"""Gate B4: whether the written reconstructions show their own media, as well as the codec can.
 
 Stage `generate` decodes generated ids and stored ids by the same functions; if those turn a picture or mix up items,
 both come out wrong alike, and no file form shows it. Here each written reconstruction is read back by another library
-and held against its medium: how much of what the codec itself reaches (stored codes through `decode`, nothing between),
-and how much more than against the medium of another group.
+and compared with its medium: which share it reaches of what the codec itself does (stored codes through `decode`,
+nothing between), and how much more that is than with the medium of another group.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def wav_faults(
 ) -> list[str]:
     """What is wrong with a written sound: of missing, unreadable, wrong_form, silent, constant, clipped.
 
-    Level and clipped share are held against the reconstruction's: a recording that clips is learned as it is.
+    Level and clipped share are compared with the reconstruction's: a recording that clips is learned as it is.
     """
     if not path.is_file():
         return ["missing"]

@@ -1,4 +1,4 @@
-"""Golden outputs held against a teacher-forced forward of the independent scorer (`mmpt.model.plain`).
+"""Golden outputs compared with a teacher-forced forward of the independent scorer (`mmpt.model.plain`).
 
 It asks without an oracle, on any corpus, whether what was generated is right and not only valid:
 

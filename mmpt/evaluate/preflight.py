@@ -164,7 +164,7 @@ def _whole_targets(examples: ExampleSet, tokenizer):
 def decode_stored(
     space: TokenSpace, shards: Path, codecs: Codecs, out: Path, seed: int
 ) -> tuple[list[Metric], list[dict]]:
-    """A4: SAMPLES items per modality decoded to `out`/decode, read back and held against their meta."""
+    """A4: SAMPLES items per modality decoded to `out`/decode, read back and compared with their meta."""
     metrics: list[Metric] = []
     samples: list[dict[str, Any]] = []
     for modality, codec in (("audio", codecs.audio), ("image", codecs.image)):

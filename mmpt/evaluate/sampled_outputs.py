@@ -1,4 +1,4 @@
-"""Outputs sampled at temperature 1, held against the independent scorer (`mmpt.model.plain`).
+"""Outputs sampled at temperature 1, compared with the independent scorer (`mmpt.model.plain`).
 
 Two questions are asked of each sampled id, and neither looks at the code that drew it:
 

@@ -1,4 +1,4 @@
-"""The defaults of every check, in defaults.json: what policy.yaml and the gate scripts are held against.
+"""The defaults of every check, in defaults.json: what policy.yaml and the gate scripts are compared with.
 
 Softenings are found by comparison with these, so they are reviewed with the code. After a check was added or
 changed on purpose, `python -m mmpt.gating.write_defaults` writes what gates/ states as the new defaults.

@@ -106,7 +106,7 @@ def load_policy(
     strict: bool = False,
     today: datetime.date | None = None,
 ) -> Policy:
-    """Read the policy, apply the profile's ``gates:`` overrides, and hold it against floors and defaults.
+    """Read the policy, apply the profile's ``gates:`` overrides, and compare it with floors and defaults.
 
     Args:
         path: policy.yaml, with the gate scripts, waivers.yaml and baselines.json beside it; default: the

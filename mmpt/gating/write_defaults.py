@@ -1,4 +1,4 @@
-"""`python -m mmpt.gating.write_defaults`: what gates/ states becomes the default that everything is held against.
+"""`python -m mmpt.gating.write_defaults`: what gates/ states becomes the default that everything is compared with.
 
 Run it after a check was added or changed for every run. The difference of defaults.json is what a review has to accept.
 """

@@ -46,7 +46,7 @@ MEANING = {
     "reencode_items_missing": "items that should have been encoded again and were not",
     "decode_errors": "stored items that do not decode to their rate, channels or size",
     "decode_items_missing": "items that should have been decoded and were not",
-    "compare_items_missing": "decoded items that should have been held against their medium and were not",
+    "compare_items_missing": "decoded items that should have been compared with their medium and were not",
     "reconstruction_margin": "median quality of encode and decode, less the floor that the codec declares",
     "si_sdr_db": "SI-SDR of sounds after encode and decode, in dB",
     "log_mel_l1": "log-mel distance of sounds after encode and decode",

@@ -1,4 +1,4 @@
-"""The shard audit: every id checked, a sample encoded again, a sample decoded and held against its medium.
+"""The shard audit: every id checked, a sample encoded again, a sample decoded and compared with its medium.
 
 It measures and judges nothing: the counts go to gate S3. An item that fails is counted
 and named; it ends no audit.
@@ -237,7 +237,7 @@ def _decode(
     found: Findings,
     media: bool,
 ) -> None:
-    """Decode each, then hold it against its medium; media are opened one at a time."""
+    """Decode each, then compare it with its medium; media are opened one at a time."""
     outputs = []
     for shards, index in chosen:
         record = shards.record(index)

@@ -109,7 +109,7 @@ class AudioEncoder:
         return self._clip(record, encode_rate(self.codec))
 
     def ground_truth(self, record: Mapping[str, Any]) -> np.ndarray:
-        """float32 [channels, T]: what a decode is held against, at the rate of decodes."""
+        """float32 [channels, T]: what a decode is compared with, at the rate of decodes."""
         return self._clip(record, self.codec.sample_rate)[0]
 
     def _clip(self, record: Mapping[str, Any], rate: int) -> tuple[np.ndarray, bool]:

@@ -1,4 +1,4 @@
-"""Stage codecs of a profile with `inputs:`: the codecs that made the run's tokens, held against its uti.yaml.
+"""Stage codecs of a profile with `inputs:`: the codecs that made the run's tokens, checked against its uti.yaml.
 
 Reads profile keys codecs and inputs (uti, shards). Nothing is fitted: there are no media. `codecs.<m>.path`
 names weights, or a codec folder that an earlier run of ours published (artifacts/<run>/codecs/data/<m>).

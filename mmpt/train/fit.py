@@ -116,7 +116,7 @@ def report_of(
     """What a planned profile drops, needs and takes, and what would fit better.
 
     Args:
-        steps_to_measure: also train so many steps on random ids, to hold the estimates against.
+        steps_to_measure: also train so many steps on random ids, to compare the estimates with.
         given: what proposals keep.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A few real training steps on random ids, to hold `doit fit`'s estimates against."""
+"""A few real training steps on random ids, to compare the estimates of `doit fit` with."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.build.forked_doit import SOON, forked_doit
 
 GATES = default_gates()
 
-ANSWERS = ["--owner", "ada", "--reason", "good enough to be held against"]
+ANSWERS = ["--owner", "ada", "--reason", "good enough to be compared with"]
 
 
 def run(project, *words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -304,7 +304,7 @@ def test_an_accepted_baseline_holds_later_runs(built):
     entry = accepted(built)["smoke"]["S3"]
     verdict = read_json(built.root / "gates/S3/verdict.json")
     assert (entry["subject"], entry["evidence"]) == (verdict["subject_digest"], verdict["evidence_sha256"])
-    assert (entry["owner"], entry["reason"]) == ("ada", "good enough to be held against")
+    assert (entry["owner"], entry["reason"]) == ("ada", "good enough to be compared with")
     assert make_worse(built, by=0.4).returncode == 0, "0.5 dB are allowed"
     decided = make_worse(built, by=0.2)
     assert decided.returncode == 10
@@ -387,7 +387,7 @@ def test_a_waiver_is_told_by_the_history(built):
     assert [(one["check"], one["value"]) for one in waived] == [("total", 12)]
     assert run(built, "decide").returncode == 0
     text = run(built, "history", "--gate", "S1", "--limit", "2", COLUMNS="200").stdout
-    assert f"S1  waiver added: total at 12, until {SOON}; ada: good enough to be held against" in text
+    assert f"S1  waiver added: total at 12, until {SOON}; ada: good enough to be compared with" in text
     assert "S1  NO_GO -> GO_WAIVED" in text and "S3" not in text
 
 

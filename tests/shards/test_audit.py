@@ -195,7 +195,7 @@ def test_a_test_caption_in_the_base_text(hurt):
 
 
 def test_media_that_are_not_what_the_codes_say_are_badly_reconstructed(hurt):
-    """Every picture is another one now: the codes decode, but not to what they are held against."""
+    """Every picture is another one now: the codes decode, but not to what they are compared with."""
     for split in ("train", "val", "test"):
         for record in ShardSet.open(hurt.path("shards"), "image", split).records:
             noise = 255 * NOISE.integers(0, 2, (8, 8, 3), dtype=np.uint8)  # in blocks, which a smaller size keeps
