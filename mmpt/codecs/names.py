@@ -17,6 +17,7 @@ BUILT_IN = {
     "melrvq": ("audio",),
     "encodec": ("audio",),
     "transformers": ("audio",),
+    "snac": ("audio",),
     "patchvq": ("image",),
     "seed": ("image",),
     "llamagen": ("image",),

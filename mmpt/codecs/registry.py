@@ -126,6 +126,7 @@ _BUILT_IN: dict[str, Any] = {
     "patchvq": _PatchVq,
     "encodec": "mmpt.codecs.encodec",
     "transformers": {"audio": "mmpt.codecs.transformers_audio"},
+    "snac": "mmpt.codecs.snac",
     "seed": "mmpt.codecs.seed",
     "llamagen": "mmpt.codecs.llamagen",
 }

@@ -17,6 +17,7 @@ WEIGHTS = {
     "file of https://dl.fbaipublicfiles.com/encodec/v0/: encodec_24khz-d7cc33bc.th, 93 MB, or "
     "encodec_48khz-7e698e3e.th, 76 MB; its sha256 begins as its name ends",
     "transformers": "config.json and model.safetensors, as a codec of transformers is published on the hub",
+    "snac": "config.json and pytorch_model.bin of hub hubertsiuzdak/snac_24khz, snac_32khz or snac_44khz",
     "seed": "a folder with seed_quantizer.pt (about 1 GB; hub AILab-CVC/seed-tokenizer-2), eva_vit_g.pth (2.0 GB; "
     "LAVIS) and unclip/ (about 8 GB; hub stabilityai/stable-diffusion-2-1-unclip); their sha256 are not known to us",
     "llamagen": "vq_ds16_t2i.pt (about 0.29 GB; hub peizesun/llamagen_t2i); its sha256 is not known to us",

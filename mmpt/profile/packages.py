@@ -15,6 +15,7 @@ INSTALL = {
     "gguf": 'pip install "mmpt[gguf]"',
     "pyarrow": 'pip install "mmpt[readers]"',
     "ray": 'pip install "mmpt[ray]"',
+    "snac": 'pip install "mmpt[snac]"',
     "submitit": 'pip install "mmpt[slurm]"',
 }
 """Package -> how to install it. encodec comes without torchaudio, which cannot load beside a CPU build of torch."""
@@ -44,6 +45,7 @@ def counts(package: str, data: Mapping[str, Any]) -> bool:
     used = {
         "diffusers": image.get("name") == "seed",
         "encodec": audio.get("name") == "encodec",
+        "snac": audio.get("name") == "snac",
         "pyarrow": any(one["reader"] == "parquet" for one in sources),
         "ray": False,
         "submitit": False,
@@ -64,6 +66,8 @@ def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         yield "codecs.image.path", "codecs.image.name", "diffusers", "codec seed paints its pictures with it"
     if audio.get("name") == "encodec" and Path(audio.get("path", "")).suffix == ".th":
         yield "codecs.audio.path", "codecs.audio.path", "encodec", "official .th files are read with it"
+    if audio.get("name") == "snac":
+        yield "codecs.audio.path", "codecs.audio.name", "snac", "codec snac is run by it"
     if "gguf_file" in data.get("base", {}):
         yield "base.path", "base.gguf_file", "gguf", "the base is a GGUF file"
     for source in () if "inputs" in data else data.get("corpus", {}).get("sources", ()):

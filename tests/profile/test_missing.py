@@ -119,6 +119,7 @@ def test_packaged_profiles_state_the_specifications_numbers(home):
     [
         ("codecs: {image: {name: seed, path: ./w}}", "diffusers", "codecs.image.name"),
         ("codecs: {audio: {name: encodec, path: ./e.th, clip_seconds: 1}}", "encodec", "codecs.audio.path"),
+        ("codecs: {audio: {name: snac, path: ./w, clip_seconds: 1}}", "snac", "codecs.audio.name"),
         ("base: {kind: pretrained, path: ., gguf_file: x.gguf}", "gguf", "base.gguf_file"),
         ("launcher: {kind: local, stages: {shards: {kind: ray, processes: 2}}}", "ray", "launcher.stages.shards.kind"),
         ("launcher: {kind: slurm, slurm: {time: 60}}", "submitit", "launcher.kind"),
@@ -128,7 +129,7 @@ def test_a_package_that_is_not_installed_is_missing_before_anything_runs(tmp_pat
     (tmp_path / "run.yaml").write_text(f"extends: smoke\nname: x\n{more}\n")
     (tmp_path / "w").mkdir()
     (tmp_path / "e.th").touch()
-    installed = {"diffusers", "encodec", "gguf", "ray", "pandas", "pyarrow", "fsspec", "submitit"}
+    installed = {"diffusers", "encodec", "gguf", "ray", "snac", "pandas", "pyarrow", "fsspec", "submitit"}
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: object() if name in installed else None)
     profile = load_profile(str(tmp_path / "run.yaml"))
     assert missing(profile) == []
