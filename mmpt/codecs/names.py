@@ -16,7 +16,7 @@ GROUP = "mmpt.codecs"
 BUILT_IN = {
     "melrvq": ("audio",),
     "encodec": ("audio",),
-    "transformers": ("audio",),
+    "transformers": ("audio", "image"),
     "snac": ("audio",),
     "patchvq": ("image",),
     "seed": ("image",),

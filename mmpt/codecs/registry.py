@@ -125,7 +125,7 @@ _BUILT_IN: dict[str, Any] = {
     "melrvq": _MelRvq,
     "patchvq": _PatchVq,
     "encodec": "mmpt.codecs.encodec",
-    "transformers": {"audio": "mmpt.codecs.transformers_audio"},
+    "transformers": {"audio": "mmpt.codecs.transformers_audio", "image": "mmpt.codecs.transformers_image"},
     "snac": "mmpt.codecs.snac",
     "seed": "mmpt.codecs.seed",
     "llamagen": "mmpt.codecs.llamagen",
