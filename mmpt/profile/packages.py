@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ INSTALL = {
     "pyarrow": 'pip install "mmpt[readers]"',
     "ray": 'pip install "mmpt[ray]"',
     "snac": 'pip install "mmpt[snac]"',
+    "torchaudio": "pip install torchaudio, of the same version and build as torch",
     "submitit": 'pip install "mmpt[slurm]"',
 }
 """Package -> how to install it. encodec comes without torchaudio, which cannot load beside a CPU build of torch."""
@@ -60,6 +62,14 @@ def installed(package: str) -> bool:
     return all(importlib.util.find_spec(one) is not None for one in (package, *USED_WITH.get(package, ())))
 
 
+def _model_type(folder: str) -> str:
+    """What config.json of a local folder says; empty where there is none that can be read."""
+    try:
+        return str(json.loads((Path(folder) / "config.json").read_bytes()).get("model_type", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
 def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     audio, image = (data.get("codecs", {}).get(name) or {} for name in MODALITIES)
     if image.get("name") == "seed":
@@ -68,6 +78,8 @@ def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         yield "codecs.audio.path", "codecs.audio.path", "encodec", "official .th files are read with it"
     if audio.get("name") == "snac":
         yield "codecs.audio.path", "codecs.audio.name", "snac", "codec snac is run by it"
+    if audio.get("name") == "transformers" and _model_type(audio.get("path", "")) == "higgs_audio_v2_tokenizer":
+        yield "codecs.audio.path", "codecs.audio.path", "torchaudio", "transformers' Higgs tokenizer imports it"
     if "gguf_file" in data.get("base", {}):
         yield "base.path", "base.gguf_file", "gguf", "the base is a GGUF file"
     for source in () if "inputs" in data else data.get("corpus", {}).get("sources", ()):

@@ -135,6 +135,17 @@ def pictures():
     return codec, drawn[32:], codec.encode(drawn[32:])
 
 
+def test_a_grid_that_follows_the_picture_is_named(pictures, monkeypatch):
+    """As Emu3's own rectangles would: the token space has one number of ids per picture."""
+    codec, media, _ = pictures
+    encode = PatchVq.encode
+    monkeypatch.setattr(
+        PatchVq, "encode", lambda self, some: [one[: -4 * i or None] for i, one in enumerate(encode(self, some))]
+    )
+    with pytest.raises(contract.Broken, match=r"medium 1.*codes of shape \[60\], expected \[64\]"):
+        contract._Pictures(codec, media[:2], "patchvq", 1.0, "cpu").codes()
+
+
 TWISTS = {
     "red and blue swapped": lambda codec, codes: [one[..., ::-1] for one in codec.decode(codes)],
     "mirrored": lambda codec, codes: [one[:, ::-1] for one in codec.decode(codes)],

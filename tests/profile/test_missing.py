@@ -141,3 +141,14 @@ def test_a_package_that_is_not_installed_is_missing_before_anything_runs(tmp_pat
 def test_ray_without_what_ray_data_imports_is_not_installed(monkeypatch):
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None if name == "pandas" else object())
     assert not packages.installed("ray") and packages.installed("submitit")
+
+
+def test_torchaudio_is_missing_for_the_one_class_that_imports_it(tmp_path, monkeypatch):
+    (tmp_path / "run.yaml").write_text(
+        "extends: smoke\nname: x\ncodecs: {audio: {name: transformers, path: ./w, clip_seconds: 1}}\n"
+    )
+    (tmp_path / "w").mkdir()
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    for kind, names in (("dac", []), ("higgs_audio_v2_tokenizer", ["torchaudio"]), ("[", [])):
+        (tmp_path / "w/config.json").write_text(kind if kind == "[" else f'{{"model_type": "{kind}"}}')
+        assert [one.path for one in missing(load_profile(str(tmp_path / "run.yaml")))] == names
