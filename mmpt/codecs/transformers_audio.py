@@ -228,7 +228,7 @@ def _kind(folder: Path) -> Kind:
 def _sizes(folder: Path) -> Sizes:
     from transformers import AutoConfig
 
-    return _kind(folder).sizes(AutoConfig.from_pretrained(folder))
+    return _kind(folder).sizes(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
 def _wanted(sizes: Sizes, n_codebooks: int | None) -> int:

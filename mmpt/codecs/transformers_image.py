@@ -196,7 +196,7 @@ def _sizes(folder: Path, size: int | None) -> tuple[int, int, int]:
             expected=" or ".join(MODELS),
             fix=f"{WHOLE[name]}.from_pretrained(..).model.vqmodel.save_pretrained(folder)" if inside else FIX,
         )
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     factor = 2 ** (len(config.channel_multiplier) - 1)
     if name == "emu3_vqgan":
         codes, side = config.codebook_size, EMU3_SIZE if size is None else size
