@@ -195,7 +195,7 @@ def at_another_time(days: float):
     return first
 
 
-@pytest.mark.parametrize("days", [-1000, *(pytest.param(days, marks=OFTEN) for days in (-0.0001, 0.0001, 1000))])
+@pytest.mark.parametrize("days", [-1000, *(pytest.param(days, marks=OFTEN) for days in (-0.02, 0.02, 1000))])
 def test_a_clock_that_jumped_changes_nothing(built, days):
     def doit(*words):
         return Outcome(*forked_doit(built.folder, *words, first=at_another_time(days)))
@@ -212,4 +212,4 @@ def test_a_clock_that_jumped_changes_nothing(built, days):
     assert built.doit().ran == [] and named(open_tiny(built.folder)) == set()
     started = read_json(built.root / "side/receipt.json")["predicate"]["runDetails"]["metadata"]["startedOn"]
     past = datetime.datetime.fromisoformat(started) < datetime.datetime.now(datetime.UTC)
-    assert past == (days < 0.00005)
+    assert past == (days < 0)  # the runs take less than 0.02 days, half an hour
