@@ -1,7 +1,7 @@
 """What the ranks of a test do: one group of processes runs many small trainings, one after the other.
 
 A process costs seconds to start, a training a fraction of one, so the tests of several ranks share a group.
-Every function here runs on each rank.
+Every function here runs on each rank and is importable by the processes that are started.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,11 @@ def run(
 def spawn(work: Callable[[Path, Ranks], None], root: Path, world: int = 2) -> None:
     """Run work(root, ranks) on each of `world` processes; raises what a process raised.
 
-    They are forked: a fresh interpreter imports torch, transformers and PEFT for 6 seconds.
+    They are forked from a process that has imported what takes 6 seconds. Not from this one: where torch is built with
+    CUDA, a process whose parent has run a backward pass runs none.
     """
-    context = multiprocessing.start_processes(_enter, (world, work, root), world, join=False, start_method="fork")
+    set_forkserver_preload(["torch", "transformers", "peft"])
+    context = multiprocessing.start_processes(_enter, (world, work, root), world, join=False, start_method="forkserver")
     end = time.monotonic() + PATIENCE
     try:
         while not context.join(timeout=1.0):
