@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmpt.store.jsonl import write_jsonl
 from mmpt.store.stage import SliceView, StageContext
+from tests.codecs.forked_contract import forked_contract
 from tests.codecs.small_weights import write_encodec
 
 
@@ -57,7 +58,8 @@ class TinyCorpus:
         inputs = {stage: base / stage for stage in ("corpus", "manifest", "split")}
         view = SliceView({"codecs": sections}, ("codecs",), "codecs")
         external = {"real": self.root}
-        body(StageContext("codecs", view, inputs, base / "codecs", self.work, external=external))
+        with forked_contract():
+            body(StageContext("codecs", view, inputs, base / "codecs", self.work, external=external))
         return base / "codecs"
 
 

@@ -14,6 +14,7 @@ from mmpt.evaluate.checkpoint import EvalContext, Trained
 from mmpt.gating.judged import MEASURED
 from mmpt.profile import Profile, load_profile
 from mmpt.store.stage import SliceView, StageContext
+from tests.codecs.forked_contract import forked_contract
 
 PROFILE = """
 extends: smoke
@@ -94,7 +95,8 @@ class Run:
     def build(self, name: str) -> Path:
         if not self.data(name).is_dir():
             module, _, function = by_name(STAGES)[name].body.partition(":")
-            getattr(importlib.import_module(module), function)(self.context(name, self.data(name)))
+            with forked_contract():
+                getattr(importlib.import_module(module), function)(self.context(name, self.data(name)))
         return self.data(name)
 
     def build_release(self) -> Path:

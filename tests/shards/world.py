@@ -19,6 +19,7 @@ from mmpt.stages.split import split
 from mmpt.stages.token_space import token_space
 from mmpt.store.stage import SliceView, StageContext
 from mmpt.tokens.space import TokenSpace, load
+from tests.codecs.forked_contract import forked_contract
 
 PROFILE: dict[str, Any] = {
     "corpus": {
@@ -86,7 +87,8 @@ class World:
     def run(self, stage: str, out: Path | None = None, work: Path | None = None, **changes: Any) -> Path:
         """Run one body; without ``out`` into this world."""
         out = out or self.path(stage)
-        BODIES[stage](self.context(stage, out, work or out.with_name(f"{out.name}.work"), **changes))
+        with forked_contract():
+            BODIES[stage](self.context(stage, out, work or out.with_name(f"{out.name}.work"), **changes))
         return out
 
 
