@@ -989,7 +989,7 @@ CONFIGURATION = (
         SMOKE,
         "codebook_size: 320",
         "codebook_size: 4",
-        "S3.reconstruction",
+        "S3.gain",
         "FoundationVision/LlamaGen#17",
     ),
     Fault(
