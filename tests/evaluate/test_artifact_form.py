@@ -8,6 +8,7 @@ import pytest
 
 from mmpt.evaluate.emission import Written, artifact_metrics
 from mmpt.evaluate.media import write_wav
+from mmpt.tokens.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Blocks:
 def test_a_sound_must_have_the_frames_that_were_asked_for(tmp_path, samples, wrong):
     wave = np.random.default_rng(0).standard_normal((1, samples)) * 0.1
     write_wav(tmp_path / "a.wav", wave, 8000)
-    decoder = SimpleNamespace(codecs=SimpleNamespace(audio=Blocks()))
+    decoder = SimpleNamespace(codecs=SimpleNamespace(audio=Blocks()), space=SimpleNamespace(stream=Stream((0, 1))))
     row = {"id": "a", "path": "a.wav", "target_len": 10}
     written = [Written(4, tmp_path, {("t2a", "greedy"): [row]})]
     found = {m.name: m.value for m in artifact_metrics(decoder, written, {"a": {"rms": 0.1, "clipped": 0.0}})}

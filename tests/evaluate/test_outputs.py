@@ -50,7 +50,7 @@ def judge(run, loud_base):
         for task, records in sets.items():
             rows = [{"ids": one.ids.tolist(), "ended": one.ended} for one in made[task, "greedy"].golden]
             asked = outputs.Asked.of(records, run.data("shards"), shop.tokenizer, shop.space)
-            with_guidance = told if task in outputs.EMIT else 1.0
+            with_guidance = told if task in outputs.EMIT_TASKS else 1.0
             scored[task] = outputs.scored_rows(plain, shop.space, asked, rows, torch.float32, with_guidance)
         return {one.slice: one.value for one in outputs.argmax_metrics(scored)}, scored
 

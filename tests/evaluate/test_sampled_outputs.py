@@ -38,7 +38,7 @@ def measured(run):
         for task, records in sets.items():
             rows = [{"ids": one.ids.tolist(), "ended": one.ended} for one in found[task, "sampled"].golden]
             asked = outputs.Asked.of(records, run.data("shards"), shop.tokenizer, shop.space)
-            guidance = told.guidance if task in outputs.EMIT else 1.0
+            guidance = told.guidance if task in outputs.EMIT_TASKS else 1.0
             filters = Filters(top_k=told.top_k, top_p=told.top_p)
             seen = draws.sampled_draws(
                 plain, shop.space, asked, rows, told.seed, filters, torch.float32, guidance=guidance
