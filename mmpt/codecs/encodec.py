@@ -23,7 +23,7 @@ import numpy as np
 from mmpt.codecs.encodec_weights import locate, open_model, read_config
 from mmpt.codecs.network_audio import NetworkAudio
 from mmpt.codecs.protocol import AudioCodes
-from mmpt.codecs.validation import check_options
+from mmpt.codecs.validation import check_codebook_size, check_options
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.errors import UserError
 
@@ -243,14 +243,7 @@ def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = N
     """The codec of a local folder, a .th file or a hub id (`path`), cut to `n_codebooks` (default 4)."""
     check_options(options, OPTIONS, "codecs.audio")
     model = open_model(locate(options))
-    size = options.get("codebook_size", model.config.codebook_size)
-    if size != model.config.codebook_size:
-        raise UserError(
-            "EnCodec's codebook size is fixed by its weights",
-            where="codecs.audio.codebook_size",
-            found=size,
-            expected=model.config.codebook_size,
-        )
+    check_codebook_size(options, model.config.codebook_size, "codecs.audio", "EnCodec's")
     codec = Encodec(model, options.get("n_codebooks", 4))
     if codec.config.normalize and fit_data:
         codec.fit_gain(fit_data)

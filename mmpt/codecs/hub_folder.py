@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpt.store.canonical import read_json
+from mmpt.codecs.weights import place
+from mmpt.store.canonical import digest_json, read_json, write_json
+from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 
 CONFIG = "config.json"
@@ -37,9 +39,43 @@ def download(hub_id: str, where: str, expected: str, fix: str, files: Sequence[s
         ) from error
 
 
-def check_folder(folder: Path, where: str, expected: str, fix: str) -> None:
-    """Raises UserError, which lists what is there, where one of FILES is missing; `fix` has a place for their names."""
-    if missing := [name for name in FILES if not (folder / name).is_file()]:
+def located(
+    options: Mapping[str, Any], where: str, expected: str, fix: str, put: str, files: Sequence[str], few: Sequence[str]
+) -> Path:
+    """The folder of a codec's option `path`, downloaded where it is a hub id.
+
+    Args:
+        files: of the codec. few: those of them that are asked for now; the others are not downloaded.
+        fix: what to give as `path`. put: as `fix` of `check_folder`.
+
+    Raises:
+        UserError: no `path`, not reachable, or one of `few` is missing.
+    """
+    if "path" not in options:
+        raise UserError("the codec needs its weights", where=where, found="nothing", expected=expected, fix=fix)
+    folder = Path(options["path"])
+    if not folder.exists():
+        folder = download(str(options["path"]), where, expected, fix, few)
+    if not all((folder / name).is_file() for name in few):
+        check_folder(folder, where, expected, put, files)
+    return folder
+
+
+def published_digest(name: str, options: Mapping[str, Any], config: Mapping[str, Any], weights: Path) -> str:
+    """Hex SHA-256 of a published codec: its weight file, its configuration and the options that it is cut by."""
+    return digest_json({"name": name, **options, "config": dict(config), "weights": sha256_file(weights)})
+
+
+def save_published(source: Path, files: Sequence[str], folder: Path, about: Mapping[str, Any]) -> None:
+    """The files of a published codec as they are, and `about` as codec.json."""
+    for name in files:
+        place(source / name, folder / name)
+    write_json(folder / "codec.json", dict(about))
+
+
+def check_folder(folder: Path, where: str, expected: str, fix: str, files: Sequence[str] = FILES) -> None:
+    """Raises UserError, which lists what is there, where one of `files` is missing; `fix` has a place for the names."""
+    if missing := [name for name in files if not (folder / name).is_file()]:
         there = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
         raise UserError(
             "weights are incomplete",

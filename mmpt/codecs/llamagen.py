@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmpt.codecs.image_quality import psnr, ssim
-from mmpt.codecs.validation import check_options, picture_codes, together
+from mmpt.codecs.squares import square_quality, to_channels, to_pixels
+from mmpt.codecs.validation import check_codebook_size, check_options, picture_codes, together
 from mmpt.codecs.weights import Published, load_strictly, place, read_state
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.digests import sha256_file
 from mmpt.store.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from mmpt.codecs.llamagen_modules import VqModel
 
 modality = "image"
@@ -115,16 +113,10 @@ class LlamaGen:
         codes: list[np.ndarray] = []
         with torch.inference_mode():
             for some in together(pictures, self._device):
-                pixels = torch.stack([self._pixels(one) for one in some])
+                pixels = torch.from_numpy(np.stack([to_channels(one, self.decode_size) for one in some]))
                 found = self.model.encode(pixels.to(self._device)).flatten(1)
                 codes += list(found.cpu().numpy().astype(np.int32))
         return codes
-
-    def _pixels(self, picture: np.ndarray) -> torch.Tensor:
-        import torch
-
-        scaled = square(picture, self.decode_size).astype(np.float32) / 127.5 - 1
-        return torch.from_numpy(scaled.transpose(2, 0, 1).copy())
 
     def decode(self, codes: Sequence[np.ndarray], seeds: Sequence[int] | None = None) -> list[np.ndarray]:
         """uint8 [decode_size, decode_size, 3] of each; nothing is drawn, `seeds` are for codecs that draw.
@@ -136,13 +128,11 @@ class LlamaGen:
         with torch.inference_mode():
             legal = [picture_codes(one, self.tokens_per_image, self.codebook_size) for one in codes]
             ids = [torch.from_numpy(one).reshape(1, *self.grid) for one in legal]
-            pictures = [self.model.decode(one.to(self._device))[0].movedim(0, 2).cpu().numpy() for one in ids]
-        return [np.rint(np.clip(one * 127.5 + 127.5, 0, 255)).astype(np.uint8) for one in pictures]
+            return [to_pixels(self.model.decode(one.to(self._device))[0].cpu().numpy()) for one in ids]
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
         """psnr (dB, at most 99) and ssim of a round trip, against the part of `reference` that was encoded."""
-        seen = square(reference, self.decode_size)
-        return {"psnr": psnr(seen, output), "ssim": ssim(seen, output)}
+        return square_quality(reference, output)
 
     def code_vectors(self) -> np.ndarray:
         """float32 [1, codebook_size, code_dim], each of length 1."""
@@ -170,14 +160,7 @@ def create(options: Mapping[str, Any], fit_data: object = None) -> LlamaGen:
     """The codec of a weight file or a folder with one (`path`), for pictures of `size` pixels (default 256)."""
     check_options(options, OPTIONS, "codecs.image")
     codec = LlamaGen(locate(options), options.get("size", 256))
-    size = options.get("codebook_size", codec.codebook_size)
-    if size != codec.codebook_size:
-        raise UserError(
-            "LlamaGen's codebook size is fixed by its weights",
-            where="codecs.image.codebook_size",
-            found=size,
-            expected=codec.codebook_size,
-        )
+    check_codebook_size(options, codec.codebook_size, "codecs.image", "LlamaGen's")
     return codec
 
 
@@ -202,14 +185,3 @@ def locate(options: Mapping[str, Any]) -> Path:
         expected="one weight file: " + " or ".join(str(one) for one in FILES),
         fix="name the file in path, or put it into that folder under its published name",
     )
-
-
-def square(picture: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [side, side, 3]: the middle square of a uint8 [H, W, 3], resized by Pillow's bicubic filter."""
-    from PIL import Image
-
-    height, width = picture.shape[:2]
-    edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
-    middle = np.ascontiguousarray(picture[top : top + edge, left : left + edge], np.uint8)
-    return np.asarray(Image.fromarray(middle).resize((side, side), Image.Resampling.BICUBIC))

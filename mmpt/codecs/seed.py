@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmpt.codecs.image_quality import psnr, ssim
-from mmpt.codecs.validation import check_options, picture_codes, together
+from mmpt.codecs.validation import check_codebook_size, check_options, picture_codes, together
 from mmpt.codecs.weights import Published, load_strictly, place, read_state, require
 from mmpt.store.canonical import canonical_json, read_json, write_json
 from mmpt.store.digests import sha256_file
@@ -304,14 +304,7 @@ def create(options: Mapping[str, Any], fit_data: object = None) -> Seed:
             expected="a folder with " + " and ".join(str(one) for one in (*DECODE_FILES, *ENCODE_FILES)),
         )
     codec = Seed(Path(options["path"]), **settings)
-    size = options.get("codebook_size", codec.codebook_size)
-    if size != codec.codebook_size:
-        raise UserError(
-            "SEED's codebook size is fixed by its weights",
-            where="codecs.image.codebook_size",
-            found=size,
-            expected=codec.codebook_size,
-        )
+    check_codebook_size(options, codec.codebook_size, "codecs.image", "SEED's")
     return codec
 
 

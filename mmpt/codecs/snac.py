@@ -11,7 +11,6 @@ the last whole attention window are decoded with the last frame repeated.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import math
 from collections.abc import Mapping, Sequence
@@ -21,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmpt.codecs.hub_folder import CONFIG, download
+from mmpt.codecs.hub_folder import CONFIG, located, published_digest, save_published
 from mmpt.codecs.network_audio import NetworkAudio
 from mmpt.codecs.protocol import AudioCodes
-from mmpt.codecs.validation import check_options
-from mmpt.codecs.weights import load_strictly, place, read_state
-from mmpt.store.canonical import canonical_json, read_json, write_json
-from mmpt.store.digests import sha256_file
+from mmpt.codecs.validation import check_codebook_size, check_options
+from mmpt.codecs.weights import load_strictly, read_state
+from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,13 +153,11 @@ class Snac(NetworkAudio):
 
     @cached_property
     def _digest(self) -> str:
-        about = {
-            "name": self.name,
-            "n_codebooks": self.n_codebooks,
-            "config": dict(self.config),
-            "weights": sha256_file(self.folder / FILES[1]),
-        }
-        return hashlib.sha256(canonical_json(about)).hexdigest()
+        return published_digest(self.name, self._options, self.config, self.folder / FILES[1])
+
+    @property
+    def _options(self) -> dict[str, int]:
+        return {"n_codebooks": self.n_codebooks}
 
     def identity(self) -> str:
         """SHA-256 (hex) of the weight file, of the configuration and of the number of codebooks."""
@@ -174,10 +170,8 @@ class Snac(NetworkAudio):
 
     def save(self, folder: Path) -> None:
         """Both files as they are, and codec.json."""
-        for name in FILES:
-            place(self.folder / name, Path(folder) / name)
-        about = {"name": self.name, "kind": "audio", "identity": self.identity()}
-        write_json(Path(folder) / "codec.json", {**about, "options": {"n_codebooks": self.n_codebooks}})
+        about = {"name": self.name, "kind": "audio", "identity": self.identity(), "options": self._options}
+        save_published(self.folder, FILES, Path(folder), about)
 
 
 def shape(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -193,13 +187,7 @@ def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = N
     check_options(options, OPTIONS, "codecs.audio")
     _package()
     codec = Snac(_located(options), options.get("n_codebooks"))
-    if (size := options.get("codebook_size", codec.codebook_size)) != codec.codebook_size:
-        raise UserError(
-            "the codebook size is fixed by the weights",
-            where="codecs.audio.codebook_size",
-            found=size,
-            expected=codec.codebook_size,
-        )
+    check_codebook_size(options, codec.codebook_size, "codecs.audio")
     return codec
 
 
@@ -222,18 +210,4 @@ def _package() -> Any:
 
 
 def _located(options: Mapping[str, Any], files: Sequence[str] = FILES) -> Path:
-    if "path" not in options:
-        raise UserError("the codec needs its weights", where=WHERE, found="nothing", expected=EXPECTED, fix=FIX)
-    folder = Path(options["path"])
-    if not folder.exists():
-        folder = download(str(options["path"]), WHERE, EXPECTED, FIX, files)
-    if missing := [name for name in files if not (folder / name).is_file()]:
-        there = ", ".join(sorted(one.name for one in folder.iterdir())[:8]) if folder.is_dir() else "a file"
-        raise UserError(
-            "weights are incomplete",
-            where=f"{WHERE}: {folder}",
-            found=there or "an empty folder",
-            expected=EXPECTED,
-            fix=f"put {' and '.join(missing)} of the published model there",
-        )
-    return folder
+    return located(options, WHERE, EXPECTED, FIX, "put {} of the published model there", FILES, files)

@@ -10,7 +10,6 @@ SeamlessM4TFeatureExtractor computes: the same features as their own extractors'
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -22,14 +21,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmpt.codecs import encodec
-from mmpt.codecs.hub_folder import CONFIG, FILES, check_folder, download, model_type, open_strictly, settings
+from mmpt.codecs.hub_folder import (
+    CONFIG,
+    FILES,
+    located,
+    model_type,
+    open_strictly,
+    published_digest,
+    save_published,
+    settings,
+)
 from mmpt.codecs.network_audio import NetworkAudio
 from mmpt.codecs.protocol import AudioCodes
 from mmpt.codecs.transformers_models import CONTINUOUS, FBANK, KINDS, Kind, Sizes
-from mmpt.codecs.validation import check_options
-from mmpt.codecs.weights import place
-from mmpt.store.canonical import canonical_json, read_json, write_json
-from mmpt.store.digests import sha256_file
+from mmpt.codecs.validation import check_codebook_size, check_options
+from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +49,7 @@ CODEBOOKS = 8
 """Codebooks that are used unless the profile says how many; fewer where the weights have fewer."""
 WHERE = "codecs.audio.path"
 EXPECTED = "a folder with config.json and model.safetensors, or a hub id"
+FIX = "e.g. path: descript/dac_24khz, kyutai/mimi or a folder with the files of one"
 
 
 class TransformersAudio(NetworkAudio):
@@ -127,13 +134,11 @@ class TransformersAudio(NetworkAudio):
 
     @cached_property
     def _digest(self) -> str:
-        about = {
-            "name": self.name,
-            "n_codebooks": self.n_codebooks,
-            "config": settings(self.folder),
-            "weights": sha256_file(self.folder / FILES[1]),
-        }
-        return hashlib.sha256(canonical_json(about)).hexdigest()
+        return published_digest(self.name, self._options, settings(self.folder), self.folder / FILES[1])
+
+    @property
+    def _options(self) -> dict[str, int]:
+        return {"n_codebooks": self.n_codebooks}
 
     def identity(self) -> str:
         """SHA-256 (hex) of the weight file, of the configuration and of the number of codebooks."""
@@ -146,10 +151,8 @@ class TransformersAudio(NetworkAudio):
 
     def save(self, folder: Path) -> None:
         """Both files as they are, and codec.json."""
-        for name in FILES:
-            place(self.folder / name, Path(folder) / name)
-        about = {"name": self.name, "kind": "audio", "identity": self.identity()}
-        write_json(Path(folder) / "codec.json", {**about, "options": {"n_codebooks": self.n_codebooks}})
+        about = {"name": self.name, "kind": "audio", "identity": self.identity(), "options": self._options}
+        save_published(self.folder, FILES, Path(folder), about)
 
 
 def shape(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -184,13 +187,7 @@ def create(options: Mapping[str, Any], fit_data: Sequence[np.ndarray] | None = N
     if model_type(folder) == "encodec":
         return encodec.create({**options, "path": str(folder)}, fit_data)
     codec = TransformersAudio(folder, options.get("n_codebooks"))
-    if (size := options.get("codebook_size", codec.codebook_size)) != codec.codebook_size:
-        raise UserError(
-            "the codebook size is fixed by the weights",
-            where="codecs.audio.codebook_size",
-            found=size,
-            expected=codec.codebook_size,
-        )
+    check_codebook_size(options, codec.codebook_size, "codecs.audio")
     return codec
 
 
@@ -202,15 +199,7 @@ def load(folder: Path) -> NetworkAudio:
 
 
 def _located(options: Mapping[str, Any], files: Sequence[str] = FILES) -> Path:
-    fix = "e.g. path: descript/dac_24khz, kyutai/mimi or a folder with the files of one"
-    if "path" not in options:
-        raise UserError("the codec needs its weights", where=WHERE, found="nothing", expected=EXPECTED, fix=fix)
-    folder = Path(options["path"])
-    if not folder.exists():
-        folder = download(str(options["path"]), WHERE, EXPECTED, fix, files)
-    if files == FILES or not (folder / CONFIG).is_file():
-        check_folder(folder, WHERE, EXPECTED, "put {} of the published model there")
-    return folder
+    return located(options, WHERE, EXPECTED, FIX, "put {} of the published model there", FILES, files)
 
 
 def _kind(folder: Path) -> Kind:

@@ -11,7 +11,6 @@ own rectangles with line ends have another number of ids per picture, which no g
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmpt.codecs.hub_folder import CONFIG, FILES, check_folder, download, model_type, open_strictly, settings
-from mmpt.codecs.image_quality import psnr, ssim
-from mmpt.codecs.llamagen import square
-from mmpt.codecs.validation import check_options, picture_codes
-from mmpt.codecs.weights import place
-from mmpt.store.canonical import canonical_json, read_json, write_json
-from mmpt.store.digests import sha256_file
+from mmpt.codecs.hub_folder import (
+    CONFIG,
+    FILES,
+    located,
+    model_type,
+    open_strictly,
+    published_digest,
+    save_published,
+    settings,
+)
+from mmpt.codecs.squares import square_quality, to_channels, to_pixels
+from mmpt.codecs.validation import check_codebook_size, check_options, picture_codes
+from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,12 +92,10 @@ class TransformersImage:
         import torch
 
         with torch.inference_mode():
-            return [self._encoded(torch.from_numpy(self._pixels(one)).to(self._device)) for one in pictures]
-
-    def _pixels(self, picture: np.ndarray) -> np.ndarray:
-        """float32 [1, 3, size, size] in -1..1."""
-        scaled = square(picture, self.decode_size).astype(np.float32) / 127.5 - 1
-        return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+            return [
+                self._encoded(torch.from_numpy(to_channels(one, self.decode_size))[None].to(self._device))
+                for one in pictures
+            ]
 
     def _encoded(self, pixels: torch.Tensor) -> np.ndarray:
         import torch
@@ -114,14 +117,12 @@ class TransformersImage:
             for one in codes:
                 legal = torch.from_numpy(picture_codes(one, self.tokens_per_image, self.codebook_size)).long()
                 tokens = legal.reshape(1, *self.grid) if self.name == "emu3_vqgan" else legal[None]
-                pixels = self.network.decode(tokens.to(self._device))[0].movedim(0, 2).float().cpu().numpy()
-                found.append(np.rint(np.clip(pixels * 127.5 + 127.5, 0, 255)).astype(np.uint8))
+                found.append(to_pixels(self.network.decode(tokens.to(self._device))[0].float().cpu().numpy()))
         return found
 
     def quality(self, reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
         """psnr (dB, at most 99) and ssim of a round trip, against the part of `reference` that was encoded."""
-        seen = square(reference, self.decode_size)
-        return {"psnr": psnr(seen, output), "ssim": ssim(seen, output)}
+        return square_quality(reference, output)
 
     def code_vectors(self) -> np.ndarray:
         """float32 [1, codebook_size, D]; of Janus each of length 1, as its quantizer uses them."""
@@ -132,13 +133,11 @@ class TransformersImage:
 
     @cached_property
     def _digest(self) -> str:
-        about = {
-            "name": self.name,
-            "size": self.decode_size,
-            "config": settings(self.folder),
-            "weights": sha256_file(self.folder / FILES[1]),
-        }
-        return hashlib.sha256(canonical_json(about)).hexdigest()
+        return published_digest(self.name, self._options, settings(self.folder), self.folder / FILES[1])
+
+    @property
+    def _options(self) -> dict[str, int]:
+        return {"size": self.decode_size}
 
     def identity(self) -> str:
         """SHA-256 (hex) of the weight file, of the configuration and of the size."""
@@ -146,10 +145,8 @@ class TransformersImage:
 
     def save(self, folder: Path) -> None:
         """Both files as they are, and codec.json."""
-        for name in FILES:
-            place(self.folder / name, Path(folder) / name)
-        about = {"name": self.name, "kind": "image", "identity": self.identity()}
-        write_json(Path(folder) / "codec.json", {**about, "options": {"size": self.decode_size}})
+        about = {"name": self.name, "kind": "image", "identity": self.identity(), "options": self._options}
+        save_published(self.folder, FILES, Path(folder), about)
 
 
 def shape(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -163,13 +160,7 @@ def create(options: Mapping[str, Any], fit_data: object = None) -> TransformersI
     """The codec of a folder or hub id (`path`), for pictures of `size` pixels."""
     check_options(options, OPTIONS, "codecs.image")
     codec = TransformersImage(_located(options), options.get("size"))
-    if (size := options.get("codebook_size", codec.codebook_size)) != codec.codebook_size:
-        raise UserError(
-            "the codebook size is fixed by the weights",
-            where="codecs.image.codebook_size",
-            found=size,
-            expected=codec.codebook_size,
-        )
+    check_codebook_size(options, codec.codebook_size, "codecs.image")
     return codec
 
 
@@ -213,11 +204,4 @@ def _sizes(folder: Path, size: int | None) -> tuple[int, int, int]:
 
 
 def _located(options: Mapping[str, Any], files: Sequence[str] = FILES) -> Path:
-    if "path" not in options:
-        raise UserError("the codec needs its weights", where=WHERE, found="nothing", expected=EXPECTED, fix=FIX)
-    folder = Path(options["path"])
-    if not folder.exists():
-        folder = download(str(options["path"]), WHERE, EXPECTED, FIX, files)
-    if files == FILES or not (folder / CONFIG).is_file():
-        check_folder(folder, WHERE, EXPECTED, "put {} of the VQ model there")
-    return folder
+    return located(options, WHERE, EXPECTED, FIX, "put {} of the VQ model there", FILES, files)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,14 @@ def check_options(options: Iterable[str], known: Sequence[str], where: str) -> N
                 expected=", ".join(known),
                 fix=nearest(key, known),
             )
+
+
+def check_codebook_size(options: Mapping[str, Any], size: int, where: str, whose: str = "the codec's") -> None:
+    """Raises UserError where option `codebook_size` of profile section `where` is another than the weights' `size`."""
+    if (asked := options.get("codebook_size", size)) != size:
+        raise UserError(
+            f"{whose} codebook size is fixed by its weights", where=f"{where}.codebook_size", found=asked, expected=size
+        )
 
 
 def picture_codes(codes: np.ndarray, tokens: int, codebook_size: int) -> np.ndarray:

@@ -155,7 +155,7 @@ def _misplaced(
     Args:
         ids: of records one after another. lengths: of each record. places: int64 [n], of each id in its record.
     """
-    if modality == "image" or space.stream.open_ended:  # the longest record begins as every other does
+    if modality == "image" or space.stream.open_ended:  # shorter records have the longest one's ranges, cut off
         low, stop = space.payload_ranges(modality, int(lengths.max(initial=0)))
         return (ids < low[places]) | (ids >= stop[places])
     bad = np.ones(len(ids), bool)  # parts of frames have no place in another order

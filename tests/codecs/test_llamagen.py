@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmpt.codecs import llamagen, registry
+from mmpt.codecs import llamagen, registry, squares
 from mmpt.codecs.llamagen_modules import Sizes, VqModel
 from mmpt.stages.codecs import codecs as codecs_stage
 from mmpt.store.errors import UserError
@@ -99,7 +99,7 @@ def test_attention_and_sampling_against_their_formulas_written_out(codec):
 def test_the_middle_square_is_what_is_seen(codec):
     wide = np.zeros((16, 48, 3), np.uint8)
     wide[:, :16], wide[:, 32:] = 255, 255  # beside the middle
-    assert llamagen.square(wide, 16).max() == 0
+    assert squares.square(wide, 16).max() == 0
     assert np.array_equal(codec.encode([wide])[0], codec.encode([np.zeros((16, 16, 3), np.uint8)])[0])
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from mmpt.codecs import check, registry, transformers_image
-from mmpt.codecs.llamagen import square
+from mmpt.codecs.squares import square
 from mmpt.store.errors import UserError
 
 SMALL = dict(base_channels=32, channel_multiplier=[1, 1, 2], num_res_blocks=1, latent_channels=4, embed_dim=4)
