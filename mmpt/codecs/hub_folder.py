@@ -76,7 +76,9 @@ def save_published(source: Path, files: Sequence[str], folder: Path, about: Mapp
 def check_folder(folder: Path, where: str, expected: str, fix: str, files: Sequence[str] = FILES) -> None:
     """Raises UserError, which lists what is there, where one of `files` is missing; `fix` has a place for the names."""
     if missing := [name for name in files if not (folder / name).is_file()]:
-        there = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        there = "a file" if folder.is_file() else "no such folder"
+        if folder.is_dir():
+            there = ", ".join(sorted(f.name for f in folder.iterdir())[:8])
         raise UserError(
             "weights are incomplete",
             where=f"{where}: {folder}",

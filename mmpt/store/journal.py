@@ -20,29 +20,30 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Add a row, with the present time, the digest of the line before it and its own; on a new line where the last one
     was cut off.
     """
-    past = read_lines(path)
+    before = _content(path)
+    past = [row for _, row, _ in _lines(before) if row is not None]
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = {**row, "time": now, "previous": past[-1].get("digest", "") if past else ""}
-    before = path.read_bytes() if path.is_file() else b""
-    gap = b"\n" if is_cut_off(path) else b""
+    gap = b"\n" if _cut_off(before) else b""
     atomic_write(path, before + gap + canonical_json({**line, "digest": digest_json(line)}) + b"\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows, oldest first, edited ones too; a line that is no JSON object is left out. Empty without a file."""
-    return [row for _, row, _ in _lines(path) if row is not None]
+    return [row for _, row, _ in _lines(_content(path)) if row is not None]
 
 
 def sound_lines(path: Path) -> list[dict[str, Any]]:
     """The rows whose line holds the row's own digest, oldest first."""
-    return [row for _, row, sound in _lines(path) if row is not None and sound]
+    return [row for _, row, sound in _lines(_content(path)) if row is not None and sound]
 
 
 def wrong_lines(path: Path) -> list[str]:
     """What is wrong with the chain, one text per finding; empty where there is no file."""
-    wrong = ["its last line is cut off"] if is_cut_off(path) else []
+    data = _content(path)
+    wrong = ["its last line is cut off"] if _cut_off(data) else []
     previous: str | None = ""
-    for number, row, sound in _lines(path):
+    for number, row, sound in _lines(data):
         if row is None or not sound:
             wrong.append(f"line {number} was edited")
             previous = None
@@ -55,13 +56,20 @@ def wrong_lines(path: Path) -> list[str]:
 
 def is_cut_off(path: Path) -> bool:
     """Whether the last line has no end: the process that wrote it was killed."""
-    data = path.read_bytes() if path.is_file() else b""
+    return _cut_off(_content(path))
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _cut_off(data: bytes) -> bool:
     return bool(data) and not data.endswith(b"\n")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, bool]]:
+def _lines(data: bytes) -> Iterator[tuple[int, dict[str, Any] | None, bool]]:
     """(number, row, whether the line holds the row's own digest) of each line that has an end; row None: no object."""
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else [], 1):
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
             row = json.loads(line)
         except ValueError:
