@@ -16,7 +16,7 @@ from mmpt.build.model_card import card
 from mmpt.build.project import Project
 from mmpt.build.staleness import reasons, told
 from mmpt.gating import Verdict
-from mmpt.gating.judged import release_problems
+from mmpt.gating.judged import release_problems, stated_release
 from mmpt.profile.writing import new_profile, write_profile
 from mmpt.store.atomic import atomic_write, publish_folder
 from mmpt.store.canonical import read_json
@@ -51,7 +51,7 @@ class Export(OurCommand):
         return found.exit_code
 
     def _write(self, project: Project, found: DecisionSummary, target: Path, dtype: str | None) -> None:
-        if why := reasons(project, project.stage("release")):
+        if why := [one for stage in project.granted for one in reasons(project, stage)]:
             raise UserError("the release is not built", where=project.root.name, found=told(why), fix="run doit first")
         parity = write_export(project, found.verdicts, target, dtype)
         self.result |= {"to": str(target), "parity": parity}
@@ -79,7 +79,7 @@ def write_export(project: Project, verdicts: Sequence[Verdict], target: Path, dt
         )
     if problems := release_problems(project.root):
         raise UserError("the release is not what was judged", where=project.root.name, found=problems[0])
-    written["release"] = read_json(project.root / "release" / "data" / "RELEASE.json")
+    written["release"] = stated_release(project.root)
     staging = staging_folder(target)
     shutil.rmtree(staging, ignore_errors=True)
     try:

@@ -13,7 +13,7 @@ from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.report_writer import write_report
 from mmpt.build.staleness import plan, told
-from mmpt.build.withdrawal import RELEASE, withdraw_release
+from mmpt.build.withdrawal import released, withdraw_release
 from mmpt.gating import Policy, Verdict, decide, evaluate_all
 from mmpt.gating.columns import width
 from mmpt.gating.decision import EXIT, outcome
@@ -95,7 +95,7 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
     """
     stale = stale_measurements(project, fresh)
     policy = policy_of(project, strict)
-    if (project.root / RELEASE).exists() and _word(project, policy, stale) != "GO":
+    if released(project) and _word(project, policy, stale) != "GO":
         withdraw_release(project)  # before the decision, which names what is there by digest
     decision = decide(project.root, policy, portable(project.profile.data), stale=stale)
     report = write_report(project, stale).relative_to(project.repo)

@@ -64,7 +64,9 @@ class Stage:
             would refuse later, where looking costs nothing.
         work: what its time grows with: profile keys joined by "*" or "/"; "records"; "fitted" (records, at most as many
             as a codec is fitted on); "items" (golden and ablation items of a task). Empty: it always takes as long.
-        granted: its output carries the policy, the softenings and the waivers of its GO: it is stale where they change.
+        granted: its output rests on a GO and carries the GO's policy, softenings and waivers: it is stale where they
+            change, and removed where there is no GO.
+        reported: the report is drawn from its output.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Stage:
     tools: tuple[str, ...] = ()
     on_save: Hook | None = None
     granted: bool = False
+    reported: bool = False
     reuses: bool = False
     compiled: bool = False
     media: bool = False

@@ -59,6 +59,11 @@ class Project:
         """Stage name -> stage."""
         return by_name(self.stages)
 
+    @property
+    def granted(self) -> tuple[Stage, ...]:
+        """The stages whose output rests on a GO."""
+        return tuple(stage for stage in self.stages if stage.granted)
+
     @functools.cached_property
     def stat_cache(self) -> StatCache:
         """Digests of artifacts by stat."""

@@ -338,6 +338,7 @@ STAGES: tuple[Stage, ...] = (
         ),
         external=MEDIA,
         outputs=(Output("report_data.json", "report_data"),),
+        reported=True,
     ),
     Stage(
         "release",

@@ -41,7 +41,7 @@ from mmpt.build.receipts import (
 )
 from mmpt.build.report_writer import draw
 from mmpt.build.staleness import differences
-from mmpt.build.withdrawal import RELEASE
+from mmpt.build.withdrawal import released
 from mmpt.gating import decide, evaluate_gate, read_decision, read_verdict
 from mmpt.gating.history import check_history
 from mmpt.gating.judged import release_problems
@@ -98,7 +98,7 @@ def _gates(project: Project, deep: bool) -> Findings:
         yield "owner", wrong_owner(project)
     if (project.root / DECISION).exists():
         yield "decision", _decision(project, deep)
-    if (project.root / RELEASE).exists():
+    if released(project):
         yield "grant", _grant(project)
 
 
@@ -126,7 +126,7 @@ def _content(project: Project, stage: Stage) -> list[str]:
         wrong.append(str(error))
     # another table may release other files
     adapter = "adapter/*.safetensors" in [output.glob for output in stage.outputs]
-    if stage.name == RELEASE and adapter and not wrong:
+    if stage.granted and adapter and not wrong:
         wrong += release_problems(project.root)
     receipt = read_receipt(project.root / stage.name / RECEIPT)
     return wrong + [f"stale: {one}" for one in differences(definition_of(receipt), define(project, stage))]
@@ -178,7 +178,9 @@ def _grant(project: Project) -> list[str]:
         said = read_decision(project.root)["decision"]
     except UserError:
         said = "nothing"
-    return [] if said == "GO" else [f"{RELEASE}: it is there, and the decision says {said}: run doit"]
+    if said == "GO":
+        return []
+    return [f"{folder.name}: it is there, and the decision says {said}: run doit" for folder in released(project)]
 
 
 def _same(name: str, known: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -210,7 +212,8 @@ def _drawn_again(project: Project) -> list[str]:
 
     Asked where nothing else is in doubt, so no measurement is stale.
     """
-    if not (project.root / "render" / DATA).is_dir() or not (project.root / DECISION).exists():
+    gathered = any((project.root / stage.name / DATA).is_dir() for stage in project.stages if stage.reported)
+    if not gathered or not (project.root / DECISION).exists():
         return []
     try:
         drawn = draw(project, {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmpt.store.canonical import read_json
 from mmpt.store.digests import Manifest, sha256_file
@@ -75,11 +76,16 @@ def require_judged(adapter: str, judged: Mapping[str, str]) -> None:
         )
 
 
+def stated_release(root: Path) -> dict[str, Any]:
+    """RELEASE.json of a finished release. root: artifacts/<profile>."""
+    return read_json(root / "release" / "data" / RELEASE)
+
+
 def release_problems(root: Path) -> list[str]:
     """What in a finished release is not what was judged: one line each. root: artifacts/<profile>, with its release."""
     folders = {stage: root / stage / "data" for stage in {stage for stage, _ in MEASURED.values()}}
     try:
-        stated = read_json(root / "release" / "data" / RELEASE)
+        stated = stated_release(root)
         adapter = sha256_file(root / "release" / "data" / "adapter" / ADAPTER)
         staged = folders["staged_export"] / "export"
         require_judged(

@@ -68,7 +68,7 @@ STAGES = (
     Stage("side", "a branch without a gate", "bodies.stages:side", inputs=("count",), slice=("side",),
           outputs=(Output("side.json"),)),
     Stage("render", "reads the slow one", "bodies.stages:render", inputs=("slow",), slice=("score",),
-          outputs=(Output("score.json"), Output("report_data.json", "report_data"))),
+          outputs=(Output("score.json"), Output("report_data.json", "report_data")), reported=True),
 )
 """
 
