@@ -273,7 +273,7 @@ def _conclude(results: list[CheckResult]) -> tuple[str, str]:
         if hits:
             return name, _line(hits[0]) + (f" (and {len(hits) - 1} more)" if len(hits) > 1 else "")
     if results and all(one.status == "not_applicable" for one in results):
-        return "NOT_APPLICABLE", results[0].note
+        return "NOT_APPLICABLE", "; ".join(dict.fromkeys(one.note for one in results))
     return "GO", ""
 
 

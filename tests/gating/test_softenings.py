@@ -259,6 +259,15 @@ def test_a_decision_for_some_tasks_names_them(gates_folder, root, tmp_path):
     assert left_out == {"the profile's `tasks` leave t2a out"}
 
 
+def test_a_gate_without_an_object_gives_every_reason_for_it(profile):
+    """Only t2i is left out by `tasks`: a codec for pictures is there."""
+    profile["codecs"]["audio"], profile["tasks"] = None, ["i2t"]
+    policy = load_policy(profile=profile)
+    verdict = decide_evidence(policy.gate("B3"), fixture("B3", "good"), policy, "0" * 64)
+    assert verdict.verdict == "NOT_APPLICABLE"
+    assert verdict.reason == "the profile has no audio codec; the profile's `tasks` leave t2i out"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
