@@ -76,9 +76,11 @@ class StageCommand(OurCommand):
         wanted = {one.stage.name for one in found if one.state != "fresh" and not one.there}
         needed, times = needs(project, wanted), stage_times(project, found)
         first += [f"room: {one}" for one in needed if one.lacking]
+        softenings = policy_of(project).softenings
         self.result = {
             "missing": [*first, *lost],
             "needs": [one.to_json() for one in needed],
+            "softenings": [one.to_json() for one in softenings],
             "stages": [one.to_json() | seconds_json(times.get(one.stage.name)) for one in found],
         }
         self.say(*(f"{'missing':<{NAME_WIDTH}} {one}" for one in first))
@@ -89,6 +91,7 @@ class StageCommand(OurCommand):
             head, below = (f": {why[0]}", why[1:]) if why[:1] == ["never built"] else ("", why)
             takes = f"; {times[one.stage.name]}" if one.stage.name in times else ""
             self.say(f"{one.stage.name:<{NAME_WIDTH}} {one.state}{head}{takes}", *(f"    {line}" for line in below))
+        self.say(*(f"{'softened':<{NAME_WIDTH}} {one}" for one in softenings))
         self.say(*(f"{'time':<{NAME_WIDTH}} {line}" for line in time_lines(times)))
         self.say(*(f"{'needs':<{NAME_WIDTH}} {one}" for one in needed if not one.lacking))
         project.save_caches()

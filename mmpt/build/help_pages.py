@@ -89,7 +89,7 @@ def profile_lines(profile: Profile, policy: Policy) -> list[str]:
         lines += _yaml_lines(name, profile.data[name], name, own, 0)
     soft = policy.softenings
     lines += ["", "# softened:" + ("" if soft else " nothing")]
-    return [*lines, *(f"#   {one.what}: {one.default} -> {one.value} by {one.where} ({one.reason})" for one in soft)]
+    return [*lines, *(f"#   {one}" for one in soft)]
 
 
 def _yaml_lines(key: str, value: Any, dotted: str, own: Mapping[str, str], depth: int) -> list[str]:

@@ -2,7 +2,8 @@
 
 A receipt has the seconds of its stage. The run's own come first, then those of the newest other run of the project
 folder with the same base model and codecs, then those that were recorded of a packaged profile. A stage whose work is
-counted in the profile (steps, records, golden items) takes as much more time as it has more of them.
+counted in the profile (steps, records, golden items) takes as much more time as it has more of them. A run with other
+codecs still tells of the stages that use none; of the others the plan says what differs.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ FITTED = 2000  # media that a codec is fitted on at most
 
 @dataclass(frozen=True)
 class StageTime:
-    """seconds: None where nothing is known of the stage. basis: what they rest on, in words."""
+    """seconds: None where nothing is known of the stage. basis: what they rest on, or why they are not known."""
 
     seconds: float | None
     basis: str
 
     def __str__(self) -> str:
-        return "time not known" if self.seconds is None else f"about {spoken(self.seconds)} ({self.basis})"
+        known = "time not known" if self.seconds is None else f"about {spoken(self.seconds)}"
+        return f"{known} ({self.basis})" if self.basis else known
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,10 @@ class PastRun:
         return portable({key: base.get(key) for key in ("kind", "path", "config")} | runtime)
 
     @cached_property
-    def codecs(self) -> tuple[Any, ...]:
-        return tuple(_get(self.data, f"codecs.{modality}.name") for modality in MODALITIES)
+    def codecs(self) -> dict[str, str]:
+        """Modality -> name of its codec; without those that have none."""
+        named = {modality: _get(self.data, f"codecs.{modality}.name") for modality in MODALITIES}
+        return {modality: name for modality, name in named.items() if name}
 
 
 def stage_times(project: Project, planned: Iterable[StagePlan]) -> dict[str, StageTime]:
@@ -79,24 +83,38 @@ def stage_times(project: Project, planned: Iterable[StagePlan]) -> dict[str, Sta
 
 
 def _time(stage: Stage, now: PastRun, own: PastRun, others: Iterable[PastRun], recorded: list[PastRun]) -> StageTime:
+    why = ""
     for run in (own, *others):
-        if stage.name not in run.seconds or not _alike(stage, now, run):
+        if stage.name not in run.seconds:
             continue
-        ratio = _ratio(stage, now, run)
-        basis = "its last run" if run is own else f"the run of {run.name}"
-        basis = f"{run.name} as recorded elsewhere" if run in recorded else basis
+        if other := _differs(stage, now, run):
+            why = why or f"{_told(run, own, recorded)} has {other}"
+            continue
+        ratio, basis = _ratio(stage, now, run), _told(run, own, recorded)
         if ratio is None:
             return StageTime(run.seconds[stage.name], f"{basis}, whose size is not compared")
         scaled = f", {ratio:.3g} times its counts" if abs(ratio - 1) > 0.01 else ""
         return StageTime(run.seconds[stage.name] * ratio, basis + scaled)
-    return StageTime(None, "")
+    return StageTime(None, why)
 
 
-def _alike(stage: Stage, now: PastRun, run: PastRun) -> bool:
-    """Whether what the stage computes with is the same in both: the base model, the codecs."""
-    with_model = stage.torch and ("base" in stage.slice or "base" in stage.inputs)
+def _told(run: PastRun, own: PastRun, recorded: list[PastRun]) -> str:
+    named = f"{run.name} as recorded elsewhere" if run in recorded else f"the run of {run.name}"
+    return "its last run" if run is own else named
+
+
+def _differs(stage: Stage, now: PastRun, run: PastRun) -> str:
+    """In what the past run computed with something else than the stage will, in words; empty where it did not.
+
+    A run with sounds and pictures tells of one of either alone: its work is counted in records and items.
+    """
+    if stage.torch and ("base" in stage.slice or "base" in stage.inputs) and run.model != now.model:
+        return "another base model, device or dtype"
     with_codec = "codecs" in stage.slice or any(key.startswith("codecs.") for key in stage.external)
-    return (not with_model or run.model == now.model) and (not with_codec or run.codecs == now.codecs)
+    theirs = {run.codecs.get(modality, f"no codec for {modality}") for modality in now.codecs}
+    other = sorted(theirs - set(now.codecs.values())) if with_codec else []
+    mine = sorted(set(now.codecs.values()) - theirs)
+    return f"{' and '.join(other)}, not {' and '.join(mine)}" if other else ""
 
 
 def _ratio(stage: Stage, now: PastRun, run: PastRun) -> float | None:
@@ -179,7 +197,7 @@ def time_lines(times: Mapping[str, StageTime]) -> Iterator[str]:
         more = f", and {', '.join(unknown)}, of which no time is known" if unknown else ""
         yield f"about {spoken(sum(known))} for one stage after another{more}"
     elif unknown:
-        yield "not known: no run here has built these stages; `doit fit` estimates the training"
+        yield "not known: no run here has built these stages alike; `doit fit` estimates the training"
 
 
 def seconds_json(one: StageTime | None) -> dict[str, Any]:

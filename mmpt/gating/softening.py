@@ -38,6 +38,9 @@ class Softening:
     value: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.default} -> {self.value} by {self.where} ({self.reason})"
+
     def to_json(self) -> dict[str, str]:
         """As decision.schema.json describes it."""
         return {"what": self.what, "where": self.where, "from": self.default, "to": self.value, "reason": self.reason}

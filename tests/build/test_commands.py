@@ -184,6 +184,14 @@ def test_plan_says_what_a_gate_holds_back(built):
     assert outcome.ran == [], "a run does what the plan said"
 
 
+def test_plan_names_what_the_decision_will_be_softened_by(built):
+    soft = '{gate: B1, check: falls, severity: warn, reason: "a short trial run"}'
+    (built.folder / "smoke.yaml").write_text((built.folder / "smoke.yaml").read_text() + f"gates: [{soft}]\n")
+    outcome = run(built, "plan")
+    assert "softened         B1.falls.severity: block -> warn by smoke.yaml (a short trial run)" in outcome.stdout
+    assert [one["what"] for one in answer(built, "plan")["result"]["softenings"]] == ["B1.falls.severity"]
+
+
 def test_a_gate_whose_measurement_will_be_made_again_blocks_nothing_yet(built):
     built.ask_for(15)
     built.edit("smoke.yaml", "n: 4", "n: 5")

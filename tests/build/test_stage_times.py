@@ -7,8 +7,8 @@ import pytest
 
 from mmpt.build import stage_times
 from mmpt.build.run_plan import StagePlan
-from mmpt.build.stage_table import STAGES
-from mmpt.build.stage_times import StageTime, spoken, time_lines
+from mmpt.build.stage_table import STAGES, by_name
+from mmpt.build.stage_times import PastRun, StageTime, _differs, spoken, time_lines
 from mmpt.profile import load_profile
 
 SLICES = {
@@ -57,7 +57,7 @@ def test_nothing_is_known_before_a_run(project):
     found = times(project, "train", "corpus")
     assert found == dict.fromkeys(("corpus", "train"), StageTime(None, ""))
     assert list(time_lines(found)) == [
-        "not known: no run here has built these stages; `doit fit` estimates the training"
+        "not known: no run here has built these stages alike; `doit fit` estimates the training"
     ]
 
 
@@ -76,7 +76,8 @@ def test_another_run_counts_only_with_the_same_model_where_there_is_a_model(proj
     assert times(project, "train")["train"] == StageTime(150.0, "the run of other, 3 times its counts")
     built(project, "other", config={"hidden_size": 4096})
     found = times(project, "train", "split")
-    assert found["train"].seconds is None and found["split"].basis == "the run of other, 36 times its counts"
+    assert found["train"] == StageTime(None, "the run of other has another base model, device or dtype")
+    assert found["split"].basis == "the run of other, 36 times its counts"
     assert list(time_lines(found)) == ["about 72 s for one stage after another, and train, of which no time is known"]
 
 
@@ -94,10 +95,22 @@ def test_a_damaged_receipt_is_passed_over(project):
     assert times(project, "train")["train"].seconds is None
 
 
-def test_the_codecs_of_a_run_decide_what_its_tokens_cost(project):
+def test_a_run_of_other_codecs_tells_of_the_stages_that_use_none(project):
     built(project, "smoke")
     project.profile.data["codecs"]["audio"] = {"name": "encodec"}
-    assert times(project, "codecs")["codecs"].seconds is None
+    found = times(project, "codecs", "split", "train")
+    assert str(found["codecs"]) == "time not known (its last run has melrvq, not encodec)"
+    assert found["split"].seconds and found["train"].seconds
+
+
+def test_a_run_with_both_codecs_tells_of_one_of_pictures_alone_and_not_the_other_way(project):
+    built(project, "smoke")
+    both = project.profile.data["codecs"]
+    project.profile.data["codecs"] = {**both, "audio": None}
+    assert times(project, "codecs")["codecs"].seconds
+    now = PastRun("now", {"codecs": both}, {}, None)
+    pictures = PastRun("pictures", {"codecs": project.profile.data["codecs"]}, {"codecs": 1.0}, None)
+    assert _differs(by_name(STAGES)["codecs"], now, pictures) == "no codec for audio, not melrvq"
 
 
 @pytest.mark.parametrize(
