@@ -5,6 +5,7 @@ refused.
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.gating.baselines import baseline_checks
 from mmpt.gating.columns import columns, width, wrapped
+from mmpt.profile.keys import keys
 from mmpt.profile.load import PACKAGED
 from mmpt.store.errors import EXIT_GO, UserError
 from mmpt.store.schema import nearest
@@ -63,7 +65,7 @@ def _parser_of(command: type[OurCommand]) -> Parser:
 class Help(OurCommand):
     name = "help"
     doc_purpose = "this page; a command's options; a stage; a gate and its checks; the keys of a profile"
-    words_doc = "[COMMAND | STAGE | GATE | profile [KEY]]"
+    words_doc = "[COMMAND | STAGE | GATE [CHECK] | profile [KEY]]"
     takes = (0, 2)
 
     def __init__(self, cmds: Any = None, **kwargs: Any):
@@ -71,27 +73,39 @@ class Help(OurCommand):
         self._plugins = cmds
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        commands = self._plugins.to_dict()
-        gates = policy_of(project).gates
-        if not words:
-            lines = overview(commands)
-        elif words[0] == "profile":
-            lines = key_lines(words[1] if len(words) > 1 else None, project.stages)
-        elif len(words) > 1:
-            raise UserError("too many words", where="doit help", found=" ".join(words), expected="one, or profile KEY")
-        elif words[0].upper() in gates:
-            lines = gate_lines(policy_of(project), words[0].upper())
-        elif words[0] in commands:
-            lines = _parser_of(commands[words[0]]).format_help().rstrip().splitlines()
-        elif words[0] in project.names:
-            lines = _stage_lines(project.names[words[0]])
-        else:
-            ours = [name for name, one in commands.items() if not issubclass(one, Refused)]
-            fix = nearest(words[0], [*ours, *project.names, *gates])
-            raise UserError("no such command, stage or gate", found=words[0], fix=fix)
+        lines = self._page(project, words)
         self.say(*lines)
         self.result = {"text": "\n".join(lines)}
         return EXIT_GO
+
+    def _page(self, project: Project, words: list[str]) -> list[str]:
+        commands, policy = self._plugins.to_dict(), policy_of(project)
+        word, *more = words or [""]
+        if not words:
+            return overview(commands)
+        if word == "profile":
+            return key_lines(more[0] if more else None, project.stages, project.profile)
+        gate, _, check = word.partition(".")
+        if gate.upper() in policy.gates:
+            return gate_lines(policy, gate.upper(), check or (more[0] if more else None))
+        if more:
+            expected = "one word; profile and a KEY; or a GATE and a CHECK"
+            raise UserError("too many words", where="doit help", found=" ".join(words), expected=expected)
+        if word in commands:
+            return _parser_of(commands[word]).format_help().rstrip().splitlines()
+        if word in project.names:
+            return _stage_lines(project.names[word])
+        if "." in word or any(word in name.split(".") for name in keys()):
+            return key_lines(word, project.stages, project.profile)
+        ours = [name for name, one in commands.items() if not issubclass(one, Refused)]
+        close = difflib.get_close_matches(word, [*ours, *project.names], n=1, cutoff=0.5)
+        close += difflib.get_close_matches(word.upper(), policy.gates, n=1, cutoff=0.5)
+        lists = "`doit help` lists commands, `doit list` stages and gates, `doit help profile` keys"
+        raise UserError(
+            "no such command, stage, gate or key of a profile",
+            found=word,
+            fix=f"did you mean {close[0]!r}?" if close else lists,
+        )
 
 
 def _stage_lines(stage: Stage) -> list[str]:

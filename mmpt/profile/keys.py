@@ -30,7 +30,7 @@ class Key:
 
     Args:
         name: dotted, e.g. train.lr.lora.
-        type: what the schema allows, in words: "integer >= 1", "one of cpu, cuda".
+        type: what the schema allows, in words: "integer from 1 up", "one of cpu, cuda".
         means: one line.
         unit: of a number; "" without one.
         default: value without the key; "" if it has none.
@@ -57,12 +57,13 @@ def schema_keys() -> set[str]:
 
 
 def find(name: str) -> list[Key]:
-    """The key of that name, or all keys below a section.
+    """The key of that name, all keys below a section, or all that have the name inside theirs: "steps", "lr".
 
     Raises:
         UserError: no such key or section, with the nearest.
     """
     found = [key for key in keys().values() if key.name == name or key.name.startswith(name + ".")]
+    found = found or [key for key in keys().values() if f".{name}." in f".{key.name}."]
     if not found:
         sections = {one.rsplit(".", depth)[0] for one in keys() for depth in range(one.count(".") + 1)}
         raise UserError("no such key of a profile", found=name, fix=nearest(name, sections))
@@ -115,8 +116,10 @@ def _in_words(node: Mapping[str, Any]) -> str:
         if isinstance(kinds, list)
         else {"object": "section", "array": "list", "string": "text"}.get(kinds, kinds)
     )
-    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
-    return " ".join([words, *(f"{sign} {node[limit]}" for limit, sign in signs.items() if limit in node)])
+    least, above, most = (node.get(limit) for limit in ("minimum", "exclusiveMinimum", "maximum"))
+    if least is not None:
+        return f"{words} from {least} " + ("up" if most is None else f"to {most}")
+    return words + (f" above {above}" if above is not None else "") + (f", at most {most}" if most is not None else "")
 
 
 def page() -> str:

@@ -244,7 +244,11 @@ def test_help_names_every_command_and_each_explains_itself(_built):
     [
         (["gtes"], "no such command or stage; found gtes; did you mean 'gates'?"),
         (["slow", "plan"], "a command where a stage belongs; found plan; try `doit plan`"),
-        (["help", "slwo"], "no such command, stage or gate; found slwo; did you mean 'slow'?"),
+        (["help", "slwo"], "no such command, stage, gate or key of a profile; found slwo; did you mean 'slow'?"),
+        (["help", "b33"], "found b33; did you mean 'B3'?"),
+        (["help", "qwxz"], "found qwxz; `doit help` lists commands, `doit list` stages and gates"),
+        (["help", "S1", "lots"], "gate S1 has no such check; found lots; did you mean 'lost'?"),
+        (["help", "slow", "now"], "too many words; found slow now"),
         (["accept", "S3"], "arguments are required: --reason"),
         (["accept", "S3", "--reason", "short"], "not a reason; found 'short'"),
         (["accept", "S9", *ANSWERS], "no such gate; found S9"),

@@ -21,7 +21,7 @@ def test_the_page_is_what_is_drawn():
 def test_a_section_gives_its_keys_and_a_misspelt_key_the_nearest():
     groups = ["lora", "embed", "head", "layer_norm"]
     assert [key.name for key in find("train.lr")] == [f"train.lr.{group}" for group in groups]
-    assert find("golden.per_task")[0].type == "integer >= 1"
+    assert find("golden.per_task")[0].type == "integer from 1 up"
     with pytest.raises(UserError, match="did you mean 'train.clip'"):
         find("train.clp")
 
@@ -29,6 +29,35 @@ def test_a_section_gives_its_keys_and_a_misspelt_key_the_nearest():
 def test_help_names_the_stages_that_read_a_key():
     assert "  read by golden" in key_lines("golden.per_task", STAGES)
     assert len(key_lines(None, STAGES)) > len(keys())
+
+
+def test_a_part_of_a_keys_name_gives_all_keys_that_have_it():
+    assert {"train.steps", "warmup.steps"} <= {key.name for key in find("steps")}
+    assert {"warmup.lr", "train.lr.lora"} <= {key.name for key in find("lr")}
+
+
+def test_help_names_the_present_value_and_its_file():
+    profile = load_profile("smoke")
+    assert f"  here: {profile.data['train']['steps']} (smoke.yaml)" in key_lines("train.steps", STAGES, profile)
+    assert key_lines("mixture.weights", STAGES, profile)[2].startswith("  here: {a2t: ")
+    assert not any("here:" in line for line in key_lines("after", STAGES, profile))
+
+
+def test_help_tells_what_a_check_asks_and_of_one_that_only_informs_nothing():
+    policy = load_policy(profile=load_profile("smoke").data)
+    read_back = gate_lines(policy, "B3", "read_back")
+    assert "    read_back_win_rate: the value >= 0.7 and >= truth_read_win_rate - 0.15; n >=" in read_back
+    assert not any("output_gap" in line for line in read_back), "one check alone"
+    assert "    win_rate_swapped: the value >= 0.7 (warns below 0.8); n >= 256; t2a, t2i" in gate_lines(policy, "B3")
+    scores = gate_lines(policy, "T1")
+    assert "    clip_score: t2i" in scores and scores[1].endswith("warns, blocks nothing")
+    assert max(map(len, scores[:-1])) <= 80
+
+
+def test_help_says_what_a_profile_changed_of_a_check():
+    own = [{"gate": "B1", "check": "falls", "threshold": 0.02, "reason": "a short trial"}]
+    text = " ".join(gate_lines(load_policy(profile={**load_profile("smoke").data, "gates": own}), "B1", "falls"))
+    assert "threshold 0.1 -> 0.02 by the profile: a short trial" in text
 
 
 def test_help_explains_every_gate_with_its_bounds():
