@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 from doit.cmd_base import Command
 
+from mmpt.build.call import CALL, hinted
 from mmpt.build.ownership import check_owner, claim
 from mmpt.build.project import Project
 from mmpt.build.tasks import DEFAULT_PROFILE
@@ -43,8 +44,9 @@ class Parser(argparse.ArgumentParser):
     """argparse whose complaints are UserErrors. Words may stand before, between and after options."""
 
     def __init__(self, name: str, doc: str, words: str):
-        usage = " ".join(part for part in (f"doit {name}", words, "[profile=NAME] [options]") if part)
-        super().__init__(prog=f"doit {name}", usage=usage, description=doc, allow_abbrev=False)
+        program = f"{CALL.program} {name}"
+        usage = " ".join(part for part in (program, words, "[profile=NAME] [options]") if part)
+        super().__init__(prog=program, usage=usage, description=doc, allow_abbrev=False)
         self.add_argument(
             "words",
             nargs="*",
@@ -158,10 +160,12 @@ class OurCommand(Command):
         raise NotImplementedError
 
     def say(self, *lines: str) -> None:
-        """Print lines of the answer; nothing with --json. Progress is printed plainly instead."""
+        """Print lines of the answer, with commands as this call types them; nothing with --json. Progress is printed
+        plainly instead.
+        """
         if not self.json:
             for line in lines:
-                print(line)
+                print(hinted(line))
 
     def told(self, action: Callable[[], int]) -> tuple[int, str]:
         """Run what prints its own answer; its exit code and what it printed, which is shown too."""
@@ -175,7 +179,7 @@ class OurCommand(Command):
         """doit's entry point. ``in_args`` lacks what doit took for variables; the words as typed have it."""
         words = typed_words(self.name)
         self.json = "--json" in words and not {"-h", "--help"} & set(words)
-        self.result, self._profile = {}, ""
+        self.result, self._profile, CALL.profile = {}, "", ""
         with contextlib.redirect_stdout(sys.stderr) if self.json else contextlib.nullcontext():
             code, problem = guarded(lambda: self._main(words))
         if not self.json:
@@ -204,10 +208,11 @@ class OurCommand(Command):
             found = ", ".join(positional) or "nothing"
             raise UserError(
                 "wrong number of words",
-                where=f"doit {self.name}",
+                where=f"{CALL.program} {self.name}",
                 found=found,
                 expected=self.words_doc or "none",
             )
+        CALL.profile = "" if self._profile == DEFAULT_PROFILE else self._profile
         project = load(self._profile)
         self._profile = project.profile.name
         return self.main(project, options, positional)
@@ -229,7 +234,7 @@ def typed_words(name: str) -> list[str]:
 @contextlib.contextmanager
 def held(project: Project) -> Iterator[None]:
     """The lock of a project's artifacts, for the commands that write there; its profile is put on record as theirs."""
-    with exclusive(project.state / "lock", shlex.join(["doit", *sys.argv[1:]])):
+    with exclusive(project.state / "lock", shlex.join([CALL.program, *sys.argv[1:]])):
         check_owner(project)  # another file of this name may have come since the project was opened
         claim(project)
         yield
@@ -266,22 +271,23 @@ def guarded(action: Callable[[], int]) -> tuple[int, Problem | None]:
     try:
         return action(), None
     except UserError as error:
-        print(f"doit: {error}", file=sys.stderr)
-        parts = (str(part) for part in (error.what, error.where, error.found, error.expected, error.fix))
+        print(f"{CALL.program}: {hinted(str(error))}", file=sys.stderr)
+        parts = (str(part) for part in (error.what, error.where, error.found, error.expected, hinted(error.fix)))
         return EXIT_USAGE, Problem("usage", *parts)
     except KeyboardInterrupt as stop:
         by = str(stop) or "SIGINT"
-        print(f"doit: interrupted by {by}; finished stages are kept, `doit` goes on from here", file=sys.stderr)
-        return EXIT_BROKE, Problem("interrupted", f"interrupted by {by}", fix="`doit` goes on from here")
+        fix = hinted("`doit` goes on from here")
+        print(f"{CALL.program}: interrupted by {by}; finished stages are kept, {fix}", file=sys.stderr)
+        return EXIT_BROKE, Problem("interrupted", f"interrupted by {by}", fix=fix)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `doit list | head` is no error
         return EXIT_GO, None
     except Exception as error:  # the border: doit would answer 3
         if isinstance(error, OSError) and error.filename is not None and error.errno in (*MAY_NOT_WRITE, *NO_SUCH_PATH):
-            print(f"doit: {error.filename}: {error.strerror}", file=sys.stderr)
+            print(f"{CALL.program}: {error.filename}: {error.strerror}", file=sys.stderr)
             return EXIT_USAGE, Problem("usage", str(error.strerror), where=str(error.filename))
         if said := disk_fault(error):
-            print(f"doit: {said}", file=sys.stderr)
+            print(f"{CALL.program}: {hinted(said)}", file=sys.stderr)
             return EXIT_USAGE, Problem("disk full" if said.startswith("the disk is full") else "disk", said)
         traceback.print_exc()
         return EXIT_BROKE, Problem("broke", f"{type(error).__name__}: {error}")

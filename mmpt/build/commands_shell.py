@@ -124,7 +124,7 @@ def _stage_lines(stage: Stage) -> list[str]:
     return [
         *lines,
         "",
-        f"doit why {stage.name}: why it would run; its log: artifacts/<profile>/logs/{stage.name}.log",
+        f"`doit why {stage.name}`: why it would run; its log: artifacts/<profile>/logs/{stage.name}.log",
     ]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from doit.doit_cmd import DoitMain
 
 import mmpt
+from mmpt.build.call import CALL
 from mmpt.build.init import init
 from mmpt.store.errors import UserError
 
@@ -69,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"mmpt: {error}", file=sys.stderr)
         return error.exit_code
-    words = [absolute(word, before) for before, word in zip(["", *words], words, strict=False)]
+    CALL.program = "mmpt"
+    typed, words = words, [absolute(word, before) for before, word in zip(["", *words], words, strict=False)]
+    CALL.shown = dict(zip(words, typed, strict=True))
     os.chdir(folder)
     sys.argv = ["mmpt", *words]
     return DoitMain(extra_config=SETTINGS, config_filenames=()).run(words)

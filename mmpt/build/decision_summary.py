@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpt.build.call import hinted
 from mmpt.build.declaration import measured_by
 from mmpt.build.fingerprint import portable
 from mmpt.build.policy import policy_of
@@ -51,7 +52,7 @@ class DecisionSummary:
         """The gates, what is stale, where the report is; the decision is the last line."""
         told = [] if self.report is None else [f"report: {self.report}"]
         return [
-            *gate_table([one.to_json() for one in self.verdicts], width()),
+            *gate_table([_hinted(one) for one in self.verdicts], width()),
             *self.stale_lines(),
             *told,
             self.headline,
@@ -72,6 +73,12 @@ class DecisionSummary:
             "gates": [one.to_json() for one in self.verdicts],
             **({} if self.report is None else {"report": self.report.as_posix()}),
         }
+
+
+def _hinted(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON whose remedies name commands as this call would type them."""
+    body = verdict.to_json()
+    return body | {"checks": [{**one, "remedy": hinted(one["remedy"])} for one in body["checks"]]}
 
 
 def look(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> DecisionSummary:

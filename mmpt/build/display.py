@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from mmpt.build.call import hinted
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -30,13 +32,13 @@ class Display:
     def line(self, name: str, text: str) -> None:
         """One line about a stage; further lines of ``text`` are indented below it."""
         self.close()
-        print(f"{name:<{NAME_WIDTH}} {text}", file=self.stream, flush=True)
+        print(f"{name:<{NAME_WIDTH}} {hinted(text)}", file=self.stream, flush=True)
 
     def loud(self, text: str) -> None:
         """One line that must not be overlooked."""
         self.close()
         mark, end = ("\x1b[1;31m", "\x1b[0m") if self.stream.isatty() else ("", "")
-        print(f"{mark}!! {text}{end}", file=self.stream, flush=True)
+        print(f"{mark}!! {hinted(text)}{end}", file=self.stream, flush=True)
 
     def start(self, name: str) -> None:
         """A stage begins."""

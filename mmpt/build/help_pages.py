@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mmpt.build.call import hinted
 from mmpt.build.declaration import Stage
 from mmpt.gating.checks import RISING, Check
 from mmpt.gating.columns import width, wrapped
@@ -50,7 +51,7 @@ def gate_lines(policy: Policy, gate_id: str, check_id: str | None = None) -> lis
         if check_id in (None, check.id):
             lines += ["", *_check_lines(check, policy, gate_id)]
     way = f"doit waive {gate_id} --check ID --reason .. --owner .. --expires .."
-    return [*lines, "", f"doit gates: the present verdict; waive: {way}"]
+    return [*lines, "", f"`doit gates`: the present verdict; waive: `{way}`"]
 
 
 def _check_lines(check: Check, policy: Policy, gate_id: str) -> list[str]:
@@ -66,7 +67,8 @@ def _check_lines(check: Check, policy: Policy, gate_id: str) -> list[str]:
     lines += wrapped(f"{check.metric}: {'; '.join(one for one in parts if one)}", width(), " " * 6, first=" " * 4)
     if check.severity == "info" or not check.remedy:
         return lines
-    return lines + wrapped(f"remedy: {named_remedy(check.remedy, policy, gate_id)}", width(), " " * 6, first=" " * 4)
+    remedy = hinted(named_remedy(check.remedy, policy, gate_id))
+    return lines + wrapped(f"remedy: {remedy}", width(), " " * 6, first=" " * 4)
 
 
 def _asks(check: Check) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from mmpt.gating.hints import typed
 from mmpt.gating.text import check_name
 from mmpt.report.margins import sentence
 from mmpt.report.metrics import meaning
@@ -22,7 +23,7 @@ def junit(report: Mapping[str, Any]) -> str:
         suite = ElementTree.SubElement(suites, "testsuite", name=_said(f"{verdict['gate']} {verdict['title']}"))
         checks = verdict["checks"] or [None]
         for check in checks:
-            _case(suite, verdict, check)
+            _case(suite, verdict, check, report["command"])
         for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
             suite.set(name, str(len(suite.findall(f"testcase/{tag}"))))
         suite.set("tests", str(len(checks)))
@@ -32,7 +33,9 @@ def junit(report: Mapping[str, Any]) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
 
 
-def _case(suite: ElementTree.Element, verdict: Mapping[str, Any], check: Mapping[str, Any] | None) -> None:
+def _case(
+    suite: ElementTree.Element, verdict: Mapping[str, Any], check: Mapping[str, Any] | None, command: str
+) -> None:
     name = check_name(check) if check is not None else "evidence"
     case = ElementTree.SubElement(suite, "testcase", classname=verdict["gate"], name=_said(name))
     if check is None:
@@ -42,7 +45,7 @@ def _case(suite: ElementTree.Element, verdict: Mapping[str, Any], check: Mapping
         return
     blocking = check["severity"] == "block"
     shown = sentence(check)
-    advice = f"measured: {meaning(check['metric'])}\nnext: {check['remedy']}"
+    advice = f"measured: {meaning(check['metric'])}\nnext: {typed(check['remedy'], command)}"
     if check["status"] == "fail" and blocking:
         element = ElementTree.SubElement(case, "failure", message=_said(f"{check['message']}: {shown}"))
         element.text = _said(advice)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from mmpt.gating.hints import typed
 from mmpt.gating.lineage import NOT_YET
 from mmpt.gating.text import check_name
 from mmpt.report.margins import sentence
@@ -63,7 +64,10 @@ def _measured(report: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str
     """A gate whose own checks stand in the way: its findings by remedy."""
     checks = [one for one in verdict["checks"] if _stands_in_the_way(one)]
     steps = [
-        {"remedy": remedy, "findings": [_finding(some) for some in _grouped(many, _problem).values()]}
+        {
+            "remedy": typed(remedy, report["command"]),
+            "findings": [_finding(some) for some in _grouped(many, _problem).values()],
+        }
         for remedy, many in _grouped(checks, lambda one: one["remedy"]).items()
     ]
     kept = {key: verdict[key] for key in ("gate", "verdict", "stage")}
@@ -95,7 +99,7 @@ def warnings(report: Mapping[str, Any]) -> list[dict[str, str]]:
             "name": check_name(one),
             "said": sentence(one),
             "problem": one["message"],
-            "remedy": one["remedy"],
+            "remedy": typed(one["remedy"], report["command"]),
         }
         for verdict in report["verdicts"]
         for one in verdict["checks"]

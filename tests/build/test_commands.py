@@ -278,6 +278,16 @@ def test_wrong_words_are_one_line_that_says_what_is_right(_built, words, said):
     assert outcome.stdout == ""
 
 
+def test_hints_are_for_the_profile_that_was_asked_for(_built):
+    text = (_built.folder / "smoke.yaml").read_text()
+    (_built.folder / "other.yaml").write_text(text.replace("name: smoke", "name: other"))
+    assert "nothing is published yet; run `doit profile=other` first" in run(_built, "verify", "profile=other").stderr
+    refused = run(_built, "slwo", "profile=other").stderr
+    assert refused == "doit: no such stage; found slwo; did you mean 'slow'?\n"
+    assert "`doit gates profile=other`: the present verdict" in run(_built, "help", "K1", "profile=other").stdout
+    (_built.folder / "other.yaml").unlink()
+
+
 # gates on a terminal
 
 

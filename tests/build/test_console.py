@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from mmpt.build.call import Call
 from mmpt.build.console import COMMANDS, SETTINGS, absolute, main, project_folder
 from mmpt.profile import load_profile
 from mmpt.store.errors import UserError
@@ -54,6 +55,11 @@ def test_paths_count_from_the_present_folder(tmp_path, monkeypatch):
     assert absolute("out.png", "--out") == str(tmp_path / "out.png") and absolute("--to=x", "") == f"--to={tmp_path}/x"
     assert absolute("profile=run.yaml", "") == f"profile={tmp_path}/run.yaml"
     assert absolute("profile=smoke", "") == "profile=smoke" and absolute("step_450", "--checkpoint") == "step_450"
+
+
+def test_hints_name_the_program_and_the_profile_as_typed(tmp_path):
+    call = Call("mmpt", f"{tmp_path}/my run.yaml", {f"profile={tmp_path}/my run.yaml": "profile=my run.yaml"})
+    assert str(call) == "mmpt 'profile=my run.yaml'" and str(Call()) == "doit"
 
 
 def test_the_version_is_ours(capsys):

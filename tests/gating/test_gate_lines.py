@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mmpt.gating.hints import typed
 from mmpt.gating.text import gate_table, telling
 from tests.gating.gate_evidence import fixture, judged
 
@@ -29,3 +32,21 @@ def test_the_row_shows_the_largest_relative_miss():
     assert telling(gate("W1", win_rate_swapped=0.79, gap_swapped_nats=0.01)["checks"])["id"] == "gap"
     assert telling(gate("W1", win_rate_swapped=0.10, gap_swapped_nats=0.09)["checks"])["id"] == "win_rate"
     assert telling(gate("W1", gap_swapped_nats=0.3)["checks"])["status"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "said"),
+    [
+        ("run `doit corpus` first", "doit profile=my.yaml", "run `doit corpus profile=my.yaml` first"),
+        ("delete {run}/shards and run doit; if", "doit profile=x", "delete {run}/shards and run `doit profile=x`; if"),
+        ("`doit` goes on", "mmpt profile=a.yaml", "`mmpt profile=a.yaml` goes on"),
+        ("see `doit help STAGE`, or `doit -a train`", "mmpt", "see `mmpt help STAGE`, or `mmpt -a train`"),
+        ("`doit help S3` and `doit diff A B`", "doit profile=x", "`doit help S3` and `doit diff A B`"),
+        ("run `doit profile=trial`", "doit profile=x", "run `doit profile=trial`"),
+        ("run doit in the clone", "mmpt profile=x", "run doit in the clone"),
+        ("run `doit corpus`, then run doit", "doit", "run `doit corpus`, then run doit"),
+    ],
+)
+def test_commands_in_messages_are_for_this_profile_and_program(text, command, said):
+    assert typed(text, command) == said
+    assert typed(said, command) == said, "once more changes nothing"
