@@ -12,13 +12,6 @@ from tests.build.test_tampering import named, open_tiny
 ALL = ["count", "double", "slow", "side", "render"]
 
 
-def test_everything_runs_once_and_then_nothing(tiny):
-    first, second = tiny.doit(), tiny.doit()
-    assert (first.code, first.ran) == (0, ALL), first
-    assert (second.code, second.ran) == (0, []), second
-    assert first.text.splitlines()[-1] == second.text.splitlines()[-1] == "GO"
-
-
 # Changes to a project in which everything is built. Those to outputs are made in every stage at once, to see
 # that each is looked at; `test_a_touched_result_is_named_loudly_and_made_again` makes them in one.
 
@@ -65,10 +58,6 @@ def comment(built):
 
 def layout(built):
     built.edit("bodies/scale.py", "FACTOR = 1", "\n\nFACTOR   =   (1)\n")
-
-
-def helper(built):
-    built.edit("bodies/scale.py", "FACTOR = 1", "FACTOR = 3")
 
 
 def helper_same_mtime(built):
@@ -123,10 +112,6 @@ def package_version(built):
     built.edit("sidepack-1.0.dist-info/METADATA", "Version: 1.0", "Version: 1.1")
 
 
-def medium(built):
-    (built.folder / "media" / "a.txt").write_text("another medium")
-
-
 def medium_same_mtime(built):
     same_mtime(built.folder / "media" / "a.txt", "A medium")
 
@@ -141,26 +126,10 @@ def medium_behind_a_link(built):
     (built.folder / "media" / "linked").symlink_to(built.folder / "more")
 
 
-def outputs_edited(built):
-    for folder in each(built, "data"):
-        path = next(folder.glob("*.json"))
-        path.write_text(path.read_text() + " ")
-
-
 def outputs_edited_same_mtime(built):
     for folder in each(built, "data"):
         path = next(folder.glob("*.json"))
         same_mtime(path, path.read_text()[:-1] + " ")
-
-
-def outputs_deleted(built):
-    for folder in each(built, "data"):
-        next(folder.glob("*.json")).unlink()
-
-
-def outputs_added(built):
-    for folder in each(built, "data"):
-        (folder / "more.json").write_text("1")
 
 
 def data_folders_deleted(built):
@@ -168,23 +137,8 @@ def data_folders_deleted(built):
         shutil.rmtree(folder)
 
 
-def manifests_edited(built):
-    for path in each(built, "MANIFEST.sha256"):
-        same_mtime(path, path.read_text()[:-1] + " ")
-
-
 def manifests_deleted(built):
     for path in each(built, "MANIFEST.sha256"):
-        path.unlink()
-
-
-def receipts_edited(built):
-    for path in each(built, "receipt.json"):
-        same_mtime(path, path.read_text().replace("\n", " ", 1))
-
-
-def receipts_deleted(built):
-    for path in each(built, "receipt.json"):
         path.unlink()
 
 
@@ -266,8 +220,7 @@ MATRIX = [
     (mtimes_at_the_epoch, ".....", 0),
     (comment, ".....", 0),
     (layout, ".....", 0),
-    (helper, ".RR..", 0),  # what slow writes does not depend on what it reads
-    (helper_same_mtime, ".RR..", 0),
+    (helper_same_mtime, ".RR..", 0),  # what slow writes does not depend on what it reads
     (helper_same_result, ".R...", 0),  # early cutoff: equal output, nothing downstream
     (body, "....R", 0),  # the other bodies of the module are not touched
     (key_in_slice, "....R", 0),
@@ -280,19 +233,12 @@ MATRIX = [
     (seed, "RRRRR", 0),
     (threads, "RRRRR", 0),
     (package_version, "...R.", 0),
-    (medium, "R....", 0),
     (medium_same_mtime, "R....", 0),
     (medium_added, "R....", 0),
     (medium_behind_a_link, "R....", 0),
-    (outputs_edited, "RRRRR", 0),
     (outputs_edited_same_mtime, "RRRRR", 0),
-    (outputs_deleted, "RRRRR", 0),
-    (outputs_added, "RRRRR", 0),
     (data_folders_deleted, "RRRRR", 0),
-    (manifests_edited, "RRRRR", 0),
     (manifests_deleted, "RRRRR", 0),
-    (receipts_edited, "RRRRR", 0),
-    (receipts_deleted, "RRRRR", 0),
     (stages_deleted, "RRRRR", 0),
     (policy_wording, ".....", 0),
     (threshold, ".....", 10),
@@ -366,15 +312,6 @@ def test_deep_verification_finds_a_verdict_written_by_hand(built):
     assert "gates/S1/verdict.json: says NO_GO, evidence and policy say GO" in outcome.text
 
 
-def test_an_edit_that_keeps_size_and_mtime_is_found(built):
-    path = built.root / "render/data/score.json"
-    found, data = path.stat(), bytearray(path.read_bytes())
-    data[0] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
-    assert "render/data/score.json was edited" in built.doit("plan").text
-
-
 def test_an_edited_receipt_cannot_vouch_for_itself(built):
     path = built.root / "render/receipt.json"
     path.write_text(
@@ -442,9 +379,3 @@ def test_receipts_separate_what_is_deterministic(built):
     assert first["subject"] == second["subject"]
     info = {"process", "seconds", "peak_memory_mib", "launcher"}
     assert second["predicate"]["runDetails"]["info"].keys() == info
-
-
-def test_sha256sum_checks_a_manifest_without_us(built):
-    import subprocess
-
-    subprocess.run(["sha256sum", "--strict", "-c", "../MANIFEST.sha256"], cwd=built.root / "double/data", check=True)

@@ -54,11 +54,11 @@ def th_file(state, folder, kind):
     return (folder / "draft").rename(folder / f"encodec_{kind}-{digest[:8]}.th")
 
 
-def wave(codec, samples, loud=0.2):
+def wave(codec, samples):
     rng = np.random.default_rng(samples)
     t = np.arange(samples) / codec.sample_rate
     tone = np.sin(2 * np.pi * (200 + 400 * t) * t)
-    return (loud * (0.6 * tone + 0.2 * rng.standard_normal((codec.channels, samples)))).astype(np.float32)
+    return (0.2 * (0.6 * tone + 0.2 * rng.standard_normal((codec.channels, samples)))).astype(np.float32)
 
 
 def opened(path, n_codebooks=4, heard=None):
@@ -72,12 +72,14 @@ def unheard(path):
 
 
 def test_both_layouts_give_the_same_codes_gains_and_waves(layouts):
-    _, folder, file = layouts
+    kind, folder, file = layouts
     hub, official = unheard(folder), unheard(file)
     assert hub.identity() == official.identity()
     sound = wave(hub, hub.sample_rate + hub.sample_rate // 4)  # at 48 kHz: a chunk and a piece of another
     one, two = hub.encode([sound])[0], official.encode([sound])[0]
     assert np.array_equal(one.codes, two.codes) and one.scales == two.scales and one.meta == two.meta
+    frames = [150, 39] if kind == "48khz" else [94]  # of 12,480 samples after the stride, of 30,000: none of padding
+    assert one.meta["chunk_frames"] == frames and one.codes.shape[1] == sum(frames)
     assert min(len(np.unique(row)) for row in one.codes) > 5  # not all zero: the comparison means something
     assert np.array_equal(hub.decode([one])[0], official.decode([one])[0])
 
@@ -103,33 +105,6 @@ def test_bandwidths_give_their_codebooks(layouts, n_codebooks):
     assert codec._bandwidth == kbps[n_codebooks]
     coded = codec.encode([wave(codec, 6400)])[0]
     assert coded.codes.shape == (n_codebooks, 20) and codec.decode([coded])[0].shape == (codec.channels, 6400)
-
-
-def test_padding_frames_of_the_last_chunk_are_not_codes(layouts):
-    kind, folder, file = layouts
-    samples = unheard(file).sample_rate * 5 // 4
-    for path in (folder, file):
-        coded = opened(path, 2).encode([wave(unheard(path), samples)])[0]
-        expected = [150, 39] if kind == "48khz" else [94]  # 12,480 samples after the stride, 30,000 samples
-        assert coded.meta["chunk_frames"] == expected and coded.codes.shape[1] == sum(expected)
-
-
-def test_generated_codes_are_as_loud_as_the_corpus(layouts):
-    kind, _, file = layouts
-    if kind == "24khz":
-        return  # no gains: codes alone decide
-    levels = (0.02, 0.05, 0.1, 0.2)
-    clips = [wave(unheard(file), 48_000, loud=level) for level in levels]
-    codec = opened(file, 4, clips)
-    stored = codec.encode(clips)
-    heard = [np.sqrt((one**2).mean()) for one in codec.decode(stored)]
-    made = codec.decode([AudioCodes(one.codes) for one in stored])
-    loud = [np.sqrt((one**2).mean()) for one in made]
-    assert all(min(heard) < level < max(heard) for level in loud)
-    assert np.median(loud) == pytest.approx(np.median(heard), rel=0.5)
-    # what a gain of 1 does: the mistake that made 59 of 64 reference clips exceed full scale
-    wrong = codec.decode([AudioCodes(stored[0].codes, [1.0] * len(stored[0].scales))])[0]
-    assert np.sqrt((wrong**2).mean()) > 5 * max(heard)
 
 
 def test_a_saved_codec_carries_its_file_and_loads_as_itself(layouts, tmp_path):
@@ -197,10 +172,11 @@ def test_without_the_package_the_line_says_what_to_install(monkeypatch):
     assert "torchaudio" not in sys.modules
 
 
-def test_stage_codecs_takes_an_official_file(layouts, tmp_path, tiny_corpus):
-    kind, _, file = layouts
+@pytest.mark.parametrize("layouts", ["48khz"], indirect=True)
+def test_stage_codecs_takes_an_official_file(layouts, tiny_corpus):
+    _, _, file = layouts
     section = {"name": "encodec", "path": str(file), "clip_seconds": 0.25, "n_codebooks": 2}
     out = tiny_corpus.run(codecs_stage, {"audio": section}, only="audio")
     codec = registry.load_audio(out / "audio")
     assert codec.identity() == opened(file, 2).identity()
-    assert (codec.median_scale is None) == (kind == "24khz")
+    assert codec.median_scale > 0

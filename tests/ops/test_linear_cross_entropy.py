@@ -53,9 +53,10 @@ def test_equals_torch_on_full_logits(reduction):
 )
 def test_gradcheck(reduction, options):
     hidden, base, new, labels = problem()
+    hidden, base, new, labels = hidden[:9, :4], base[:7, :4], new[:4, :4], labels[:9].clamp(max=10)  # 80 numbers
     for t in (hidden, base, new):
         t.requires_grad_()
-    weight = torch.rand(N, dtype=torch.float64) + 0.1
+    weight = torch.rand(9, dtype=torch.float64) + 0.1
 
     def run(h, b, n):
         return linear_cross_entropy(h, labels, b, n, reduction=reduction, token_weight=weight, num_items=5, **options)

@@ -73,7 +73,6 @@ def test_a_profile_inherits_and_overrides(tmp_path):
         ),
         ("extends: smoke\nname: x\nruntime: {threads: 100000}\n", "runtime.threads: found 100000"),
         (f"extends: smoke\nname: {'x' * 300}\n", "name: found"),
-        (f"extends: smoke\nname: x\ntrain: {'[' * 2000}{']' * 2000}\n", "hundreds deep"),
         (
             "extends: smoke\nname: x\ncorpus: {sources: [{name: a, reader: captoins, path: .}]}\n",
             "did you mean 'captions'?",

@@ -203,17 +203,10 @@ def test_a_broken_page_is_caught(browser, pages, tmp_path, what):
         check(seen)
 
 
-def test_axe_names_each_fault(browser, pages, tmp_path):
-    """All in one page: axe takes seconds for a page."""
-    broken = pages["go"].file.read_text(encoding="utf-8")
-    for change in (
-        _styled(".note { color: #bbb }"),
-        lambda page: re.sub(r'alt="[^"]*"', "", page, count=1),
-        lambda page: page.replace('<html lang="en">', "<html>"),
-    ):
-        before, broken = broken, change(broken)
-        assert broken != before
-    (tmp_path / "index.html").write_text(broken, encoding="utf-8")
+def test_axe_names_each_fault(browser, tmp_path):
+    """On a small page: axe takes ten seconds for a report."""
+    page = '<!doctype html><html><title>x</title><main><h1 style="color: #bbb">Pale</h1><img src="x.png"></main></html>'
+    (tmp_path / "index.html").write_text(page, encoding="utf-8")
     with (
         browser_checks.opened(browser, tmp_path / "index.html") as seen,
         pytest.raises(AssertionError) as caught,

@@ -92,9 +92,8 @@ def test_many_unmeasured_gates_are_one_thing_to_do(tmp_path):
     assert "waits for stage ablation" in text
 
 
-def test_damaged_files_do_not_stop_the_report(tmp_path):
-    root = tmp_path / "smoke"
-    make_run(root)
+def test_damaged_files_do_not_stop_the_report(copied):
+    root = copied
     (root / "gates" / "B3" / "verdict.json").write_text("{")
     (root / "gates" / "history.jsonl").write_text("torn {")
     (root / "train" / "receipt.json").write_text("[]")
@@ -126,15 +125,19 @@ def test_drawing_is_light_and_gathering_loads_no_scipy(good_run, code, absent):
     assert absent & set(done.stdout.split()) == set()
 
 
+@pytest.fixture
+def copied(good_run, tmp_path):
+    """The good run, to be written to."""
+    shutil.copytree(good_run, tmp_path / "smoke")
+    return tmp_path / "smoke"
+
+
 def test_no_decision_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match="decision.json"):
         build_report(tmp_path)
 
 
-def test_waived_and_overridden_are_shown(tmp_path):
-    root = tmp_path / "smoke"
-    make_run(root)
-    report = build_report(root)
+def test_waived_and_overridden_are_shown(report):
     assert (
         "this warm-up trains rows only" in html(report)
         and "this warm-up trains rows only" in markdown(report)
@@ -164,9 +167,8 @@ def test_changes_compare_with_the_last_run_that_differed(tmp_path):
     assert build_report(root)["changes"] == second["changes"]
 
 
-def test_past_runs_stand_side_by_side(tmp_path):
-    root = tmp_path / "smoke"
-    make_run(root)
+def test_past_runs_stand_side_by_side(copied):
+    root = copied
     record(root)
     state = build_report(root)["state"]
     record_run(root, {**state, "decision": "NO-GO", "verdicts": {**state["verdicts"], "B3": "NO_GO"}})
@@ -180,9 +182,8 @@ def test_past_runs_stand_side_by_side(tmp_path):
     assert len([one["values"][key] for one in report["runs"]]) == 3
 
 
-def test_a_damaged_line_of_past_runs_is_left_out(tmp_path):
-    root = tmp_path / "smoke"
-    make_run(root)
+def test_a_damaged_line_of_past_runs_is_left_out(copied):
+    root = copied
     record(root)
     state = build_report(root)["state"]
     record_run(root, {**state, "decision": "NO-GO"})
@@ -266,9 +267,8 @@ def test_warnings_are_listed_and_block_nothing(tmp_path):
         assert all(one["problem"][1:] in text for one in listed)
 
 
-def test_stale_measurements_say_what_to_run(tmp_path):
-    make_run(tmp_path / "smoke")
-    report = build_report(tmp_path / "smoke", stale={"train": "train.steps 900 -> 901"})
+def test_stale_measurements_say_what_to_run(good_run):
+    report = build_report(good_run, stale={"train": "train.steps 900 -> 901"})
     for text in (html(report), markdown(report), terminal(report)):
         assert "train.steps 900" in text and "doit" in text
 
@@ -317,10 +317,6 @@ def test_ticks_cover_the_values_with_few_round_steps(low, high):
 def test_log_ticks_cover_the_values(low, high):
     ticks = log_ticks(low, high)
     assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 8 and ticks == sorted(set(ticks))
-
-
-def test_policy_still_loads_for_the_sample():
-    assert load_policy().gates
 
 
 def test_a_golden_set_without_outputs_still_shows_captions(tmp_path):

@@ -7,7 +7,14 @@ import torch
 
 from mmpt.ops import native
 from mmpt.ops.native import linear_cross_entropy, sample_logits, sample_range
-from tests.ops.native.test_linear_cross_entropy import distances, gradients, problem, torch_exact, torch_path
+from tests.ops.native.test_linear_cross_entropy import (
+    distances,
+    gradients,
+    loss_arguments,
+    problem,
+    torch_exact,
+    torch_path,
+)
 from tests.ops.native.test_sampling import head, per_row
 
 pytestmark = [
@@ -243,29 +250,8 @@ def test_every_replay_of_a_graph_draws_anew():
 
 def test_opcheck():
     hidden, labels, base, new = on_gpu(*problem(dtype=torch.float32))
-    arguments = (
-        hidden.requires_grad_(),
-        labels,
-        base,
-        new.requires_grad_(),
-        -100,
-        0,
-        -1,
-        None,
-        None,
-        None,
-        0,
-        None,
-        0.0,
-        0.0,
-        0.0,
-        "mean",
-        None,
-        23,
-        True,
-        False,
-        True,
-    )
+    leaves = hidden.requires_grad_(), labels, base, new.requires_grad_()
+    arguments = loss_arguments(leaves, want=(True, False, True), max_valid=23)
     torch.library.opcheck(torch.ops.mmpt.linear_cross_entropy.default, arguments)
     numbers = native._parameters(3, 9, None, 1.0, 0, 0.9, 7, 0, None)
     torch.library.opcheck(torch.ops.mmpt.sample_logits.default, (torch.randn(5, 12, device="cuda"), *numbers))

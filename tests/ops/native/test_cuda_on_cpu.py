@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from mmpt.ops import native
 from mmpt.ops.native import linear_cross_entropy
 from tests.ops.native.cuda_on_cpu.build import build
-from tests.ops.native.test_linear_cross_entropy import distances, gradients, problem, torch_exact, torch_path
+from tests.ops.native.test_linear_cross_entropy import (
+    backward_arguments,
+    distances,
+    gradients,
+    loss_arguments,
+    problem,
+    torch_exact,
+    torch_path,
+)
 from tests.ops.native.test_sampling import head, per_row
 
 pytestmark = pytest.mark.slow
@@ -28,26 +36,6 @@ def emulated(tmp_path_factory):
 
 def both(emulated, name, *arguments):
     return getattr(emulated, name)(*arguments), getattr(torch.ops.mmpt, name)(*arguments)
-
-
-def loss_arguments(data, reduction="mean", want=(True, True, True), **options):
-    hidden, labels, base, new = data
-    rows = {
-        "lo": 0,
-        "hi": -1,
-        "row_lo": None,
-        "row_hi": None,
-        "group": None,
-        "num_groups": 0,
-        "token_weight": None,
-        "softcap": 0.0,
-        "z_loss": 0.0,
-        "label_smoothing": 0.0,
-    }
-    rows.update(options)
-    tail = (options.get("num_items"), options.get("max_valid"))
-    rows.pop("num_items", None), rows.pop("max_valid", None)
-    return (hidden, labels, base, new, -100, *rows.values(), reduction, *tail, *want)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -115,29 +103,8 @@ def test_odd_sizes_and_row_ranges(emulated, n, v0, t):
 
 
 def test_the_backward_of_none(emulated):
-    hidden, labels, base, new = problem(50, 24, 70, 31, torch.float32)
-    lse = torch.logsumexp(hidden @ torch.cat([base, new]).T, 1)
-    arguments = (
-        hidden,
-        labels,
-        base,
-        new,
-        lse,
-        torch.linspace(-1, 1, 50),
-        -100,
-        0,
-        -1,
-        None,
-        None,
-        None,
-        0.0,
-        0.0,
-        0.1,
-        None,
-        True,
-        True,
-        True,
-    )
+    data = problem(50, 24, 70, 31, torch.float32)
+    arguments = backward_arguments(data, torch.linspace(-1, 1, 50), label_smoothing=0.1)
     for ours, right in zip(*both(emulated, "linear_cross_entropy_backward", *arguments), strict=True):
         torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-6)
 

