@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmpt.codecs.media import MediaError, load_clip, load_image, media_path, read_audio
+from mmpt.codecs.media import MediaError, convert, load_image, media_path, read_audio, read_mono
 from mmpt.shards.golden_files import golden_path
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.tasks import MODALITY_OF, READ_TASKS
@@ -119,10 +119,10 @@ def _original(record: Row, modality: str, roots: Mapping[str, Path], target: Pat
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
             picture.save(target)
         else:
-            wave, rate = read_audio(original, _seconds(record))
+            wave, rate = read_mono(original, _seconds(record))
             if rate > RATE:
-                wave, rate = load_clip(original, RATE, 1, _seconds(record))[0], RATE
-            soundfile.write(target, wave.mean(axis=0), rate, subtype="PCM_16")
+                wave, rate = convert(wave, rate, RATE, 1), RATE
+            soundfile.write(target, wave[0], rate, subtype="PCM_16")
     except MediaError:
         return None  # gates S1 and S3 tell of it; the report goes on without the picture
     return target

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import soundfile
 
+from mmpt.codecs.media import load_clip
 from mmpt.gating import decide, load_policy
-from mmpt.report import build_report, html, junit, markdown, record, terminal
+from mmpt.report import build_report, gallery, html, junit, markdown, record, terminal
 from mmpt.report.charts import log_ticks, nice_ticks
 from mmpt.report.margins import missed, needs, sentence
 from mmpt.report.metrics import MEANING
@@ -43,6 +46,17 @@ def test_its_pictures_and_sounds_are_there(good_run, report):
     for item in report["data"]["gallery"]:
         for view in item["views"]:
             assert (good_run / report["media_base"] / view["path"]).is_file()
+
+
+def test_an_original_of_a_high_rate_is_resampled_for_the_page(tmp_path):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, (48_000, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", wave, 48_000, subtype="FLOAT")
+    item = {"media": {"root": "real", "path": "a.wav"}, "meta": {"samples": 24_000, "sample_rate": 48_000}}
+    shown = gallery._original(item, "audio", {"real": tmp_path}, tmp_path / "out" / "original")
+    heard, rate = soundfile.read(shown, dtype="float32")
+    assert (rate, heard.shape) == (gallery.RATE, (12_000,))
+    plain = load_clip(tmp_path / "a.wav", gallery.RATE, 1, 0.5)[0][0]
+    assert np.abs(heard - plain)[:-100].max() < 1e-4  # its end hears what follows the clip
 
 
 def test_curves_trend_ablation_and_texts(report):
