@@ -1,12 +1,14 @@
 """Data sets on the hub of Hugging Face: downloaded once, to the folder that a source names as its path.
 
 The revision is looked up first. That commit is downloaded to a folder beside, NAME.COMMIT.partial, which is renamed
-when all of it is there: an interrupted download goes on, and files of two commits are never mixed. While the hub cannot
-be reached, the library returns what an interrupted download left; it is never taken for the data set.
+when all of it is there: an interrupted download goes on, and files of two commits are never mixed; what interrupted
+downloads of other commits left is then deleted. While the hub cannot be reached, the library returns what an
+interrupted download left; it is never taken for the data set.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,6 +55,9 @@ def _fetched(source: Mapping[str, Any]) -> str:
             fix="the hub converts most data sets: revision: refs/convert/parquet",
         )
     beside.rename(folder)
+    for left in folder.parent.iterdir():  # interrupted downloads of other commits
+        if re.fullmatch(rf"{re.escape(folder.name)}\.[0-9a-f]{{40}}\.partial", left.name):
+            shutil.rmtree(left)
     return f"{name} at {commit} is in {folder}"
 
 

@@ -84,13 +84,14 @@ def test_a_data_set_is_downloaded_once(tmp_path, hub):
     assert fetch_sources([source(tmp_path / "birds")]) == [] and not hub.asked
 
 
-@pytest.mark.parametrize("name", ["birds.partial", f"birds.{COMMIT[::-1]}.partial"])
-def test_what_an_interrupted_download_of_another_commit_left_is_not_mixed_in(tmp_path, hub, name):
-    older = tmp_path / name / "data/train-00001-of-00002.parquet"
-    older.parent.mkdir(parents=True)
-    older.write_bytes(b"PAR1")
+def test_what_an_interrupted_download_of_another_commit_left_is_not_mixed_in_and_goes(tmp_path, hub):
+    older, kept = f"birds.{COMMIT[::-1]}.partial", {"birds.partial", f"birds.v2.{COMMIT}.partial", "birds.0123.partial"}
+    for name in (older, *kept):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data/train-00001-of-00002.parquet").write_bytes(b"PAR1")
     fetch_sources([source(tmp_path / "birds")])
     assert [path.name for path in (tmp_path / "birds").rglob("*.parquet")] == ["train-00000-of-00001.parquet"]
+    assert {path.name for path in tmp_path.iterdir()} == {"birds", *kept}
 
 
 @pytest.mark.parametrize(
