@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +94,11 @@ def _checked_size(parquet: Any, group: int, column: str, where: str) -> None:
 def _group_rows(parquet: Any, group: int, start: int, layout: Layout) -> Iterator[Row]:
     """The rows of a row group whose first is row `start` of the file."""
     there = _have_bytes(parquet, group, layout.leaf) if layout.leaf else repeat(False)
-    columns, number = [*layout.fields, *filter(None, (layout.path,))], start
-    for batch in _batches(parquet, group, columns):
-        for given, wrong in _fields(batch):
-            path = _popped(given, layout)
-            place = {"member": layout.leaf, "row": number} if next(there) else None
-            yield Row(number, given, place, path, wrong)
-            number += 1
+    columns = [*layout.fields, *filter(None, (layout.path,))]
+    rows = chain.from_iterable(map(_fields, _batches(parquet, group, columns)))
+    for number, ((given, wrong), has_bytes) in enumerate(zip(rows, there, strict=False), start):
+        path = _popped(given, layout)
+        yield Row(number, given, {"member": layout.leaf, "row": number} if has_bytes else None, path, wrong)
 
 
 def _batches(parquet: Any, group: int, columns: list[str]) -> Iterator[Any]:
@@ -108,11 +106,15 @@ def _batches(parquet: Any, group: int, columns: list[str]) -> Iterator[Any]:
 
 
 def _have_bytes(parquet: Any, group: int, leaf: str) -> Iterator[bool]:
-    """For each row of a row group, whether it has a medium."""
+    """For each row of a row group, whether it has a medium: by the column's statistics, else by its values."""
     about = parquet.metadata.row_group(group)
     known = about.column(leaves(parquet).index(leaf)).statistics
     if known is not None and known.has_null_count and known.null_count in (0, about.num_rows):
-        yield from repeat(not known.null_count)
+        return repeat(not known.null_count, about.num_rows)
+    return _not_null(parquet, group, leaf)
+
+
+def _not_null(parquet: Any, group: int, leaf: str) -> Iterator[bool]:
     for batch in parquet.iter_batches(batch_size=16, row_groups=[group], columns=[leaf], use_threads=False):
         array = batch.column(0)
         while hasattr(array, "field"):
