@@ -24,6 +24,7 @@ from mmpt.evaluate.sets import Codecs, Record, record_prompt
 from mmpt.evaluate.trend import setting_of
 from mmpt.model.export import Lengths
 from mmpt.model.runtimes import RUNTIMES, Asked, open_plain, preference
+from mmpt.store.errors import UserError
 from mmpt.store.evidence import Metric
 from mmpt.store.jsonl import read_jsonl
 from mmpt.store.stage import StageContext
@@ -169,10 +170,22 @@ def open_tokenizer(folder: Path) -> Any:
 
 
 def added_by(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer puts before and after a text by itself."""
+    """Ids that the tokenizer puts before and after a text by itself.
+
+    Raises:
+        UserError: the text's own ids are others between them.
+    """
     text, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
-    first = next(place for place in range(len(whole)) if whole[place : place + len(text)] == text)
-    return whole[:first], whole[first + len(text) :]
+    for first in range(len(whole) - len(text) + 1):
+        if whole[first : first + len(text)] == text:
+            return whole[:first], whole[first + len(text) :]
+    raise UserError(
+        "the tokenizer gives a text other ids where it adds its special tokens",
+        where=f"tokenizer of the base, {type(tokenizer).__name__}",
+        found=f"'a' is {text}, and {whole} with them",
+        expected="the same ids between those that it adds",
+        fix="choose a base whose tokenizer only adds tokens around a text",
+    )
 
 
 def first_difference(one: Expected, ids: np.ndarray, space: TokenSpace) -> tuple[int, int, int]:

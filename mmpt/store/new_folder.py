@@ -12,11 +12,14 @@ def new_folder(text: str | Path, option: str, run: Path) -> Path:
     """The folder that an option names, links followed.
 
     Args:
-        option: its name, for the message. run: the folder of the run below artifacts/; stages own what lies there.
+        text: the path as it was typed.
+        option: name of the option, for the message.
+        run: the run's folder below artifacts/; its stages own what lies there.
 
     Raises:
-        UserError: something is there; a part of the path is a file, may not be written or is too long a name; a mount
-            point, which cannot be replaced by a folder that is whole; a folder of the build.
+        UserError: a file or a folder with something in it is there; a part of the path is a file, may not be written
+            or has too long a name; it is a mount point, which a finished folder cannot replace; it is a folder of the
+            build.
     """
     folder, where = Path(os.path.realpath(text)), f"{option} {text}"
     try:
@@ -32,7 +35,12 @@ def new_folder(text: str | Path, option: str, run: Path) -> Path:
         )
     own = Path(os.path.realpath(run))
     if folder.is_relative_to(own) and not folder.is_relative_to(own / "evaluate"):
-        raise UserError("the folder belongs to the build", where=where, expected=f"one outside of {own}")
+        raise UserError(
+            "the folder belongs to the build",
+            where=where,
+            expected=f"one outside of {own}",
+            fix=f"name a folder elsewhere, or one in {own / 'evaluate'}",
+        )
     above = next(one for one in folder.parents if os.path.lexists(one))
     if not above.is_dir():
         raise UserError("no folder can be made there", where=where, found=f"{above} is a file")
@@ -47,5 +55,14 @@ def staging_folder(folder: Path) -> Path:
 
 
 def _refuse_occupied(folder: Path, where: str) -> None:
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("there is something already", where=where, expected="a new or empty folder")
+    """Raise UserError for a file, or a folder with something in it."""
+    first = None if not folder.is_dir() else next(folder.iterdir(), None)
+    if first or (os.path.lexists(folder) and not folder.is_dir()):
+        found = f"a folder with {first.name} in it" if first else "a file"
+        raise UserError(
+            "there is something already",
+            where=where,
+            found=found,
+            expected="a new or empty folder",
+            fix="name another folder; nothing is overwritten",
+        )

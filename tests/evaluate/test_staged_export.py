@@ -13,6 +13,7 @@ from mmpt.evaluate import exporting
 from mmpt.evaluate.checkpoint import digest
 from mmpt.evaluate.sets import golden_sets
 from mmpt.model import runtimes
+from mmpt.store.errors import UserError
 from mmpt.store.evidence import read_evidence
 from mmpt.store.tensors import load_tensors
 from tests.gating.gate_evidence import completed, failing, judged
@@ -129,6 +130,15 @@ def test_what_the_bases_own_tokenizer_adds_may_be_added(staged, tmp_path):
     assert exporting.tokenizer_metrics(export, base, sets)[0].value == 0
     (base / "tokenizer_config.json").unlink()
     assert exporting.added_by(exporting.open_tokenizer(base)) == ([0], [])
+
+
+def test_a_tokenizer_that_spells_a_text_otherwise_with_its_tokens_is_refused():
+    class Prefixing:
+        def encode(self, text, add_special_tokens=True):
+            return [0, 7] if add_special_tokens else [5]
+
+    with pytest.raises(UserError, match=r"found 'a' is \[5\], and \[0, 7\] with them"):
+        exporting.added_by(Prefixing())
 
 
 def test_padding_on_the_left_hides_nothing():

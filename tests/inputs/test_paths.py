@@ -48,8 +48,8 @@ def test_a_new_or_empty_folder_is_taken_and_links_are_followed(place, text, goes
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("file", "there is something already; expected a new or empty folder"),
-        (".", "there is something already"),
+        ("file", "there is something already; found a file; expected a new or empty folder; name another"),
+        (".", "there is something already; found a folder with .* in it"),
         ("circle", "there is something already|Too many levels"),
         ("file/x", "no folder can be made there; found .*file is a file"),
         ("n" * 253, "no folder can be made there; found File name too long"),
