@@ -14,6 +14,7 @@ PAGES = sorted(
     for path in [*TOP.glob("*.md"), *TOP.glob("mmpt/**/*.md"), *TOP.glob("gates/*.md")]
     if path.name != "CHANGELOG.md"
 )
+DRAWN = {"gates/FAULTS.md", "mmpt/profile/KEYS.md"}  # by a program, from results and from the schema
 DOIT = set(tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["doit"]["plugins"]["command"])
 REFUSED = {"clean", "dumpdb", "forget", "ignore", "info", "reset-dep", "strace", "tabcompletion"}
 
@@ -50,11 +51,9 @@ def test_the_readme_is_short():
     assert (TOP / "README.md").stat().st_size <= 10 * 1024
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name == "README.md"], ids=lambda page: str(page.relative_to(TOP))
-)
-def test_a_page_of_a_package_is_at_most_12_kb(page):
-    assert page.stat().st_size <= 12 * 1024
+@every_page
+def test_a_page_that_is_written_by_hand_is_at_most_12_kb(page):
+    assert page.stat().st_size <= 12 * 1024 or page.relative_to(TOP).as_posix() in DRAWN
 
 
 @every_page
