@@ -38,6 +38,7 @@ from mmpt.evaluate.scoring import TOKENS_PER_BATCH, batch_nll, laid_out
 from mmpt.evaluate.sets import Record, record_prompt
 from mmpt.evaluate.text import CHUNK, ROWS, piece_nll
 from mmpt.evaluate.trainable import probe_step
+from mmpt.model.attention import cached
 from mmpt.model.meta import SCRATCH, PeakMemory, as_on_cuda, meta_causal, meta_model
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.model.plain import TOKENS_AT_ONCE, PlainLM, sequence, with_rows
@@ -345,9 +346,7 @@ def decode_step(causal: nn.Module, rows: int, held: int, given: int) -> None:
             key, value = (torch.zeros(rows, heads, held, width, dtype=causal.dtype, device="meta") for _ in range(2))
             cache.update(key, value, layer)
     ids, attended = (torch.zeros(rows, n, dtype=torch.int64, device="meta") for n in (given, held + given))
-    logits = causal(
-        input_ids=ids, attention_mask=attended, past_key_values=cache, use_cache=True, logits_to_keep=1
-    ).logits
+    logits = causal(input_ids=ids, attention_mask=attended, logits_to_keep=1, **cached(causal, cache)).logits
     logits[:, -1].float().masked_fill(logits[:, -1] > 0, -torch.inf)  # as the grammar leaves them
 
 

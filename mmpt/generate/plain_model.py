@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpt.model import attention
+
 PARITY = 1e-3  # a head that is a plain matrix product gives the model's own logits to rounding
 
 
@@ -54,6 +56,5 @@ class PlainModel:
             input_ids=input_ids,
             position_ids=position_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
+            **attention.cached(self.decoder, past_key_values),
         ).last_hidden_state

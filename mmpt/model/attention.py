@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -30,6 +30,17 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "mmpt_packed"
 FLASH_WIDTH = 256  # the widest head that the kernel takes
+
+
+def cached(model: nn.Module, cache: Any) -> dict[str, Any]:
+    """The keyword arguments that give a model of transformers a cache, or (None) keep it from making one."""
+    return {"use_cache": False} if cache is None else {_cache_name(type(model).forward): cache, "use_cache": True}
+
+
+@functools.cache
+def _cache_name(forward: Callable[..., Any]) -> str:
+    """transformers 5.24 calls `past_key_values` `cache`, and warns of the older name at every call."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 @dataclass(frozen=True)

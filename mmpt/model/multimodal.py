@@ -174,8 +174,7 @@ class MultimodalLM(nn.Module):
             input_ids=input_ids,
             position_ids=position_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
+            **attention.cached(self.decoder, past_key_values),
         ).last_hidden_state
 
     def head(self) -> tuple[Tensor, Tensor]:

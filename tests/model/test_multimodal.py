@@ -1,12 +1,15 @@
 """The segmented model: which ids are which rows, what trains, packing, causality, PEFT's view of it."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import Linear as LoraLinear
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
+from mmpt.generate import PlainModel
 from mmpt.model.fused_lora import FoldedLora
 from mmpt.model.multimodal import MultimodalLM, packed_mask
 from mmpt.model.vocabulary import initial_rows, quiet_rows
@@ -31,6 +34,19 @@ def test_plain_peft_reloads_the_adapter_bit_for_bit(tmp_path, tied, padded_to, l
     with torch.no_grad():
         torch.testing.assert_close(theirs(input_ids=IDS).logits, model.logits(model.hidden(IDS)), rtol=1e-5, atol=1e-5)
         assert torch.equal(theirs(input_ids=IDS).logits.argmax(-1), model.logits(model.hidden(IDS)).argmax(-1))
+
+
+def test_a_cache_is_given_by_the_name_that_this_transformers_has(tmp_path):
+    """The older name gives a warning at each step of a generation."""
+    model = small_model(tmp_path / "base")
+    plain = PlainModel(AutoModelForCausalLM.from_pretrained(tmp_path / "base"))
+    ids = torch.arange(8)[None]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        for one in (model, plain):
+            cache = DynamicCache()
+            parts = [one.hidden(ids[:, :5], past_key_values=cache), one.hidden(ids[:, 5:], past_key_values=cache)]
+            torch.testing.assert_close(torch.cat(parts, 1), one.hidden(ids))
 
 
 @pytest.mark.parametrize("tied", [True, False])
