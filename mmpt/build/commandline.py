@@ -161,11 +161,16 @@ class OurCommand(Command):
 
     def say(self, *lines: str) -> None:
         """Print lines of the answer, with commands as this call types them; nothing with --json. Progress is printed
-        plainly instead.
+        plainly instead. A reader that has gone, as in `doit gates | head`, changes no exit code.
         """
-        if not self.json:
+        if self.json:
+            return
+        try:
             for line in lines:
                 print(hinted(line))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def told(self, action: Callable[[], int]) -> tuple[int, str]:
         """Run what prints its own answer; its exit code and what it printed, which is shown too."""
@@ -279,9 +284,9 @@ def guarded(action: Callable[[], int]) -> tuple[int, Problem | None]:
         fix = hinted("`doit` goes on from here")
         print(f"{CALL.program}: interrupted by {by}; finished stages are kept, {fix}", file=sys.stderr)
         return EXIT_BROKE, Problem("interrupted", f"interrupted by {by}", fix=fix)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `doit list | head` is no error
-        return EXIT_GO, None
+    except BrokenPipeError:  # whoever read the output of a run has gone, and the run stopped there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKE, Problem("broke", "the reader of the output has gone")
     except Exception as error:  # the border: doit would answer 3
         if isinstance(error, OSError) and error.filename is not None and error.errno in (*MAY_NOT_WRITE, *NO_SUCH_PATH):
             print(f"{CALL.program}: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -40,6 +40,7 @@ from mmpt.gating import decide
 from mmpt.profile.missing import missing, require_present, way_out
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import EXIT_BROKE, EXIT_CANNOT_DECIDE, EXIT_GO, EXIT_NO_GO, UserError
+from mmpt.store.lock import holder
 
 STOPS_WITHIN = 3 * GRACE  # seconds for the stages of an interrupted run to end
 
@@ -56,6 +57,8 @@ class StageCommand(OurCommand):
         for word in words:
             if word in project.names:
                 continue
+            if word == "init":
+                raise UserError("no command of doit", found=word, fix="`mmpt init FOLDER --from DATA` starts a project")
             if word in self.commands:
                 raise UserError("a command where a stage belongs", found=word, fix=f"try `doit {word}`")
             close = difflib.get_close_matches(word, [*project.names, *self.commands], n=1, cutoff=0.5)
@@ -348,6 +351,13 @@ class Verify(OurCommand):
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
+        if by := holder(project.state / "lock"):
+            raise UserError(
+                "a run is building there, and what it publishes is not whole before its end",
+                where=project.root.name,
+                found=by,
+                fix="run `doit verify` when it has ended",
+            )
         checked = []
         for name, found in verify(project, deep=options.deep):
             checked.append({"name": name, "wrong": found})

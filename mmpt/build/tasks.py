@@ -19,7 +19,9 @@ from doit.cmd_base import DodoTaskLoader
 from doit.doit_cmd import DoitMain, reset_vars, set_var
 from doit.exceptions import TaskFailed, UnmetDependency
 from doit.reporter import ZeroReporter
+from doit.version import VERSION
 
+import mmpt
 from mmpt.build import runner
 from mmpt.build.declaration import Stage, check_table, measured_by
 from mmpt.build.display import Display
@@ -285,5 +287,11 @@ def _process_args(self: DoitMain, words: list[str]) -> list[str]:
     return [word for word in words if "=" not in word or word.startswith("-")]
 
 
+def _print_version() -> None:
+    """`doit --version` in the clone."""
+    print(f"mmpt {mmpt.__version__} (doit {'.'.join(map(str, VERSION))})")
+
+
 DoitMain.process_args = _process_args
+DoitMain.print_version = staticmethod(_print_version)
 doit_cmd.Help = _Overview

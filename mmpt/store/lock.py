@@ -45,6 +45,24 @@ def exclusive(path: Path, holder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def holder(path: Path) -> str:
+    """Who holds ``path`` alone now, as the error of ``exclusive`` names it; empty where nobody does. Writes nothing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""  # never held, or not to be read
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(path)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    finally:
+        os.close(descriptor)
+    return ""
+
+
 def hold(path: Path, seconds: float) -> int:
     """Take ``path`` alone, waiting for its holder, and keep it until this process ends; the open descriptor.
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mmpt.build.commandline import guarded
+from mmpt.build.commands import List
 from mmpt.gating.defaults import default_gates
 from mmpt.launch.process_setup import process_environment
 from mmpt.store.canonical import read_json
@@ -242,6 +244,7 @@ def test_help_names_every_command_and_each_explains_itself(_built):
     "words, said",
     [
         (["gtes"], "no such command or stage; found gtes; did you mean 'gates'?"),
+        (["init", "folder"], "no command of doit; found init; `mmpt init FOLDER --from DATA` starts a project"),
         (["slow", "plan"], "a command where a stage belongs; found plan; try `doit plan`"),
         (["help", "slwo"], "no such command, stage, gate or key of a profile; found slwo; did you mean 'slow'?"),
         (["help", "b33"], "found b33; did you mean 'B3'?"),
@@ -275,6 +278,16 @@ def test_wrong_words_are_one_line_that_says_what_is_right(_built, words, said):
     outcome = run(_built, *words)
     assert outcome.returncode == 2 and said in outcome.stderr and outcome.stderr.count("\n") == 1, outcome
     assert outcome.stdout == ""
+
+
+def test_a_reader_that_has_gone_changes_no_exit_code(monkeypatch):
+    """`doit gates | head -1` of a NO-GO exited with 0."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = object.__new__(List)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        assert guarded(lambda: (command.say("a line"), 10)[1]) == (10, None)
 
 
 def test_hints_are_for_the_profile_that_was_asked_for(_built):

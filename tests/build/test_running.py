@@ -65,7 +65,10 @@ def test_a_second_run_is_told_who_holds_the_lock(tiny):
     second = tiny.doit()
     assert second.code == 2 and f"process {first.pid} (doit slow)" in second.text, second
     assert tiny.doit("plan").code == 0, "looking is free"
+    verified = tiny.doit("verify")
+    assert verified.code == 2 and "a run is building there" in verified.text and f"process {first.pid}" in verified.text
     assert first.communicate(timeout=300) and first.returncode == 0
+    assert tiny.doit("verify").code == 0, "it has ended"
 
 
 def test_a_users_error_is_one_line_and_leaves_nothing(tiny):
