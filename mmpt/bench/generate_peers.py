@@ -17,7 +17,6 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.utils.logging import disable_progress_bar
 
 from mmpt.generate import generate
-from mmpt.generate.reference import GrammarMask
 from mmpt.model.export import merge
 from mmpt.model.grammar_logits import Grammar as ExportedGrammar
 from mmpt.model.multimodal import MultimodalLM
@@ -191,6 +190,22 @@ def exported(models: Models, todo: Work) -> Ids:
     frames = todo.grammars[0].max_len // CODEBOOKS
     processor = ExportedGrammar(models.folder, audio_frames=(frames, frames))
     return _transformers(models, todo, lambda batch, width: {"logits_processor": LogitsProcessorList([processor])})
+
+
+class GrammarMask(LogitsProcessor):
+    """Leaves, at position p of row i's payload, exactly the ids which grammar i allows there."""
+
+    def __init__(self, grammars: Sequence[Grammar], prompt_width: int):
+        self.grammars, self.prompt_width = grammars, prompt_width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        masked = torch.full_like(scores, -torch.inf)
+        for row, one in enumerate(self.grammars):
+            lo, hi, extra = one.at(input_ids.shape[1] - self.prompt_width)
+            masked[row, lo:hi] = scores[row, lo:hi]
+            if extra >= 0:
+                masked[row, extra] = scores[row, extra]
+        return masked
 
 
 class AddMask(LogitsProcessor):

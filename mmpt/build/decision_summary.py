@@ -81,11 +81,11 @@ def _hinted(verdict: Verdict) -> dict[str, Any]:
     return body | {"checks": [{**one, "remedy": hinted(one["remedy"])} for one in body["checks"]]}
 
 
-def look(project: Project, *, strict: bool = False, fresh: Collection[str] = ()) -> DecisionSummary:
+def look(project: Project, *, strict: bool = False) -> DecisionSummary:
     """What ``conclude`` would come to; writes nothing."""
     policy = policy_of(project, strict)
     verdicts = tuple(evaluate_all(project.root, policy, write=False))
-    stale = stale_measurements(project, fresh)
+    stale = stale_measurements(project)
     word, shown = outcome(policy, verdicts, stale), _worth_telling(project, verdicts, stale)
     return DecisionSummary(word, headline_of(word, policy), strict, policy.softenings, verdicts, shown)
 

@@ -104,13 +104,11 @@ def summarise_audio(path: MediaFile) -> SoundSummary:
     return SoundSummary(rate, channels, samples, digest.hexdigest(), *levels)
 
 
-def read_audio(path: MediaFile, seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """(float32 [C, T], rate) of the file, or of its first seconds. Raises MediaError (missing, unreadable, empty)."""
+def read_audio(path: MediaFile) -> tuple[np.ndarray, int]:
+    """(float32 [C, T], rate) of the whole file. Raises MediaError (missing, unreadable, empty)."""
     with _opened(path) as file:
-        most = None if seconds is None else max(1, round(seconds * file.samplerate))
-        samples = np.concatenate(list(_checked(_blocks(file, most), path)))
-        if most is None or len(samples) < most:
-            _require_end(path, file, len(samples))
+        samples = np.concatenate(list(_checked(_blocks(file), path)))
+        _require_end(path, file, len(samples))
         return np.ascontiguousarray(samples.T), file.samplerate
 
 

@@ -12,6 +12,7 @@ from mmpt.store.evidence import Direction, Metric
 
 Values = Sequence[float] | np.ndarray
 
+ONE_SIDED = 0.95  # level of a one-sided bound
 CHUNK = 200  # resamples drawn at once: bounds memory at CHUNK x groups numbers
 
 
@@ -36,34 +37,31 @@ class Interval:
 def mean_interval(
     values: Values,
     groups: Sequence[str] | np.ndarray | None = None,
-    weights: Values | None = None,
     *,
     resamples: int,
     seed: int,
 ) -> Interval:
-    """The (weighted) mean of `values` [n] and its interval when whole groups are drawn with replacement.
+    """The mean of `values` [n] and its 95 % bootstrap interval, whole groups drawn with replacement.
 
-    `groups` [n]: items with an equal name are drawn together (default: each item alone). `weights` [n]: e.g.
-    the tokens behind each value. For paired measures pass the differences. An interval of a single group is a
-    point and says nothing: callers look at `n`. Raises ValueError for no values.
+    `groups` [n]: items with an equal name are drawn together (default: each item alone). For paired measures pass the
+    differences. An interval of a single group is a point and says nothing: callers look at `n_groups`. Raises
+    ValueError for no values.
     """
     values = np.asarray(values, np.float64)
     if not len(values):
         raise ValueError("a mean of no values")
-    shares = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
     names, member = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
-    totals = np.bincount(member, shares * values, minlength=len(names))
-    mass = np.bincount(member, shares, minlength=len(names))
-    means = _resampled(totals, mass, resamples, np.random.default_rng(seed))
+    totals, counts = np.bincount(member, values), np.bincount(member)
+    means = _resampled(totals, counts, resamples, np.random.default_rng(seed))
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(totals.sum() / mass.sum()), float(low), float(high), len(values), len(names))
+    return Interval(float(totals.sum() / counts.sum()), float(low), float(high), len(values), len(names))
 
 
-def _resampled(totals: np.ndarray, mass: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _resampled(totals: np.ndarray, counts: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     means = []
     for start in range(0, resamples, CHUNK):
         drawn = rng.integers(0, len(totals), (min(CHUNK, resamples - start), len(totals)))
-        means.append(totals[drawn].sum(1) / mass[drawn].sum(1))
+        means.append(totals[drawn].sum(1) / counts[drawn].sum(1))
     return np.concatenate(means)
 
 
@@ -72,14 +70,14 @@ def win_rate(better: Values, worse: Values) -> float:
     return float(np.mean(np.asarray(better) < np.asarray(worse)))
 
 
-def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """One-sided bounds, each of the given level, of a share seen k times in n (Clopper and Pearson, Biometrika 1934).
+def clopper_pearson(k: int, n: int) -> tuple[float, float]:
+    """One-sided bounds, each at 95 %, of a share seen k times in n (Clopper and Pearson, Biometrika 1934).
 
     Exact: the share is above the lower, and below the upper bound, each with at least that probability. Raises
     ValueError for n = 0.
     """
     if not 0 <= k <= n or n < 1:
         raise ValueError(f"{k} of {n} is no share")
-    low = float(beta.ppf(1 - level, k, n - k + 1)) if k else 0.0
-    high = float(beta.ppf(level, k + 1, n - k)) if k < n else 1.0
+    low = float(beta.ppf(1 - ONE_SIDED, k, n - k + 1)) if k else 0.0
+    high = float(beta.ppf(ONE_SIDED, k + 1, n - k)) if k < n else 1.0
     return low, high

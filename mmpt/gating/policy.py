@@ -142,10 +142,9 @@ def load_policy(
     )
 
 
-def stated_gates(path: Path | None = None) -> dict[str, Gate]:
+def stated_gates() -> dict[str, Gate]:
     """The gates as scripts and policy.yaml state them, before any profile. Raises as ``load_policy`` does."""
-    path = path or GATES_FOLDER / "policy.yaml"
-    return _stated(path, load_scripts(path.parent))
+    return _stated(GATES_FOLDER / "policy.yaml", load_scripts(GATES_FOLDER))
 
 
 def _stated(path: Path, scripts: Mapping[str, Script]) -> dict[str, Gate]:

@@ -182,13 +182,9 @@ class MultimodalLM(nn.Module):
         new = self.embedding.rows if self.head_rows is None else self.head_rows
         return self._head[: self.space.text_vocab_size], new
 
-    def logits(self, hidden: Tensor, lo: int | None = None, hi: int | None = None) -> Tensor:
-        """fp32 [..., hi - lo] logits of ids lo..hi-1, all ids by default."""
-        split, total = self.space.text_vocab_size, self.space.vocab_size_total
-        lo, hi = 0 if lo is None else lo, total if hi is None else hi
-        base, new = self.head()
-        parts = [base[lo : min(hi, split)], new[max(lo - split, 0) : max(hi - split, 0)]]
-        return torch.cat([(hidden.to(part.dtype) @ part.T).float() for part in parts if len(part)], -1)
+    def logits(self, hidden: Tensor) -> Tensor:
+        """fp32 [..., vocab_size_total] logits of all ids."""
+        return torch.cat([(hidden.to(rows.dtype) @ rows.T).float() for rows in self.head()], -1)
 
     def checkpoint_layers(self, count: bool | int) -> None:
         """Activation checkpointing of the first `count` decoder layers in training, True: of all."""

@@ -7,7 +7,6 @@ from typing import Any
 
 MATRIX_ROWS = 151_936  # of the embedding: the tokenizer's ids and padding
 TOKENIZER_IDS = 151_669  # of them 26 added tokens
-TOKENIZER_SHA256 = "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4"  # of its tokenizer.json
 
 # size: hidden, layers, query heads, mlp, tied, parameters (a tied matrix counts once)
 _SIZES = {

@@ -45,8 +45,6 @@ from mmpt.store.stage import StageContext
 from mmpt.store.tasks import MODALITIES, SPLITS
 from mmpt.tokens.space import FILE_NAME, SHA_NAME, TokenSpace, load, upstream_sha
 
-KEEP, MEND = "keep", "mend"
-
 
 def split(ctx: StageContext) -> None:
     """Puts every record on a side: split.jsonl, errors.jsonl, evidence/S2.
@@ -65,7 +63,7 @@ def split(ctx: StageContext) -> None:
         raise UserError("the inputs hold no record", where="inputs", expected="shards or jsonl with records")
     val, test = ctx.profile["split.val"], ctx.profile["split.test"]
     rows = deal(records, val / (val + test), test / (val + test))
-    if ctx.profile.get("inputs.split", KEEP) == KEEP:
+    if ctx.profile.get("inputs.split", "keep") == "keep":
         rows = map(_kept, records, rows)
     path = ctx.out / "split.jsonl"
     write_jsonl(path, rows)

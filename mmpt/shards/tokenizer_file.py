@@ -73,22 +73,22 @@ def add_names(tokenizer: Tokenizer, space: TokenSpace) -> None:
             )
 
 
-def check_tokenizer(path: Path, space: TokenSpace, where: str = "base.path") -> None:
+def check_tokenizer(path: Path, space: TokenSpace) -> None:
     """Refuse, before anything is trained, a tokenizer that the export could not write or that lets controls through.
 
     Raises:
         UserError: as `add_names` and `check_tokenizer_ids`; or a control token whose name in a text still becomes its
             id.
     """
-    check_tokenizer_ids(path.parent, where)
-    tokenizer = open_tokenizer_file(path, where)
+    check_tokenizer_ids(path.parent, "base.path")
+    tokenizer = open_tokenizer_file(path, "base.path")
     add_names(tokenizer, space)
     codes = set(token_names(space)[space.ranges["SPECIAL"].size : -1])  # thousands alike: the last one stands for them
     for name in [one.content for one in _added(tokenizer) if one.special and one.content not in codes]:
         if (found := tokenizer.token_to_id(name)) in tokenizer.encode(f"a {name} b", add_special_tokens=False).ids:
             raise UserError(
                 "the tokenizer makes a control id of a text",
-                where=f"{where}: {path.name}",
+                where=f"base.path: {path.name}",
                 found=f"{name!r} in a caption is id {found}",
                 expected="ordinary tokens that spell it",
                 fix="this base cannot be used: captions could steer it",

@@ -54,17 +54,20 @@ def write_json(path: Path | str, value: Any, *, durable: bool = True) -> None:
     atomic_write(path, pretty_json(value), durable=durable)
 
 
+REMADE = "doit makes it again"
+
+
 def seal(value: dict[str, Any]) -> dict[str, Any]:
     """``value`` with a digest of itself, under the key "digest"."""
     return {**value, "digest": {"sha256": digest_json(value)}}
 
 
-def write_sealed(path: Path | str, value: dict[str, Any], *, durable: bool = True) -> None:
+def write_sealed(path: Path | str, value: dict[str, Any]) -> None:
     """Write ``value`` atomically so that ``read_sealed`` sees every byte that is changed later."""
-    write_json(path, seal(value), durable=durable)
+    write_json(path, seal(value))
 
 
-def read_sealed(path: Path | str, *, fix: str = "doit makes it again") -> dict[str, Any]:
+def read_sealed(path: Path | str) -> dict[str, Any]:
     """What ``write_sealed`` was given: ``read_sealed`` after ``write_sealed(path, value)`` gives ``value``.
 
     Each byte counts: a file that says the same in another spelling is refused too. This finds accidents and edits by
@@ -79,7 +82,7 @@ def read_sealed(path: Path | str, *, fix: str = "doit makes it again") -> dict[s
         whole = value["digest"] == {"sha256": digest_json(body)}
         spelled = pretty_json(value)
     except (KeyError, AttributeError, TypeError, ValueError):
-        raise UserError("carries no digest of itself", where=path, fix=fix) from None
+        raise UserError("carries no digest of itself", where=path, fix=REMADE) from None
     if not whole or spelled != Path(path).read_bytes():
-        raise Edited("was edited", where=path, expected="the bytes whose digest it carries", fix=fix)
+        raise Edited("was edited", where=path, expected="the bytes whose digest it carries", fix=REMADE)
     return body

@@ -89,15 +89,15 @@ def read_draws(path: Path) -> Iterator[tuple[str, dict[str, int]]]:
     return ((row["id"], row["draws"]) for row in iter_jsonl(path))
 
 
-def draw_metrics(drawn: Path, split: Path, slice: str = "") -> list[Metric]:
+def draw_metrics(drawn: Path, split: Path) -> list[Metric]:
     """drawn_outside_train: drawn records that `split` does not give to train; n: the records drawn.
 
     Args:
-        drawn: a draws.jsonl. split: split.jsonl, which decides. slice: of the metric.
+        drawn: a draws.jsonl. split: split.jsonl, which decides.
     """
     train = {row["id"] for row in iter_jsonl(split) if row["split"] == "train"}
     ids = {name for name, _ in read_draws(drawn)}
-    return [Metric("drawn_outside_train", len(ids - train), len(ids), "records", "lower", slice=slice)]
+    return [Metric("drawn_outside_train", len(ids - train), len(ids), "records", "lower")]
 
 
 def never_drawn_metrics(draws: Draws) -> list[Metric]:

@@ -9,10 +9,10 @@ import torch
 from mmpt.evaluate.checkpoint import EvalContext, Trained, step_of
 from mmpt.evaluate.sets import golden_sets, record_grammar, record_prompt
 from mmpt.generate import generate
-from mmpt.generate.reference import as_causal_lm, reference_generate
 from mmpt.stages.ablation import ablation
 from mmpt.store.errors import UserError
 from mmpt.tokens import TASKS, check, grammar
+from tests.generate.plain_decoder import as_causal_lm, reference_generate
 
 
 def test_trained_names_its_checkpoints(run):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mmpt.generate import engine, generate, unconstrained
-from mmpt.generate.reference import reference_generate
 from mmpt.ops import native
 from mmpt.tokens import TASKS, check, prompt
+from tests.generate.plain_decoder import reference_generate
 from tests.generate.random_lm import TEXT, RandomLM
 
 

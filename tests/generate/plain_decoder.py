@@ -1,7 +1,4 @@
-"""The reference decoder: `transformers.generate` over the whole vocabulary with a mask. Slow, but simple.
-
-The engine must agree with it token for token; tests hold them together.
-"""
+"""Decoding by `transformers.generate` over the whole vocabulary with a mask: the engine must give the same ids."""
 
 from __future__ import annotations
 
@@ -10,26 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
+from mmpt.bench.generate_peers import GrammarMask
 from mmpt.generate.engine import Generated
 from mmpt.tokens.grammar import Grammar
-
-
-class GrammarMask(LogitsProcessor):
-    """Leaves, at position p of row i's payload, exactly the ids which grammar i allows there."""
-
-    def __init__(self, grammars: Sequence[Grammar], prompt_width: int):
-        self.grammars, self.prompt_width = grammars, prompt_width
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        masked = torch.full_like(scores, -torch.inf)
-        for row, grammar in enumerate(self.grammars):
-            lo, hi, extra = grammar.at(input_ids.shape[1] - self.prompt_width)
-            masked[row, lo:hi] = scores[row, lo:hi]
-            if extra >= 0:
-                masked[row, extra] = scores[row, extra]
-        return masked
 
 
 @torch.no_grad()
