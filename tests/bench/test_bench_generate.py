@@ -27,16 +27,15 @@ def models(tmp_path_factory):
         yield opened
 
 
-@pytest.mark.parametrize("task", ["t2a", "a2t"])
-def test_all_peers_decode_the_same_ids(models, task):
-    todo = generate_peers.work(models.space, task, SMALL.items, SMALL.frames, SMALL.batch)
+def test_all_peers_decode_the_same_ids(models):
+    todo = generate_peers.work(models.space, "t2a", SMALL.items, SMALL.frames, SMALL.batch)
     case = generate.measure(models, todo, SMALL, "float32", "cpu")
     assert set(case["peers"]) == set(case["same_ids"]) == set(generate_peers.peers("cpu", "float32"))
     for name, same in case["same_ids"].items():
         assert same["same"] == same["of"] == (1 if "batch 1" in name else 3)
         one = case["peers"][name]
         assert one["runs"] == 2 and one["p10"] <= one["median"] <= one["p90"]
-    assert case["tokens"] == 24 if task == "t2a" else case["shortest"] <= case["longest"]
+    assert case["tokens"] == 24
     assert all(name in generate.table(case) for name in case["peers"])
 
 

@@ -53,8 +53,6 @@ def test_every_script_exits_with_its_verdict(built, tmp_path):
     built.edit("smoke.yaml", "count: {n: 5}", "count: {n: 4}")
     measured_badly(built)
     assert codes(built, tmp_path, "profile=smoke") == {name: 0 if name in WARN_ONLY else 10 for name in SCRIPTS}
-    assert set(codes(built, tmp_path, "profle=smoke").values()) == {2}
-    assert set(codes(built, tmp_path, "profile=smoek").values()) == {2}
 
 
 def test_a_script_by_hand_says_what_doit_gates_says(built, tmp_path):
@@ -65,8 +63,9 @@ def test_a_script_by_hand_says_what_doit_gates_says(built, tmp_path):
     assert json.loads(done.stdout) == next(one for one in found["gates"] if one["gate"] == "B3")
     done = run(script, "profile=smoke", cwd=tmp_path)
     assert done.stdout.startswith("B3 GO  Outputs depend on their prompts")
-    done = run(script, "profile=nowhere", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    for words in ("profile=nowhere", "profle=smoke"):
+        done = run(script, words, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
 def test_a_script_refuses_a_softening_of_its_gate_strictly(built, tmp_path):
