@@ -66,29 +66,21 @@ struct Wide<double> {
   using type = double;
 };
 
+// A case of a switch over Element that runs the statement with T as `type`.
+#define MMPT_CASE(element, type, ...) \
+  case Element::element: {            \
+    using T = type;                   \
+    __VA_ARGS__;                      \
+    break;                            \
+  }
+
 // Runs the statement with T as the type of an Element.
-#define MMPT_BY_ELEMENT(element, ...) \
-  switch (element) {                  \
-    case Element::kFloat: {           \
-      using T = float;                \
-      __VA_ARGS__;                    \
-      break;                          \
-    }                                 \
-    case Element::kBFloat16: {        \
-      using T = __nv_bfloat16;        \
-      __VA_ARGS__;                    \
-      break;                          \
-    }                                 \
-    case Element::kHalf: {            \
-      using T = __half;               \
-      __VA_ARGS__;                    \
-      break;                          \
-    }                                 \
-    case Element::kDouble: {          \
-      using T = double;               \
-      __VA_ARGS__;                    \
-      break;                          \
-    }                                 \
+#define MMPT_BY_ELEMENT(element, ...)                \
+  switch (element) {                                 \
+    MMPT_CASE(kFloat, float, __VA_ARGS__)            \
+    MMPT_CASE(kBFloat16, __nv_bfloat16, __VA_ARGS__) \
+    MMPT_CASE(kHalf, __half, __VA_ARGS__)            \
+    MMPT_CASE(kDouble, double, __VA_ARGS__)          \
   }
 
 // 16 bytes of elements, moved at once.

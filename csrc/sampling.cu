@@ -408,23 +408,16 @@ void launch_copy_logits_of(const T* logits, int64_t row_stride, int64_t step, co
 
 }  // namespace
 
-#define MMPT_BY_SAMPLED(element, ...) \
-  switch (element) {                  \
-    case Element::kBFloat16: {        \
-      using T = __nv_bfloat16;        \
-      __VA_ARGS__;                    \
-      break;                          \
-    }                                 \
-    case Element::kHalf: {            \
-      using T = __half;               \
-      __VA_ARGS__;                    \
-      break;                          \
-    }                                 \
-    default: {                        \
-      using T = float;                \
-      __VA_ARGS__;                    \
-      break;                          \
-    }                                 \
+// Sampling takes no double (check_no_double): what is not 16 bits wide is float.
+#define MMPT_BY_SAMPLED(element, ...)                \
+  switch (element) {                                 \
+    MMPT_CASE(kBFloat16, __nv_bfloat16, __VA_ARGS__) \
+    MMPT_CASE(kHalf, __half, __VA_ARGS__)            \
+    default: {                                       \
+      using T = float;                               \
+      __VA_ARGS__;                                   \
+      break;                                         \
+    }                                                \
   }
 
 void launch_range_logits(const void* hidden, Element element, int64_t hidden_stride, const DeviceHead& head,
