@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmpt.codecs.contract import read_contract
 from mmpt.codecs.round_trips import RoundTrips
 from mmpt.codecs.trivial_decodes import Summary, summarise
 from mmpt.shards.counter_rng import bits, stream
@@ -24,6 +25,7 @@ from mmpt.store.evidence import Direction, Metric, write_evidence
 from mmpt.store.jsonl import iter_jsonl
 from mmpt.store.numbers import Labels, Numbers
 from mmpt.store.stage import StageContext
+from mmpt.store.tasks import SPLITS
 from mmpt.tokens.space import TokenSpace
 
 REENCODED, DECODED = 512, 32
@@ -114,6 +116,23 @@ def audit(
         _encode_again(chosen, encoder, batch, found)
     _decode(chosen[:DECODED], encoder, space, found, media)
     return found
+
+
+def audit_modality(
+    ctx: StageContext, encoder: Encoder, space: TokenSpace, expected: Labels, *, media: bool = True
+) -> tuple[Findings, list[ShardSet]]:
+    """Audit the shards of the encoder's modality, as a stage reads them, with what stage codecs found of the codec.
+
+    Args:
+        expected, media: as `audit` takes them.
+    """
+    folder, modality = ctx.inputs["shards"], encoder.modality
+    sets = [ShardSet.open(folder, modality, split) for split in SPLITS]
+    seed, batch = ctx.seed, ctx.profile["shards.batch"]
+    failed = failed_ids(folder)
+    found = audit(sets, encoder, space, expected=expected, failed=failed, seed=seed, batch=batch, media=media)
+    found.take_contract(read_contract(ctx.inputs["codecs"] / modality))
+    return found, sets
 
 
 def failed_ids(folder: Path) -> Iterator[str]:

@@ -23,13 +23,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mmpt.codecs import registry
-from mmpt.codecs.contract import read_contract
 from mmpt.codecs.protocol import AudioCodec, AudioCodes, ImageCodec, frames_of
 from mmpt.corpus.problems import Problem, refuse
 from mmpt.corpus.split import deal, s2_metrics
-from mmpt.shards.audit import Findings, audit, failed_ids, write_findings
+from mmpt.shards.audit import Findings, audit_modality, write_findings
 from mmpt.shards.encode import ENCODE_ERRORS, AudioEncoder, Encoder, ImageEncoder
-from mmpt.shards.shard_set import ShardSet
 from mmpt.shards.text_set import open_tokenizer
 from mmpt.shards.token_space import write_token_space
 from mmpt.shards.tokenise import save_shard, statistics
@@ -287,26 +285,15 @@ def _decoded_length(ids: np.ndarray, codec: AudioCodec, space: TokenSpace) -> in
 
 def shard_audit(ctx: StageContext) -> None:
     """Measures the shards for gate S3, as far as that goes without media: audit.json, evidence/S3."""
-    space, folder = load(ctx.inputs["token_space"]), ctx.inputs["shards"]
+    space = load(ctx.inputs["token_space"])
     rows = JsonLines(ctx.inputs["split"] / "split.jsonl")
     sides = Labels((row["id"], row["split"]) for row in rows)
     found: dict[str, Findings] = {}
     contents, records = [], []
     for modality, codec in open_codecs(ctx.inputs["codecs"], ctx.device).items():
-        sets = [ShardSet.open(folder, modality, side) for side in SPLITS]
-        encoder = _encoder(codec, space, modality)
         expected = Labels((row["id"], row["split"]) for row in rows if row["modality"] == modality)
-        found[modality] = one = audit(
-            sets,
-            encoder,
-            space,
-            expected=expected,
-            failed=failed_ids(folder),
-            seed=ctx.seed,
-            batch=ctx.profile["shards.batch"],
-            media=False,
-        )
-        one.take_contract(read_contract(ctx.inputs["codecs"] / modality))
+        found[modality], sets = audit_modality(ctx, _encoder(codec, space, modality), space, expected, media=False)
+        one = found[modality]
         contents += [shards.identity for shards in sets]
         records += [shards.records for shards in sets]
         ctx.log(f"{modality}: {one.records} records, {one.decode_errors} of {one.decoded} decodes wrong")

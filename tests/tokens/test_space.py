@@ -45,18 +45,7 @@ def reference_content(**changes):
     ]:
         ranges[name] = {"start": at, "end": at + size - 1, "size": size}
         at += size
-    roles = [
-        "text_start",
-        "text_end",
-        "img_start",
-        "img_end",
-        "aud_start",
-        "aud_end",
-        "gen_text",
-        "gen_img",
-        "gen_aud",
-        "pad_mm",
-    ]
+    roles = "text_start text_end img_start img_end aud_start aud_end gen_text gen_img gen_aud pad_mm".split()
     return {
         "version": "uti_v1",
         "created_utc": "2026-01-02T03:04:05Z",
