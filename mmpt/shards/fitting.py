@@ -194,7 +194,7 @@ def propose(
     audio: AudioShape | None,
     image: ImageShape | None,
     now: Choice,
-    fits: Callable[[int], bool],
+    share: Callable[[int], float],
     given: Given = Given(),
     positions: int | None = None,
 ) -> list[Proposal]:
@@ -202,11 +202,11 @@ def propose(
     sound.
 
     Args:
-        fits: row length -> whether one row of it can be trained on. Monotone.
+        share: row length -> the share of a device's memory that training on one row of it needs; see `longest_row`.
         positions: tokens of one sequence that the base was made for; None: any number.
     """
-    longest = given.max_seq_len or min(longest_row(fits), positions or 1 << 17)
-    if not longest or not fits(longest) or (positions and longest > positions):
+    longest = given.max_seq_len or min(longest_row(share), positions or 1 << 17)
+    if not longest or share(longest) > 1 or (positions and longest > positions):
         return []
     fewer = sorted({now.n_codebooks, *(k for k in (8, 4, 2) if k < now.n_codebooks)}, reverse=True)
     codebooks = [given.n_codebooks] if given.n_codebooks else fewer
@@ -287,12 +287,30 @@ def _length_for(
     return int(sizes[max(0, int(np.ceil(goal * len(sizes))) - 1)]) if len(sizes) else 1
 
 
-def longest_row(fits: Callable[[int], bool], most: int = 1 << 17) -> int:
-    """The longest multiple of ROUND that fits, 0 if none does."""
-    low, high = 0, most // ROUND
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle * ROUND) else (low, middle - 1)
+def longest_row(share: Callable[[int], float], most: int = 1 << 17) -> int:
+    """The longest multiple of ROUND that fits, 0 if none does.
+
+    To know a share takes long and shares grow about evenly, so the next length tried is where the line through two
+    known shares reaches 1, and the middle after a step that did not halve what is left.
+
+    Args:
+        share: row length -> the share of memory that one row needs; 1 fits. Monotone.
+    """
+    low, high = 1, most // ROUND
+    least, largest = share(low * ROUND), share(high * ROUND)
+    if least > 1 or largest <= 1:
+        return 0 if least > 1 else high * ROUND
+    halved = True
+    while high - low > 1:
+        width = high - low
+        step = int(width * (1 - least) / (largest - least)) if halved else width // 2
+        tried = low + min(max(step, 1), width - 1)
+        found = share(tried * ROUND)
+        if found <= 1:
+            low, least = tried, found
+        else:
+            high, largest = tried, found
+        halved = 2 * (high - low) <= width
     return low * ROUND
 
 

@@ -95,12 +95,16 @@ class Plan:
         own = self.shape.config.get("attention_dropout") or 0.0
         return max(own, self.shape.lora.get("dropout", 0.0)) > 0
 
-    def fits(self, row_len: int, rows: int, device: Device, checkpointed: int = 0) -> bool:
-        return self.memory(row_len, rows, device, checkpointed).total <= USABLE * device.memory
+    def share(self, row_len: int, rows: int, device: Device, checkpointed: int = 0) -> float:
+        """Of the memory that may be used, what is needed: at most 1 fits."""
+        return self.memory(row_len, rows, device, checkpointed).total / (USABLE * device.memory)
 
-    def a_row_fits(self, row_len: int, device: Device) -> bool:
-        """One row at a time, with activation checkpointing where it takes that."""
-        return self.fits(row_len, 1, device) or self.fits(row_len, 1, device, self.shape.layers)
+    def fits(self, row_len: int, rows: int, device: Device, checkpointed: int = 0) -> bool:
+        return self.share(row_len, rows, device, checkpointed) <= 1
+
+    def share_of_a_row(self, row_len: int, device: Device) -> float:
+        """`share` of one row at a time, with activation checkpointing where it takes that."""
+        return min(self.share(row_len, 1, device, checkpointed) for checkpointed in (0, self.shape.layers))
 
 
 def fit(
@@ -134,7 +138,7 @@ def report_of(
         "device": asdict(device),
         "ranks": {"kind": _kind(data, plan.spread), **asdict(plan.spread)},
         "tasks": {task: _told(one) for task, one in kept.items()},
-        "longest_row": longest_row(partial(plan.a_row_fits, device=device)),
+        "longest_row": longest_row(partial(plan.share_of_a_row, device=device)),
         "now": None,
         "proposals": [],
         "instead": [],
@@ -158,8 +162,8 @@ def report_of(
 
 
 def _proposals(plan: Plan, choice: Choice, device: Device, given: Given) -> list[dict[str, Any]]:
-    a_row_fits = partial(plan.a_row_fits, device=device)
-    found = propose(plan.corpus, plan.audio, plan.image, choice, a_row_fits, given, plan.positions)
+    share = partial(plan.share_of_a_row, device=device)
+    found = propose(plan.corpus, plan.audio, plan.image, choice, share, given, plan.positions)
     return [_proposed(plan, one, device) for one in found if one.best < 1]
 
 
@@ -231,9 +235,9 @@ def _split_where_needed(plan: Plan, row_len: int, device: Device) -> Plan:
     its share could hold a longer one.
     """
     split = replace(plan, spread=replace(plan.spread, split=True))
-    if plan.spread.world == 1 or plan.spread.split or plan.a_row_fits(row_len, device):
+    if plan.spread.world == 1 or plan.spread.split or plan.share_of_a_row(row_len, device) <= 1:
         return plan
-    whole, shared = (longest_row(partial(one.a_row_fits, device=device)) for one in (plan, split))
+    whole, shared = (longest_row(partial(one.share_of_a_row, device=device)) for one in (plan, split))
     return split if shared > whole else plan
 
 

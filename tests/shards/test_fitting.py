@@ -82,19 +82,28 @@ def test_a_mean_step_has_the_mixtures_shares_and_its_tokens():
 
 def test_the_proposal_drops_least_and_then_keeps_most_of_the_sound():
     audio, now = encodec_shape(False, 4), Choice(10.0, 4, 1024, 64)
-    found = propose(corpus(), audio, SEED, now, lambda row: row <= 4096)
+    found = propose(corpus(), audio, SEED, now, lambda row: row / 4096)
     assert found[0].choice.seconds == 10.0 and found[0].choice.n_codebooks == 4 and found[0].worst == 0.0
     assert found[0].choice.max_seq_len == 3072  # 3065 in steps of 64
-    tight = propose(corpus(), audio, SEED, now, lambda row: row <= 1600)
+    tight = propose(corpus(), audio, SEED, now, lambda row: row / 1600)
     best = tight[0]
     assert best.worst <= 1 - KEEP and best.choice.max_seq_len <= 1600
     assert best.choice.seconds * best.choice.n_codebooks == 20  # half of the sound, in one way or the other
     assert all(one.worst >= best.worst for one in tight)
-    assert propose(corpus(), audio, SEED, now, lambda row: False) == []
+    assert propose(corpus(), audio, SEED, now, lambda row: 2.0) == []
 
 
 def test_the_longest_row_is_found():
-    assert longest_row(lambda row: row <= 3000) == 2944 and longest_row(lambda row: False) == 0
+    tried = []
+
+    def share(row):
+        tried.append(row)
+        return 0.1 + 0.9 * row / 3000
+
+    assert longest_row(share) == 2944 and len(tried) <= 5
+    assert longest_row(lambda row: (row / 3000) ** 2) == 2944  # a mask of all pairs
+    assert longest_row(lambda row: 0.0 if row <= 3000 else 9.0) == 2944
+    assert longest_row(lambda row: 2.0) == 0 and longest_row(lambda row: 0.5) == 1 << 17
 
 
 def test_without_a_manifest_lengths_are_assumed_and_said_to_be(tmp_path):
