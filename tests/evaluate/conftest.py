@@ -1,8 +1,10 @@
-"""A whole run in miniature, made once a session: the real stages, 100 records, a Qwen3 of two layers."""
+"""A whole run in miniature, made once for all test processes: the real stages, 100 records, a Qwen3 of two layers."""
 
 from __future__ import annotations
 
+import fcntl
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,10 +64,15 @@ BEFORE = (
 
 @dataclass
 class Run:
-    """Artifacts below `root`, as the build lays them out: <stage>/data."""
+    """Artifacts below `root`, as the build lays them out: <stage>/data. Test processes share them."""
 
     root: Path
     profile: Profile
+
+    @property
+    def own(self) -> str:
+        """Name of this test process below folders that hold work."""
+        return os.environ.get("PYTEST_XDIST_WORKER", "alone")
 
     def data(self, stage: str) -> Path:
         return self.root / stage / "data"
@@ -76,8 +83,8 @@ class Run:
         `out` is where it may write; by default a folder that no other stage reads.
         """
         stage = by_name(STAGES)[name]
-        out = out or self.root / "elsewhere" / name
-        work = self.root / "work" / out.parent.name / name
+        out = out or self.root / "elsewhere" / self.own / name
+        work = self.root / "work" / self.own / out.parent.name / name
         for folder in (out, work):
             folder.mkdir(parents=True, exist_ok=True)
         inputs = {one: self.data(one) for one in stage.inputs} | replaced
@@ -93,10 +100,17 @@ class Run:
         )
 
     def build(self, name: str) -> Path:
-        if not self.data(name).is_dir():
-            module, _, function = by_name(STAGES)[name].body.partition(":")
-            with forked_contract():
-                getattr(importlib.import_module(module), function)(self.context(name, self.data(name)))
+        """Build a stage, once for all processes: one builds, the others wait."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            if not self.data(name).is_dir():
+                made = self.root / "elsewhere" / self.own / "built" / name / "data"
+                module, _, function = by_name(STAGES)[name].body.partition(":")
+                with forked_contract():
+                    getattr(importlib.import_module(module), function)(self.context(name, made))
+                self.data(name).parent.mkdir(exist_ok=True)
+                made.rename(self.data(name))
         return self.data(name)
 
     def build_release(self) -> Path:
@@ -117,9 +131,10 @@ class Run:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Run:
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("mini")
-    (folder / "mini.yaml").write_text(PROFILE)
-    made = Run(folder / "artifacts", load_profile(str(folder / "mini.yaml")))
+    own = tmp_path_factory.getbasetemp()
+    (own / "mini.yaml").write_text(PROFILE)
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    made = Run(shared / "mini", load_profile(str(own / "mini.yaml")))
     for name in BEFORE:
         made.build(name)
     return made
