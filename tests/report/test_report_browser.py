@@ -97,12 +97,12 @@ def test_the_way_back_is_the_same(browser, pages):
 @pytest.mark.parametrize(
     ("name", "width", "scheme", "unfolded"),
     [
-        ("no-go", DESKTOP, "light", browser_checks.SAMPLE),  # of gates that passed a few: they look alike
-        ("no-go", PHONE, "dark", "details"),
-        ("go", DESKTOP, "dark", None),
+        # Of gates that passed a few: they look alike, and axe takes a second for ten of them.
+        ("no-go", DESKTOP, "light", browser_checks.SAMPLE),
+        ("no-go", PHONE, "dark", browser_checks.SAMPLE),
         ("stopped", PHONE, "light", None),
     ],
-    ids=["no-go-light", "no-go-dark", "go", "stopped"],
+    ids=["no-go-light", "no-go-dark", "stopped"],
 )
 def test_axe_finds_no_fault(browser, pages, name, width, scheme, unfolded):
     with browser_checks.opened(browser, pages[name].file, width, scheme) as seen:
