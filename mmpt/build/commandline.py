@@ -284,7 +284,7 @@ def guarded(action: Callable[[], int]) -> tuple[int, Problem | None]:
         fix = hinted("`doit` goes on from here")
         print(f"{CALL.program}: interrupted by {by}; finished stages are kept, {fix}", file=sys.stderr)
         return EXIT_BROKE, Problem("interrupted", f"interrupted by {by}", fix=fix)
-    except BrokenPipeError:  # whoever read the output of a run has gone, and the run stopped there
+    except BrokenPipeError:  # the reader of the output has gone, and the run stopped there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKE, Problem("broke", "the reader of the output has gone")
     except Exception as error:  # the border: doit would answer 3
