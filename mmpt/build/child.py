@@ -62,6 +62,7 @@ def run_job(job: Job, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # A group of its own: everything that the body starts ends with it, and Ctrl-C reaches it once, forwarded.
     os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     watcher = _watch_doit(pipe)
     try:
         _log_to(job.log)

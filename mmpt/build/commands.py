@@ -8,13 +8,12 @@ import argparse
 import difflib
 import shutil
 import sys
-import threading
+import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from doit.cmd_run import Run as DoitRun
-from doit.runner import MThreadRunner
 
 from mmpt.build.after import require_go, wanting
 from mmpt.build.artifact_index import report_files
@@ -31,7 +30,7 @@ from mmpt.build.project import Project
 from mmpt.build.receipts import RECEIPT, sweep
 from mmpt.build.report_writer import write_report
 from mmpt.build.run_plan import StagePlan, run_plan
-from mmpt.build.runner import GRACE, forward_signals
+from mmpt.build.runner import GRACE, forward_signals, give_up_importing
 from mmpt.build.stage_times import seconds_json, stage_times, time_lines
 from mmpt.build.staleness import plan
 from mmpt.build.tasks import RUN, Reporter
@@ -43,6 +42,7 @@ from mmpt.store.errors import EXIT_BROKE, EXIT_CANNOT_DECIDE, EXIT_GO, EXIT_NO_G
 from mmpt.store.lock import holder
 
 STOPS_WITHIN = 3 * GRACE  # seconds for the stages of an interrupted run to end
+AGAIN_AFTER = 0.2  # seconds after which what holds them up is ended again
 
 
 class StageCommand(OurCommand):
@@ -183,13 +183,10 @@ class Run(StageCommand, DoitRun):
         try:
             DoitRun.execute(self, params, names)
         except BaseException:
-            RUN.turn.stop(_others(), STOPS_WITHIN)
+            end = time.monotonic() + STOPS_WITHIN
+            while not RUN.turn.stop(AGAIN_AFTER) and time.monotonic() < end:
+                give_up_importing()  # again: it may only have begun
             raise
-
-
-def _others() -> list[threading.Thread]:
-    """The threads in which stages are followed."""
-    return [one for one in threading.enumerate() if isinstance(one, MThreadRunner.DaemonThread)]
 
 
 def _stages_code(project: Project, names: Sequence[str], conclusion: DecisionSummary) -> int:

@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -54,6 +54,7 @@ KILLED: dict[int, str] = {
     signal.SIGKILL: " (out of memory?)",
     signal.SIGBUS: " (a file became shorter, or its disk failed, while it was read)",
 }
+FORKED: set[int | None] = set()  # stages that were forked from the process with torch
 GRACE = 5.0  # seconds between asking a stage, and what it started, to end and ending it
 
 
@@ -292,8 +293,10 @@ def _run(job: Job, on_progress: OnProgress, turn: Turn) -> dict[str, Any]:
     child = context.Process(target=run_job, args=(job, theirs), name=job.name)
     _keep_logs(job.log)
     try:
-        with _no_main():
+        with _no_main(), out_of_reach():
             child.start()
+        if job.setting.torch:
+            FORKED.add(child.pid)
         theirs.close()
         end = _follow(child, ours, on_progress, turn)
         turn.wait([child.sentinel])
@@ -306,6 +309,19 @@ def _run(job: Job, on_progress: OnProgress, turn: Turn) -> dict[str, Any]:
             _kill_group(child.pid)  # a body may have left processes of its own
         ours.close()
     return _conclude(job, end, child.exitcode)
+
+
+@contextlib.contextmanager
+def out_of_reach() -> Iterator[None]:
+    """What is started inside does not get Ctrl-C, which a terminal sends to all: it would say where in an import it was
+    interrupted. A stage lets signals in again in its own process group, where what is forwarded reaches it.
+    """
+    resource_tracker.ensure_running()  # multiprocessing's own start of it would let the signal in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -434,10 +450,21 @@ def _short_socket_folder() -> None:
         tempfile.tempdir = asked
 
 
+def give_up_importing() -> None:
+    """End the process that torch stages are forked from where it has forked none yet.
+
+    A stage that waits for its imports would let an interrupted run wait, too.
+    """
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None and not FORKED:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def warm_up(threads: int) -> None:
     """Let the process that torch stages are forked from import torch while stages without torch still run."""
     os.environ.update(process_environment(threads))
     _short_socket_folder()
     multiprocessing.set_forkserver_preload(PRELOADED)
-    with _no_main():
+    with _no_main(), out_of_reach():
         forkserver.ensure_running()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -19,14 +20,22 @@ class Turn:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)  # somebody's turn is over
+        self._inside = 0  # turns that are not over, those that wait for their child among them
         self._stopped = False
         self._pipe: tuple[int, int] | None = None  # made by the process that uses it, not by the one it was forked from
 
     def __enter__(self) -> None:
         self._lock.acquire()
+        if self._stopped:
+            self._lock.release()
+            raise KeyboardInterrupt
+        self._inside += 1
         self._pipe = self._pipe or os.pipe()
 
     def __exit__(self, *_: Any) -> None:
+        self._inside -= 1
+        self._left.notify_all()
         self._lock.release()
 
     @contextlib.contextmanager
@@ -50,10 +59,18 @@ class Turn:
             raise KeyboardInterrupt
         return ready
 
-    def stop(self, threads: Sequence[threading.Thread], patience: float) -> None:
-        """Interrupt every wait, and wait up to `patience` seconds for the threads to end."""
+    def stop(self, patience: float) -> bool:
+        """Interrupt every wait, let nobody in, and wait up to `patience` seconds for the turns that are not over.
+
+        Returns whether all are over.
+        """
         self._stopped = True
         if self._pipe is not None:
             os.write(self._pipe[1], b".")  # never read: every wait sees it
-        for thread in threads:
-            thread.join(patience)
+        end = time.monotonic() + patience
+        if not self._lock.acquire(timeout=patience):
+            return False
+        try:
+            return self._left.wait_for(lambda: not self._inside, end - time.monotonic())
+        finally:
+            self._lock.release()

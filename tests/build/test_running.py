@@ -5,10 +5,13 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from mmpt.build.runner import out_of_reach
+from mmpt.build.turn import Turn
 from mmpt.store.canonical import read_json
 from tests.build.forked_doit import SOON
 
@@ -69,6 +72,43 @@ def test_a_second_run_is_told_who_holds_the_lock(tiny):
     assert verified.code == 2 and "a run is building there" in verified.text and f"process {first.pid}" in verified.text
     assert first.communicate(timeout=300) and first.returncode == 0
     assert tiny.doit("verify").code == 0, "it has ended"
+
+
+def test_ctrl_c_while_commands_are_imported_is_one_line():
+    code = "import sys; sys.argv[0] = '/bin/mmpt'; import mmpt.build; raise KeyboardInterrupt"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "mmpt: interrupted by SIGINT; nothing was begun\n")
+
+
+def test_what_a_run_starts_does_not_get_ctrl_c_before_it_says_so():
+    """The process that imports torch printed where it was interrupted."""
+    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with out_of_reach():
+        assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True\n"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_stop_interrupts_turns_and_waits_for_no_idle_thread():
+    turn, ended, began, never = Turn(), [], threading.Event(), os.pipe()[0]
+
+    def follow():
+        try:
+            with turn:
+                began.set()
+                turn.wait([never])
+        except KeyboardInterrupt:
+            ended.append("interrupted")
+
+    busy = threading.Thread(target=follow, daemon=True)
+    busy.start()
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    began.wait()
+    start = time.monotonic()
+    assert turn.stop(30) and time.monotonic() - start < 10
+    busy.join(10)
+    assert ended == ["interrupted"]
+    with pytest.raises(KeyboardInterrupt), turn:
+        pass
 
 
 def test_a_users_error_is_one_line_and_leaves_nothing(tiny):
