@@ -1,4 +1,4 @@
-// Sampling from an allowed range on CUDA: two launches, logits of the range, then one block a row that chooses.
+// Sampling from an allowed range on CUDA: two launches, logits of the range, then one block per row that chooses.
 //
 // Logits: a warp owns one id for up to 8 rows of the batch, so a range that rows share is read once for all of them;
 // the lanes' order of summation is the same for any batch. One row takes a loop of its own, whose count of rows is

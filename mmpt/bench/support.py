@@ -131,7 +131,7 @@ def summary(runs: list[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Mean over seeds, a line a point."""
+    """Mean over seeds, one line per point."""
     lines = [f"{'step':>6}" + "".join(f"{f'{task} {support}':>14}" for task in EMIT_TASKS for support in SUPPORTS)]
     steps = sorted(map(int, result["runs"][0]["curve"]))
     for step in steps:

@@ -6,7 +6,7 @@
     decision.json
     profile.json               which says whose run it is
     report/drawn.json          which vouches for the other files of report/
-    gates/history.jsonl        by a chain of digests, one a line
+    gates/history.jsonl        by a chain of digests, one per line
     INDEX.sha256               by its last line; it names all of them, so that one that is gone is missed
 
 Not published: .state, .staging, logs, and evaluate, where `doit evaluate` writes for a person to look at.

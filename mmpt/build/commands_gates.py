@@ -32,7 +32,7 @@ NEXT = "`doit decide` decides with it"
 
 class Gates(OurCommand):
     name = "gates"
-    doc_purpose = "one line a gate: value against bound; writes nothing"
+    doc_purpose = "one line per gate: value against bound; writes nothing"
 
     def parser(self) -> Parser:
         parser = super().parser()

@@ -103,7 +103,7 @@ class Fit(OurCommand):
         parser.add_argument("--gpu", help="size it for this GPU instead of this machine, e.g. h100")
         parser.add_argument("--memory-gib", type=above_zero, help="memory of the device")
         parser.add_argument("--tflops", type=above_zero, help="sustained TFLOP/s of the device")
-        parser.add_argument("--gpus", type=whole_number, help="so many ranks, one a GPU, instead of the launcher's")
+        parser.add_argument("--gpus", type=whole_number, help="number of ranks, one per GPU, instead of the launcher's")
         parser.add_argument("--max-seq-len", type=whole_number, metavar="TOKENS", help="keep this length of an example")
         parser.add_argument("--clip-seconds", type=above_zero, metavar="S", help="keep this length of a sound")
         parser.add_argument("--codebooks", type=whole_number, metavar="K", help="keep so many audio codebooks")

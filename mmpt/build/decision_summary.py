@@ -59,7 +59,7 @@ class DecisionSummary:
         ]
 
     def stale_lines(self) -> list[str]:
-        """One line a stale stage."""
+        """One line per stale stage."""
         return [f"stale: {name}: {why}" for name, why in self.stale.items()]
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""One profile's build: the table, the profile, the artifact folder, and the caches that make looking at them
-quick.
-"""
+"""One profile's build: the stage table, the profile, the artifact folder and the caches of digests."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from mmpt.store.resources import shared
 from mmpt.store.schema import nearest
 from mmpt.store.stat_cache import StatCache
 
-OUTSIDE = ".outside"  # below artifacts/: what is remembered of files that are not artifacts; may be deleted at any time
+OUTSIDE = ".outside"  # below artifacts/: digests of files that are not artifacts; may be deleted at any time
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +28,7 @@ class Project:
     Args:
         stages: the table, inputs before users.
         profile: what to build.
-        repo: the project folder: dodo.py, gates/ and artifacts/ lie there; the clone is one.
+        repo: the project folder, which holds dodo.py, gates/ and artifacts/; a clone is one.
         packages: names of the packages whose source counts as code.
     """
 
@@ -66,26 +64,26 @@ class Project:
 
     @functools.cached_property
     def stat_cache(self) -> StatCache:
-        """Digests of artifacts by stat."""
+        """Digests of artifacts, by the stat of each file."""
         return StatCache(self.state / "stat.json")
 
     @functools.cached_property
     def outside_cache(self) -> StatCache:
-        """Digests by stat of media, weights and texts: one for all profiles, which read the same ones."""
+        """Digests of media, weights and texts, by the stat of each file; shared by all profiles."""
         return StatCache(self.repo / "artifacts" / OUTSIDE / "stat.json")
 
     @functools.cached_property
     def sources(self) -> Sources:
-        """What this profile uses of its sources' folders, as they are now."""
+        """The files that this profile uses of its sources' folders."""
         return Sources(self.profile, self.outside_cache, self.repo / "artifacts" / OUTSIDE / "sources.json")
 
     @functools.cached_property
     def code(self) -> CodeIndex:
-        """The source as it was when this process first looked."""
+        """The source code when this process first read it."""
         return self.read_code()
 
     def read_code(self) -> CodeIndex:
-        """The source as it is now."""
+        """The source code now."""
         folders = {name: _folder(name) for name in self.packages}
         plugins = plugin_folders(self.profile.data.get("codecs", {}))
         return CodeIndex(folders, shared("csrc"), self.state / "code.json", plugins)
@@ -101,11 +99,11 @@ class Project:
         return self.names[name]
 
     def compiled_for(self, stage: Stage) -> str:
-        """The input of a stage that holds the compiled operations; empty: none."""
+        """Name of the input that holds the compiled operations; "": the stage has none."""
         return next((name for name in stage.inputs if self.names[name].compiled), "")
 
     def media_for(self, stage: Stage) -> str:
-        """The input of a stage that names the sources' media and made some; empty: none."""
+        """Name of the input that names the sources' media and makes some; "": the stage has none."""
         return next((name for name in stage.inputs if self.names[name].media), "")
 
     def runtime(self, key: str) -> Any:
@@ -113,7 +111,7 @@ class Project:
         return self.profile.data["runtime"][key]
 
     def save_caches(self) -> None:
-        """Keep what was learned for the next process."""
+        """Write the caches for the next process."""
         self.stat_cache.save()
         self.outside_cache.save()
         self.sources.save()

@@ -61,7 +61,7 @@ class StagePlan:
         return there + ([LEFT[self.left]] if self.left else [])
 
     def holds(self) -> list[str]:
-        """One line a gate that holds it back."""
+        """One line per gate that holds it back."""
         return [f"held back by gate {one.gate}, {one.verdict}: {one.reason}".rstrip(": ") for one in self.held_by]
 
     def to_json(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ NO_PAIRS = np.zeros((0, 2), np.int64)
 def deal(
     records: Iterable[Mapping[str, Any]], val: float, test: float, alike: np.ndarray = NO_PAIRS
 ) -> Iterator[dict[str, Any]]:
-    """One row a record, in order: {id, modality, split, unit, decided_by}; `val` and `test` are shares of
+    """One row per record, in order: {id, modality, split, unit, decided_by}; `val` and `test` are shares of
     units. A unit is named by the first origin in it by alphabet.
 
     `records` is gone over three times, so it is a list or reads a file (JsonLines), not an iterator.

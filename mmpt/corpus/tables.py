@@ -119,7 +119,7 @@ class _Rows(Iterator[tuple[int, list[str] | None, tuple[str, str, str] | None]])
         try:
             row = next(reader)
         except _TooLong:
-            wrong = ("line is too long", f"more than {LONGEST_LINE} characters", "one row a line")
+            wrong = ("line is too long", f"more than {LONGEST_LINE} characters", "one row per line")
         except csv.Error as error:
             wrong = ("not CSV", short(str(error)), 'comma-separated values, quoted with "')
         else:
@@ -130,7 +130,7 @@ class _Rows(Iterator[tuple[int, list[str] | None, tuple[str, str, str] | None]])
         if len(taken) > 1:
             self._waiting.extendleft(reversed(taken[1:]))
             self._number = number
-            wrong = ("a quote opens and does not close", short(taken[0].strip()), "one row a line, or whole quotes")
+            wrong = ("a quote opens and does not close", short(taken[0].strip()), "one row per line, or whole quotes")
         return number, None, wrong
 
     def _lines(self, taken: list[str]) -> Iterator[str]:

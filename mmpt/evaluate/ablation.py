@@ -54,7 +54,7 @@ class Ablation:
         return _named(records, correct, swapped, np.array([row["loss_empty"] for row in rows]) if emits else None)
 
     def rows(self, step: int) -> list[dict[str, Any]]:
-        """One row an item (schema ablation_loss), to the last digit: gates B3 and C2 rest on them."""
+        """One row per item (schema ablation_loss), to the last digit: gates B3 and C2 rest on them."""
         empty = [None] * len(self.ids) if self.empty is None else self.empty.tolist()
         return [
             {

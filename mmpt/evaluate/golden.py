@@ -57,7 +57,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Outputs:
-    """A task's outputs under one decoding, one a record; `free`: the same with the vocabulary open."""
+    """A task's outputs under one decoding, one per record; `free`: the same with the vocabulary open."""
 
     golden: list[Generated]
     free: list[Generated]
@@ -238,7 +238,7 @@ def output_rows(
     decoding: str,
     folder: Path | None,
 ) -> list[dict[str, Any]]:
-    """One row a record (schema golden_output), its medium written below `folder`; None: decoded, not kept."""
+    """One row per record (schema golden_output), its medium written below `folder`; None: decoded, not kept."""
     rows = []
     for record, output in zip(records, outputs, strict=True):
         grammar = record_grammar(decoder.space, record, setting.max_text_tokens)

@@ -17,7 +17,7 @@ def width() -> int:
 def columns(
     rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), right: Collection[int] = (), indent: str = ""
 ) -> list[str]:
-    """One line a row, every column as wide as its widest cell.
+    """One line per row, every column as wide as its widest cell.
 
     Args:
         rows: cells as text; a shorter row ends early.

@@ -78,7 +78,7 @@ def index_metrics(evidence: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[
 
 
 def apply_check(check: Check, metrics: Metrics, policy: Policy, gate_id: str) -> Iterator[CheckResult]:
-    """The results of one check, one a slice."""
+    """The results of one check, one per slice."""
     severity = next((level for name, level in check.severity_when if name in policy.holds), check.severity)
     check = replace(check, severity=severity)
     if check.requires is not None and check.requires not in policy.holds:

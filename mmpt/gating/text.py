@@ -79,7 +79,7 @@ def shown_verdict(verdict: Mapping[str, Any]) -> str:
 
 
 def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
-    """The whole gate: a head, a line a check, the remedy of what fails."""
+    """The whole gate: a head, a line per check, the remedy of what fails."""
     lines = [f"{verdict['gate']} {shown_verdict(verdict)}  {verdict['title']}"]
     lines += [f"  {verdict['reason']}"] if verdict["reason"] else []
     lines += [f"  {check_line(check)}" for check in verdict["checks"]]
@@ -92,7 +92,7 @@ def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def gate_line(verdict: Mapping[str, Any]) -> str:
-    """One line a gate: the check that tells most, value against bound."""
+    """One line per gate: the most informative check, value against bound."""
     told = telling(verdict["checks"])
     shown = verdict["reason"]
     if told is not None and told["value"] is not None and told["status"] != "not_applicable":
@@ -103,7 +103,7 @@ def gate_line(verdict: Mapping[str, Any]) -> str:
 
 
 def gate_table(verdicts: Sequence[Mapping[str, Any]], width: int = 80) -> list[str]:
-    """One aligned line a gate, value against bound; below the table what fails, why, and what to do.
+    """One aligned line per gate, value against bound; below the table what fails, why, and what to do.
 
     Args:
         verdicts: as JSON.

@@ -69,7 +69,7 @@ def generate(
 ) -> list[Generated]:
     """Decodes every prompt (int ids [P_i], up to and including the start token) under its grammar, in order.
 
-    temperature (0: greedy), top_k, top_p: a number, or one an item. A sample is a function of (model, prompt,
+    temperature (0: greedy), top_k, top_p: a number, or one per item. A sample is a function of (model, prompt,
     grammar, temperature.., its seed): items are ordered for speed, and neither that nor `batch_size`, how
     many are decoded at a time, changes what comes out, up to the rounding of a matrix product in another
     shape.

@@ -51,8 +51,8 @@ class Item:
 
 @dataclass(frozen=True)
 class BufferSizes:
-    """Sizes of the buffers: `slots`, rows a slot, columns a row, `steps` of the longest output, `widest`
-    range, hidden states `kept` an output (0: none).
+    """Sizes of the buffers: `slots`, rows per slot, columns per row, `steps` of the longest output, `widest` range,
+    hidden states `kept` per output (0: none).
     """
 
     slots: int

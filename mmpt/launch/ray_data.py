@@ -26,7 +26,7 @@ OBJECT_STORE = 100 << 20  # bytes: only names of pieces pass through it
 
 
 class Actor:
-    """One worker: opens what its pieces need when it starts, and does one piece a call.
+    """One worker: opens what its pieces need when it starts, and does one piece per call.
 
     Args:
         told: a WorkerJob, as JSON.
@@ -133,7 +133,7 @@ def _start(ray: Any, ctx: StageContext, job: WorkerJob) -> int:
             "ray sees too few GPUs",
             where="launcher.processes",
             found=int(found.get("GPU", 0)),
-            expected=f"{workers or 1}, one a worker",
+            expected=f"{workers or 1}, one per worker",
         )
     return workers
 

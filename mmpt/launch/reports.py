@@ -1,4 +1,4 @@
-"""What workers tell: a small file a worker for where it stands, and one for how it ended, replaced whole.
+"""Reports of workers: per worker one small file for its progress and one for its end, each replaced whole.
 
 progress-<rank>.json   {"done", "total", "text"}
 ended-<rank>.json      {"world", "status", "text", "restart", "info"}; status as of a stage, "ok" for good

@@ -1,4 +1,7 @@
-"""A Hugging Face causal LM with a segmented vocabulary and LoRA: hidden states, head, what trains."""
+"""A Hugging Face causal LM with new vocabulary rows and LoRA: hidden states, logits, the trained parameters.
+
+T is the number of new ids, H the width of a hidden state.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,16 @@ PARITY = 1e-3  # a head that is a plain matrix product gives the base's own logi
 
 
 class MultimodalLM(nn.Module):
-    """The model of stage 4. Build it with `from_base`.
+    """The model that is trained. `from_base` builds it.
 
     Attributes:
-        space: the token space its new rows belong to.
-        lm: the PEFT model; `decoder` its transformer without head; `embedding` the segmented one.
-        head_rows: fp32 [T, H], new rows of an untied head; None where the head is the embedding.
+        space: the token space of its new rows.
+        lm: the PEFT model.
+        decoder: its transformer, without the head.
+        embedding: base rows and new rows.
+        head_rows: fp32 [T, H], new rows of an untied head; None: the head is the embedding.
         packs: whether `hidden` takes `lengths`.
-        aside: values of decoder matrices that are not in the model yet; see `layers_aside` of `from_base`.
+        aside: parameter -> value, of decoder matrices that are not loaded yet (`layers_aside` of `from_base`).
     """
 
     def __init__(self, lm: nn.Module, space: TokenSpace, head_rows: nn.Parameter | None, lora: Mapping[str, Any]):
@@ -68,13 +73,15 @@ class MultimodalLM(nn.Module):
         layer_norm: bool = False,
         layers_aside: bool = False,
     ) -> MultimodalLM:
-        """Load a base model folder (or hub id) and add new rows and LoRA, both fp32 and drawn from `seed`.
+        """Load a base model and add new rows and LoRA, both in fp32 and drawn from `seed`.
 
         Args:
+            base: a folder or a hub id.
             lora: r, alpha, dropout, target_modules.
+            dtype: of the base's weights and of the hidden states.
             layer_norm: also train the norms' weights.
-            layers_aside: leave the decoder layers' matrices in the mapped files, as `aside`, until the
-                base is split over ranks; the model cannot run before.
+            layers_aside: leave the decoder layers' matrices in the mapped files, as `aside`, until the base is split
+                over ranks; the model cannot run before.
 
         Raises:
             UserError: no such model; a head or embedding that is not a plain matrix; a vocabulary smaller
@@ -89,11 +96,11 @@ class MultimodalLM(nn.Module):
     def around(
         cls, causal: nn.Module, space: TokenSpace, lora: Mapping[str, Any], *, seed: int, layer_norm: bool = False
     ) -> MultimodalLM:
-        """Add new rows and LoRA to a causal LM, which is changed: its embedding, its attention, its frozen weights.
+        """Add new rows and LoRA to a causal LM in place: embedding and attention are replaced, its weights frozen.
 
         Args:
-            causal: passed `check_base`; on device "meta" the result has no storage either.
-            lora, layer_norm: as of `from_base`.
+            causal: a model that `check_base` accepts; on device "meta" the result has no storage either.
+            lora, seed, layer_norm: as of `from_base`.
 
         Raises:
             UserError: target modules that the model does not have.
@@ -150,14 +157,16 @@ class MultimodalLM(nn.Module):
         packed: bool | None = None,
         lengths: Sequence[int] | None = None,
     ) -> Tensor:
-        """Last hidden states [B, L, H] of ids int64 [B, L].
+        """Last hidden states [B, L, H], of the base's dtype.
 
-        position_ids: int64 [B, L]; without cache and mask, a position of 0 starts a new sequence, and no
-            token sees one of another sequence in its row.
-        packed: whether a row holds several sequences; None is found out from position_ids, which waits for
-            the device.
-        lengths: of the sequences of a stream, B = 1, which they fill; the fast way for rows without padding.
-        attention_mask: [B, L] of 0/1, or [B, 1, L, K] bool or additive, as Hugging Face models take it.
+        Args:
+            input_ids: int64 [B, L].
+            position_ids: int64 [B, L]. Without cache and mask, a position of 0 starts a new sequence, and tokens attend
+                within their sequence only.
+            attention_mask: [B, L] of 0/1, or [B, 1, L, K] bool or additive, as Hugging Face models take it.
+            past_key_values: a cache of transformers, which is then used and extended.
+            packed: whether a row holds several sequences; None: read from position_ids, which waits for the device.
+            lengths: of the sequences of one stream: B = 1, they add up to L. The fastest way for rows without padding.
         """
         if lengths is not None:
             options = attention.stream_options(lengths, input_ids.device)
@@ -183,18 +192,18 @@ class MultimodalLM(nn.Module):
         return self._head[: self.space.text_vocab_size], new
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """fp32 [..., vocab_size_total] logits of all ids."""
+        """Logits fp32 [..., vocab_size_total] of hidden states [..., H]."""
         return torch.cat([(hidden.to(rows.dtype) @ rows.T).float() for rows in self.head()], -1)
 
     def checkpoint_layers(self, count: bool | int) -> None:
-        """Activation checkpointing of the first `count` decoder layers in training, True: of all."""
+        """Turn on activation checkpointing in training for the first `count` decoder layers; True: for all."""
         checkpoint_layers(self.lm.get_base_model(), count)
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        """The decoder layers through torch.compile in training steps; see `mmpt.model.compiled`.
+        """Put the decoder layers through torch.compile in training steps (`mmpt.model.compiled`).
 
         Raises:
-            UserError: a base whose sequences do not go through it as one stream; no compiler.
+            UserError: the base does not take sequences as one stream, or there is no compiler.
         """
         if not self.packs:
             raise UserError(
@@ -213,7 +222,7 @@ class MultimodalLM(nn.Module):
         return {group: members for group in GROUPS if (members := groups.get(group))}
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """Everything this model adds to its base, by its key in PEFT's file format, in a fixed order."""
+        """The parameters added to the base, by their key in PEFT's file format, in a fixed order."""
         out: dict[str, nn.Parameter] = {}
         for name, parameter in self.lm.named_parameters():
             if ".lora_" in name or ".modules_to_save." in name:
@@ -234,17 +243,17 @@ class MultimodalLM(nn.Module):
         return next(name for name, module in causal.named_modules() if module is wanted)
 
     def frozen(self) -> dict[str, Tensor]:
-        """Base weights, which no training may change, by name."""
+        """The base's weights by name; training changes none of them."""
         added = {id(parameter) for parameter in self.adapter_parameters().values()}
         return {name: p for name, p in self.named_parameters() if id(p) not in added}
 
     def train_all(self) -> None:
-        """Rows, LoRA and, where chosen, norms ask for gradients."""
+        """Train new rows, LoRA and, with `layer_norm`, the norms."""
         for parameter in self.adapter_parameters().values():
             parameter.requires_grad_(True)
 
     def train_rows_only(self) -> None:
-        """Only the new rows ask for gradients: the warm-up."""
+        """Train the new rows only, as the warm-up does."""
         for name, parameter in self.adapter_parameters().items():
             parameter.requires_grad_(self.group_of(name) in ("embed", "head"))
 
@@ -258,9 +267,10 @@ class MultimodalLM(nn.Module):
 
     @torch.no_grad()
     def start_rows_from_codes(self, vectors: Mapping[str, Tensor], *, seed: int) -> None:
-        """Overwrite the start values of whole ranges by rows made from the codec's code vectors.
+        """Replace the initial rows of whole ranges by rows made from the codec's code vectors (`code_rows`).
 
-        vectors: range name (IMAGE, AUDIO_CB0, ..) -> [size of the range, D]; see `code_rows`.
+        Args:
+            vectors: range name (IMAGE, AUDIO_CB0, ..) -> [size of the range, D].
         """
         generator = torch.Generator().manual_seed(seed)
         heads = [(self.embedding.rows, self.embedding.weight)]
@@ -273,7 +283,7 @@ class MultimodalLM(nn.Module):
 
     @torch.no_grad()
     def start_rows_quietly(self, *, seed: int) -> None:
-        """Overwrite the start values of the output rows (of all rows where tied) by `quiet_rows`."""
+        """Replace the initial rows of the head, which a tied model shares with the embedding, by `quiet_rows`."""
         rows = self.embedding.rows if self.head_rows is None else self.head_rows
         generator = torch.Generator().manual_seed(seed)
         base = self._head[: self.space.text_vocab_size].detach()
@@ -281,9 +291,10 @@ class MultimodalLM(nn.Module):
 
     @contextlib.contextmanager
     def merged(self, restore: bool = True) -> Iterator[None]:
-        """LoRA folded into the base weights while inside, for decoding; the base comes back bit for bit.
+        """Inside the block LoRA is merged into the base weights, for decoding; then they are restored bit for bit.
 
-        restore: False where the model is not used after: a copy of the base's matrices less.
+        Args:
+            restore: False saves a copy of the base's matrices; the model cannot be used after the block.
         """
         layers = [module for module in self.lm.modules() if isinstance(module, LoraLayer) and not module.merged]
         kept = [layer.get_base_layer().weight.detach().clone() for layer in layers if restore]
@@ -297,11 +308,11 @@ class MultimodalLM(nn.Module):
                 layer.get_base_layer().weight.data.copy_(weight)
 
     def save_adapter(self, folder: Path) -> None:
-        """Write adapter_model.safetensors and adapter_config.json as PEFT does; see `mmpt.model.adapter`."""
+        """Write adapter_model.safetensors and adapter_config.json as PEFT does (`mmpt.model.adapter`)."""
         save_adapter(self, folder)
 
     def load_adapter(self, folder: Path) -> None:
-        """Read what `save_adapter` wrote; UserError where it was made for another token space or LoRA."""
+        """Read what `save_adapter` wrote. Raises UserError if it was made for another token space or LoRA."""
         load_adapter(self, folder)
 
     @property
@@ -316,10 +327,7 @@ GROUPS = ("lora", "embed", "head", "layer_norm")
 
 
 def packed_mask(position_ids: Tensor) -> Tensor:
-    """bool [B, 1, L, L]: causal and within one sequence.
-
-    position_ids int64 [B, L]; a sequence starts at each 0.
-    """
+    """bool [B, 1, L, L], causal within each sequence, of position_ids int64 [B, L]; each 0 starts a sequence."""
     sequence = (position_ids == 0).cumsum(1)
     length = position_ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=position_ids.device).tril()
@@ -346,7 +354,7 @@ def _loaded(
 
 
 def lora_config(lora: Mapping[str, Any], norms: list[str] | None) -> LoraConfig:
-    """PEFT's configuration of lora {r, alpha, dropout, target_modules}; norms are trained whole."""
+    """PEFT's configuration of a profile's `lora`; `norms`: last components of modules that are trained whole."""
     return LoraConfig(
         r=lora["r"],
         lora_alpha=lora["alpha"],
@@ -358,11 +366,11 @@ def lora_config(lora: Mapping[str, Any], norms: list[str] | None) -> LoraConfig:
 
 
 def probe_lora(causal: nn.Module) -> dict[str, Any]:
-    """A LoRA section that fits any base: rank 1 on the first linear layer of its blocks. Its B is zero: it changes
-    nothing.
+    """A `lora` section that fits any base: rank 1 on the first linear layer of its blocks. B is zero, so it changes no
+    output.
 
     Raises:
-        UserError: a base without linear layers in its blocks.
+        UserError: the base has no linear layer in its blocks.
     """
     linear = (nn.Linear, Conv1D)
     for layer in decoder_layers(causal):
@@ -373,12 +381,12 @@ def probe_lora(causal: nn.Module) -> dict[str, Any]:
 
 
 def is_target(path: str, target: str) -> bool:
-    """Whether PEFT takes a module for one that a list of target modules names."""
+    """Whether PEFT takes the module at `path` for the target module `target`."""
     return path == target or path.endswith(f".{target}")
 
 
 def _check_targets(causal: nn.Module, targets: Iterable[str]) -> None:
-    """PEFT asks that one of the names be found; a misspelt one beside good ones would train less in silence."""
+    """Raise UserError for a target module that the base lacks. PEFT ignores a misspelt one beside others."""
     paths = [path for path, module in causal.named_modules() if getattr(module, "weight", None) is not None]
     for target in targets:
         if not any(is_target(path, target) for path in paths):

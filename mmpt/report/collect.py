@@ -135,7 +135,7 @@ def _trend(folder: Path | None) -> list[dict[str, Any]]:
 
 
 def _ablation(folder: Path | None) -> list[dict[str, Any]]:
-    """One row a step, task and kind of wrong prompt: gap with interval, win rate."""
+    """One row per step, task and kind of wrong prompt: gap with interval, win rate."""
     rows = []
     for path in sorted(folder.glob("qual/step_*/prompt_ablation.json"), key=step_of) if folder is not None else ():
         body = read_json(path)

@@ -1,4 +1,4 @@
-"""The report on a terminal: one line a gate, what failed and what to do, and last the decision."""
+"""The report on a terminal: one line per gate, what failed and what to do, and last the decision."""
 
 from __future__ import annotations
 

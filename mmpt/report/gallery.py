@@ -30,7 +30,7 @@ Row = Mapping[str, Any]
 
 
 def collect_gallery(inputs: Mapping[str, Path], out: Path, roots: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """One entry a shown item (``report_data.schema.json``); its media are copied to ``out``/gallery."""
+    """One entry per shown item (``report_data.schema.json``); its media are copied to ``out``/gallery."""
     if "golden" not in inputs:
         return []
     items = []

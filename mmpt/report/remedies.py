@@ -23,7 +23,7 @@ Check = Mapping[str, Any]
 
 
 def remedies(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One entry a gate in the way of GO, or a group of gates with one cause.
+    """One entry per gate in the way of GO, or a group of gates with one cause.
 
     Returns:
         {"gate", "label", "verdict", "stage", "log", "steps"}; a group of gates has no stage and no log.

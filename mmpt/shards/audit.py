@@ -30,7 +30,7 @@ from mmpt.tokens.space import TokenSpace
 
 REENCODED, DECODED = 512, 32
 """Items encoded again and decoded, or all there are."""
-_NAMED = 20  # offenders listed a modality
+_NAMED = 20  # offenders listed per modality
 _METRIC_NAMES = {
     "psnr": "psnr_db",
     "si_sdr": "si_sdr_db",

@@ -88,7 +88,7 @@ class ShardSet:
                     "the sidecar does not belong to its shard",
                     where=path,
                     found=f"{found} lines",
-                    expected=f"{header['n']}, one a record",
+                    expected=f"{header['n']}, one per record",
                 )
         return lines
 

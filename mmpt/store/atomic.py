@@ -77,7 +77,7 @@ def atomic_write(path: Path | str, data: bytes, *, durable: bool = True) -> None
 def fsync_tree(folder: Path) -> None:
     """Make every file and folder below ``folder`` durable, ``folder`` itself included.
 
-    Many files go to the disk at once where the system can do that (Linux): 10,000 waits take minutes, one a second.
+    Many files go to the disk at once where the system can do that (Linux): 10,000 single waits take minutes.
     """
     walked = list(os.walk(folder))
     if sum(len(files) for _, _, files in walked) > MANY_FILES and (sync := getattr(_libc(), "syncfs", None)):

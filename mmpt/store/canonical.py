@@ -14,10 +14,11 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def canonical_json(value: Any) -> bytes:
-    """Sorted keys, no spaces, UTF-8, no NaN or Infinity: the bytes that digests are taken of.
+    """The JSON of ``value`` that digests are computed from: UTF-8, sorted keys, no spaces.
 
     Raises:
-        ValueError: for NaN or an infinity; TypeError: for what JSON cannot say.
+        ValueError: a NaN or an infinity.
+        TypeError: a value that JSON has no form for.
     """
     return _ENCODER.encode(value).encode()
 
@@ -28,7 +29,7 @@ def digest_json(value: Any) -> str:
 
 
 def pretty_json(value: Any) -> bytes:
-    """The same value for people: sorted keys, indented by one, a final newline."""
+    """The JSON of ``value`` for people: UTF-8, sorted keys, indented by one, a final newline. Raises as above."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -50,7 +51,11 @@ def read_json(path: Path | str) -> Any:
 
 
 def write_json(path: Path | str, value: Any, *, durable: bool = True) -> None:
-    """Write ``value`` atomically in its readable spelling."""
+    """Replace ``path`` by ``pretty_json(value)`` in one step.
+
+    Args:
+        durable: wait until the bytes are on the disk.
+    """
     atomic_write(path, pretty_json(value), durable=durable)
 
 
@@ -63,18 +68,19 @@ def seal(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_sealed(path: Path | str, value: dict[str, Any]) -> None:
-    """Write ``value`` atomically so that ``read_sealed`` sees every byte that is changed later."""
+    """Write ``value`` with its digest, so that ``read_sealed`` refuses the file after any change of a byte."""
     write_json(path, seal(value))
 
 
 def read_sealed(path: Path | str) -> dict[str, Any]:
-    """What ``write_sealed`` was given: ``read_sealed`` after ``write_sealed(path, value)`` gives ``value``.
+    """The value that ``write_sealed`` wrote to ``path``.
 
-    Each byte counts: a file that says the same in another spelling is refused too. This finds accidents and edits by
-    hand; an edit that also computes the digest again is not found.
+    Every byte counts: the same value in another spelling is refused too. Accidents and edits by hand are found; an
+    edit that also renews the digest is not.
 
     Raises:
-        UserError: missing, not JSON, or without a digest.  Edited: its digest does not hold.
+        UserError: the file is missing, not JSON, or without a digest.
+        Edited: the digest is not that of the content, or the spelling is not that of ``write_sealed``.
     """
     value = read_json(path)
     try:

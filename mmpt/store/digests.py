@@ -1,4 +1,4 @@
-"""SHA-256 of files and folders, and the MANIFEST that makes a folder checkable."""
+"""SHA-256 of files, and the manifest: the digests of all files of a folder, by which the folder is checked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ def sha256_file(path: Path | str) -> str:
 
 @dataclass(frozen=True, order=True)
 class Difference:
-    """One way in which a folder is not what its manifest says."""
+    """One file in which a folder differs from its manifest.
+
+    Args:
+        path: relative to the folder.
+        expected, found: hex SHA-256 in the manifest and of the file; "" where there is none.
+    """
 
     path: str
     kind: Literal["missing", "edited", "extra"]
@@ -54,7 +59,11 @@ class Manifest:
 
     @classmethod
     def of(cls, folder: Path, cache: StatCache | None = None) -> Manifest:
-        """Hash every file below ``folder``; paths are POSIX and relative to it. A link counts as what it leads to."""
+        """Hash every file below ``folder``; paths are POSIX and relative to it. A link counts as its target.
+
+        Args:
+            cache: use its digests for files whose stat is unchanged; None: every byte is read.
+        """
         if cache is not None:
             return cls(tuple(sorted(cache.hashes(folder).items())))
         return cls(tuple(sorted((name, sha256_file(folder / name)) for name in scan(folder))))
@@ -93,7 +102,7 @@ class Manifest:
         """Every difference between ``folder`` and this manifest, sorted by path.
 
         Args:
-            cache: trust it for files whose stat is unchanged; without it every byte is read.
+            cache: as of ``of``.
         """
         found = dict(Manifest.of(folder, cache).entries) if folder.is_dir() else {}
         if found == (known := dict(self.entries)):

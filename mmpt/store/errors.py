@@ -1,4 +1,4 @@
-"""The errors a user is meant to read: one clear line each, with its exit code."""
+"""The errors that a user reads, as one line each, and the exit codes of the commands."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import errno
 from collections.abc import Sequence
 
 EXIT_GO, EXIT_BROKE, EXIT_USAGE, EXIT_NO_GO, EXIT_CANNOT_DECIDE = 0, 1, 2, 10, 20
+# Errors of the system by what they mean to the user (launch/process_setup.py words them).
 # EFBIG: a file size limit (ulimit -f) stops a write as a full disk does.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# The disk, its network or its driver does not answer as it should: a bad sector, a server that is gone, FUSE that died.
+# The disk, its network or its driver fails: a bad sector, a server that is gone, a FUSE process that died.
 FAILS = (
     *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EUCLEAN, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EBUSY),
     *(errno.ETXTBSY, errno.EXDEV, errno.ENOLINK, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EBADMSG),
 )
 TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 NO_SUCH_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
-MAY_NOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)  # a folder or file system that is read-only to us
+MAY_NOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)  # a folder or file system that this process cannot write to
 
 
 class UserError(Exception):
@@ -45,7 +46,7 @@ class UserError(Exception):
 
 
 class Edited(UserError):
-    """A file is not what was written there: what vouches for it says so."""
+    """A file whose content does not have the digest that was recorded for it."""
 
 
 def _rebuild(kind: type[UserError], state: dict, args: tuple) -> UserError:
@@ -55,11 +56,11 @@ def _rebuild(kind: type[UserError], state: dict, args: tuple) -> UserError:
 
 
 class Blocked(Exception):
-    """A consumer was refused because gates it needs are not GO.
+    """A stage was not run because gates that it needs are not GO.
 
     Args:
-        gates: identifiers of the gates that refuse, e.g. ``("S3", "K1")``.
-        reasons: one line a gate.
+        gates: identifiers of those gates, e.g. ``("S3", "K1")``.
+        reasons: one line per gate, in the same order; may be empty.
     """
 
     def __init__(self, gates: Sequence[str], reasons: Sequence[str] = ()):

@@ -1,4 +1,7 @@
-"""Evidence: what a measuring stage tells a gate. Numbers with their n and interval, samples with digests, controls."""
+"""Evidence: the file in which a stage reports measurements to a gate.
+
+It holds numbers with sample size and interval, samples with digests, and controls.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ class Metric:
     """One measured number.
 
     Args:
-        name: the name gates/policy.yaml asks for.
+        name: the metric that a check in gates/ names.
         value: the measurement; None or a non-finite number is stored as null and makes its checks CANNOT_DECIDE.
-        n: how many independent items it rests on.
+        n: sample size, the number of independent items.
         unit: e.g. "nats/token", "share", "items".
         direction: which way is better.
-        ci_low, ci_high: ends of the 95 % interval, where one was computed.
+        ci_low, ci_high: ends of the 95 % interval; None: none was computed.
         slice: the part it was measured on, e.g. "t2a" or "picture.colour"; empty for the whole.
     """
 
@@ -38,7 +41,7 @@ class Metric:
     slice: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The metric as evidence.schema.json wants it."""
+        """The metric as evidence.schema.json describes it."""
         row = asdict(self)
         for key in ("value", "ci_low", "ci_high"):
             row[key] = _finite(row[key])
@@ -62,13 +65,16 @@ def write_evidence(
     controls: Sequence[dict[str, Any]] = (),
     notes: Sequence[str] = (),
 ) -> Path:
-    """Write ``folder/evidence/<gate>.json``, schema-checked.
+    """Write ``folder/evidence/<gate>.json`` and return its path.
 
     Args:
         subject: what was measured: name -> SHA-256.
         samples: items a person may look at: {"path"?, "sha256"?, "caption"?, ...}.
         controls: negative and positive controls: {"name", "value", "expected"...}.
         notes: sentences for the reader of the report.
+
+    Raises:
+        SchemaError: what was given is not evidence.
     """
     evidence = {
         "schema": "evidence/1",

@@ -1,4 +1,4 @@
-"""JSON Lines: one canonical object per line, read and written line by line, so that memory stays constant."""
+"""JSON Lines: one canonical JSON object per line, read and written line by line in constant memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def iter_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
     """Yield the objects of ``path``; blank lines are skipped.
 
     Raises:
-        UserError: missing file or a line that is not JSON, with its number.
+        UserError: the file is missing, or a line is not JSON; names the line.
     """
     try:
         stream = open(path, encoding="utf-8")  # noqa: SIM115 -- only the error of opening it is translated
@@ -38,7 +38,7 @@ def iter_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class JsonLines:
-    """The objects of a file, read again each time they are gone over: for who needs them twice, but not at once."""
+    """The objects of a file as an iterable: each iteration reads the file again, so none is held in memory."""
 
     path: Path
 
@@ -47,7 +47,7 @@ class JsonLines:
 
 
 def count_lines(path: Path | str) -> int:
-    """Newlines in ``path``: how many records it has, as we write them. Raises UserError where there is no file."""
+    """Number of newlines in ``path``: of records, in a file that this module wrote. Raises UserError without a file."""
     try:
         with open(path, "rb") as stream:
             return sum(piece.count(b"\n") for piece in iter(lambda: stream.read(PIECE), b""))
@@ -56,13 +56,17 @@ def count_lines(path: Path | str) -> int:
 
 
 def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
-    """All objects of ``path``."""
+    """All objects of ``path``. Raises as ``iter_jsonl`` does."""
     return list(iter_jsonl(path))
 
 
 @contextlib.contextmanager
 def jsonl_writer(path: Path | str, *, durable: bool = True) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that adds a row to ``path``. The file appears when the block ends, and not at all if it raised."""
+    """A function that adds a row to ``path``. The file appears when the block ends, and not at all if the block raises.
+
+    Args:
+        durable: wait until the bytes are on the disk.
+    """
     with atomic_stream(path, durable=durable) as stream:
 
         def write(row: Mapping[str, Any]) -> None:
@@ -72,7 +76,7 @@ def jsonl_writer(path: Path | str, *, durable: bool = True) -> Iterator[Callable
 
 
 def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]], *, durable: bool = True) -> None:
-    """Write ``rows`` atomically, canonical JSON, one a line. They may read ``path`` as it was."""
+    """Replace ``path`` by ``rows`` in one step. ``rows`` may be a generator that reads the old ``path``."""
     with jsonl_writer(path, durable=durable) as write:
         for row in rows:
             write(row)

@@ -13,7 +13,7 @@ class Launcher:
 
     Args:
         kind: "local" (the stage's own process), "torchrun", "ray" or "slurm".
-        processes: workers; 0: one a GPU of the machine.
+        processes: workers; 0: one per GPU of the machine.
         shard_base: train: the frozen base is spread over the workers (FSDP2) instead of kept by each.
         restarts: how often dead workers are started again before the stage is given up.
         slurm: what to ask slurm for.

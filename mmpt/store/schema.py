@@ -30,10 +30,11 @@ MOST = 1000  # errors looked for in a .jsonl file: wording those of a million ba
 
 
 class SchemaError(UserError):
-    """One or more violations; ``lines`` holds one text a violation.
+    """One or more violations of a schema.
 
     Args:
-        all_read: whether the lines are all there is; else the rest of the file was not read.
+        lines: one per violation.
+        all_read: whether the whole file was read; if not, there may be more.
     """
 
     def __init__(self, where: object, lines: list[str], *, all_read: bool = True):
@@ -51,7 +52,7 @@ def schema(name: str) -> Any:
 
 @functools.cache
 def validator(name: str) -> Draft202012Validator:
-    """The schema as jsonschema reads it: it decides, and words what is wrong."""
+    """The schema as jsonschema reads it: it has the last word, and words the message."""
     from jsonschema import Draft202012Validator  # 40 ms to load, and only for what is not fine
 
     return Draft202012Validator(schema(name))
@@ -59,17 +60,17 @@ def validator(name: str) -> Draft202012Validator:
 
 @functools.cache
 def compiled(name: str) -> Compiled:
-    """The schema as jsonschema-rs compiles it: its yes is taken, its no is not."""
+    """The schema as jsonschema-rs compiles it: a value that it accepts is valid, others are checked by jsonschema."""
     from jsonschema_rs import Draft202012Validator
 
     return Draft202012Validator(schema(name))
 
 
 def accepted(value: Any, name: str) -> bool:
-    """Whether the compiled schema ``name`` says that ``value`` is fine; where it does not, ask ``violations``."""
+    """Whether the compiled schema ``name`` accepts ``value``; if not, ``violations`` decides."""
     try:
         return compiled(name).is_valid(value)
-    except ValueError:  # what it cannot take over from Python, such as half a surrogate pair
+    except ValueError:  # a value that it cannot convert from Python, such as half a surrogate pair
         return False
 
 
@@ -84,7 +85,7 @@ def validate(value: Any, name: str, *, where: object) -> None:
 
 
 def violations(value: Any, name: str, prefix: str = "") -> Iterator[str]:
-    """One line a violation: path, found, expected, nearest key."""
+    """One line per violation: path, found, expected, nearest key."""
     for error in sorted(validator(name).iter_errors(value), key=lambda one: [str(part) for part in one.absolute_path]):
         yield from _lines(error, prefix)
 
@@ -93,8 +94,8 @@ def validate_file(path: Path, name: str) -> None:
     """Check a ``.json`` file, or every line of a ``.jsonl`` file, against schema ``name``.
 
     Raises:
-        SchemaError: with every violation, in a .jsonl file with those of its first bad lines, ``MOST`` or a few more.
-        UserError: missing or not JSON.
+        SchemaError: every violation; of a .jsonl file those of its first bad lines, about ``MOST``.
+        UserError: the file is missing or not JSON.
     """
     if path.suffix != ".jsonl":
         validate(read_json(path), name, where=path)
@@ -142,7 +143,7 @@ def _lines(error: ValidationError, prefix: str) -> Iterable[str]:
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """ "did you mean 'x'?", or the list of what is known."""
+    """ "did you mean 'x'?" of the known key that is most like ``key``; without one, the list of ``known``."""
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 

@@ -13,9 +13,9 @@ from mmpt.store.launcher import Launcher
 class SliceView(Mapping[str, Any]):
     """Read-only dotted access to the declared part of a profile.
 
-    ``view["train.steps"]`` works if the stage declared ``train``, ``train.steps`` or a longer path's parent; a key that
-    was not declared raises KeyError, because reading it would make the stage stale without the build noticing.
-    A declared key that the profile leaves out raises KeyError too; ``get`` gives the default.
+    ``view["train.steps"]`` works if the stage declared ``train.steps`` or ``train``. Any other key raises KeyError: its
+    value is not in the fingerprint, so a change of it would not make the stage stale. A declared key that the profile
+    leaves out raises KeyError too; ``get`` returns a default for it.
     """
 
     def __init__(self, profile: Mapping[str, Any], keys: tuple[str, ...], stage: str = ""):
@@ -49,11 +49,11 @@ class SliceView(Mapping[str, Any]):
 
     @property
     def whole(self) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-        """(profile, declared keys): what makes an equal view in another process."""
+        """(profile, declared keys), from which another process makes an equal view."""
         return self._profile, self._keys
 
     def as_dict(self) -> dict[str, Any]:
-        """Declared key -> value (None where left out): what the fingerprint covers."""
+        """Declared key -> value, None where the profile leaves it out: the part that the fingerprint covers."""
         return {key: self.get(key) for key in self._keys}
 
 
@@ -75,15 +75,18 @@ class StageContext:
         external: media root -> absolute folder; "corpus" is the corpus stage's own data folder.
         out: staging folder for outputs; published whole after the body returns and its schemas hold.
         work: folder that survives a kill, keyed by the stage's fingerprint.
-        seed, threads, device, dtype: of the run.
-        earlier: folders of whole results that the same code made of other inputs: what a body may take over piece by
-            piece, where it can tell that a piece would come out the same; never part of the fingerprint.
+        seed: of the run; every draw of the body comes from it.
+        threads: that torch and the compiled operations may use.
+        device: "cpu", "cuda" or "cuda:N".
+        dtype: of the base's weights, "float32" or "bfloat16".
+        earlier: folders of complete results that the same code made from other inputs. A body may copy the pieces that
+            it can tell would come out the same. Not part of the fingerprint.
         logs: folder of the logs, which is never published; None: keep none.
-        on_progress, on_log: sinks set by the runner.
-        on_save: for train: called with (step, checkpoint folder) after each save; never part of the fingerprint.
-        launcher: who runs the part of the stage that can be spread; never part of the fingerprint.
-        on_spread: starts the launcher's workers, set by the runner; None in a worker and where there are none.
-        granted: for release: the decision that it rests on; its digests are in the fingerprint.
+        on_progress, on_log: called with (done, total, text) and with a line; set by the runner.
+        on_save: for train: called with (step, checkpoint folder) after each save; not part of the fingerprint.
+        launcher: what runs the part of the stage that can be spread over workers; not part of the fingerprint.
+        on_spread: starts the launcher's workers, set by the runner; None in a worker and without a launcher.
+        granted: of a stage behind a GO: the decision that it rests on; its digests are in the fingerprint.
         run_info: numbers that differ from run to run (seconds, tokens/s); they go to the receipt's run part.
     """
 
@@ -108,7 +111,7 @@ class StageContext:
     earlier: tuple[Path, ...] = ()
 
     def as_job(self) -> dict[str, Any]:
-        """The arguments of a `StageJob` with this context's stage, profile, folders and machine."""
+        """Arguments of the `StageJob` that carries this context to another process."""
         profile, keys = self.profile.whole
         shared = {name: getattr(self, name) for name in SHARED}
         return {**shared, "profile": dict(profile), "slice": keys}
@@ -120,8 +123,8 @@ class StageContext:
 
         Args:
             part: called in every worker with (its own context, rank, world); a function at a module's top level.
-            each: for launchers that deal out pieces singly: a class at a module's top level with
-                ``pieces(ctx)``, names of all pieces, made with a context, and called with a name.
+            each: for launchers that deal out single pieces: a class at a module's top level. ``pieces(ctx)`` names all
+                pieces; an instance, made with a context, does the piece whose name it is called with.
         """
         if self.on_spread is not None:
             self.on_spread(part, each)
@@ -131,24 +134,24 @@ class StageContext:
         self.on_progress(done, total, text)
 
     def bar(self, text: str) -> Callable[[int, int], None]:
-        """(done, total) -> moves the stage's bar, with ``text`` beside it."""
+        """A function of (done, total) that moves the stage's bar, with ``text`` beside it."""
         return lambda done, total: self.progress(done, total, text)
 
     def log(self, line: str) -> None:
-        """One line for the stage's log."""
+        """Write one line to the stage's log."""
         self.on_log(line)
 
     def info(self, **numbers: Any) -> None:
-        """Keep run-dependent numbers out of the outputs, in the receipt's run part."""
+        """Put numbers that differ from run to run into the receipt's run part, and so not into the outputs."""
         self.run_info.update(numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
-    """A stage's context as another process, or machine, can have it: without output folder and callbacks.
+    """A stage's context in a form that goes to another process or machine: without output folder and callbacks.
 
-    What is sent adds its own fields in a subclass. Fields: as those of `StageContext`; `profile` is the whole profile
-    and `slice` the declared keys.
+    The fields are those of `StageContext`; `profile` is the whole profile and `slice` the declared keys. A subclass
+    adds what its own receiver needs.
     """
 
     name: str
@@ -177,7 +180,7 @@ class StageJob:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Self:
-        """The job that `to_json` told; subclasses convert their own fields first."""
+        """The job whose `to_json` is `told`; a subclass converts its own fields first."""
         folders = {key: {name: Path(path) for name, path in told[key].items()} for key in ("inputs", "external")}
         return cls(
             **{
@@ -192,7 +195,7 @@ class StageJob:
         )
 
 
-# Fields that a context and a job have alike.
+# Fields that a context and a job share.
 SHARED = tuple(one.name for one in fields(StageJob) if one.name not in ("profile", "slice"))
 
 

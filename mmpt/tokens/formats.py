@@ -5,7 +5,7 @@
     t2a  text_start TEXT.. text_end gen_aud aud_start | AUD.. aud_end
     t2i  text_start TEXT.. text_end gen_img img_start | IMG.. img_end
 
-What stands right of the bar is supervised: payload and its end token. Labels are aligned with the inputs
+The part right of the bar is supervised: the payload or caption, and its end token. Labels are aligned with the inputs
 (labels[i] == input_ids[i]); the loss shifts them. Length limits are enforced elsewhere.
 """
 
@@ -46,8 +46,10 @@ OVERHEAD = 5  # special tokens of every format: head, join and end
 class Example:
     """One sequence of length L.
 
-    input_ids: int32 [L]. labels: int32 [L], -100 off the target, else equal to input_ids (not shifted).
-    slots: int8 [L], index into SLOTS(space) of what the label is, -1 off the target.
+    Args:
+        input_ids: int32 [L].
+        labels: int32 [L]; equal to input_ids (not shifted) on the target, -100 elsewhere.
+        slots: int8 [L]; index into SLOTS(space) of each label on the target, -1 elsewhere.
     """
 
     input_ids: np.ndarray
@@ -59,15 +61,19 @@ class Example:
 
 
 def SLOTS(space: TokenSpace) -> tuple[str, ...]:
-    """Names of the label slots, by which losses are reported; a codebook is a slot of its own."""
+    """Names of the label slots, the groups of labels whose losses are reported apart; each codebook is one."""
     codebooks = tuple(f"audio_cb{k}" for k in range(space.n_codebooks))
     return ("text", "text_end", "image", "image_end", *codebooks, "audio_end")
 
 
 def prompt(space: TokenSpace, task: str, source_ids) -> np.ndarray:
-    """int32: everything up to and including the token after which the target starts.
+    """int32 [n]: the sequence up to the first token of the target.
 
-    `source_ids` are text ids for t2a and t2i (none at all is the empty prompt), payload ids for a2t and i2t.
+    Args:
+        source_ids: text ids for t2a and t2i, where [] is the empty prompt; payload ids for a2t and i2t.
+
+    Raises:
+        UserError: an unknown task, or an id outside its segment.
     """
     layout = _layout(task)
     source = _segment(space, layout.source, source_ids)
@@ -75,10 +81,14 @@ def prompt(space: TokenSpace, task: str, source_ids) -> np.ndarray:
 
 
 def build(space: TokenSpace, task: str, text_ids, payload_ids) -> Example:
-    """The sequence of one record. `text_ids` is the caption, `payload_ids` the image or audio ids, both
-    global.
+    """The sequence of one record.
 
-    Raises UserError for an id outside its segment and for a target without tokens.
+    Args:
+        text_ids: int [n], the caption.
+        payload_ids: int [m], ids (not codes) of the picture or sound.
+
+    Raises:
+        UserError: an unknown task, an id outside its segment, or a target without tokens.
     """
     layout = _layout(task)
     reads = layout.target == "text"
@@ -100,8 +110,10 @@ def build(space: TokenSpace, task: str, text_ids, payload_ids) -> Example:
 
 
 def build_text(space: TokenSpace, ids) -> Example:
-    """Plain text for replay: a language-model sequence without specials, every token but the first
-    supervised.
+    """Plain text for replay: text ids int [n], n >= 2, without special tokens, all but the first supervised.
+
+    Raises:
+        UserError: an id outside TEXT, or fewer than two.
     """
     ids = space.check_text(ids)
     if len(ids) < 2:
@@ -122,7 +134,7 @@ def _specials(space: TokenSpace, roles: tuple[str, ...]) -> np.ndarray:
 
 
 def _segment(space: TokenSpace, kind: str, ids) -> np.ndarray:
-    """`ids` as int32, each in the segment where it stands; the id maps name the one that isn't."""
+    """`ids` as int32. Raises UserError, which names the first id outside the segment of its position."""
     if kind == "text":
         return space.check_text(ids)
     from_global = space.image_from_global if kind == "image" else space.audio_from_global

@@ -30,8 +30,8 @@ VERSION = "mmpt_token_space_1"
 FILE_NAME = "token_space.json"
 SHA_NAME = "token_space.sha256"
 
-# What of a codec's description decides the meaning of an id. Everything else in it (local_path, device, fp16,
-# clip_seconds, resize ..) says where or how fast, or which part of a recording was taken.
+# The keys of a codec's description that decide the meaning of an id. The others (local_path, device, fp16,
+# clip_seconds, resize ..) say where or how fast it runs, or which part of a recording was taken.
 _MEANING = (
     "name",
     "identity",
@@ -44,12 +44,24 @@ _MEANING = (
     "serialization",
     "row_codebooks",
 )
-_REFERENCE_KEYS = {"name_or_path": "name", "target_sample_rate": "sample_rate"}
+_UPSTREAM_KEYS = {"name_or_path": "name", "target_sample_rate": "sample_rate"}  # an upstream run's key -> ours
 
 
 @dataclass(frozen=True, eq=False)
 class TokenSpace:
-    """The vocabulary's layout. Built by `build_token_space` or `load`; both check it."""
+    """The layout of the vocabulary. `build_token_space` and `load` make one, and check it.
+
+    Args:
+        version: of the file format: VERSION, or that of an upstream run.
+        base_text_model: name or path of the base.
+        text_vocab_size: number of text ids, 0..text_vocab_size - 1.
+        special_tokens: "<|role|>" -> id.
+        ranges: segment name -> its ids, in order of ids.
+        image_tokenizer, audio_codec: description of the codec, at least its sizes; None: no such modality.
+        vocab_size_total: number of all ids.
+        text_tokenizer: {"identity": SHA-256 of the tokenizer}; None in an upstream file.
+        read_from: content of an upstream file as it was read; empty for ours.
+    """
 
     version: str
     base_text_model: str
@@ -60,7 +72,7 @@ class TokenSpace:
     audio_codec: Mapping | None
     vocab_size_total: int
     text_tokenizer: Mapping | None = None
-    read_from: Mapping = field(default_factory=dict, repr=False)  # an upstream file's own content, as read
+    read_from: Mapping = field(default_factory=dict, repr=False)
 
     @cached_property
     def digest(self) -> str:
@@ -84,6 +96,7 @@ class TokenSpace:
 
     @property
     def n_new(self) -> int:
+        """Number of ids that the base model has no row for."""
         return self.vocab_size_total - self.text_vocab_size
 
     @cached_property
@@ -98,19 +111,19 @@ class TokenSpace:
 
     @cached_property
     def stream(self) -> Stream:
-        """In which order the codes of a sound become ids."""
+        """The order in which the codes of a sound become ids."""
         return stream_of(self.audio_codec, self.n_codebooks)
 
     @cached_property
     def audio_rows(self) -> tuple[Range, ...]:
-        """The segment of each row of codes: one for each codebook, or more where rows share one."""
+        """The segment of each row of codes; several rows may share a codebook, and so a segment."""
         return tuple(self.audio_ranges[book] for book in self.stream.rows)
 
     def payload_ranges(self, modality: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """First id and one past the last, int64 [n] each, of the segment at each position of a payload of `n` ids.
+        """(first id, one past the last id), int64 [n] each, of the segment at each position of a payload of `n` ids.
 
         Raises:
-            UserError: `n` audio ids are no whole frames, in an order that cannot begin one more.
+            UserError: `n` audio ids are not whole frames, and the order does not allow a partial one.
         """
         segments = self.segments(modality)
         starts, stops = (np.array([getattr(one, key) for one in segments], np.int64) for key in ("start", "stop"))
@@ -122,33 +135,33 @@ class TokenSpace:
         return self.ranges.get("IMAGE")
 
     def segments(self, modality: str) -> tuple[Range, ...]:
-        """The ranges of a modality's ids ("audio", "image"), one for each codebook; empty when the space has none."""
+        """The ranges of a modality's ids ("audio", "image"), one per codebook; empty: the space has none."""
         if modality == "audio":
             return self.audio_ranges
         return () if self.image_range is None else (self.image_range,)
 
     def special(self, role: str) -> int:
-        """Id of a special by its role, e.g. "aud_start"."""
+        """Id of the special token of a role, e.g. "aud_start"."""
         return self.special_tokens[f"<|{role}|>"]
 
-    # Id maps. Each checks all its input at once and names the first offender.
+    # Maps between codes and ids. Each checks all of its input and raises a UserError that names the first wrong value.
 
     def image_to_global(self, codes) -> np.ndarray:
-        """Image codes int[N] -> ids int32[N]. A code outside the codebook is a UserError that names it."""
+        """Image codes int [N] -> ids int32 [N]."""
         r = self._image()
         codes = _ints(codes, "image codes")
         _refuse(codes, (codes < 0) | (codes >= r.size), "image code", f"0..{r.size - 1}")
         return (codes + r.start).astype(np.int32)
 
     def image_from_global(self, ids) -> np.ndarray:
-        """Ids int[N] -> image codes int32[N]."""
+        """Ids int [N] -> image codes int32 [N]."""
         r = self._image()
         ids = _ints(ids, "image ids")
         _refuse(ids, (ids < r.start) | (ids > r.end), "image id", f"{r.start}..{r.end} (IMAGE)")
         return (ids - r.start).astype(np.int32)
 
     def audio_to_global(self, codes) -> np.ndarray:
-        """Audio codes int[K, T], K rows, -> ids int32[T*K] in the order of `stream`."""
+        """Audio codes int [K, T], K rows of T frames -> ids int32 [T * K] in the order of `stream`."""
         starts, sizes = self._audio()
         codes = _ints(codes, "audio codes")
         if codes.ndim != 2 or codes.shape[0] != len(starts):
@@ -171,7 +184,7 @@ class TokenSpace:
         return self.stream.flat(codes + starts[:, None]).astype(np.int32)
 
     def audio_from_global(self, ids) -> np.ndarray:
-        """Ids int[T*K] in the order of `stream` -> audio codes int32[K, T]."""
+        """Ids int [T * K] in the order of `stream` -> audio codes int32 [K, T]."""
         starts, sizes = self._audio()
         ids = _ints(ids, "audio ids")
         n = len(starts)
@@ -196,13 +209,13 @@ class TokenSpace:
         return codes.astype(np.int32)
 
     def check_text(self, ids) -> np.ndarray:
-        """Text ids int[N] -> int32[N], refused when one isn't in TEXT."""
+        """Text ids int [N] -> int32 [N]. Raises UserError for an id outside TEXT."""
         ids = _ints(ids, "text ids")
         _refuse(ids, (ids < 0) | (ids >= self.text_vocab_size), "text id", f"0..{self.text_vocab_size - 1} (TEXT)")
         return ids.astype(np.int32)
 
     def segment(self, token: int) -> str:
-        """Name of the segment an id lies in; "none" when it lies outside the vocabulary."""
+        """Name of the segment of an id; "none" for an id outside the vocabulary."""
         return next((r.name for r in self.ranges.values() if r.start <= token <= r.end), "none")
 
     def _image(self) -> Range:
@@ -222,7 +235,7 @@ class TokenSpace:
         return each[0][rows], each[1][rows]
 
     def to_json(self) -> dict:
-        """The content of token_space.json. A space read from an upstream file gives that file's content back."""
+        """The content of token_space.json; of a space read from an upstream file, that file's content."""
         if self.read_from:
             return dict(self.read_from)
         return {
@@ -238,7 +251,7 @@ class TokenSpace:
         }
 
     def save(self, folder: Path) -> None:
-        """Writes token_space.json and token_space.sha256 (hex and a newline) into `folder`."""
+        """Write token_space.json and token_space.sha256 (hex and a newline) into `folder`."""
         content = self.to_json()
         write_json(Path(folder) / FILE_NAME, content)
         atomic_write(Path(folder) / SHA_NAME, f"{stored_sha(content)}\n".encode())
@@ -253,8 +266,17 @@ def build_token_space(
     audio_codec: Mapping | None,
     text_tokenizer: Mapping | None = None,
 ) -> TokenSpace:
-    """Lays the segments out. `image_tokenizer` needs codebook_size, `audio_codec` n_codebooks and
-    codebook_size; the latter's serialization and row_codebooks are the order of its ids, see stream.py.
+    """Lay the segments out one after another.
+
+    Args:
+        n_special: slots for special tokens, named or not.
+        image_tokenizer: description of the codec, with codebook_size; None: no image ids.
+        audio_codec: description of the codec, with n_codebooks and codebook_size; serialization and row_codebooks
+            give the order of its ids (stream.py). None: no audio ids.
+        text_vocab_size, base_text_model, text_tokenizer: as of `TokenSpace`.
+
+    Raises:
+        UserError: fewer slots than named special tokens, or a layout that `check_layout` refuses.
     """
     if n_special < len(SPECIALS):
         raise UserError(
@@ -293,10 +315,14 @@ def build_token_space(
 
 
 def load(path: Path) -> TokenSpace:
-    """Reads token_space.json (or the folder it's in), ours or of the upstream format.
+    """Read token_space.json, ours or of an upstream run.
 
-    Where token_space.sha256 lies beside it, it must agree by the rule of the file's own format; either way
-    the layout is checked. Raises UserError naming the file.
+    Args:
+        path: the file, or its folder.
+
+    Raises:
+        UserError: missing, not a token space, a wrong layout, or a token_space.sha256 beside it that is not the digest
+            by the rule of the file's own format.
     """
     path = Path(path)
     if path.is_dir():
@@ -319,7 +345,7 @@ def load(path: Path) -> TokenSpace:
 
 
 def from_json(content: Mapping, where: str = FILE_NAME) -> TokenSpace:
-    """A checked TokenSpace from the content of a token_space.json."""
+    """A checked TokenSpace from the content of a token_space.json. Raises UserError, which names `where`."""
     needed = ("version", "base_text_model", "text_vocab_size", "special_tokens", "ranges", "vocab_size_total")
     missing = [key for key in needed if key not in content]
     if missing:
@@ -355,14 +381,12 @@ def from_json(content: Mapping, where: str = FILE_NAME) -> TokenSpace:
 
 
 def upstream_sha(content: Mapping) -> str:
-    """The upstream format's own digest: SHA-256 of json.dumps(content, sort_keys=True), creation time
-    included.
-    """
+    """The digest of the upstream format, hex SHA-256 of json.dumps(content, sort_keys=True): it covers the time too."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def stored_sha(content: Mapping) -> str:
-    """What token_space.sha256 must say for this content: our digest, or upstream's for its format."""
+    """The digest that token_space.sha256 must hold for this content: ours, or upstream's for its format."""
     return from_json(content).digest if content["version"] == VERSION else upstream_sha(content)
 
 
@@ -374,7 +398,7 @@ def _meaning(codec: Mapping | None) -> dict | None:
     """The part of a codec's description that decides what its codes mean."""
     if codec is None:
         return None
-    renamed = {_REFERENCE_KEYS.get(key, key): value for key, value in codec.items()}
+    renamed = {_UPSTREAM_KEYS.get(key, key): value for key, value in codec.items()}
     kept = {key: renamed[key] for key in _MEANING if key in renamed}
     if "name" in kept:
         kept["name"] = _without_place(str(kept["name"]))
@@ -382,12 +406,12 @@ def _meaning(codec: Mapping | None) -> dict | None:
 
 
 def _text_meaning(base: str, tokenizer: Mapping | None) -> dict:
-    """The tokenizer's own digest where it's known; the model's name where it isn't (upstream files)."""
+    """The tokenizer's digest; in upstream files, which have none, the model's name."""
     return {"identity": tokenizer["identity"]} if tokenizer else {"name": _without_place(base)}
 
 
 def _without_place(name: str) -> str:
-    """A hub id stays; of a path only the last component stays, so that a folder may move."""
+    """A hub id as it is, and the last component of a path, so that a folder may move."""
     is_path = name.startswith(("/", "./", "../", "~")) or bool(re.match(r"[A-Za-z]:[\\/]", name))
     return re.split(r"[\\/]", name.rstrip("\\/"))[-1] if is_path else name
 

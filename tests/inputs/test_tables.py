@@ -65,7 +65,7 @@ def test_many_stray_quotes_take_no_time(tmp_path):
         (b"\x1f\x8b\x08\0\0\0\0\0", "not UTF-8 text; found gzip"),
         (b"PK\3\4\0\0\0\0", r"found zip \(xlsx\)"),
         (b"id,caption,caption\n1,a,b\n", "column named twice; found caption"),
-        (b'id,"caption\n', "expected one row a line|not CSV"),
+        (b'id,"caption\n', "expected one row per line|not CSV"),
         (b"x" * (1 << 21), "line is too long"),
         (b"id,caption\n1,x\n2,caf\xe9\n", "not UTF-8 text; found byte 0xe9 in line 3"),
     ],
