@@ -1,4 +1,4 @@
-"""A trained model by a few calls: the library face of a run's artifact folder, or of a folder that `doit export` wrote.
+"""The library interface to a trained model: a run's artifact folder, or a folder that `doit export` wrote.
 
 run = mmpt.load("artifacts/smoke")
 ids = run.generate("a red circle", task="t2i")      # int32, valid by construction

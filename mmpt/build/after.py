@@ -1,4 +1,4 @@
-"""A profile that goes on from another one's GO, as promote from trial's: key `after` names that profile.
+"""A profile that requires another profile's GO, as promote requires trial's: key `after` names that profile.
 
 The GO must stand (its decision, on the results that are there now) and be one of the same codecs, base and LoRA:
 another base's GO says nothing.

@@ -1,4 +1,4 @@
-"""How this process was called, so that the commands in what it prints can be typed as they are."""
+"""How this process was called: commands in its messages are spelled so that they can be typed as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that a stage runs in: set up the machine, re-check its gates, call the body, say how it ended.
+"""The process that a stage runs in: set up the machine, check its gates again, call the body, report how it ended.
 
 It reports to the build through one pipe, a JSON object a message: {"progress": [done, total, text]}, and last
 {"end": status, "text": one line, "info": numbers}. Everything printed goes to the stage's log.

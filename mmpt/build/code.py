@@ -1,4 +1,4 @@
-"""What a stage's code is: its import closure inside our packages, as digests that comments do not change.
+"""The code of a stage: its import closure inside our packages, as digests that ignore comments.
 
 A module's digest is taken of its syntax tree without docstrings, so comments, blank lines and layout do not
 count. The module that holds the body counts only as far as the body reaches: its function, the functions and

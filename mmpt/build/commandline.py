@@ -1,4 +1,4 @@
-"""What every command does with its words: parse them, refuse what is unknown, turn errors into exit codes.
+"""The base of all commands: parse the words, refuse unknown ones, turn errors into exit codes.
 
 doit's own parser drops options after a positional word, makes a variable of any word with "=" in it, and
 accepts any variable; so our commands read the command line as it was typed.

@@ -1,4 +1,4 @@
-"""The commands of `doit` about gates: what they say, who answers for what, what is accepted, what differs."""
+"""The commands of `doit` about gates: gates, decide, waive, accept, diff and history."""
 
 from __future__ import annotations
 

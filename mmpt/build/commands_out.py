@@ -1,4 +1,4 @@
-"""Commands around a run: `doit export`, the way out of one, and `doit fit`, the look before one."""
+"""`doit export`, the released model as a folder, and `doit fit`, sizes and settings before a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`doit records`: which records were left out, cut or shortened, and why; all that is known of one."""
+"""`doit records`: which records were left out, cut or shortened, and why; or everything about one record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`doit store`: what the folder that profiles share results in holds, and with --prune less of it."""
+"""`doit store`: lists the results that profiles share; --prune deletes those that no run holds."""
 
 from __future__ import annotations
 

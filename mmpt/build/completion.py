@@ -1,4 +1,4 @@
-"""Completion scripts for bash, zsh and fish, written out of the commands' own parsers.
+"""Completion scripts for bash, zsh and fish, made from the commands' own parsers.
 
 A script holds all words but two kinds, which it looks up when asked: profile files, and the runs under
 artifacts/. It starts no Python: completing a word must not take a third of a second.

@@ -1,4 +1,4 @@
-"""What follows every run: the decision, the report, and what they say on a terminal."""
+"""The end of every run: the decision, the report, and their summary on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a bar on a terminal, plain lines elsewhere, one line a finished stage."""
+"""The display of a run: a bar on a terminal, plain lines elsewhere, one line per finished stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage would refuse, refused by `doit plan` and before the first stage, where looking costs nothing.
+"""Checks of stages that cost nothing, made by `doit plan` and before the first stage of a run.
 
 Of texts the first MiB is read, of the base its config.json and, until stage token_space has taken it, its tokenizer's
 files; media are never opened. What takes a model, a codec or all of a file is left to its stage.

@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: what it is, how to use it, on which evidence it was let out."""
+"""The README.md of an exported folder: what it is, how to use it, and the evidence for its release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stages of a run will need of the disk and of a GPU, for `doit plan`: before the first hour, not after it.
+"""Disk space and GPU memory that the stages of a run will need, for `doit plan`.
 
 The numbers are those of `doit fit`, which counts a step of every stage with tensors without storage. That takes a
 minute for a base of billions of parameters, so the answer is kept beside the profile's caches.

@@ -1,4 +1,4 @@
-"""The policy as it holds for a project, and what a release has to say about it."""
+"""The policy of a project's profile, and the part of it that a release states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Receipts: what was built from what, beside what was built. A stage is as fresh as its receipt says.
+"""Receipts: beside each result, what it was built from. A stage is fresh if its receipt says so.
 
     artifacts/<profile>/<stage>/MANIFEST.sha256   sha256sum text of data/; its digest stands for the output
                                 receipt.json      an in-toto Statement about it, with a digest of itself

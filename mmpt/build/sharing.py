@@ -1,4 +1,4 @@
-"""Results that are there already, found by fingerprint: another profile's, or those of the folder that `store` names.
+"""Reuse of results by fingerprint: those of other profiles, or of the folder that key `store` names.
 
     artifacts/<other profile>/<stage>/            what the other profiles of this project published
     <store>/<stage>/<fingerprint>/                what every run that names the folder published

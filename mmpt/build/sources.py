@@ -1,4 +1,4 @@
-"""What a run uses of the folders of its sources, as digests: all that a fingerprint says of them.
+"""Digests of the files that a run uses of its sources' folders: the part of them that fingerprints cover.
 
     stage corpus       the reader's tables by content, and which files there are
     the stages after   the media that its records name, by content

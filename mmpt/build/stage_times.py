@@ -1,4 +1,4 @@
-"""How long the stages of a run will take, for `doit plan`: from the receipts of runs that were, scaled by counts.
+"""How long the stages of a run will take, for `doit plan`: from the receipts of earlier runs, scaled by counts.
 
 A receipt has the seconds of its stage. The run's own come first, then those of the newest other run of the project
 folder with the same base model and codecs, then those that were recorded of a packaged profile. A stage whose work is

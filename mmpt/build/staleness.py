@@ -1,4 +1,4 @@
-"""Why a stage is not fresh: a closed set of reasons that say themselves, and the plan that follows."""
+"""Why a stage is not fresh: a closed set of reasons, each with its own text, and the plan that follows from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The face of the build towards doit: the table as tasks, and the pieces of doit that are replaced.
+"""The interface to doit: the stage table as tasks, and the parts of doit that are replaced.
 
 <stage>     runs if its receipt says that it is stale; after its inputs, and after the gates it needs
 gate:<ID>   decided at every run, in this process, after its measuring stage; fails where it is not GO
@@ -127,7 +127,7 @@ def stage_tasks(project: Project, run: Run = RUN) -> Iterator[dict[str, Any]]:
 
 
 def gate_tasks(project: Project, run: Run = RUN) -> Iterator[dict[str, Any]]:
-    """One task a gate. A gate that is not GO fails its task, and so holds back exactly those who need it."""
+    """One task per gate. A gate that is not GO fails its task, and so holds back the stages that need it, no others."""
     for gate, stage in measured_by(project.stages).items():
         yield {
             "basename": "gate",

@@ -1,4 +1,4 @@
-"""What the threads of one run may do at the same time: wait for their stages' processes, and nothing else.
+"""A lock for the threads of one run: they may only wait for their stages' processes at the same time.
 
 With `runtime.jobs` above 1, doit runs its tasks in threads. All that a task does in doit's own process (fingerprints,
 caches, publication, printing) happens under one lock, which a thread gives up only while it waits for its child.

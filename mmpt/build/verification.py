@@ -1,4 +1,4 @@
-"""`doit verify`: every published byte against what vouches for it (artifact_index.py), without any cache.
+"""`doit verify`: checks every published byte against the digest recorded for it (artifact_index.py), without a cache.
 
 It finds accidents and edits by hand. A rewrite of a file and of everything that vouches for it is not found
 by this, but by `--deep` as far as evidence, code and profile contradict them.

@@ -1,4 +1,4 @@
-"""Taking away what no longer holds: the decision and its report before anything changes, the release without a GO.
+"""Removes what no longer holds: the decision and its report before anything changes, the release without a GO.
 
 The release is the output of the stages that are declared `granted`. A reader of decision.json, of the report or of the
 release must not meet a GO whose reason is gone, also where a run was killed: so they go before the first stage starts,

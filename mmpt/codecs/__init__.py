@@ -1,4 +1,4 @@
-"""Reading media, and audio and image codecs behind two small protocols: built in, pretrained, or somebody else's.
+"""Reading media, and audio and image codecs behind two small protocols: built in, pretrained, or plug-ins.
 
 `create_audio`, `create_image`, `load_audio` and `load_image` of `registry.py` are here, too.
 """

@@ -1,4 +1,4 @@
-"""The two ways to run EnCodec, behind one face: transformers' EncodecModel, and the `encodec` package.
+"""Two implementations of EnCodec behind one interface: transformers' EncodecModel and the `encodec` package.
 
 Both take and give chunks: (codes int64 [K, frames], gain float or None), real frames only. With equal weights their
 codes and waves are equal to the bit, and so is what `tensors` names.

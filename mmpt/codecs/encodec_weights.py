@@ -1,6 +1,4 @@
-"""EnCodec's weights: a folder in transformers' layout, a hub id, or an official .th file; nothing stands in for
-what is missing.
-"""
+"""EnCodec's weights: a folder in transformers' layout, a hub id, or an official .th file; all of it or an error."""
 
 from __future__ import annotations
 

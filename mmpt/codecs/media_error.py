@@ -1,4 +1,4 @@
-"""What is said of a medium that cannot be used."""
+"""The error for a medium that cannot be used."""
 
 from __future__ import annotations
 

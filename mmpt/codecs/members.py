@@ -1,4 +1,4 @@
-"""Media that are no whole file, read in place: what decoders ask of a path.
+"""Media that are a part of a file, read in place through the interface that decoders expect of a path.
 
 Member    so many bytes of a file, such as a member of a tar
 Segment   a part of a long recording, by seconds; only `sound_files` cuts it

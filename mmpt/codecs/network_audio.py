@@ -1,4 +1,4 @@
-"""What audio codecs that are neural networks share: batches, checks of waves and codes, lengths, quality.
+"""The common part of audio codecs that are neural networks: batches, checks of waves and codes, lengths, quality.
 
 A codec says how its network encodes a batch and decodes one item; it knows files and geometry, this module none.
 """

@@ -3,14 +3,14 @@
 A third party registers one through the entry-point group `mmpt.codecs`; see registry.py for what the entry point names.
 `python -m mmpt.codecs.check NAME` tries everything that is promised here.
 
-Quality. `quality(medium, decode)` returns measures by name; `quality_metric` names the one that gate S3 holds against
+Quality. `quality(medium, decode)` returns measures by name; `quality_metric` names the one that gate S3 compares with
 `quality_floor` (higher is better). Four names have an accepted baseline in S3, so a codec that can give them should:
 `si_sdr_db` and `log_mel_l1` (functions in audio_quality.py), `psnr_db` (also `psnr`) and `ssim` (image_quality.py). S3
-compares decodes with their media by measures of its own too (trivial_decodes.py).
+also compares decodes with their media by measures of its own (trivial_decodes.py).
 
 Optional attributes: `reconstructs = False` for a decoder that gives another medium with the same content; `to(device)`;
 `samples(frames)`; `code_vectors()`; `encode_rate` where `encode` takes waves of another rate than `decode` gives;
-`row_codebooks` where the rows of codes are not one for each codebook.
+`row_codebooks` where codes do not have one row per codebook.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ import numpy as np
 class AudioCodes:
     """One recording as codes.
 
-    codes: int32 [K, T], row k holds indices into codebook k, or `row_codebooks[k]`. Only real frames: no padding is in
-        it.
-    scales: one gain per chunk for codecs that normalise loudness, else None. It is None too for codes that a model
-        generated; the codec then uses the gain that it recorded for that case.
-    samples: length of the waveform of a channel, at `sample_rate`; 0: unknown, decode returns all it has.
-    meta: what decode needs besides (chunking), JSON values only.
+    Args:
+        codes: int32 [K, T]; row k holds indices into codebook k, or into `row_codebooks[k]`. Frames of padding are
+            left out.
+        scales: one gain per chunk, of codecs that normalise loudness; else None. Of generated codes it is None too;
+            the codec then uses the gain that it recorded for that case.
+        samples: length of the waveform, per channel at `sample_rate`; 0: unknown, decode returns all that it has.
+        meta: what else decode needs (chunking), JSON values only.
     """
 
     codes: np.ndarray
@@ -45,15 +46,15 @@ class AudioCodes:
 class AudioCodec(Protocol):
     """Waveforms to codes and back. Waves are float32 [channels, T] in -1..1.
 
-    `decode` gives them at `sample_rate`. `encode` takes them at the same rate, or at `encode_rate` (int, samples per
-    second) where the codec has it: n samples there are ceil(n * sample_rate / encode_rate) at `sample_rate`.
+    `decode` returns them at `sample_rate`, in samples per second. `encode` takes them at the same rate, or at
+    the codec's `encode_rate` (int): n samples there make ceil(n * sample_rate / encode_rate) at `sample_rate`.
 
     Codebooks of several rates have several rows: `row_codebooks` (a tuple of ints) is the codebook of each row of
     codes, 0, 1, 2, 2, 1, 2, 2 for SNAC's, whose second and third give two and four codes per frame. Without it row k
     is of codebook k.
 
-    A codec may offer `samples(frames)`, the length of what `decode` gives for so many generated frames: gate B4 then
-    holds files to the sample, else to the frame.
+    A codec may offer `samples(frames)`, the length in samples that `decode` returns for a number of generated frames:
+    gate B4 then checks the length of files to the sample, else to the frame.
     """
 
     @property
@@ -70,28 +71,28 @@ class AudioCodec(Protocol):
     def codebook_size(self) -> int: ...
     @property
     def quality_metric(self) -> str:
-        """The key of `quality` that the shard audit holds against the floor; higher is better."""
+        """The key of `quality` that the shard audit compares with the floor; higher is better."""
         ...
 
     @property
     def quality_floor(self) -> float: ...
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[AudioCodes]:
-        """Codes of each wave. What a wave becomes does not depend on the others in the list."""
+        """Codes of each wave, which do not depend on the other waves."""
         ...
 
     def decode(self, codes: Sequence[AudioCodes]) -> list[np.ndarray]:
-        """float32 [channels, T] each; T is `samples` exactly where given."""
+        """float32 [channels, T] each; T is exactly `samples` where that is given."""
         ...
 
     def frames(self, samples: int) -> int:
-        """Frames that a wave of so many samples, as `encode` takes it, becomes; at least 1."""
+        """Number of frames of a wave of `samples` samples, at the rate of `encode`; at least 1."""
         ...
 
     def identity(self) -> str:
         """SHA-256 (hex) of weights and settings: equal identities mean equal codes for equal waves.
 
-        It is asked for in every stage that opens the codec: keep it after the first call.
+        Every stage that opens the codec calls this: keep the result.
         """
         ...
 
@@ -121,12 +122,12 @@ class ImageCodec(Protocol):
 
     @property
     def proc_size(self) -> int:
-        """Side of what the encoder sees, pixels."""
+        """Side of the encoder's input, pixels."""
         ...
 
     @property
     def decode_size(self) -> int:
-        """Side of what decode gives, pixels."""
+        """Side of a decoded picture, pixels."""
         ...
 
     @property
@@ -139,9 +140,7 @@ class ImageCodec(Protocol):
         ...
 
     def decode(self, codes: Sequence[np.ndarray], seeds: Sequence[int] | None = None) -> list[np.ndarray]:
-        """uint8 [decode_size, decode_size, 3] each. A decoder that draws noise draws it from the item's own
-        seed.
-        """
+        """uint8 [decode_size, decode_size, 3] each. A decoder that draws noise draws it from the item's seed."""
         ...
 
     def identity(self) -> str:

@@ -1,4 +1,4 @@
-"""Pictures as networks for squares take and give them: the middle square, resized, with channels in -1..1."""
+"""Pictures as the input and output of networks for squares: the middle square, resized, channels in -1..1."""
 
 from __future__ import annotations
 

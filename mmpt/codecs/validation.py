@@ -1,4 +1,4 @@
-"""Validation of what codecs are given: options that exist, codes inside their codebook; and pictures in batches."""
+"""Validation of a codec's options and codes, and batches of pictures."""
 
 from __future__ import annotations
 

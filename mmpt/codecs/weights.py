@@ -1,4 +1,4 @@
-"""Published weight files: what must lie where, reading them without running code in them, loading them strictly."""
+"""Published weight files: which files must be there; reading without running code in them; strict loading."""
 
 from __future__ import annotations
 

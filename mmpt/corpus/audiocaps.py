@@ -1,4 +1,4 @@
-"""Reader `audiocaps`: AudioCaps 1.0 or 2.0 as published, and the clips as one's downloader named them.
+"""Reader `audiocaps`: AudioCaps 1.0 or 2.0 as published, and clips under the names of the usual downloaders.
 
     train.csv, val.csv, test.csv    audiocap_id, youtube_id, start_time, caption
     *.wav, *.flac ..                see `youtube.py` for the names

@@ -1,4 +1,4 @@
-"""What a caption must be to be trained on: Unicode text with at least one letter, number or symbol that is seen."""
+"""What a caption must be to be trained on: Unicode text with at least one visible letter, number or symbol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A first look at the captions of a corpus, for `doit plan`: what stage corpus would refuse, where finding it is quick.
+"""Quick checks of a corpus's captions for `doit plan`: what stage corpus would refuse.
 
 Tables are read; media are looked up and not opened. Of readers that yield as they read, the first RECORDS records are
 read (0.15 s). A published data set is read whole, or not at all where its folder holds more than FILES names or its

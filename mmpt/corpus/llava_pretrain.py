@@ -1,4 +1,4 @@
-"""Reader `llava_pretrain`: LLaVA-Pretrain as published (liuhaotian/LLaVA-Pretrain), a caption a picture.
+"""Reader `llava_pretrain`: LLaVA-Pretrain as published (liuhaotian/LLaVA-Pretrain), one caption per picture.
 
     blip_laion_cc_sbu_558k.json    [{"id": "004539375", "image": "00453/004539375.jpg", "conversations": [
                                      {"from": "human", "value": "Describe the image.\n<image>"},

@@ -1,4 +1,4 @@
-"""What the readers of published data sets share: captions with the place of their medium become records.
+"""The common part of the readers of published data sets: captions with the place of their medium become records.
 
 A medium that is not there is a problem of its record. A whole part of a data set (a split, a subset) without
 a single medium is not: then the folder is laid out otherwise or the archives are still packed, and reading

@@ -1,4 +1,4 @@
-"""Train, val and test: units that may not be torn apart, and which side each falls on.
+"""Train, val and test: units that must stay together, and the side of each.
 
 Records that share a medium's content or an origin, and near duplicates, are one unit (union-find). A unit with a hint
 follows it, test before val before train, so that official test records stay out of training whatever else the unit

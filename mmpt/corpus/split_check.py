@@ -1,4 +1,4 @@
-"""What gate S2 asks of a split, counted anew from manifest and split rows; who dealt them is not trusted."""
+"""The counts of gate S2, made from manifest and split rows alone, independently of the code that made the split."""
 
 from __future__ import annotations
 

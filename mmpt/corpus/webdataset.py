@@ -1,4 +1,4 @@
-"""Reader `webdataset`: tars of samples, read in place; nothing is unpacked, and each shard is gone over once.
+"""Reader `webdataset`: tars of samples, read in place; nothing is unpacked, and each shard is read once.
 
     train-000.tar    000017.flac 000017.txt        one sample: members in a row with one name up to its first dot
                      000018.jpg  000018.json       the keys of a JSON object and the suffixes of texts are columns

@@ -1,4 +1,4 @@
-"""Losses after own, swapped and empty conditions of several checkpoints, piece by piece, shared among workers.
+"""Losses of several checkpoints after own, swapped and empty conditions, in pieces that workers share.
 
 work/ablation/<checkpoint>-<task>.safetensors     correct, swapped, empty (emit tasks): float64 [n], nats per payload
 token

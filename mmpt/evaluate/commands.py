@@ -1,4 +1,4 @@
-"""The commands `doit sample` and `doit evaluate`: a finished run's checkpoints, asked by hand."""
+"""`doit sample` and `doit evaluate`: outputs and measures of a finished run's checkpoints, on request."""
 
 from __future__ import annotations
 

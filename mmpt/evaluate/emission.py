@@ -78,7 +78,7 @@ def write_reconstructions(
 ) -> dict[str, dict[str, Any]]:
     """Decodes the stored codes of t2a and t2i, with their own meta, below `folder`.
 
-    Returns, by record id, {"path"} and for sounds also {"rms", "clipped"}: what B4 holds outputs against.
+    Returns, by record id, {"path"} and for sounds also {"rms", "clipped"}: what B4 compares outputs with.
     """
     reconstructions: dict[str, dict[str, Any]] = {}
     for task, records in sets.items():

@@ -1,4 +1,4 @@
-"""`doit fit` as a whole: what training drops, needs and takes (mmpt.train.fit), and each stage's GPU memory."""
+"""`doit fit`: dropped records, memory and time of the training (mmpt.train.fit), and each stage's GPU memory."""
 
 from __future__ import annotations
 

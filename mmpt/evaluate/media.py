@@ -1,4 +1,4 @@
-"""Writes decoded sounds and pictures, and checks the files with readers that had no part in writing them.
+"""Writes decoded sounds and pictures, and checks the files with other libraries than those that wrote them.
 
 Sounds are written by soundfile as PCM_16 (a float wav carries a time) and read by scipy; pictures are written
 by Pillow and read by the small PNG reader below.

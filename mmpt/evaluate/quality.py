@@ -1,4 +1,4 @@
-"""Free-running quality of generated outputs, as numbers on ids and files. No model and no torch in here."""
+"""Free-running quality of generated outputs, measured on ids and files. No model, no torch."""
 
 from __future__ import annotations
 

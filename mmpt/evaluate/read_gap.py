@@ -1,4 +1,4 @@
-"""The read tasks with their own, a swapped and no medium: what W1 and R1 stand on."""
+"""Losses of the read tasks with their own medium, a swapped one and none, for gates W1 and R1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run's records went: which were left out, cut or shortened and why, and all that is known of one.
+"""What became of a run's records: which were left out, cut or shortened, and why; or everything about one.
 
 Reads what the stages published, and nothing else: corpus and manifest (errors), split, codecs, shards, examples, and
 the golden outputs of generate. A stage that was not built yet has nothing to say.

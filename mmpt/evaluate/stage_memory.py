@@ -1,4 +1,4 @@
-"""GPU memory of every stage that uses the GPU, before anything is there.
+"""GPU memory of every stage that uses the GPU, estimated before anything is built.
 
 The stages' own functions run on device "meta", with all layers of the model but less often than in the stage, and
 `mmpt.model.meta.PeakMemory` counts what they allocate:

@@ -1,4 +1,4 @@
-"""Gate A2's measure: all that should train is held by the optimizer and moves, and nothing else does."""
+"""Gate A2's measure: the optimizer changes every parameter that should train, and no other."""
 
 from __future__ import annotations
 

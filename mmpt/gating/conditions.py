@@ -1,4 +1,4 @@
-"""Facts of a profile that make a check apply, soften it, or leave it without an object. Nothing else may."""
+"""The only facts of a profile that make a check apply, soften it, or leave it not applicable."""
 
 from __future__ import annotations
 

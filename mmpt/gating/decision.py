@@ -1,4 +1,4 @@
-"""All gates together: may a consumer go on, and may the result be released."""
+"""All gates together: whether a stage may run, and whether the result may be released."""
 
 from __future__ import annotations
 

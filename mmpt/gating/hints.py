@@ -1,4 +1,4 @@
-"""Commands in messages and remedies, so that they can be typed as they are: for this profile, by the program in use."""
+"""Commands in messages and remedies, spelled for this profile and program so that they can be typed as they are."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Is a stage's result, and so its evidence, about the artifacts that are there now? Asked of receipts and
-manifests.
+"""Whether a stage's result, and so its evidence, is about the present artifacts, by receipts and manifests.
 
 Evidence counts only if its stage's receipt vouches for its manifest, and if every input that the receipt
 names is the manifest now on disk, all the way up. An artifact that was swapped or built again after it was

@@ -1,4 +1,4 @@
-"""The policy: what the gate scripts ask, with the numbers of policy.yaml and a profile, against defaults and floors."""
+"""The policy: the checks of the gate scripts with the numbers of policy.yaml and a profile, within the floors."""
 
 from __future__ import annotations
 

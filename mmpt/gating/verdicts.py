@@ -1,4 +1,4 @@
-"""Evidence and policy in, one verdict out. Nothing here measures, or trusts a verdict on disk."""
+"""Evidence and policy in, one verdict out. Nothing is measured, and no verdict on disk is trusted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Waivers: a person answers for one failed check on one artifact, until a day. Kept in gates/waivers.yaml,
-under git.
+"""Waivers: a person excuses one failed check on one artifact until a date. Kept in gates/waivers.yaml, under git.
 
 A waiver holds for the subject digest it was given for, up to and including its last day, and while the
 value is no worse than the one it was given for. Gates with a floor have none.

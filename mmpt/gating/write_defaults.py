@@ -1,4 +1,4 @@
-"""`python -m mmpt.gating.write_defaults`: what gates/ states becomes the default that everything is compared with.
+"""`python -m mmpt.gating.write_defaults`: makes what gates/ states now the defaults, which softenings are counted from.
 
 Run it after a check was added or changed for every run. The difference of defaults.json is what a review has to accept.
 """

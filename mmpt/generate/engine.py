@@ -5,7 +5,7 @@ own. When one is finished, its slot takes the next that waits, so that none idle
 batch. At each position only the head rows the grammar allows are multiplied, so an id that does not belong
 there cannot come out. On a CPU a wide range, which is a caption's, is drawn by a screen of the head
 (`mmpt.ops.Screen`): its rows in int8, made once a generation, a quarter of the memory of an fp32 head; ids are
-the same without it. The host looks who has ended after each step on a CPU, where a look costs nothing,
+the same without it. The host checks after each step on a CPU which slots have ended, because that costs nothing there,
 elsewhere at most every `LOOK_EVERY` steps; where lengths are exact it never waits for the device before an
 output is whole.
 """

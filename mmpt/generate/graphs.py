@@ -1,5 +1,4 @@
-"""Runs a step by its width: on CUDA from a captured graph, so that a step costs one launch; elsewhere as it
-is.
+"""Runs decoding steps by their width: on CUDA from a captured graph, one launch per step; elsewhere directly.
 
 Graphs are of fixed shape, so attention there looks at a multiple of `WIDTHS` columns; masked ones weigh
 exactly 0. A width's first step runs uncaptured (it counts, and warms up what capturing may not: handles,

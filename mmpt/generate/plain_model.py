@@ -1,4 +1,4 @@
-"""Any transformers causal LM as the engine takes a model: hidden states, and the rows of the head."""
+"""Adapts any transformers causal LM to the engine: hidden states, and the rows of the head."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The device side of decoding: S slots of static buffers, and the step that moves every slot one id on.
+"""The device side of decoding: static buffers of S slots, and the step that adds one id to every slot.
 
 A slot holds one output being decoded; with guidance it has a second row, s + S, for the empty prompt.
 Everything the step needs lies in tensors whose addresses and shapes never change, so on CUDA the step is
 captured once and replayed; elsewhere the same function runs as it is. It reads nothing back: the host knows
-how far each slot may have come, and looks at `step` when it wants to know who has ended.
+how far each slot may have come, and reads `step` when it needs to know which slots have ended.
 
     admit    prompt states (all but the last id) into the cache, the item's rules into the slot
     step     last id -> hidden state -> id allowed at the slot's own position -> last id

@@ -1,4 +1,4 @@
-"""How exactly a process computes on CUDA; a module of its own, so that codecs need no more of this package."""
+"""The precision settings of CUDA computations; a module of its own, because codecs need no more of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage's part in the hands of the launcher that the profile names for it."""
+"""Hands a stage's part to the launcher that the profile names for the stage."""
 
 from __future__ import annotations
 

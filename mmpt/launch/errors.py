@@ -1,4 +1,4 @@
-"""How a launch fails: in a worker's own words to the user, or because workers died."""
+"""The errors of a launch: a worker's own message to the user, or workers that died."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker is given: JOB.json, the context of a stage as another process, or machine, can have it."""
+"""JOB.json: a stage's context in the form that a worker in another process or on another machine reads."""
 
 from __future__ import annotations
 

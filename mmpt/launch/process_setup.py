@@ -1,4 +1,4 @@
-"""What surrounds a stage's code in any process: torch's settings, the compiled module, a hook."""
+"""The set-up of a process before a stage's code runs: torch's settings, the compiled module, a hook."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def _submit(submitit: Any, ctx: StageContext, job: WorkerJob) -> str:
 
     asked = dict(job.launcher.slurm)
     nodes, kept = asked.get("nodes", 1), {name: os.environ[name] for name in KEPT if name in os.environ}
-    # A cluster need not pass on the environment of who submits.
+    # A cluster need not pass on the environment of the process that submits.
     exports = [f"export {name}={shlex.quote(value)}" for name, value in job.environment().items()]
     try:
         executor = submitit.SlurmExecutor(job.folder / "slurm", max_num_timeout=job.launcher.restarts)

@@ -1,4 +1,4 @@
-"""What slurm says of a job, and how a job is cancelled.
+"""The state of a slurm job, and cancelling one.
 
 scontrol knows a job until some minutes after its end; later only sacct does, where a cluster keeps accounts.
 Where neither knows it the job is over, and its workers' reports say how it ended.

@@ -1,6 +1,6 @@
 """Workers on this machine, started and watched by torchrun: a dead one has all of them started again.
 
-They live in the stage's process group, or die with who started them, so they end when the stage does.
+They live in the stage's process group, or die with the process that started them, so they end when the stage does.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.lock import share
 from mmpt.store.stage import StageContext
 
-STARTER = "MMPT_STARTER"  # process id of who started a worker and must not be outlived by it
+STARTER = "MMPT_STARTER"  # id of the process that started a worker, which must not outlive it
 PR_SET_PDEATHSIG = 1
 WORKING = "workers.lock"  # shared by the workers of a launch while they live
 PATIENCE = 30.0  # seconds to wait for workers of an earlier launch to be gone

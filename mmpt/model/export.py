@@ -1,4 +1,4 @@
-"""The way out: a folder that plain transformers, PEFT and vLLM read without us.
+"""Export: a folder that plain transformers, PEFT and vLLM read without this package.
 
     config.json, generation_config.json, model*.safetensors    base, new rows and LoRA in one
     tokenizer.json, ...          the base's tokenizer, which also knows our ids by name; in a text they are text

@@ -1,4 +1,4 @@
-"""sample.py of an exported folder: plain transformers and the folder's own files make a wav or a png of a prompt."""
+"""sample.py of an exported folder: makes a wav or png from a prompt with plain transformers and the folder's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A causal LM from its files. Where its weights go elsewhere, they are only mapped, and cast on their way.
+"""Loads a causal LM from its files. Weights for another device or rank are only mapped, and cast when they move.
 
 safetensors files are mapped into memory: the processes of a machine share the pages, and the system takes them back
 when it needs memory. That ends where another dtype is made of all weights at once: then each process holds a base of

@@ -1,4 +1,4 @@
-"""The independent scorer: a checkpoint as a plain transformers model, and what it gives to a target after a prompt.
+"""The independent scorer: a checkpoint as a plain transformers model, and its losses of targets after prompts.
 
 Gates that compare generation and training with each other would pass a fault that both contain. So nothing here comes
 from training or decoding: transformers loads the base with its own attention; LoRA is added to the weights by its

@@ -1,4 +1,4 @@
-"""The compiled operations behind the names of the plain ones: same arguments, same results, same errors.
+"""The compiled operations under the names of the reference ones: same arguments, results and errors.
 
 Importing this builds or loads csrc. The schemas and the CPU, CUDA and Meta kernels are registered there; here are the
 backward of the loss and the Python face. Nothing falls back: what a kernel cannot do is an error.

@@ -1,4 +1,4 @@
-"""Draws of one id a row from an allowed range of the vocabulary; ids outside the range cannot come out.
+"""Draws of one id per row from an allowed range of the vocabulary; ids outside the range cannot come out.
 
 Only the rows of the head inside the range are multiplied. Sampling is Gumbel-max with counter-based noise, so
 a row's draw depends on its own logits, seed and offset, not on its batch. Order of filters: temperature,

@@ -1,4 +1,4 @@
-"""Rules between keys of a profile that a schema cannot say."""
+"""Rules between keys of a profile that a schema cannot express."""
 
 from __future__ import annotations
 

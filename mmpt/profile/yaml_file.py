@@ -1,4 +1,4 @@
-"""YAML as a person means it: the core of YAML 1.2, merge keys, no key twice, and a bound on what aliases make.
+"""A strict YAML reader: the core of YAML 1.2 and merge keys; no duplicate keys, and a limit on aliases.
 
 PyYAML reads YAML 1.1, where 12:00:00 is 43,200, 1:30 is 90, 0123 is 83, 2026-11-30 a date and `no` false. Here
 these are text, and a schema that wants a number says so. 2e-3, which YAML 1.1 calls text, is a number.

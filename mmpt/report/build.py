@@ -1,4 +1,4 @@
-"""report.json: everything that the renderers draw, read from one artifact folder, whatever state it is in."""
+"""report.json: everything that the renderers draw, read from one artifact folder in any state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as JUnit XML: a suite a gate, a case a check."""
+"""The report as JUnit XML: one suite per gate, one case per check."""
 
 from __future__ import annotations
 

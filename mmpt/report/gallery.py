@@ -1,5 +1,5 @@
-"""The gallery: for each shown golden item its prompt, the original medium, the codec's best version of it, and what the
-model made of it first and last.
+"""The gallery: for each shown golden item its prompt, the original medium, the codec's reconstruction, and the
+model's first and last output.
 """
 
 from __future__ import annotations

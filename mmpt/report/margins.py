@@ -1,4 +1,4 @@
-"""A check in plain words: what it needs, and by how much it missed that."""
+"""A check in plain words: what it requires, and by how much it missed."""
 
 from __future__ import annotations
 

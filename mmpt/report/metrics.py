@@ -1,4 +1,4 @@
-"""What every metric of the gates is, in plain words: a number without them decides nothing for its reader."""
+"""The meaning of every metric of the gates in plain words, for readers of the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the HTML page draws: training curves, small evaluations along the way, the prompt ablation."""
+"""The charts of the HTML page: training curves, evaluations during training, the prompt ablation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the HTML page shows of the golden sets: pictures, sounds, and what was read back from them."""
+"""The golden sets on the HTML page: pictures, sounds, and the attributes read back from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the HTML page says of gates: the summary row, the checks, the stages by verdict, past runs."""
+"""The gates on the HTML page: the summary row, the checks, the stages by verdict, past runs."""
 
 from __future__ import annotations
 

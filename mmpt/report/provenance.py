@@ -1,4 +1,4 @@
-"""Provenance: what the receipts say of every stage: digests, versions, machines, costs."""
+"""Provenance, from the receipts of all stages: digests, versions, machines, costs."""
 
 from __future__ import annotations
 

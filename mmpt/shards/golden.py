@@ -1,4 +1,4 @@
-"""Golden and ablation sets: which test items are generated, and whose condition is swapped for whose.
+"""Golden and ablation sets: which test items are generated, and which items swap conditions.
 
 Both are fixed by the seed. A golden set takes distinct media in turn from the strata (caption length x
 source x kind of sound), so a prefix of it is spread as well as the whole. An ablation set is a permutation of

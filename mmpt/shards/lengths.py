@@ -1,4 +1,4 @@
-"""How long a corpus's records are in tokens, known before anything is tokenised.
+"""Lengths of a corpus's records in tokens, computed before anything is tokenised.
 
 Sounds: the manifest's durations, cut to the clip length, through the codec's own frame count. Pictures: the
 codec's tokens. Captions: counted with the base's tokenizer. What is not there yet is assumed, and said to be.

@@ -1,4 +1,4 @@
-"""Records of JSONL files as one sequence, of which only the lines' places are held: 8 bytes per record."""
+"""Records of JSONL files as one sequence that holds only each line's offset, 8 bytes per record."""
 
 from __future__ import annotations
 

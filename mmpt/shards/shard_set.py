@@ -99,7 +99,7 @@ class ShardSet:
         return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int32)
 
     def ids_by_shard(self) -> Iterator[np.ndarray]:
-        """int32 [tokens of the shard], shard by shard: for who goes over all ids but keeps none."""
+        """int32 [tokens of the shard], shard by shard, to read all ids without holding them."""
         for shard in range(len(self.files)):
             yield self._shard(shard)[0][:]
 

@@ -1,4 +1,4 @@
-"""The shards stage: encode every record of the split, shard by shard, and pick up at the missing shards.
+"""The shards stage: encode every record of the split, shard by shard, and continue at the missing shards.
 
 work/audio-train-00003.safetensors, .jsonl, .done.json     a shard is finished when .done.json is there,
                                                            whichever process wrote it: this one, or a worker

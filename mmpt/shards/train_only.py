@@ -1,4 +1,4 @@
-"""S2's rule on what is made after the split: codecs are fitted on, and the base text quotes, train only."""
+"""S2's rule for what is made after the split: codecs are fitted on train only, and the base text quotes train only."""
 
 from __future__ import annotations
 

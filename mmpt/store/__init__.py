@@ -1,1 +1,1 @@
-"""What everything else stands on: canonical JSON, digests, atomic writes, schemas, locks, evidence. No torch."""
+"""The base of all packages: canonical JSON, digests, atomic writes, schemas, locks, evidence. No torch."""

@@ -1,4 +1,4 @@
-"""Writing that is whole or absent: temporary file, fsync, rename, fsync of the folder.
+"""Atomic writes, whole or not at all: temporary file, fsync, rename, fsync of the folder.
 
 File systems differ. CIFS and some FUSE systems cannot fsync a folder, NFS, CIFS and overlayfs cannot exchange two
 names, and overlayfs cannot rename a folder of a lower layer (an image that has artifacts in it). Each call says what it

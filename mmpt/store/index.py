@@ -1,4 +1,4 @@
-"""INDEX.sha256: which files were published, so that one that is gone is missed.
+"""INDEX.sha256: the published files, so that a missing one is noticed.
 
     <sha256>  <path>                              as sha256sum writes it, and `sha256sum -c` checks it
     # sha256 of the lines above: <sha256>         to sha256sum a comment

@@ -1,4 +1,4 @@
-"""Who runs the heavy part of a stage: this process alone, or workers that a launcher starts and watches."""
+"""What runs the heavy part of a stage: this process alone, or workers that a launcher starts and watches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This process's memory, as the system tells it."""
+"""Memory use of this process, from the system."""
 
 from __future__ import annotations
 

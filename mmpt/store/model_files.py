@@ -1,4 +1,4 @@
-"""The files of a model folder, looked at without loading them: whole, plain, and which tensors they hold.
+"""Checks of a model folder's files without loading them: complete, not quantised, with which tensors.
 
 Only names, sizes and headers are read, so that `doit plan` can refuse a pointer, half a download or a quantised model
 before the first stage. safetensors' format: 8 bytes with the header's length, the header as JSON, then the tensors.

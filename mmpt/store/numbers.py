@@ -1,4 +1,4 @@
-"""What is remembered of very many texts: a 16-byte key of each different one, and 8 to 16 bytes to find it again.
+"""A set of very many texts: a 16-byte key of each, and 8 to 16 bytes to find it.
 
 A dict of a million ids takes 150 to 400 MB, with what it says of them; these take 25 to 110. Two different texts with
 the same key are not expected among 10**15 of them (128 bits of BLAKE2b). Standard library only.

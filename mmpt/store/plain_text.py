@@ -1,4 +1,4 @@
-"""Text of captions, ids and file names as a terminal may show it: what would steer the terminal is escaped."""
+"""Text of captions, ids and file names for a terminal: control characters and direction marks are escaped."""
 
 from __future__ import annotations
 

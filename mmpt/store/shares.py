@@ -1,4 +1,4 @@
-"""Pieces of work dealt to workers, each time alike: every worker finds its share by itself."""
+"""Deals pieces of work to workers deterministically: every worker computes its own share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage body is given: its slice of the profile, its inputs, where to write. It may touch nothing else."""
+"""The context of a stage body: its slice of the profile, its inputs, where it writes. It may touch nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digests remembered by stat, so that what is unchanged is not read again; and of a whole folder at once.
+"""Digests of files and folders, cached by stat, so that unchanged files are not read again.
 
 Hashing runs at about 1.5 GB/s, a stat at a million files in two seconds. Kept beside the artifacts:
 

@@ -20,7 +20,7 @@ KEY = "mmpt"
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Any], meta: dict[str, Any], *, durable: bool = True) -> None:
-    """Write numpy arrays or torch tensors (one kind a file) with ``meta`` as canonical JSON."""
+    """Replace ``path`` by numpy arrays or torch tensors (not both in a file), with ``meta`` as canonical JSON."""
     ordered = {name: tensors[name] for name in sorted(tensors)}
     header = {KEY: canonical_json(meta).decode()}
     if ordered and type(next(iter(ordered.values()))).__module__.startswith("torch"):

@@ -1,4 +1,4 @@
-"""Files that should be plain UTF-8 text: what one is instead, by its first bytes or by the first that do not decode."""
+"""Checks that a file is plain UTF-8 text; if not, which format its first bytes show or which bytes do not decode."""
 
 from __future__ import annotations
 

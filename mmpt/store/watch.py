@@ -1,4 +1,4 @@
-"""A line on stderr for what takes longer than a second, with its rate, so that the wait is explained."""
+"""A line on stderr, with a rate, for work that takes longer than a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the new ids, as the exported tokenizer has them."""
+"""Names of the new ids in the exported tokenizer."""
 
 from __future__ import annotations
 

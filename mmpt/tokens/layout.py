@@ -1,4 +1,4 @@
-"""What must hold of a token space: segments end to end, specials in their place, codecs of the right size."""
+"""The rules of a token space: segments end to end, special tokens in their place, codecs of the right size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which order the codes of a sound become ids: data that shards, grammar, losses and export follow.
+"""The order in which the codes of a sound become ids, as data that shards, grammar, losses and export follow.
 
 A sound is codes [rows, frames]; row k holds codes of codebook `rows[k]`. Three rows of codebooks 0, 1, 2, a letter for
 each row and a number for each frame:

@@ -1,1 +1,1 @@
-"""Training: the objective over the task mixture, the loop with its checkpoints, and what watches it."""
+"""Training: the objective over the task mixture, the loop with its checkpoints, and its monitors."""

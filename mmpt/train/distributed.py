@@ -1,4 +1,4 @@
-"""The processes that train one model together: who they are, sums over them, noticing when they differ.
+"""The processes that train one model together: their ranks, sums over them, and checks that they agree.
 
 What trains is the same on every rank and moves by the same numbers: gradients are *summed*, because the
 objective's weights already count the tokens of the whole batch. CUDA tensors go through NCCL; what the host

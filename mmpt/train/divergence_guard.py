@@ -1,4 +1,4 @@
-"""The monitors' word on a step, given on the device: may the weights change? The host hears of it later.
+"""The monitors' verdict on a step, computed on the device: may the weights change? The host reads it later.
 
 `DivergenceGuard` computes what `Monitors.after_backward` will compute from the same fp64 numbers, so both always agree;
 the optimizer takes its word as `found_inf`, and once it said stop, no further step changes anything.

@@ -1,4 +1,4 @@
-"""What a run drew: how often each training example was laid into a batch, and which records those were.
+"""What a run drew: how often each training example was put into a batch, and the records of these examples.
 
 The counts are part of a checkpoint, so a resumed run publishes what all of its parts drew. They are taken from the
 batches themselves and not from the profile: a run that reads another split shows here.

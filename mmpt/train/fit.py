@@ -1,4 +1,4 @@
-"""`doit fit`: what a profile will drop, need and take, before it is trained; and what would fit better."""
+"""`doit fit`: dropped records, memory and time of a profile before it is trained, and settings that fit better."""
 
 from __future__ import annotations
 

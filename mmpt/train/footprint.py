@@ -1,4 +1,4 @@
-"""What a training step needs of memory and time, from the model's configuration: no weights are read.
+"""Memory and time of a training step, from the model's configuration: no weights are read.
 
 Memory is counted, not guessed: the model is built without storage (device "meta") and run forward as the loop
 runs it, and what autograd keeps for the backward pass is added up, PEFT's casts and dropout masks included.

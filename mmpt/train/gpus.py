@@ -1,4 +1,4 @@
-"""What the vendors' data sheets say of GPUs: peak of dense bf16 products, and memory."""
+"""GPUs by the vendors' data sheets: peak of dense bf16 products, and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the independent scorer (`mmpt.model.plain`) says of the published checkpoint, for gate B1.
+"""Losses of the published checkpoint by the independent scorer (`mmpt.model.plain`), for gate B1.
 
 The losses that training reports come from its own packing, masks and kernels, and share their faults. Here the same
 test items are scored from the files alone, and by payload position: a model that learned one half of a picture is

@@ -1,4 +1,4 @@
-"""The training loop: batches in, checkpoints and metrics.jsonl out; it goes on from the newest checkpoint.
+"""The training loop: batches in, checkpoints and metrics.jsonl out; it resumes from the newest checkpoint.
 
     folder/steps/step_<k>/    checkpoints; the newest holds the trainer state, older ones only their adapter
     folder/metrics.jsonl      one row a log interval, never past the newest checkpoint when a run goes on

@@ -1,4 +1,4 @@
-"""What a log interval adds up, and its row in metrics.jsonl. Every number is of its interval alone."""
+"""The sums of a log interval, and its row in metrics.jsonl. Every number is of its interval alone."""
 
 from __future__ import annotations
 

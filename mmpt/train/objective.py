@@ -142,7 +142,7 @@ class MicroBatch:
 
 
 def micro_batches(batch: Batch, rows: int) -> list[MicroBatch]:
-    """A batch cut into pieces of `rows` rows. They do not depend on who runs them."""
+    """A batch cut into pieces of `rows` rows. They do not depend on the rank that runs them."""
     cuts = [slice(start, start + rows) for start in range(0, len(batch.input_ids), rows)]
     return [
         MicroBatch(
@@ -335,8 +335,8 @@ def _empty_turn(model: MultimodalLM) -> None:
 
 @contextlib.contextmanager
 def dropout_of(seed: int, step: int, micro: int, device: torch.device) -> Iterator[None]:
-    """The random state of a micro-batch inside: who runs it, and when, makes no difference. What was the
-    random state before is so again after.
+    """Inside the block torch draws from the random state of a micro-batch, whichever rank runs it and when; afterwards
+    the state from before is back.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(stream(seed, "dropout", step, micro)) >> 1)

@@ -1,4 +1,4 @@
-"""What the next steps need is made by one thread while this one trains: a few steps ahead, in order."""
+"""Prefetches batches: a background thread prepares the next few steps, in order."""
 
 from __future__ import annotations
 

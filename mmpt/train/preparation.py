@@ -1,4 +1,4 @@
-"""What warm-up and stage 4 train with: model, batches and settings, from the profile and the inputs of a stage.
+"""Model, batches and settings of warm-up and Stage 4, from the profile and the inputs of a stage.
 
 Profile keys: warmup, lora, mixture, examples.max_seq_len, train.
 """

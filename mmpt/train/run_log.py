@@ -1,4 +1,4 @@
-"""What a training run tells: its bar, lines in the log, speed for the receipt and for TensorBoard."""
+"""The log of a training run: its bar, log lines, and speed for the receipt and TensorBoard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen base split over the ranks (FSDP2): each keeps 1/W of every decoder layer and borrows the rest.
+"""The frozen base split over the ranks (FSDP2): each keeps 1/W of every decoder layer and gathers the rest for its use.
 
     layer's forward or backward   all-gather its base weights, use them, free them
     LoRA, new rows, norms         whole on every rank: small, and Ranks.sum_ adds up their gradients
