@@ -106,7 +106,7 @@ class Fit(OurCommand):
         parser.add_argument("--gpus", type=whole_number, help="number of ranks, one per GPU, instead of the launcher's")
         parser.add_argument("--max-seq-len", type=whole_number, metavar="TOKENS", help="keep this length of an example")
         parser.add_argument("--clip-seconds", type=above_zero, metavar="S", help="keep this length of a sound")
-        parser.add_argument("--codebooks", type=whole_number, metavar="K", help="keep so many audio codebooks")
+        parser.add_argument("--codebooks", type=whole_number, metavar="K", help="number of audio codebooks to keep")
         parser.add_argument(
             "--frames", type=whole_number, metavar="N", help="the clip as codec frames instead of seconds"
         )

@@ -22,7 +22,7 @@ class Store(OurCommand):
         parser = super().parser()
         parser.add_argument("--prune", action="store_true", help="remove the results that no run holds or took lately")
         parser.add_argument(
-            "--days", type=_days, default=UNUSED_DAYS, help=f"lately: within so many days; default {UNUSED_DAYS}"
+            "--days", type=_days, default=UNUSED_DAYS, help=f"lately: within this number of days; default {UNUSED_DAYS}"
         )
         parser.add_argument(
             "-n", "--dry-run", action="store_true", help="with --prune: say what would go, and remove nothing"

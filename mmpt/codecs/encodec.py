@@ -92,11 +92,11 @@ class Encodec(NetworkAudio):
         return self.sample_rate / self.config.hop_length
 
     def frames(self, samples: int) -> int:
-        """Frames of a wave of so many samples, over all its chunks."""
+        """Number of frames of a wave of `samples` samples, over all its chunks."""
         return sum(self.chunk_frames(samples))
 
     def samples(self, frames: int) -> int:
-        """Samples per channel that decoding so many generated frames gives."""
+        """Samples per channel of the decode of `frames` generated frames."""
         hop, stride = self.config.hop_length, self.config.chunk_stride
         if stride is None or self.config.chunk_length is None:
             return frames * hop
@@ -257,7 +257,7 @@ def load(folder: Path) -> Encodec:
 
 
 def bandwidth_of(config: Any, n_codebooks: int) -> float:
-    """The least bandwidth (kbps) of the model that has at least so many codebooks; residual ones only add
+    """The lowest bandwidth (kbps) of the model with at least this number of codebooks; residual ones only add
     detail.
     """
     each = config.frame_rate * config.codebook_nbits / 1000

@@ -1,6 +1,6 @@
 """Media that are a part of a file, read in place through the interface that decoders expect of a path.
 
-Member    so many bytes of a file, such as a member of a tar
+Member    a range of bytes of a file, such as a member of a tar
 Segment   a part of a long recording, by seconds; only `sound_files` cuts it
 """
 

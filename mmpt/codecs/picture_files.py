@@ -142,7 +142,7 @@ class _Budget:
 
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
-        """Wait until so many are free, and hold them."""
+        """Wait until this number is free, and take it."""
         pixels = min(pixels, self._most)
         with self._changed:
             self._changed.wait_for(lambda: self._left >= pixels)

@@ -167,10 +167,10 @@ def row_codebooks(codec: AudioCodec) -> tuple[int, ...]:
 
 
 def decoded_samples(codec: AudioCodec, samples: int) -> int:
-    """Length of the decode of a wave of so many samples at `encode_rate`."""
+    """Length in samples of the decode of a wave of `samples` samples at `encode_rate`."""
     return -(-samples * codec.sample_rate // encode_rate(codec))
 
 
 def frames_of(codec: AudioCodec, seconds: float) -> int:
-    """Frames of a sound of so many seconds."""
+    """Number of frames of a sound of `seconds` seconds."""
     return codec.frames(max(1, round(seconds * encode_rate(codec))))

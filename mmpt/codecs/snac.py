@@ -113,11 +113,11 @@ class Snac(NetworkAudio):
         return len(self._slots)
 
     def frames(self, samples: int) -> int:
-        """Frames of a wave of so many samples."""
+        """Number of frames of a wave of `samples` samples."""
         return max(1, -(-samples // self._hop))
 
     def samples(self, frames: int) -> int:
-        """Samples that decoding so many frames gives."""
+        """Samples of the decode of `frames` frames."""
         return frames * self._hop
 
     def _encode_batch(self, waves: torch.Tensor) -> list[AudioCodes]:

@@ -37,7 +37,7 @@ COUNTED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "NIST", "
 CONSTANT = 1e-3  # of a sound's level that is heard, below which the rest, an offset, is not counted
 LEAD = 1.0  # seconds decoded before a segment where a decoder's state reaches back
 BEHIND = 0.05  # seconds that a segment may end behind its recording: durations are rounded, some to a tenth
-HALF_FILTER = 10  # scipy's default filter reaches so many times max(up, down) samples to either side
+HALF_FILTER = 10  # half length of scipy's default filter, in units of max(up, down) samples
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,11 @@ class TransformersAudio(NetworkAudio):
         return self.sizes.hop * self.sizes.sample_rate // self.sizes.encode_rate
 
     def frames(self, samples: int) -> int:
-        """Frames of a wave of so many samples at `encode_rate`."""
+        """Number of frames of a wave of `samples` samples at `encode_rate`."""
         return max(1, -(-samples // self.sizes.hop))
 
     def samples(self, frames: int) -> int:
-        """Samples that decoding so many frames gives."""
+        """Samples of the decode of `frames` frames."""
         return frames * self._hop_out
 
     def to(self, device: str) -> TransformersAudio:

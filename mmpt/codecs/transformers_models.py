@@ -59,7 +59,7 @@ class Kind:
 
 
 def bandwidth(config: Any, n_codebooks: int) -> float:
-    """The least target bandwidth (kbps) of an X-Codec that has so many codebooks, by the rule of its quantizer."""
+    """The lowest target bandwidth (kbps) of an X-Codec with this number of codebooks, by the rule of its quantizer."""
     each = math.log2(config.codebook_size) * config.frame_rate / 1000
     for one in sorted(config.target_bandwidths):
         if max(1, math.floor(one / each)) >= n_codebooks:

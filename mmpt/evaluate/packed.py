@@ -18,7 +18,7 @@ from mmpt.train.distributed import Ranks
 from mmpt.train.objective import lay
 from mmpt.train.preparation import Prepared, ramp_end
 
-SEQUENCES = 64  # steps are taken until so many sequences were compared
+SEQUENCES = 64  # steps are taken until this number of sequences was compared
 STEPS = 8  # at most
 # Nats per token that rounding may make of one sequence: batches of another shape add up in another order.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}

@@ -108,7 +108,7 @@ def moved(model: MultimodalLM, optimizer: torch.optim.Optimizer) -> dict[str, tu
 def probe_step(model: MultimodalLM, optimizer: torch.optim.Optimizer, most_pieces: int | None = None) -> None:
     """One optimizer step on sequences in which every used row is read once and predicted once.
 
-    most_pieces: only so many pieces, to count memory; None: all.
+    most_pieces: largest number of pieces, to count memory; None: all.
 
     It runs piece by piece in training mode, as `mmpt.train.objective.backward` does: all of Qwen3-8B's 12,642 tokens
     at once would keep 84 GiB of activations. The gradients of the pieces add up.

@@ -113,7 +113,7 @@ def cancel(job: str, name: str) -> bool:
 
 
 def wait_until_over(job: str, name: str, seconds: float) -> bool:
-    """Whether a job was over within so many seconds."""
+    """Whether a job ended within this number of seconds."""
     end, pause = time.monotonic() + seconds, 0.05
     while not state(job, name).over:
         if time.monotonic() > end:

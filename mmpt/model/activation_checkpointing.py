@@ -43,5 +43,5 @@ def checkpoint_layers(causal: nn.Module, count: bool | int) -> int:
 
 
 def layers_of(count: bool | int, layers: int) -> int:
-    """How many of so many layers `train.activation_checkpointing` means."""
+    """How many of the layers `train.activation_checkpointing` means."""
     return layers if count is True else min(int(count), layers)

@@ -94,7 +94,7 @@ MEANING = {
     "monitors_differing": "parts of the monitors' state that differ after resume",
     "intervals_differing": "parts of the open log interval that differ after resume",
     "state_missing": "parts that a resumed run needs and no checkpoint holds",
-    "shift_margin_nats": "how much less a position's own token costs than one so many places further",
+    "shift_margin_nats": "how much less a position's own token costs than the one that the slice's shift leads to",
     "decoding_over_tolerance": "how far decoding steps are from teacher forcing, in units of the tolerance",
     "no_end_share": "share of sounds that never end",
     "duration_off": "how far the median duration is from the ground truth's",

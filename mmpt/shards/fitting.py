@@ -241,7 +241,7 @@ def _clips(
 
 
 def clip_of(audio: AudioShape, frames: int, most: float) -> float:
-    """Seconds, in tenths up to `most`, of the longest clip of at most so many frames; 0 where a tenth has more."""
+    """Seconds, in tenths up to `most`, of the longest clip of at most `frames` frames; 0: not even 0.1 s fits."""
     low, high = 0, round(10 * most)
     while low < high:
         middle = (low + high + 1) // 2

@@ -31,7 +31,7 @@ def refuse_other_files(head: bytes, where: object) -> None:
 
 
 def not_utf8(error: UnicodeDecodeError, where: object, lines_before: int = 0) -> UserError:
-    """The error for bytes that do not decode; they begin behind so many lines of their file."""
+    """The error for bytes that do not decode; they begin after this number of lines of the file."""
     line = lines_before + error.object.count(b"\n", 0, error.start) + 1
     return UserError(
         "not UTF-8 text",

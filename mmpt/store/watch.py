@@ -24,7 +24,7 @@ class Watch:
         self._next = self._started + FIRST
 
     def step(self, files: int, bytes: int = 0) -> None:
-        """So many more files, with so many bytes, are done."""
+        """Count more finished files and their bytes."""
         self.files += files
         self.read += bytes
         now = time.monotonic()

@@ -105,7 +105,7 @@ class Stream:
 
 
 def stream_of(audio_codec: Mapping[str, Any] | None, n_codebooks: int, where: str = "audio_codec") -> Stream:
-    """The order that a token space's description of its codec states, with so many codebooks.
+    """The order that a token space's description of its codec states, with this number of codebooks.
 
     Raises:
         UserError: an unknown serialization, or rows that name a codebook which is not there or leave one out.

@@ -120,7 +120,7 @@ def report_of(
     """What a planned profile drops, needs and takes, and what would fit better.
 
     Args:
-        steps_to_measure: also train so many steps on random ids, to compare the estimates with.
+        steps_to_measure: also train this number of steps on random ids, to compare the estimates with.
         given: what proposals keep.
 
     Raises:

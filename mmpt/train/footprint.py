@@ -84,7 +84,7 @@ class Size:
 
 
 def build(shape: ModelSizes, layers: int, device: str, vocabulary: int | None = None) -> nn.Module:
-    """A PEFT model of the shape with random weights and so many layers; on "meta" it takes no memory.
+    """A PEFT model of the shape with random weights and `layers` layers; on "meta" it takes no memory.
 
     vocabulary: rows of the base's matrix, None: the configuration's.
     """
@@ -264,7 +264,7 @@ def memory(
     checkpointed: int = 0,
     spread: Spread = Spread(),
 ) -> Memory:
-    """Peak of a training step of `micro_rows` rows at once; so many layers checkpoint their activations."""
+    """Peak of a training step of `micro_rows` rows at once; `checkpointed` layers recompute their activations."""
     width = shape.dtype.itemsize
     whole, layer = size.base * width, size.layer_weights * width
     away = shape.layers * layer * (spread.world - 1) // spread.world if spread.split else 0
@@ -302,7 +302,7 @@ class Speed:
     how: str
 
     def of(self, tokens: float, supervised: float, checkpointed: float = 0.0) -> float:
-        """Seconds of a step over so many tokens; `checkpointed`: share of the layers that are run twice."""
+        """Seconds of a step over `tokens` tokens; `checkpointed`: share of the layers that are run twice."""
         return tokens * (self.token + checkpointed * self.forward) + supervised * self.supervised + self.step
 
 
