@@ -1,4 +1,4 @@
-"""Six ways around a gate that is not GO, each through the real command line; none leads past it."""
+"""Six ways around a gate that is not GO, each by the commands of `doit`; none leads past it."""
 
 import shutil
 import subprocess
@@ -58,8 +58,8 @@ def test_single(blocked):
 
 @pytest.mark.parametrize("words", [("reset-dep", "slow"), ("ignore", "gate:S1")])
 def test_doits_own_commands(blocked, words):
-    assert blocked.real_doit(*words).code == 2
-    assert blocked.real_doit("slow").code == 10 and closed(blocked)
+    assert blocked.doit(*words).code == 2
+    assert blocked.doit("slow").code == 10 and closed(blocked)
 
 
 def test_a_forged_verdict(blocked):
@@ -69,7 +69,7 @@ def test_a_forged_verdict(blocked):
     forged["checks"][0] |= {"status": "pass", "bound": 1}
     write_sealed(path, forged)  # its own digest holds
     for words in (("slow",), ("-s", "slow"), ("decide",)):
-        assert blocked.real_doit(*words).code == 10 and closed(blocked)
+        assert blocked.doit(*words).code == 10 and closed(blocked)
     assert read_json(path)["verdict"] == "NO_GO"
 
 
@@ -82,7 +82,7 @@ def test_a_swapped_artifact(built, tmp_path):
         shutil.rmtree(built.root / name)
     shutil.rmtree(built.root / "double")
     shutil.copytree(tmp_path / "double", built.root / "double")
-    outcome = built.real_doit("-s", "slow")
+    outcome = built.doit("-s", "slow")
     assert outcome.code == 20 and "was made from another count than is there now" in outcome.text, outcome
     assert built.doit("slow").code == 10 and closed(built)
 
@@ -90,7 +90,7 @@ def test_a_swapped_artifact(built, tmp_path):
 def test_swapped_evidence(blocked):
     path = blocked.root / "double" / "data" / "evidence" / "S1.json"
     path.write_text(path.read_text().replace('"value": 12', '"value": 99'))
-    outcome = blocked.real_doit("-s", "slow")
+    outcome = blocked.doit("-s", "slow")
     assert outcome.code == 20 and "is not the file that stage double published" in outcome.text, outcome
     assert closed(blocked)
 
@@ -113,7 +113,7 @@ def test_a_body_called_where_its_result_belongs(blocked):
     )
     assert python(blocked, body).returncode == 0
     assert (blocked.root / "slow/data/steps.json").exists(), "it can be made, but not published"
-    outcome = blocked.real_doit("render")
+    outcome = blocked.doit("render")
     assert outcome.code == 10 and "render" not in outcome.ran and closed(blocked), outcome
 
 

@@ -13,7 +13,6 @@ import pytest
 from mmpt.build.runner import out_of_reach
 from mmpt.build.turn import Turn
 from mmpt.store.canonical import read_json
-from tests.build.forked_doit import SOON
 
 
 def alive(pid: int) -> bool:
@@ -167,14 +166,6 @@ def test_a_stage_refused_by_a_gate_keeps_the_other_branch_and_the_decision(built
     assert (built.root / "report/index.html").exists()
 
 
-def test_single_does_not_walk_around_a_gate(built):
-    built.ask_for(99)
-    built.edit("smoke.yaml", "seconds: 0.0", "seconds: 0.001")
-    (built.root / "gates/S1/verdict.json").write_text("{}")  # what is on disk is not asked
-    outcome = built.doit("-s", "slow")
-    assert outcome.code == 10 and "BLOCKED: blocked by S1" in outcome.text, outcome
-
-
 def test_single_needs_what_it_reads(tiny):
     outcome = tiny.doit("-s", "render")
     assert outcome.code == 2 and "it needs slow, which is not built" in outcome.text
@@ -243,14 +234,6 @@ def test_wrong_words_are_one_line_and_exit_2(tiny, words, said):
     outcome = tiny.doit(*words)
     assert outcome.code == 2 and said in outcome.text and len(outcome.text.splitlines()) == 1, outcome
     assert not tiny.root.exists()
-
-
-def test_a_waiver_lets_go_until_the_artifact_changes(built):
-    built.ask_for(99)
-    assert built.doit().code == 10
-    assert built.doit("waive", "S1", "--reason", "n=4 is a known gap", "--owner", "me", "--expires", SOON).code == 0
-    assert built.doit().code == 0
-    assert built.doit("decide", "--strict").code == 10
 
 
 def test_a_bar_is_drawn_on_a_terminal(tiny):
