@@ -6,7 +6,6 @@ import argparse
 import datetime
 import getpass
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from mmpt.build.commandline import OurCommand, Parser, held, load, whole_number
@@ -301,14 +300,10 @@ class Diff(OurCommand):
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
         artifacts = project.repo / "artifacts"
-        a, b = (find_side(word, artifacts, _root_of) for word in words)
+        a, b = (find_side(word, artifacts, lambda profile: load(profile).root) for word in words)
         self.result = compare(a, b)
         self.say(*diff_lines(self.result, width()))
         return EXIT_BROKE if a.damaged or b.damaged else EXIT_GO
-
-
-def _root_of(profile: str) -> Path:
-    return load(profile).root
 
 
 class History(OurCommand):

@@ -15,7 +15,7 @@ from mmpt.build.project import Project
 from mmpt.build.report_writer import write_report
 from mmpt.build.staleness import plan, told
 from mmpt.build.withdrawal import released, withdraw_release
-from mmpt.gating import Policy, Verdict, decide, evaluate_all
+from mmpt.gating import Verdict, decide, evaluate_all
 from mmpt.gating.columns import width
 from mmpt.gating.decision import EXIT, outcome
 from mmpt.gating.decision import told as headline_of
@@ -102,17 +102,13 @@ def conclude(project: Project, *, strict: bool = False, fresh: Collection[str] =
     """
     stale = stale_measurements(project, fresh)
     policy = policy_of(project, strict)
-    if released(project) and _word(project, policy, stale) != "GO":
+    if released(project) and outcome(policy, evaluate_all(project.root, policy, write=False), stale) != "GO":
         withdraw_release(project)  # before the decision, which names what is there by digest
     decision = decide(project.root, policy, portable(project.profile.data), stale=stale)
     report = write_report(project, stale).relative_to(project.repo)
     shown = _worth_telling(project, decision.verdicts, stale)
     word, line = decision.decision, decision.body["headline"]
     return DecisionSummary(word, line, strict, policy.softenings, decision.verdicts, shown, report)
-
-
-def _word(project: Project, policy: Policy, stale: Collection[str]) -> str:
-    return outcome(policy, evaluate_all(project.root, policy, write=False), stale)
 
 
 def _worth_telling(project: Project, verdicts: tuple[Verdict, ...], stale: dict[str, str]) -> dict[str, str]:

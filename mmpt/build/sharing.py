@@ -110,7 +110,8 @@ def take(project: Project, stage: Stage, definition: Definition) -> Taken | None
             continue
         if receipt["predicate"]["fingerprint"] == identity and _whole(project, attempt, receipt):
             _publish(project, stage, attempt, receipt, found.name)
-            _touch(found.place)
+            with contextlib.suppress(PermissionError, FileNotFoundError):  # of another user: it counts as it was made
+                os.utime(found.place / RECEIPT)  # when it was last used
             return Taken(found.name, copied)
         if (store := store_of(project)) and found.place.is_relative_to(store):
             remove(store, [found.place])  # damaged: what is built now takes its place
@@ -176,12 +177,6 @@ def keep(project: Project, stage: Stage, incoming: Path | None, identity: str) -
     with contextlib.suppress(OSError):  # ENOTEMPTY, EEXIST: another run was first
         os.rename(incoming, entry)
     shutil.rmtree(incoming, ignore_errors=True)
-
-
-def _touch(place: Path) -> None:
-    """Note the use; somebody else's entry may not be touched, and then counts from when it was made."""
-    with contextlib.suppress(PermissionError, FileNotFoundError):
-        os.utime(place / RECEIPT)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def stage_times(project: Project, planned: Iterable[StagePlan]) -> dict[str, Sta
         return {}
     now = PastRun(project.profile.name, project.profile.data, {}, _records(project.root, project.profile.data))
     own, others = past_run(project.root), []
-    for folder in sorted(project.root.parent.glob("*"), key=_newest, reverse=True):
+    for folder in sorted(project.root.parent.glob("*"), key=lambda one: one.stat().st_mtime, reverse=True):
         if folder != project.root and not folder.name.startswith("."):
             others.append(past_run(folder))
     recorded = [PastRun(**one) for one in read_json(RECORDED)]
@@ -183,10 +183,6 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
         data[last] = {**data[last], **value}
     else:
         data[last] = value
-
-
-def _newest(folder: Path) -> float:
-    return folder.stat().st_mtime
 
 
 def time_lines(times: Mapping[str, StageTime]) -> Iterator[str]:

@@ -170,7 +170,7 @@ def arrow_rows(file: Path, where: str, layout: Layout) -> Iterator[Row]:
     """
     mapped, reader = _arrow(file, where)
     batches = (
-        _stream(reader) if not hasattr(reader, "get_batch") else map(reader.get_batch, range(reader.num_record_batches))
+        iter(reader) if not hasattr(reader, "get_batch") else map(reader.get_batch, range(reader.num_record_batches))
     )
     number, wrong = 0, None
     try:
@@ -203,10 +203,6 @@ def _arrow(file: Path, where: str) -> tuple[Any, Any]:
         return mapped, reader
     except Exception as error:  # as in `open_parquet`
         raise unreadable("arrow", error, file, where) from None
-
-
-def _stream(reader: Any) -> Iterator[Any]:
-    yield from reader
 
 
 def _batch_rows(batch: Any, layout: Layout, mapped: Any, number: int, where: str) -> Iterator[tuple[Any, ...]]:

@@ -80,11 +80,8 @@ CALLS = (
 
 def generate_sentences(seed: int, n: int) -> list[str]:
     """Return `n` sentences; sentence i depends on (seed, i) alone, so that other seeds give other text."""
-    return [_sentence(np.random.default_rng([seed, index, 5])) for index in range(n)]
-
-
-def _sentence(rng: np.random.Generator) -> str:
-    return _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng)
+    draws = (np.random.default_rng([seed, index, 5]) for index in range(n))
+    return [_pick(rng, _PATTERNS)(rng) for rng in draws]
 
 
 def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:

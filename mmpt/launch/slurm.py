@@ -15,7 +15,6 @@ import os
 import shlex
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mmpt.launch import slurm_queue
@@ -210,12 +209,7 @@ class JobWatch:
 def _log_ends(ctx: StageContext, job: WorkerJob, queued: str) -> None:
     """The last lines of the workers' logs, for readers of the stage's log."""
     for path in sorted((job.folder / "slurm").glob(f"{queued}_*_log.*")):
-        lines = _tail(path)
-        if lines:
+        if lines := path.read_text(errors="replace").splitlines()[-LAST_LINES:]:
             ctx.log(f"{path}:")
             for line in lines:
                 ctx.log(f"  {line}")
-
-
-def _tail(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines()[-LAST_LINES:]

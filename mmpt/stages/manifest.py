@@ -5,7 +5,6 @@ codecs.audio.name, codecs.image.name.
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 
 from mmpt.corpus.fingerprints import Fingerprints
 from mmpt.corpus.manifest import measure_all, s1_metrics
@@ -26,7 +25,7 @@ def manifest(ctx: StageContext) -> None:
     total = count_lines(folder / "records.jsonl")
     results = measure_all(
         JsonLines(folder / "records.jsonl"),
-        _roots(ctx),
+        {"corpus": ctx.inputs["corpus"], **ctx.external},
         ctx.threads,
         lambda done: ctx.progress(done, total, "media"),
     )
@@ -57,7 +56,3 @@ def manifest(ctx: StageContext) -> None:
         samples=[{"id": p["id"], "where": p["where"], "kind": p["kind"]} for p in islice(JsonLines(errors), 20)],
     )
     ctx.log(f"{n_good} media read, {n_bad} unusable")
-
-
-def _roots(ctx: StageContext) -> dict[str, Path]:
-    return {"corpus": ctx.inputs["corpus"], **ctx.external}

@@ -361,7 +361,10 @@ def from_json(content: Mapping, where: str = FILE_NAME) -> TokenSpace:
         base_text_model=content["base_text_model"],
         text_vocab_size=content["text_vocab_size"],
         special_tokens=dict(content["special_tokens"]),
-        ranges={n: Range(n, r["start"], r["end"]) for n, r in _by_start(content["ranges"])},
+        ranges={
+            n: Range(n, r["start"], r["end"])
+            for n, r in sorted(content["ranges"].items(), key=lambda item: item[1]["start"])
+        },
         image_tokenizer=content.get("image_tokenizer"),
         audio_codec=content.get("audio_codec"),
         vocab_size_total=content["vocab_size_total"],
@@ -388,10 +391,6 @@ def upstream_sha(content: Mapping) -> str:
 def stored_sha(content: Mapping) -> str:
     """The digest that token_space.sha256 must hold for this content: ours, or upstream's for its format."""
     return from_json(content).digest if content["version"] == VERSION else upstream_sha(content)
-
-
-def _by_start(ranges: Mapping) -> list[tuple[str, Mapping]]:
-    return sorted(ranges.items(), key=lambda item: item[1]["start"])
 
 
 def _meaning(codec: Mapping | None) -> dict | None:

@@ -87,7 +87,7 @@ def _measure(
     shape: ModelSizes, data: Mapping[str, Any], kept: Mapping[str, Kept], device: str, steps: int, threads: int
 ) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    before = _resident() if device == "cpu" else 0
+    before = status("VmRSS") if device == "cpu" else 0
     model = random_model(shape, device)
     model.checkpoint_layers(data["train"].get("activation_checkpointing", False))
     loader = random_loader(shape.space, data, kept)
@@ -171,10 +171,6 @@ class _Dotted:
         for part in dotted.split("."):
             value = value[part]
         return value
-
-
-def _resident() -> int:
-    return status("VmRSS")
 
 
 def _forget_peak(device: str) -> None:
