@@ -29,7 +29,7 @@ from mmpt.build.policy import policy_of
 from mmpt.build.project import Project
 from mmpt.build.receipts import RECEIPT, sweep
 from mmpt.build.report_writer import write_report
-from mmpt.build.run_plan import StagePlan, run_plan
+from mmpt.build.run_plan import StagePlan, run_plan, what_is_left
 from mmpt.build.runner import GRACE, forward_signals, give_up_importing
 from mmpt.build.stage_times import seconds_json, stage_times, time_lines
 from mmpt.build.staleness import plan
@@ -41,7 +41,6 @@ from mmpt.store.canonical import read_json
 from mmpt.store.errors import EXIT_BROKE, EXIT_CANNOT_DECIDE, EXIT_GO, EXIT_NO_GO, UserError
 from mmpt.store.lock import holder
 
-STOPS_WITHIN = 3 * GRACE  # seconds for the stages of an interrupted run to end
 AGAIN_AFTER = 0.2  # seconds after which what holds them up is ended again
 
 
@@ -182,11 +181,21 @@ class Run(StageCommand, DoitRun):
             params.update({"num_process": jobs, "par_type": "thread"})
         try:
             DoitRun.execute(self, params, names)
-        except BaseException:
-            end = time.monotonic() + STOPS_WITHIN
+        except BaseException as stop:
+            end = time.monotonic() + max(one.ends_within for one in project.stages) + 2 * GRACE
             while not RUN.turn.stop(AGAIN_AFTER) and time.monotonic() < end:
                 give_up_importing()  # again: it may only have begun
+            if isinstance(stop, KeyboardInterrupt):
+                raise KeyboardInterrupt("; ".join([str(stop) or "SIGINT", *_saved(project)])) from None
             raise
+
+
+def _saved(project: Project) -> Iterator[str]:
+    """Where the stages that were interrupted go on from, of those that train."""
+    for name in RUN.notes.keys() - {*RUN.built, *RUN.stale, *RUN.failed}:
+        _, step = what_is_left(project, project.stage(name))
+        if step is not None:
+            yield f"{name} is saved at step {step}"
 
 
 def _stages_code(project: Project, names: Sequence[str], conclusion: DecisionSummary) -> int:

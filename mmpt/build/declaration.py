@@ -64,6 +64,7 @@ class Stage:
             would refuse later, where looking costs nothing.
         work: what its time grows with: profile keys joined by "*" or "/"; "records"; "fitted" (records, at most as many
             as a codec is fitted on); "items" (golden and ablation items of a task). Empty: it always takes as long.
+        ends_within: seconds that its body may take to save and end where the run is interrupted.
         granted: its output rests on a GO and carries the GO's policy, softenings and waivers: it is stale where they
             change, and removed where there is no GO.
         reported: the report is drawn from its output.
@@ -82,6 +83,7 @@ class Stage:
     tools: tuple[str, ...] = ()
     on_save: Hook | None = None
     granted: bool = False
+    ends_within: float = 5.0
     reported: bool = False
     reuses: bool = False
     compiled: bool = False

@@ -14,11 +14,14 @@ from mmpt.build.runner import work_folder
 from mmpt.build.sharing import find
 from mmpt.build.staleness import Planned, Reason, plan
 from mmpt.gating import Verdict, evaluate_gate
+from mmpt.store.model_files import TRAINER_STATE
 
 LEFT = {
     "used": "goes on from what an interrupted run left",
+    "nothing": "from its beginning: an interrupted run had saved nothing yet",
     "unused": "from its beginning: what an interrupted run left is of other settings, code or inputs",
 }
+CHECKPOINTS = "run/steps"  # of a training stage, below its work folder
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class StagePlan:
         behind: stages that it needs and that are blocked themselves.
         asked: it is fresh, and was asked for with -a.
         there: where its result is already, to be taken from instead of built; empty where nowhere.
-        left: what becomes of what an interrupted run left: "used", "unused", or empty where it left nothing.
+        left: what becomes of what an interrupted run left: "used", "unused", "nothing" where it had saved nothing, or
+            empty where there was none.
+        step: of the checkpoint that a training stage goes on from.
     """
 
     stage: Stage
@@ -46,6 +51,7 @@ class StagePlan:
     asked: bool = False
     left: str = ""
     there: str = ""
+    step: int | None = None
 
     def lines(self) -> list[str]:
         """Why, one line a cause."""
@@ -58,7 +64,7 @@ class StagePlan:
     def remains(self) -> list[str]:
         """What there is of its result already: elsewhere, or of an interrupted run."""
         there = [f"its result is in {self.there} and is taken from there"] if self.there else []
-        return there + ([LEFT[self.left]] if self.left else [])
+        return [*there, *left_lines(self.left, self.step)]
 
     def holds(self) -> list[str]:
         """One line per gate that holds it back."""
@@ -72,11 +78,19 @@ class StagePlan:
             "reasons": [reason_json(reason) for reason in self.reasons],
             "asked": self.asked,
             "left": self.left,
+            "step": self.step,
             "there": self.there,
             "waits_for": list(self.waits_for),
             "held_by": [{"gate": one.gate, "verdict": one.verdict, "reason": one.reason} for one in self.held_by],
             "behind": list(self.behind),
         }
+
+
+def left_lines(left: str, step: int | None) -> list[str]:
+    """What `what_is_left` found, in words; nothing where it found nothing."""
+    if step is not None:
+        return [f"goes on from step {step}, where an interrupted run saved"]
+    return [LEFT[left]] if left else []
 
 
 def reason_json(reason: Reason) -> dict[str, Any]:
@@ -137,18 +151,29 @@ def _one(project: Project, own: Planned, before: dict[str, StagePlan], forced: b
         return StagePlan(own.stage, shown, own.reasons, waits, held, behind, asked)
     identity = fingerprint(define(project, own.stage))
     there = "" if forced else next((one.name for one in find(project, own.stage, identity)), "")
-    left = _left(project, own.stage, identity)
-    return StagePlan(own.stage, shown, own.reasons, waits, held, behind, asked, left, there)
+    left, step = what_is_left(project, own.stage, identity)
+    return StagePlan(own.stage, shown, own.reasons, waits, held, behind, asked, left, there, step)
 
 
-def _left(project: Project, stage: Stage, identity: str) -> str:
-    """Whether the next run would find work of an interrupted one that is its own."""
+def what_is_left(project: Project, stage: Stage, identity: str = "") -> tuple[str, int | None]:
+    """Whether the next run would find work of an interrupted one that is its own (`StagePlan.left`), and the step.
+
+    Args:
+        identity: fingerprint of the stage, where it is known.
+    """
     folders = [one for one in project.staging.glob(f"work-{stage.name}-*") if one.is_dir()]
     there = {one.name for one in folders if any(one.iterdir())}
     there.discard(f"work-{stage.name}-evaluations")  # of a run that ended
     if not there:
-        return ""
-    return "used" if work_folder(project, stage, identity).name in there else "unused"
+        return "", None
+    folder = work_folder(project, stage, identity or fingerprint(define(project, stage)))
+    if folder.name not in there:
+        return "unused", None
+    saved = folder.glob(f"{CHECKPOINTS}/step_*/{TRAINER_STATE}")
+    steps = [int(path.parent.name.removeprefix("step_")) for path in saved]
+    if max(steps, default=0):
+        return "used", max(steps)
+    return ("nothing" if (folder / CHECKPOINTS).parent.exists() else "used"), None
 
 
 def _holding(project: Project, stage: Stage, before: dict[str, StagePlan]) -> tuple[Verdict, ...]:

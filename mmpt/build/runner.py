@@ -55,7 +55,7 @@ KILLED: dict[int, str] = {
     signal.SIGBUS: " (a file became shorter, or its disk failed, while it was read)",
 }
 FORKED: set[int | None] = set()  # stages that were forked from the process with torch
-GRACE = 5.0  # seconds between asking a stage, and what it started, to end and ending it
+GRACE = 5.0  # seconds between asking a process to end and ending it
 
 
 class StageError(Exception):
@@ -135,7 +135,7 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, 
     job = _job(project, stage, attempt, fingerprint(definition), known)
     run_id, start = uuid.uuid4().hex, _now()
     try:
-        info = _run(job, on_progress, turn)
+        info = _run(job, on_progress, turn, stage.ends_within)
         final, warning = _settled(project, stage, definition)
         details = _details(run_id, start, job.log, info)
         incoming = None if warning else offer(project, stage, attempt)
@@ -285,7 +285,7 @@ def _context(torch: bool) -> BaseContext:
     return multiprocessing.get_context("forkserver" if torch else "spawn")
 
 
-def _run(job: Job, on_progress: OnProgress, turn: Turn) -> dict[str, Any]:
+def _run(job: Job, on_progress: OnProgress, turn: Turn, ends_within: float) -> dict[str, Any]:
     """Start the child, follow it to its end, return its run-dependent numbers."""
     os.environ.update(process_environment(job.threads))
     context: Any = _context(job.setting.torch)
@@ -302,7 +302,7 @@ def _run(job: Job, on_progress: OnProgress, turn: Turn) -> dict[str, Any]:
         turn.wait([child.sentinel])
         child.join()
     except BaseException:
-        _stop(child)
+        _stop(child, ends_within)
         raise
     finally:
         if child.pid is not None:
@@ -393,15 +393,19 @@ def _tail(log: Path) -> str:
     return "\n".join(f"  | {line}" for line in lines)
 
 
-def _stop(child: multiprocessing.process.BaseProcess) -> None:
-    """End a child that the build gives up on, and what it started: ask, wait, insist."""
+def _stop(child: multiprocessing.process.BaseProcess, within: float) -> None:
+    """End a child that the build gives up on, and what it started: ask, wait `within` seconds, insist."""
     if child.pid is None:
         return
     end = time.monotonic() + GRACE
     with contextlib.suppress(ProcessLookupError):
         os.kill(child.pid, signal.SIGTERM)  # it may have no group of its own yet
     asked = _kill_group(child.pid, signal.SIGTERM)
-    child.join(GRACE)
+    child.join(min(within, GRACE))
+    if child.is_alive() and within > GRACE:
+        told = f"{child.name} may save for up to {within:.0f} s; Ctrl-C again ends it at once"
+        print(told, file=sys.stderr, flush=True)
+        child.join(within - GRACE)
     while asked and time.monotonic() < end and _kill_group(child.pid, 0):
         time.sleep(0.01)
     if child.is_alive():

@@ -12,6 +12,7 @@ from mmpt.build.declaration import Hook, Output, Stage, by_name
 
 __all__ = ["BEFORE_RELEASE", "STAGES", "by_name"]
 
+SAVES = 60.0  # seconds for a step and a checkpoint of some GB
 MEDIA = ("corpus.sources",)
 WEIGHTS = ("base.path",)
 CODEC_WEIGHTS = ("codecs.audio.path", "codecs.image.path")  # those in `options` too: Profile.codec_files
@@ -187,6 +188,7 @@ STAGES: tuple[Stage, ...] = (
         "warmup",
         "new rows, on the read tasks",
         work="warmup.steps*warmup.tokens_per_step",
+        ends_within=SAVES,
         inputs=("extension", "base", "examples", "shards", "token_space", "codecs"),
         slice=WARMUP,
         needs=("S3", "K1"),
@@ -217,6 +219,7 @@ STAGES: tuple[Stage, ...] = (
         "train",
         "stage 4: read and emit, rows and LoRA",
         work="train.steps*train.tokens_per_step",
+        ends_within=SAVES,
         inputs=("extension", "base", "warmup", "examples", "shards", "token_space", "split"),
         slice=TRAIN,
         needs=BEFORE_TRAIN,

@@ -29,6 +29,7 @@ from mmpt.build.imported import table_for
 from mmpt.build.ownership import check_owner
 from mmpt.build.policy import policy_of, profile_file
 from mmpt.build.project import Project
+from mmpt.build.run_plan import left_lines, what_is_left
 from mmpt.build.staleness import Freshness, reasons, told
 from mmpt.build.turn import Turn
 from mmpt.build.withdrawal import withdraw_decision
@@ -162,7 +163,7 @@ def _build(run: Run, project: Project, stage: Stage) -> TaskFailed | None:
     for reason in found:
         if reason.tampered:
             run.display.loud(f"{reason}; {stage.name} is built again")
-    run.display.line(stage.name, f"runs: {told(found)}")
+    run.display.line(stage.name, "; ".join([f"runs: {told(found)}", *left_lines(*what_is_left(project, stage))]))
     note = run.notes[stage.name] = {"reasons": [str(reason) for reason in found]}
     if not run.warm and any(one.torch and reasons(project, one) for one in project.stages):
         runner.warm_up(project.runtime("threads"))

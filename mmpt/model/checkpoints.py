@@ -22,9 +22,10 @@ from mmpt.model.adapter import check_identity, identity, load_adapter, save_adap
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.store.atomic import publish_folder
 from mmpt.store.errors import UserError
+from mmpt.store.model_files import TRAINER_STATE
 from mmpt.store.tensors import load_tensors, read_meta, save_tensors
 
-STATE = "trainer_state.safetensors"
+STATE = TRAINER_STATE
 _VERSION = 2  # 2: with the counts of what was drawn
 _DRAWS = "draws."
 

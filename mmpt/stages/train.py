@@ -18,6 +18,7 @@ from mmpt.train.draws import DRAWS, draw_metrics, never_drawn_metrics, write_dra
 from mmpt.train.evidence import loss_metrics, stability_metrics
 from mmpt.train.heldout_losses import HeldoutLosses, chosen, keeps_best, loss_curve
 from mmpt.train.independent import independent_metrics
+from mmpt.train.interruption import Interruption
 from mmpt.train.loop import METRICS, Hooks, Outcome
 from mmpt.train.loop import train as run_training
 from mmpt.train.objective import OPEN_PIECES
@@ -61,10 +62,11 @@ def _mind(ctx: StageContext, world: int) -> None:
 
 
 def _run(ctx: StageContext, ready: Prepared, exam: HeldoutLosses, ranks: Ranks) -> Outcome:
-    with contextlib.closing(RunLog(ctx, ready)) as report:
+    with Interruption() as interruption, contextlib.closing(RunLog(ctx, ready)) as report:
         if ranks.lead:
             report.announce()
         hooks = Hooks(
+            asked_to_end=lambda: interruption.asked and ranks.world == 1,
             on_log=report.on_log,
             on_pace=report.on_pace,
             on_save=ctx.on_save or (lambda step, folder: None),

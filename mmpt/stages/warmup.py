@@ -17,6 +17,7 @@ from mmpt.store.links import copy_file
 from mmpt.store.stage import StageContext
 from mmpt.train.distributed import Ranks
 from mmpt.train.draws import DRAWS, write_draws
+from mmpt.train.interruption import Interruption
 from mmpt.train.loop import METRICS, Hooks, Outcome
 from mmpt.train.loop import train as run_training
 from mmpt.train.preparation import Prepared, prepare_rank, prepare_warmup
@@ -46,8 +47,13 @@ def warmup_part(ctx: StageContext, rank: int, world: int) -> None:
 
 
 def _run_warmup(ctx: StageContext, ready: Prepared, ranks: Ranks) -> Outcome:
-    with contextlib.closing(RunLog(ctx, ready)) as report:
+    with Interruption() as interruption, contextlib.closing(RunLog(ctx, ready)) as report:
         if ranks.lead:
             report.announce()
-        hooks = Hooks(on_log=report.on_log, on_pace=report.on_pace, on_resume=report.on_resume)
+        hooks = Hooks(
+            on_log=report.on_log,
+            on_pace=report.on_pace,
+            on_resume=report.on_resume,
+            asked_to_end=lambda: interruption.asked and ranks.world == 1,
+        )
         return run_training(ready.model, ready.loader, ready.settings, ctx.work / "run", hooks, ranks=ranks)

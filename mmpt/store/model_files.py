@@ -15,6 +15,7 @@ from mmpt.store.errors import UserError
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_HEADER = 100 * 2**20  # bytes that safetensors allows its header
+TRAINER_STATE = "trainer_state.safetensors"  # of a checkpoint that a training can go on from
 INDEX = "model.safetensors.index.json"
 POSITIONS = ("max_position_embeddings", "n_positions")
 

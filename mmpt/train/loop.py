@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -83,7 +84,7 @@ class Hooks:
 
     on_log(row): after each row of metrics.jsonl. on_save(step, folder): after each checkpoint. on_resume(step): before
     the first step of a run that goes on from a checkpoint. on_batch(step, batch): before each step.
-    on_pace(step, pace): how fast it went, before on_log.
+    on_pace(step, pace): how fast it went, before on_log. asked_to_end(): asked after each step, by a run of one rank.
     measure(step): JSON to keep in the checkpoint, called at the steps in `measure_at`, at each save and at
         the end, before the save. None of them may change the model; the random state is put back after each that
         comes with a save.
@@ -97,6 +98,11 @@ class Hooks:
     measure_at: tuple[int, ...] = ()
     on_batch: Callable[[int, Batch], None] = lambda step, batch: None
     on_pace: Callable[[int, Pace], None] = lambda step, pace: None
+    asked_to_end: Callable[[], bool] = lambda: False
+
+
+class Interrupted(Exception):
+    """The run was asked to end, and has: it goes on from a checkpoint of its last step."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,7 @@ def train(
     Raises:
         UserError: that checkpoint belongs to another token space, LoRA, row shape, data, mixture or schedule;
             or the ranks were given different models, data or settings.
+        Interrupted: `hooks.asked_to_end`; there is a checkpoint, which no outcome lists.
         RanksDiffer: the ranks' weights are no longer the same.
     """
     end = settings.steps if until is None else min(until, settings.steps)
@@ -184,6 +191,8 @@ def train(
                 _measure(run)
             if run.stopped is None and save:
                 _save(run)
+            if run.stopped is None and run.step < end and hooks.asked_to_end():
+                _leave(run)
             if run.stopped is not None:
                 break
             pace.rest()
@@ -373,7 +382,24 @@ def _save(run: _Run) -> None:
     run.ranks.barrier()
 
 
+def _leave(run: _Run) -> None:
+    """Save where the run is, which its outcome does not list, and end it; a run that diverged goes on to say so."""
+    _look(run)
+    if run.stopped is None:
+        _save_state(run)
+        raise Interrupted(run.step)
+
+
 def _write_checkpoint(run: _Run) -> None:
+    folder = _save_state(run)
+    for older in run.saved[:-1]:
+        drop_trainer_state(step_folder(run.folder / "steps", older))
+    with untouched(run.model):
+        run.hooks.on_save(run.step, folder)
+
+
+def _save_state(run: _Run) -> Path:
+    """A whole checkpoint of this step; those of earlier interruptions are no longer of use."""
     steps = run.folder / "steps"
     folder = step_folder(steps, run.step)
     counters = {
@@ -386,10 +412,9 @@ def _write_checkpoint(run: _Run) -> None:
     run.loader.next_step = run.step
     saved = Saved(run.step, run.settings.schedule(), run.loader.state_dict(), counters, run.draws.tensors())
     save_checkpoint(folder, run.model, run.optimizer, saved)
-    for older in run.saved[:-1]:
-        drop_trainer_state(step_folder(steps, older))
-    with untouched(run.model):
-        run.hooks.on_save(run.step, folder)
+    for other in set(steps.glob("step_*")) - {step_folder(steps, step) for step in (*run.saved, run.step)}:
+        shutil.rmtree(other)
+    return folder
 
 
 @contextlib.contextmanager

@@ -343,7 +343,17 @@ def test_plan_says_what_becomes_of_an_interrupted_run(tiny):
     tiny.kill_in_the_middle()
     for command in (("plan",), ("why", "slow")):
         assert "goes on from what an interrupted run left" in tiny.doit(*command).text
+    (work,) = (tiny.root / ".staging").glob("work-slow-*/")
+    for step, said in (
+        (0, "from its beginning: an interrupted run had saved nothing yet"),
+        (3, "goes on from step 3, where an interrupted run saved"),
+    ):  # as a training stage leaves it
+        (work / f"run/steps/step_{step}").mkdir(parents=True)
+        (work / f"run/steps/step_{step}/trainer_state.safetensors").touch()
+        assert said in tiny.doit("plan").text
+    assert f"runs: never built; {said}" in tiny.doit("slow").text
     tiny.edit("smoke.yaml", "steps: 8", "steps: 9")
+    (tiny.root / ".staging/work-slow-0123/run").mkdir(parents=True)
     for command in (("plan",), ("why", "slow")):
         assert "from its beginning: what an interrupted run left" in tiny.doit(*command).text
 

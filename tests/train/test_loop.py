@@ -12,7 +12,8 @@ from mmpt.model import checkpoints
 from mmpt.store.errors import UserError
 from mmpt.store.schema import validate
 from mmpt.train import loop
-from mmpt.train.loop import METRICS, Hooks, train
+from mmpt.train.interruption import Interruption
+from mmpt.train.loop import METRICS, Hooks, Interrupted, train
 from mmpt.train.schedule import rate
 from tests.train.small_run import fresh, small_loader, small_settings
 
@@ -68,6 +69,32 @@ def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path, one_thread):
     assert checkpoints.latest(tmp_path / "killed" / "steps").name == "step_4"
     run(tmp_path, "killed")
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+def test_a_run_that_is_asked_to_end_saves_where_it_is_and_goes_on_to_the_same_bytes(tmp_path, one_thread):
+    """In the middle of a log interval, twice; what was saved for that alone is gone in the end."""
+    run(tmp_path, "whole")
+    batches = []
+    for step in (2, 5):
+        hooks = Hooks(on_batch=lambda at, _: batches.append(at), asked_to_end=lambda step=step: batches[-1] == step - 1)
+        with pytest.raises(Interrupted):
+            run(tmp_path, "asked", hooks=hooks)
+        assert checkpoints.latest(tmp_path / "asked" / "steps").name == f"step_{step}"
+    assert batches == [0, 1, 2, 3, 4], "the second part began where the first one ended"
+    _, outcome = run(tmp_path, "asked")
+    assert outcome.saved == [0, 4, 8, 9] and tree(tmp_path / "asked") == tree(tmp_path / "whole")
+
+
+def test_sigterm_is_noted_inside_and_ends_the_process_behind():
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.write(writer, b"asked" if interruption.asked else b"not")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.read(reader, 9) == b"asked" and os.WTERMSIG(status) == signal.SIGTERM
 
 
 def test_a_death_while_saving_loses_only_that_save(tmp_path, monkeypatch):
