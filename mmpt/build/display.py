@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 LINE_EVERY = 10.0  # seconds between two plain progress lines of a stage
+SILENCE = 30.0  # seconds without a line after which one says that the stage still runs
 NAME_WIDTH = 16
 
 
@@ -27,6 +28,7 @@ class Display:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last: dict[str, float] = {}
+        self._began: dict[str, float] = {}
         self._first: dict[str, tuple[int, int, float]] = {}  # (done, total, when) that a rate is counted from
 
     def line(self, name: str, text: str) -> None:
@@ -42,12 +44,24 @@ class Display:
 
     def start(self, name: str) -> None:
         """A stage begins."""
-        self._last[name] = time.monotonic()
+        self._last[name] = self._began[name] = time.monotonic()
+
+    def silence(self, name: str) -> None:
+        """A running stage says nothing: after a while, how long it runs."""
+        now = time.monotonic()
+        if self.stream.isatty():
+            if name not in self._tasks and now - self._began[name] >= LINE_EVERY:
+                self._draw(name, 0, None, "")
+            elif self._bars is not None:
+                self._bars.refresh()
+        elif now - self._last[name] >= SILENCE:
+            self._last[name] = now
+            self.line(name, f"still runs, for {now - self._began[name]:.0f} s")
 
     def progress(self, name: str, done: int, total: int, text: str) -> None:
-        """A running stage is at ``done`` of ``total``."""
+        """A running stage is at ``done`` of ``total``; 0: nobody knows of how many."""
         if self.stream.isatty():
-            self._draw(name, done, total, text)
+            self._draw(name, done, total or None, text)
             return
         now = time.monotonic()
         first, of, since = self._first.setdefault(name, (done, total, now))
@@ -56,10 +70,11 @@ class Display:
         if now - self._last[name] >= LINE_EVERY:
             self._last[name] = now
             rate = (done - first) / (now - since) if now > since else 0.0
-            left = f"({rate:.3g}/s, {(total - done) / rate:.0f} s left)" if rate else ""
-            self.line(name, " ".join(f"{done}/{total} {text} {left}".split()))
+            left = f", {(total - done) / rate:.0f} s left" if rate and total else ""
+            speed = f"({rate:.3g}/s{left})" if rate else ""
+            self.line(name, " ".join(f"{f'{done}/{total}' if total else done} {text} {speed}".split()))
 
-    def _draw(self, name: str, done: int, total: int, text: str) -> None:
+    def _draw(self, name: str, done: int, total: int | None, text: str) -> None:
         if self._bars is None:
             self._bars = _bars(self.stream)
             self._bars.start()
@@ -73,6 +88,7 @@ class Display:
         self.close()
         self._last.pop(name, None)
         self._first.pop(name, None)
+        self._began.pop(name, None)
 
     def close(self) -> None:
         """Take the bars away."""

@@ -92,21 +92,32 @@ class Built:
 
 
 OnProgress = Callable[[int, int, str], None]
+Watch = tuple[OnProgress, Callable[[], None]]  # on_progress, and on_silence of `build`
+LOOKS_EVERY = 1.0  # seconds between two looks at a stage that says nothing
 
 
-def build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, *, again: bool = False) -> Built:
+def build(
+    project: Project,
+    stage: Stage,
+    on_progress: OnProgress,
+    turn: Turn,
+    *,
+    again: bool = False,
+    on_silence: Callable[[], None] = lambda: None,
+) -> Built:
     """Publish the result of ``stage``: one that is there already (sharing.py), else what its body writes now.
 
     Args:
         turn: the caller holds it; other stages may run while the body does.
         again: run the body, also where its result is there.
+        on_silence: called each second in which the body says nothing.
 
     Raises:
         StageError: refused, blocked, broken, or no room on the disk. What was published before stays.
     """
     started = time.monotonic()
     try:
-        return _build(project, stage, on_progress, turn, started, again)
+        return _build(project, stage, (on_progress, on_silence), turn, started, again)
     except UserError as error:
         raise StageError("refused", str(error)) from None
     except OSError as error:
@@ -115,7 +126,7 @@ def build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, *
         raise StageError("disk", said) from None
 
 
-def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, started: float, again: bool) -> Built:
+def _build(project: Project, stage: Stage, watch: Watch, turn: Turn, started: float, again: bool) -> Built:
     for name in stage.inputs:
         if not (project.root / name / DATA).is_dir():
             raise StageError("refused", f"it needs {name}, which is not built; run `doit {stage.name}` without -s")
@@ -135,7 +146,7 @@ def _build(project: Project, stage: Stage, on_progress: OnProgress, turn: Turn, 
     job = _job(project, stage, attempt, fingerprint(definition), known)
     run_id, start = uuid.uuid4().hex, _now()
     try:
-        info = _run(job, on_progress, turn, stage.ends_within)
+        info = _run(job, watch, turn, stage.ends_within)
         final, warning = _settled(project, stage, definition)
         details = _details(run_id, start, job.log, info)
         incoming = None if warning else offer(project, stage, attempt)
@@ -285,7 +296,7 @@ def _context(torch: bool) -> BaseContext:
     return multiprocessing.get_context("forkserver" if torch else "spawn")
 
 
-def _run(job: Job, on_progress: OnProgress, turn: Turn, ends_within: float) -> dict[str, Any]:
+def _run(job: Job, watch: Watch, turn: Turn, ends_within: float) -> dict[str, Any]:
     """Start the child, follow it to its end, return its run-dependent numbers."""
     os.environ.update(process_environment(job.threads))
     context: Any = _context(job.setting.torch)
@@ -298,7 +309,7 @@ def _run(job: Job, on_progress: OnProgress, turn: Turn, ends_within: float) -> d
         if job.setting.torch:
             FORKED.add(child.pid)
         theirs.close()
-        end = _follow(child, ours, on_progress, turn)
+        end = _follow(child, ours, watch, turn)
         turn.wait([child.sentinel])
         child.join()
     except BaseException:
@@ -336,11 +347,16 @@ def _no_main() -> Iterator[None]:
 
 
 def _follow(
-    child: multiprocessing.process.BaseProcess, pipe: Connection, on_progress: OnProgress, turn: Turn
+    child: multiprocessing.process.BaseProcess, pipe: Connection, watch: Watch, turn: Turn
 ) -> dict[str, Any] | None:
     """Messages until the last one; None if the child ended without it."""
+    on_progress, on_silence = watch
     while True:
-        if pipe not in turn.wait([pipe, child.sentinel]) and not pipe.poll():
+        ready = turn.wait([pipe, child.sentinel], LOOKS_EVERY)
+        if not ready:
+            on_silence()
+            continue
+        if pipe not in ready and not pipe.poll():
             return None
         try:
             message = json.loads(pipe.recv_bytes())

@@ -171,8 +171,9 @@ def _build(run: Run, project: Project, stage: Stage) -> TaskFailed | None:
     withdraw_decision(project)  # what it says is about to be no longer so, also where this run is killed
     run.display.start(stage.name)
     try:
-        on_progress = partial(run.display.progress, stage.name)
-        built = runner.build(project, stage, on_progress, run.turn, again=stage.name in run.always)
+        on_progress, on_silence = (partial(one, stage.name) for one in (run.display.progress, run.display.silence))
+        again = stage.name in run.always
+        built = runner.build(project, stage, on_progress, run.turn, again=again, on_silence=on_silence)
     except runner.StageError as error:
         run.failed[stage.name] = error.status
         note["message"] = str(error)

@@ -46,15 +46,18 @@ class Turn:
         finally:
             self._lock.acquire()
 
-    def wait(self, until: Sequence[Connection | int]) -> list[Any]:
+    def wait(self, until: Sequence[Connection | int], seconds: float | None = None) -> list[Any]:
         """The ones of `until` that are ready; the caller holds the lock, and others may have it meanwhile.
+
+        Args:
+            seconds: to wait at most; then none is ready.
 
         Raises:
             KeyboardInterrupt: the run is being stopped.
         """
         assert self._pipe is not None, "the lock is not held"
         with self._given_up():
-            ready = wait([*until, self._pipe[0]])
+            ready = wait([*until, self._pipe[0]], seconds)
         if self._stopped:
             raise KeyboardInterrupt
         return ready

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,17 @@ def chunks(ids: np.ndarray, limit: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def chunk_losses(model, pieces: np.ndarray, columns: tuple[int, int]) -> np.ndarray:
+def chunk_losses(
+    model,
+    pieces: np.ndarray,
+    columns: tuple[int, int],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> np.ndarray:
     """-log p of every token but a chunk's first, nats, float64 [n, CHUNK - 1]; softmax over `columns`."""
     device, losses = model.head()[0].device, []
     for start in range(0, len(pieces), ROWS):
         ids = torch.as_tensor(pieces[start : start + ROWS], device=device)
+        progress(start, len(pieces))
         losses.append(piece_nll(model, ids, columns).double().cpu().numpy())
     return np.concatenate(losses)
 

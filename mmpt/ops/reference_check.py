@@ -7,8 +7,9 @@ torch".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,16 +73,20 @@ def devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def check(device: str, seed: int) -> Findings:
-    """Run every case on one device."""
+def check(device: str, seed: int, progress: Callable[[int, int], None] = lambda done, total: None) -> Findings:
+    """Run every case on one device; `progress` is called with (cases done, all)."""
     found = Findings()
+    steps: list[Callable[[], None]] = []
     for index, case in enumerate(LOSS_CASES):
-        for dtype in (torch.float32, torch.bfloat16):
-            _check_loss(found, case, dtype, device, seed + index)
-    for index in range(24):
-        _check_sampling(found, device, np.random.default_rng([seed, index]))
-    for index in range(4):
-        _check_screen(found, device, torch.Generator().manual_seed(seed + index))
+        steps += [
+            partial(_check_loss, found, case, dtype, device, seed + index) for dtype in (torch.float32, torch.bfloat16)
+        ]
+    steps += [partial(_check_sampling, found, device, np.random.default_rng([seed, index])) for index in range(24)]
+    generators = (torch.Generator().manual_seed(seed + index) for index in range(4))
+    steps += [partial(_check_screen, found, device, generator) for generator in generators]
+    for done, step in enumerate(steps):
+        progress(done, len(steps))
+        step()
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,18 @@ POINTS = 240  # points a curve: more than a chart's pixels show nothing more
 CURVES = re.compile(r"loss(_|$)|grad_norm$|lr(_|$)|.*_norm$")
 
 
-def collect(inputs: Mapping[str, Path], out: Path, roots: Mapping[str, Path]) -> dict[str, Any]:
+def collect(
+    inputs: Mapping[str, Path],
+    out: Path,
+    roots: Mapping[str, Path],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """Gather the numbers and copy the gallery's pictures and sounds below ``out``.
 
     Args:
         inputs: stage -> its data folder, for the stages that have one.
         roots: media root -> folder, for originals; may be empty.
+        progress: called with (items of the gallery done, all of them).
     """
     return {
         "schema": "report_data/2",
@@ -39,7 +45,7 @@ def collect(inputs: Mapping[str, Path], out: Path, roots: Mapping[str, Path]) ->
         "trend": _trend(inputs.get("trend")),
         "ablation": _ablation(inputs.get("generate")),
         "texts": _texts(inputs.get("text_regression")),
-        "gallery": collect_gallery(inputs, out, roots),
+        "gallery": collect_gallery(inputs, out, roots, progress),
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,19 @@ BARS = 56  # bars of a drawn sound
 Row = Mapping[str, Any]
 
 
-def collect_gallery(inputs: Mapping[str, Path], out: Path, roots: Mapping[str, Path]) -> list[dict[str, Any]]:
+def collect_gallery(
+    inputs: Mapping[str, Path], out: Path, roots: Mapping[str, Path], progress: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
     """One entry per shown item (``report_data.schema.json``); its media are copied to ``out``/gallery."""
     if "golden" not in inputs:
         return []
-    items = []
-    for task in ("t2i", "t2a", "i2t", "a2t"):
+    items: list[dict[str, Any]] = []
+    tasks = ("t2i", "t2a", "i2t", "a2t")
+    for task in tasks:
         path = golden_path(inputs["golden"], task)
         outputs = _outputs(inputs.get("generate"), task)
         for place, record in enumerate(read_jsonl(path)[:SHOWN] if path else ()):
+            progress(len(items), SHOWN * len(tasks))
             items.append(_item(place, record, outputs, inputs, out, roots))
     return items
 

@@ -6,7 +6,7 @@ and named; it ends no audit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ def audit(
     seed: int,
     batch: int,
     media: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """Audit all splits of one modality.
 
@@ -99,6 +100,7 @@ def audit(
         expected: id -> split of the records that should be in them, by the split and not by what the shards say.
         failed: ids of the records that could not be encoded, as errors.jsonl of the shards names them.
         media: are the records' media there? Without them nothing is encoded again or compared.
+        progress: called with (records encoded again, all of them).
     """
     codec = encoder.codec
     found = Findings(
@@ -113,7 +115,7 @@ def audit(
     check_places(sets, expected, failed, found)
     chosen = _sample(sets, stream(seed, "shard audit", encoder.modality))
     if media:
-        _encode_again(chosen, encoder, batch, found)
+        _encode_again(chosen, encoder, batch, found, progress)
     _decode(chosen[:DECODED], encoder, space, found, media)
     return found
 
@@ -130,7 +132,8 @@ def audit_modality(
     sets = [ShardSet.open(folder, modality, split) for split in SPLITS]
     seed, batch = ctx.seed, ctx.profile["shards.batch"]
     failed = failed_ids(folder)
-    found = audit(sets, encoder, space, expected=expected, failed=failed, seed=seed, batch=batch, media=media)
+    ways = {"expected": expected, "failed": failed, "seed": seed, "batch": batch, "media": media}
+    found = audit(sets, encoder, space, **ways, progress=ctx.bar(f"{modality}: encoded again"))
     found.take_contract(read_contract(ctx.inputs["codecs"] / modality))
     return found, sets
 
@@ -233,9 +236,16 @@ def _tokens_per_image(encoder: Encoder) -> int:
     return 0 if encoder.modality == "audio" else encoder.codec.tokens_per_image
 
 
-def _encode_again(chosen: Sequence[tuple[ShardSet, int]], encoder: Encoder, batch: int, found: Findings) -> None:
+def _encode_again(
+    chosen: Sequence[tuple[ShardSet, int]],
+    encoder: Encoder,
+    batch: int,
+    found: Findings,
+    progress: Callable[[int, int], None],
+) -> None:
     records = [shards.record(index) for shards, index in chosen]
-    for (shards, index), record, again in zip(chosen, records, encode_records(encoder, records, batch), strict=True):
+    encoded = encode_records(encoder, records, batch, lambda done: progress(done, len(records)))
+    for (shards, index), record, again in zip(chosen, records, encoded, strict=True):
         if isinstance(again, Failed):
             found.blame(record["id"], "reencode", again.error)
             continue

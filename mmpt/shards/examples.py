@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from mmpt.tokens.formats import OVERHEAD
 from mmpt.tokens.space import TokenSpace, load
 
 _CHUNK = 1 << 16  # captions copied at once
+_TOLD = 1 << 10  # captions between two reports of how far it is
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def build_examples(ctx: StageContext) -> None:
     for modality in MODALITIES:
         for split in SPLITS:
             shards = ShardSet.open(ctx.inputs["shards"], modality, split, space)
-            captions = _tokenised(shards, tokenizer, space)
+            captions = _tokenised(shards, tokenizer, space, ctx.bar(f"{modality} captions of {split}"))
             for task in (task for task in TASKS if MODALITY_OF[task] == modality):
                 texts = captions.lengths
                 chosen = select(task, texts, shards.lengths, max_seq_len, max_prompt)
@@ -137,9 +138,13 @@ def _lost(ctx: StageContext) -> Counter:
     return Counter((row["modality"], row["split"]) for row in rows if row["id"] in failed)
 
 
-def _tokenised(shards: ShardSet, tokenizer: Tokenizer, space: TokenSpace) -> Captions:
+def _tokenised(
+    shards: ShardSet, tokenizer: Tokenizer, space: TokenSpace, progress: Callable[[int, int], None]
+) -> Captions:
     ids, lengths = array("i"), array("q", [0])
-    for one in encoded(tokenizer, (record["caption"] for record in shards.records)):
+    for done, one in enumerate(encoded(tokenizer, (record["caption"] for record in shards.records))):
+        if done % _TOLD == 0:
+            progress(done, len(shards))
         ids.extend(one)
         lengths.append(len(one))
     found = space.check_text(np.frombuffer(ids, np.int32))

@@ -28,7 +28,8 @@ def golden(ctx: StageContext) -> None:
     """Fixes the test items: golden_{task}_{n}.jsonl, ablation_{task}.jsonl, and golden.json, the counts."""
     space = load(ctx.inputs["token_space"])
     counts = {}
-    for task in TASKS:
+    for done, task in enumerate(TASKS):
+        ctx.progress(done, len(TASKS), task)
         test = ExampleSet.open(ctx.inputs["examples"], ctx.inputs["shards"], space, task, "test")
         items = golden_items(test, ctx.profile["golden.per_task"], ctx.seed)
         swapped = swaps(test, ctx.profile["golden.ablation"], ctx.seed)

@@ -24,7 +24,7 @@ MEASURED = (
 
 def kernels(ctx: StageContext) -> None:
     """Check both operations, as later stages run them, on each device of this machine: kernels.json, evidence/K1."""
-    found = {device: check(device, ctx.seed) for device in devices()}
+    found = {device: check(device, ctx.seed, ctx.bar(f"cases on {device}")) for device in devices()}
     report = {
         "asked": ctx.profile["ops.backend"],
         "backend": backend.active(),

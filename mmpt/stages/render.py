@@ -13,7 +13,7 @@ def render(ctx: StageContext) -> None:
     roots = dict(ctx.external)
     if "corpus" in ctx.inputs:
         roots.setdefault("corpus", ctx.inputs["corpus"])
-    data = collect(ctx.inputs, ctx.out, roots)
+    data = collect(ctx.inputs, ctx.out, roots, ctx.bar("gallery"))
     validate(data, "report_data", where=ctx.out / "report_data.json")
     write_json(ctx.out / "report_data.json", data)
     ctx.log(f"{len(data['gallery'])} gallery items, {len(data['curves'])} curves")

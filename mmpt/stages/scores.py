@@ -19,7 +19,10 @@ def scores(ctx: StageContext) -> None:
     """Q1, Q2, T1 on the golden outputs as they lie on disk."""
     workshop, trained = EvalContext.of(ctx), Trained.of(ctx.inputs["train"])
     look = sco.Look.of(ctx, workshop, trained)
+    parts = ctx.bar("parts: attributes of outputs, captions, free running, nearest items, judges")
+    parts(0, 5)
     metrics, controls, attributes = sco.oracle_metrics(look)
+    parts(1, 5)
     captions, step_zero, read, wrong = sco.caption_metrics(look)
     subject = {"final": digest(trained.path(trained.final)), "codecs": Manifest.of(ctx.inputs["codecs"]).digest}
     notes = [] if metrics else ["no golden record has attributes: there is nothing that an oracle could read back"]
@@ -32,9 +35,12 @@ def scores(ctx: StageContext) -> None:
         controls=[*controls, *step_zero],
         notes=notes,
     )
+    parts(2, 5)
     metrics, free = sco.free_metrics(look)
+    parts(3, 5)
     write_evidence(ctx.out, "Q2", metrics, subject=subject)
     metrics, nearest = sco.memory_metrics(look, ctx, workshop)
+    parts(4, 5)
     judged, judges = pub.judged_metrics(look, ctx)
     published = [*pub.caption_metrics(look, ctx.inputs["shards"]), *judged]
     write_evidence(ctx.out, "T1", [*metrics, *published], subject={**subject, **judges})

@@ -24,12 +24,12 @@ def text_regression(ctx: StageContext) -> None:
     base = workshop.untrained()
     # The base is measured as it came: over its own rows. What the final model gives to new rows counts
     # against it.
-    before = txt.chunk_losses(base, pieces, (0, space.text_vocab_size))
+    before = txt.chunk_losses(base, pieces, (0, space.text_vocab_size), ctx.bar("the base on held-out text"))
     said_before = txt.continuations(base, space, workshop.tokenizer, prompts)
     del base
     with workshop.opened(trained.path(trained.final)) as model:
         head_rows = sum(len(rows) for rows in model.head())
-        after = txt.chunk_losses(model, pieces, whole)
+        after = txt.chunk_losses(model, pieces, whole, ctx.bar("the trained model on held-out text"))
         said_after = txt.continuations(model, space, workshop.tokenizer, prompts)
     unigram = txt.unigram_losses(
         encode_lines(folder / "text_train.txt", workshop.tokenizer, space), pieces, space.text_vocab_size

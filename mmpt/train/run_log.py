@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmpt.model.checkpoints import latest
 from mmpt.model.multimodal import MultimodalLM
 from mmpt.store.stage import StageContext
 from mmpt.store.tasks import TASKS
@@ -22,8 +23,9 @@ class RunLog:
         self.board: TensorBoardWriter | None = None
 
     def announce(self) -> None:
-        """Print what trains, before the first step."""
-        self.ctx.progress(0, self.steps, self.trains)
+        """Print what trains, before the first step, which may be behind those of an interrupted run."""
+        saved = latest(self.ctx.work / "run" / "steps")
+        self.ctx.progress(int(saved.name.removeprefix("step_")) if saved else 0, self.steps, self.trains)
         self.ctx.log(self.trains)
 
     def on_resume(self, step: int) -> None:

@@ -61,3 +61,45 @@ def test_a_bar_has_them_too():
         shown.progress("train", done, 900, "loss 0.5")
     shown.close()
     assert "100/900" in out.getvalue() and "/s" in out.getvalue() and "loss 0.5" in out.getvalue()
+
+
+def test_a_stage_that_says_nothing_is_said_to_run_every_half_minute(clock):
+    out = io.StringIO()
+    shown = Display(out)
+    shown.start("token_space")
+    for _ in range(65):
+        clock[0] += 1
+        shown.silence("token_space")
+    lines = [line.split(maxsplit=1)[1] for line in out.getvalue().splitlines()]
+    assert lines == ["still runs, for 30 s", "still runs, for 60 s"]
+
+
+def test_what_a_stage_says_puts_that_off(clock):
+    out = io.StringIO()
+    shown = Display(out)
+    shown.start("shards")
+    for done in range(50):
+        clock[0] += 1
+        (shown.silence("shards") if done % 2 else shown.progress("shards", done, 50, "media"))
+    assert "still runs" not in out.getvalue() and "media" in out.getvalue()
+
+
+def test_a_terminal_has_a_bar_for_a_stage_that_says_nothing(clock):
+    out = Terminal()
+    shown = Display(out)
+    shown.start("token_space")
+    for seconds in (5, 6):
+        clock[0] += seconds
+        shown.silence("token_space")
+        assert ("token_space" in out.getvalue()) == (seconds == 6), "only after ten seconds"
+    shown.close()
+
+
+def test_a_stage_that_does_not_know_of_how_many_says_how_many_it_has(clock):
+    out = io.StringIO()
+    shown = Display(out)
+    shown.start("shards")
+    shown.progress("shards", 100, 0, "audio train")
+    clock[0] += 20
+    shown.progress("shards", 500, 0, "audio train")
+    assert out.getvalue().split() == "shards 500 audio train (20/s)".split()

@@ -21,7 +21,9 @@ def small_cases(monkeypatch):
 
 
 def test_the_ops_hold_their_tolerances(backend):
-    found = check("cpu", 1)
+    told: list[tuple[int, int]] = []
+    found = check("cpu", 1, lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == list(range(told[0][1])), "each case moves the bar"
     assert max(found.errors.values()) <= 1 and found.nonfinite == 0
     assert sum(found.violations.values()) == 0 and min(found.draws.values()) > 1000
     assert {name.split(".")[1] for name in found.errors} == set(reference_check.QUANTITIES)
