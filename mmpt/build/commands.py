@@ -18,6 +18,7 @@ from doit.cmd_run import Run as DoitRun
 from mmpt.build.after import require_go, wanting
 from mmpt.build.artifact_index import report_files
 from mmpt.build.commandline import OurCommand, Parser, computing, held, user_path, whole_number
+from mmpt.build.commands_track import followed
 from mmpt.build.decision_summary import DecisionSummary, conclude, stale_measurements
 from mmpt.build.declaration import Stage
 from mmpt.build.display import NAME_WIDTH
@@ -158,7 +159,7 @@ class Run(StageCommand, DoitRun):
         check_early(project, names, single=options.single)
         forward_signals()
         RUN.display.stream = sys.stdout
-        with held(project):
+        with held(project), followed(project):
             _clear_staging(project)
             self._build(project, options, names)
             # What a kill between publishing and clearing up left, or a profile that was changed back.

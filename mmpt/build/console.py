@@ -29,6 +29,7 @@ COMMANDS = {
     },
     **{name: f"{BUILD}.commands_out:{name.capitalize()}" for name in ("export", "fit")},
     "records": f"{BUILD}.commands_records:Records",
+    "track": f"{BUILD}.commands_track:Track",
     "profile": f"{BUILD}.commands_profile:ShowProfile",
     "store": f"{BUILD}.commands_store:Store",
     "advise": f"{BUILD}.commands_advise:Advise",

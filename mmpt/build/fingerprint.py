@@ -130,7 +130,7 @@ def portable(value: Any) -> Any:
 
 
 def _covered(key: str, value: Any) -> bool:
-    if key == "store":  # where results are shared is no part of any
+    if key in ("store", "track"):  # where results are shared and shown is no part of any
         return True
     return (key in PATHS or is_path_key(key)) and isinstance(value, str) and Path(value).exists()
 

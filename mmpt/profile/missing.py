@@ -68,7 +68,7 @@ def missing(profile: Profile, keys: Container[str] | None = None) -> list[Missin
     """
 
     def asked(group: str) -> bool:
-        return keys is None or group in keys or group == "launcher"
+        return keys is None or group in keys or group in ("launcher", "track")
 
     files = [
         Missing(key, path, what) for group, key, path, what in _named(profile) if asked(group) and not _there(path)

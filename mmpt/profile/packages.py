@@ -19,6 +19,9 @@ INSTALL = {
     "snac": 'pip install "mmpt[snac]"',
     "torchaudio": "pip install torchaudio, of the same version and build as torch",
     "submitit": 'pip install "mmpt[slurm]"',
+    "mlflow": 'pip install "mmpt[mlflow]"',
+    "trackio": 'pip install "mmpt[trackio]"',
+    "wandb": 'pip install "mmpt[wandb]"',
 }
 """Package -> how to install it. encodec comes without torchaudio, which cannot load beside a CPU build of torch."""
 
@@ -29,7 +32,7 @@ USED_WITH = {"ray": ("pandas", "pyarrow", "fsspec")}
 def missing_packages(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """(external key, profile key, package, why it is needed) of each package that is needed and not installed.
 
-    The external key is the one that the stages using the package declare in `external`; "launcher" for all.
+    The external key is the one that the stages using the package declare in `external`; "launcher" and "track" for all.
     """
     for group, key, package, why in _needed(data):
         if not installed(package):
@@ -86,6 +89,8 @@ def _needed(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         if source["reader"] == "parquet":
             key = f"corpus.sources.{source['name']}.reader"
             yield "corpus.sources", key, "pyarrow", "parquet and arrow files are read with it"
+    for name in data.get("track", ()):
+        yield "track", "track", name, f"the run is sent to {name}"
     launcher = data.get("launcher", {})
     for place, level in (
         ("launcher", launcher),

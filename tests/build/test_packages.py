@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2] / "mmpt"
 ORDER = (
     *("store", "profile", "launch", "tokens", "ops", "codecs", "corpus", "shards", "model", "train", "generate"),
-    *("evaluate", "gating", "report", "stages", "build", "bench"),
+    *("evaluate", "gating", "report", "stages", "track", "build", "bench"),
 )
 # The exception: running a stage's code loads the compiled module first.
 ALLOWED = {("launch", "ops")}

@@ -122,6 +122,7 @@ def test_packaged_profiles_state_the_specifications_numbers(home):
         ("codecs: {audio: {name: snac, path: ./w, clip_seconds: 1}}", "snac", "codecs.audio.name"),
         ("base: {kind: pretrained, path: ., gguf_file: x.gguf}", "gguf", "base.gguf_file"),
         ("launcher: {kind: local, stages: {shards: {kind: ray, processes: 2}}}", "ray", "launcher.stages.shards.kind"),
+        ("track: [wandb]", "wandb", "track"),
         ("launcher: {kind: slurm, slurm: {time: 60}}", "submitit", "launcher.kind"),
     ],
 )
@@ -129,7 +130,7 @@ def test_a_package_that_is_not_installed_is_missing_before_anything_runs(tmp_pat
     (tmp_path / "run.yaml").write_text(f"extends: smoke\nname: x\n{more}\n")
     (tmp_path / "w").mkdir()
     (tmp_path / "e.th").touch()
-    installed = {"diffusers", "encodec", "gguf", "ray", "snac", "pandas", "pyarrow", "fsspec", "submitit"}
+    installed = {"diffusers", "encodec", "gguf", "ray", "snac", "pandas", "pyarrow", "fsspec", "submitit", "wandb"}
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: object() if name in installed else None)
     profile = load_profile(str(tmp_path / "run.yaml"))
     assert missing(profile) == []

@@ -1,0 +1,1 @@
+"""A run's numbers, verdicts, decision and golden media in MLflow, trackio or Weights & Biases."""
