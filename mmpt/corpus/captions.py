@@ -1,8 +1,8 @@
 """Reader `captions`: a folder with media files and captions.jsonl or captions.csv.
 
-One record a line: `id`, `caption` and either `image` or `audio` (a path below the folder); optional `source`,
-`group` (a category), `origin` (recording or picture it comes from), `license`, `split` (train, val, test), and of a
-segment of a long recording `offset` and `duration` in seconds.
+One record per line: `id`, `caption` and either `image` or `audio` (a path below the folder). Optional: `source`,
+`group` (a category), `origin` (the recording or picture it comes from), `license`, `split` (train, val, test), and of
+a segment of a long recording `offset` and `duration` in seconds.
 """
 
 from __future__ import annotations
@@ -31,10 +31,18 @@ OPTIONAL = ("source", "group", "origin", "license", "split")
 def read(
     folder: Path, name: str, license: str = "unknown", limit: int | None = None
 ) -> Iterator[tuple[str, dict | Problem]]:
-    """("<source>/<file>:<line>", record or problem) in the order of the file. Media are looked for, not
-    opened.
+    """("<source>/<file>:<line>", record or problem) of each line, in the order of the file.
 
-    Raises UserError when the folder has no captions file, or two.
+    Media must exist; they are not opened.
+
+    Args:
+        folder: of the source.
+        name: of the source; the root of its media paths.
+        license: of records that state none.
+        limit: largest number of lines that are read; None: all.
+
+    Raises:
+        UserError: the folder is missing, or has no captions file, or two.
     """
     file = _file(folder, name)
     lines = jsonl_lines(file) if file.suffix == ".jsonl" else _csv(file, f"{name}/{file.name}")
@@ -60,13 +68,13 @@ def _file(folder: Path, name: str) -> Path:
             where=str(folder),
             found=", ".join(f.name for f in there) or "neither",
             expected=" or ".join(FILES),
-            fix="keep one of them" if there else "write one record a line: id, caption, and image or audio",
+            fix="keep one of them" if there else "write one record per line: id, caption, and image or audio",
         )
     return there[0]
 
 
 def jsonl_lines(file: Path) -> Iterator[Line]:
-    """Every line that is not empty: a JSON object, or what is wrong with it. null is left out, as an empty cell is."""
+    """Every line that is not empty: its JSON object without fields that are null, or its fault."""
     text_file(file, file.name).close()  # refuses a file that is compressed or in UTF-16
     with file.open("rb") as stream:
         for number, raw in enumerate(_raw_lines(stream), 1):
@@ -78,7 +86,7 @@ def jsonl_lines(file: Path) -> Iterator[Line]:
 
 
 def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Lines, ended by line feeds. What is longer than any record is one line, of which a beginning is kept."""
+    """Lines that end with a line feed. Of a line longer than any record only the first part is kept."""
     while line := stream.readline(LONGEST_LINE):
         rest = line
         while len(rest) == LONGEST_LINE and not rest.endswith(b"\n"):
@@ -87,17 +95,17 @@ def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _parsed(raw: bytes) -> tuple[Any, tuple[str, str, str] | None]:
-    """(the line's object, None) or (anything, what is wrong with it)."""
+    """(the line's object, None) or (anything, its fault)."""
     if len(raw) == LONGEST_LINE and not raw.endswith(b"\n"):
-        return None, ("line is too long", f"more than {LONGEST_LINE} bytes", "one JSON object a line")
+        return None, ("line is too long", f"more than {LONGEST_LINE} bytes", "one JSON object per line")
     try:
         fields = json.loads(raw, object_pairs_hook=_once)
     except _Twice as error:
         return None, ("field given twice", short(str(error)), "each field once")
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        return None, ("not JSON", short(str(error)), "one JSON object a line")
+        return None, ("not JSON", short(str(error)), "one JSON object per line")
     if not isinstance(fields, dict):
-        return None, ("not a JSON object", type(fields).__name__, "one JSON object a line")
+        return None, ("not a JSON object", type(fields).__name__, "one JSON object per line")
     fields = {name: value for name, value in fields.items() if value is not None}  # as pandas writes an empty cell
     if b"\\u" in raw and (half := unencodable(json.dumps(fields, ensure_ascii=False))):
         return None, ("half of a surrogate pair", half, "Unicode text")
@@ -105,7 +113,7 @@ def _parsed(raw: bytes) -> tuple[Any, tuple[str, str, str] | None]:
 
 
 class _Twice(ValueError):
-    """A field that a line gives twice: json keeps the last one and says nothing."""
+    """A field that occurs twice in a line: json would keep the last one without a word."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -132,9 +140,10 @@ def _csv(file: Path, where: str) -> Iterator[Line]:
 
 @functools.lru_cache(maxsize=4096)
 def _misspelt(fields: tuple[str, ...]) -> tuple[str, str] | None:
-    """(field, what it was meant to be): one that is nearly a field of ours which this record lacks.
+    """(field, its likely meaning): an unknown field that is nearly a known one which this record lacks.
 
-    Other fields are a data set's own and stay unread; `spilt: test` unread would be a test record to train on.
+    Other unknown fields are the data set's own and stay unread. Unread, `spilt: test` would put a test record into
+    training.
     """
     media = () if set(MODALITIES) & set(fields) else MODALITIES
     known = (*NEEDED, *media, *OPTIONAL, "offset")
@@ -148,7 +157,7 @@ def _misspelt(fields: tuple[str, ...]) -> tuple[str, str] | None:
 
 
 def record(line: Line, folder: Path, where: str, name: str, license: str) -> dict | Problem:
-    """The record of a line's fields, or what is wrong with them; its medium is looked for, not opened."""
+    """The record of a line, or its problem; the medium must exist and is not opened."""
     fields = line.fields or {}
     given = fields.get("id")
 
@@ -181,7 +190,7 @@ def record(line: Line, folder: Path, where: str, name: str, license: str) -> dic
 
 
 def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | None:
-    """(kind, what, found, expected, fix) of what is wrong with a line's fields, before its medium is looked for."""
+    """(kind, what, found, expected, fix) of the first fault in a line's fields; None: there is none."""
     wrong = [k for k in (*NEEDED, *MODALITIES, *OPTIONAL) if k in fields and not isinstance(fields[k], str)]
     if wrong:
         return (
@@ -211,7 +220,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
             "bad_line",
             "both image and audio",
             "both",
-            "one medium a record",
+            "one medium per record",
             "write two records with two ids",
         )
     if fields.get("split", "train") not in SPLITS:
@@ -232,7 +241,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
 def _plain(
     fields: Mapping[str, Any], modality: str, segment: Mapping[str, float], name: str, license: str
 ) -> dict[str, Any]:
-    """The record. What may not be torn apart by a split is its file, so that is its origin and group too."""
+    """The record. Records of one file must stay on one side of the split: the file is their origin and group."""
     path = PurePosixPath(fields[modality].replace("\\", "/")).as_posix()
     origin = fields.get("origin") or f"{name}/{path}"
     return {

@@ -43,13 +43,13 @@ class Decision:
 
 
 def evaluate_all(root: Path, policy: Policy, *, write: bool = True) -> list[Verdict]:
-    """Every gate of the policy, in its order."""
+    """The verdict of every gate, in the order of the policy."""
     lineage = Lineage(root)
     return [evaluate_gate(gate_id, root, policy, write=write, lineage=lineage) for gate_id in policy.gates]
 
 
 def require(root: Path, gate_ids: Iterable[str], policy: Policy) -> None:
-    """Let a consumer go on, or refuse it: decided again from evidence and policy, no verdict is trusted.
+    """Check that gates are good. They are decided again from evidence and policy; no verdict on disk is trusted.
 
     Raises:
         Blocked: gates that are not GO, GO_WAIVED or NOT_APPLICABLE, one line each.
@@ -74,8 +74,8 @@ def decide(
     Args:
         root: artifacts/<profile>.
         profile: the profile's data; its digest goes into the decision.
-        stale: stages that a gate rests on and that are of another profile or code than the present.
-        write: keep verdicts and decision; False only derives them.
+        stale: stages that a gate rests on and whose result is not of the present profile and code.
+        write: write verdicts and decision; False only derives them.
     """
     verdicts = tuple(evaluate_all(root, policy, write=write))
     name = outcome(policy, verdicts, stale)
@@ -88,7 +88,7 @@ def decide(
 
 
 def decision_path(root: Path) -> Path:
-    """Where a profile's decision lies."""
+    """Path of a profile's decision."""
     return root / "decision.json"
 
 
@@ -104,7 +104,7 @@ def read_decision(root: Path) -> dict[str, Any]:
 
 
 def withdraw(root: Path) -> None:
-    """Take the decision away: the artifacts are about to change, and a killed run must not leave a GO."""
+    """Delete the decision: the artifacts are about to change, and a killed run must not leave a GO."""
     decision_path(root).unlink(missing_ok=True)
 
 
@@ -156,7 +156,7 @@ def _body(
 
 
 def _entry(verdict: Verdict) -> dict[str, Any]:
-    """What the decision keeps of a verdict; its digest ties the two files together."""
+    """The decision's entry of a verdict, with the digest of the verdict's file."""
     kept = {key: getattr(verdict, key) for key in ("verdict", "title", "stage", "blocks", "reason")}
     digest = sha256_bytes(pretty_json(seal(verdict.to_json())))
     return {**kept, "sha256": digest, "warnings": len(verdict.warnings())}

@@ -30,7 +30,7 @@ RESTORE = "restore it, e.g. `git checkout gates/`"
 
 @dataclass(frozen=True)
 class Override:
-    """One number or severity that the profile sets for itself, with its reason; it may also be stricter."""
+    """A number or severity of a check that the profile sets, with its reason; stricter or weaker than the default."""
 
     gate: str
     check: str
@@ -55,7 +55,7 @@ class Policy:
         waivers: all waivers on file; empty with strict.
         baselines: gate -> metric -> slice -> accepted value.
         strict: ignore waivers, refuse softenings.
-        today: the day against which waivers expire.
+        today: the date by which waivers expire.
     """
 
     gates: Mapping[str, Gate]
@@ -81,7 +81,7 @@ class Policy:
         return self.gates[gate_id]
 
     def gate_digest(self, gate_id: str) -> str:
-        """SHA-256 of what one verdict depends on, waivers aside: the verdict names those it used."""
+        """SHA-256 of all that one verdict depends on, except for waivers: the verdict lists those."""
         # Messages and remedies are part of a verdict, so a changed wording changes the digest too.
         return digest_json(
             {
@@ -115,8 +115,8 @@ def load_policy(
         file: the profile's file as softenings name it; default: <name>.yaml.
 
     Raises:
-        UserError: schema violations, a bad gate script, an unknown gate, check or condition, one check stated
-            twice, a floor lowered.
+        UserError: schema violations, a bad gate script, an unknown gate, check or condition, a check stated twice, a
+            lowered floor.
     """
     path = path or GATES_FOLDER / "policy.yaml"
     profile, today = profile or {}, today or datetime.date.today()

@@ -12,20 +12,20 @@ from mmpt.gating.conditions import CONDITIONS
 from mmpt.gating.policy import Policy
 
 Metrics = Mapping[tuple[str, str], Mapping[str, Any]]  # (name, slice) -> metric
-# An interval's end nearer to its bound is on no side of it: means of equal captions differ by 2e-17 for their order.
+# An interval's end within this distance of its bound does not pass: means of equal captions differ by 2e-17, by order.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check said about one slice.
+    """The result of one check on one slice. Other fields are those of `Check` and of the metric.
 
     Args:
-        severity: block, warn or info, conditions of the profile applied.
-        bound: the bound that held (of the threshold and of what it is compared with); None where there was none.
-        compared_with: value of the other metric or of the baseline that the rule compares with, if any.
+        severity: block, warn or info, after the conditions of the profile.
+        bound: the bound that was applied, the stricter of the threshold and the compared value; None: no bound.
+        compared_with: value of the other metric or of the baseline that the rule compares with; None: none.
         status: pass | warn | fail | waived | cannot_decide | not_applicable.
-        note: what stands behind cannot_decide, not_applicable and waived.
+        note: the reason of cannot_decide, not_applicable and waived.
     """
 
     id: str
@@ -48,7 +48,7 @@ class CheckResult:
     note: str = ""
 
 
-# Remedies may name {run}, the artifact folder, and the check's {gate} and {stage}.
+# Remedies may contain {run}, the artifact folder, and the check's {gate} and {stage}.
 MORE = "measure more items: more records, a larger split.test, golden.per_task or golden.ablation"
 FEWER = "; or accept fewer in the profile, with the reason: gates: [{gate: {gate}, check: .., min_n: .., reason: ..}]"
 UNMEASURED = "stage {stage} did not report it: {run}/logs/{stage}.log says why; mend that, then run doit"
@@ -66,7 +66,7 @@ def index_metrics(evidence: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[
     """(name, slice) -> metric.
 
     Raises:
-        ValueError: one name and slice twice: which of them holds is not known.
+        ValueError: a name and slice occurs twice.
     """
     index: dict[tuple[str, str], Mapping[str, Any]] = {}
     for metric in evidence["metrics"]:
@@ -89,7 +89,7 @@ def apply_check(check: Check, metrics: Metrics, policy: Policy, gate_id: str) ->
 
 
 def named_remedy(remedy: str, policy: Policy, gate_id: str) -> str:
-    """A remedy with the names of the run's folder, of the gate and of the stage that measures it."""
+    """A remedy with {run}, {gate} and {stage} filled in."""
     names = {
         "run": f"artifacts/{policy.profile or 'NAME'}",
         "stage": policy.gate(gate_id).stage,
@@ -101,10 +101,10 @@ def named_remedy(remedy: str, policy: Policy, gate_id: str) -> str:
 
 
 def _parts(check: Check, metrics: Metrics, policy: Policy) -> list[str]:
-    """The slices that a check looks at, missing ones among them.
+    """The slices of a check, including missing ones.
 
-    Where a check takes each slice that was measured, the slices it names must begin the name of at least one:
-    a part that nobody measured shows as missing, and not as good.
+    If a check takes each measured slice, every slice that it names must begin the name of a measured one. If none was
+    measured, the named slice counts as missing instead of passing.
     """
     if not check.each:
         return list(check.slices)
@@ -114,7 +114,7 @@ def _parts(check: Check, metrics: Metrics, policy: Policy) -> list[str]:
 
 
 def _absent(part: str, policy: Policy) -> str:
-    """The task or modality in a slice's name that the profile does not have; an empty string where it has all."""
+    """The task or modality in a slice's name that the profile does not have; "": it has all."""
     return next((word for word in part.split(".") if word in policy.absent), "")
 
 

@@ -28,17 +28,17 @@ GOOD = ("GO", "GO_WAIVED", "NOT_APPLICABLE")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a gate says.
+    """The verdict of one gate.
 
     Args:
         verdict: GO | GO_WAIVED | NO_GO | CANNOT_DECIDE | NOT_APPLICABLE.
         reason: one line; empty for a plain GO.
         subject: what was measured, name -> sha256.
         subject_digest: one digest over it, to which waivers are bound.
-        evidence_sha256: of the evidence file; empty where there is none.
+        evidence_sha256: of the evidence file; empty: there is none.
         policy_sha256: of everything in the policy that this verdict depends on.
-        checks: one result a check and slice.
-        waivers: those used.
+        checks: one result per check and slice.
+        waivers: those that were used.
     """
 
     gate: str
@@ -56,22 +56,22 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        """Whether a consumer may go on."""
+        """Whether a stage that needs this gate may run."""
         return self.verdict in GOOD
 
     def failing(self) -> list[CheckResult]:
-        """The checks that make it no GO, most telling first."""
+        """The blocking checks that failed or could not be decided, failures first."""
         rank = {"fail": 0, "cannot_decide": 1}
         found = [one for one in self.checks if one.severity == "block" and one.status in rank]
         return sorted(found, key=lambda one: rank[one.status])
 
     def warnings(self) -> list[CheckResult]:
-        """The checks that warn, those included that only warn and could not be decided."""
+        """The checks that warn, and the warning checks that could not be decided."""
         unclear = [one for one in self.checks if one.severity == "warn" and one.status == "cannot_decide"]
         return [one for one in self.checks if one.status == "warn"] + unclear
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as verdict.schema.json wants it."""
+        """The verdict as verdict.schema.json describes it."""
         return {
             "schema": "verdict/2",
             **vars(self),  # no asdict: it copies each value of each check, and a run asks for 24 verdicts several times
@@ -82,12 +82,12 @@ class Verdict:
 
 
 def verdict_path(root: Path, gate_id: str) -> Path:
-    """Where the verdict of a gate lies."""
+    """Path of the verdict of a gate."""
     return root / "gates" / gate_id / "verdict.json"
 
 
 def evidence_path(root: Path, gate: Gate) -> Path:
-    """Where the evidence of a gate lies: in the data of the stage that measures it."""
+    """Path of the evidence of a gate, in the data of the stage that measures it."""
     return root / gate.stage / "data" / "evidence" / f"{gate.id}.json"
 
 
@@ -97,8 +97,8 @@ def evaluate_gate(
     """Decide one gate from its evidence and the policy.
 
     Args:
-        root: artifacts/<profile>; a profile that was never built has no folder, and gets none here.
-        write: keep it in gates/<ID>/verdict.json if its bytes change; a changed verdict goes to the history.
+        root: artifacts/<profile>; it is not created for a profile that was never built.
+        write: write gates/<ID>/verdict.json if its bytes change; a changed verdict is added to the history.
         lineage: shared by the gates of one evaluation, so that each receipt is read once.
     """
     gate = policy.gate(gate_id)
@@ -118,7 +118,7 @@ def evaluate_gate(
 
 
 def decide_evidence(gate: Gate, evidence: Mapping[str, Any], policy: Policy, evidence_sha256: str) -> Verdict:
-    """The verdict on evidence that is already known to be sound."""
+    """The verdict on evidence that was checked to be sound."""
     subject = dict(evidence["subject"])
     subject_digest = digest_json(subject)
     base = Verdict(

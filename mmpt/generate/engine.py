@@ -37,14 +37,14 @@ ALIGNED = 16  # columns of a cache row come in multiples of it: attention kernel
 
 @dataclass(frozen=True)
 class Generated:
-    """One output: `ids` int32 [n] is the payload without the end token.
+    """One output.
 
-    `ended`: the model put the end token where the grammar left it a choice, or the length was exact from the
-    start.
-    `legal_mass`: mean over the positions decoded, or over a fixed sample of them in a long output
-    (`mmpt.generate.mass`), of the probability which the softmax over the whole vocabulary gives to the
-    allowed ids (1.0 would mean the grammar had nothing to forbid).
-    masses: float64, the same at each measured position, ascending; None where it was not measured.
+    Args:
+        ids: int32 [n], the payload without its end token.
+        ended: whether the model chose the end token where the grammar allowed it, or the length was fixed.
+        legal_mass: probability that the softmax over the whole vocabulary gives to the allowed ids, in 0..1; the mean
+            over the positions, in a long output over a fixed sample of them (`mmpt.generate.mass`); NaN: not measured.
+        masses: float64, the same at each measured position, ascending; None: not measured.
     """
 
     ids: np.ndarray
@@ -67,17 +67,27 @@ def generate(
     empty_prompts: Sequence[np.ndarray] = (),
     measure_mass: bool = True,
 ) -> list[Generated]:
-    """Decodes every prompt (int ids [P_i], up to and including the start token) under its grammar, in order.
+    """Decode every prompt under its grammar; outputs are in the order of the prompts.
 
-    temperature (0: greedy), top_k, top_p: a number, or one per item. A sample is a function of (model, prompt,
-    grammar, temperature.., its seed): items are ordered for speed, and neither that nor `batch_size`, how
-    many are decoded at a time, changes what comes out, up to the rounding of a matrix product in another
-    shape.
-    guidance g follows empty + g * (prompt - empty); other than 1 it needs `empty_prompts` and doubles the
-    batch. measure_mass: for `Generated.legal_mass`; else that is NaN. `model`: merge its adapter first
-    (`MultimodalLM.merged`), or every step pays for it.
-    Raises ValueError on lists of unlike length, an empty prompt, and NaN logits: at once on a CPU, with the
-    finished output on CUDA.
+    An output is a function of the model, its prompt, grammar, seed and sampling settings. Items are decoded in another
+    order for speed; neither that nor `batch_size` changes an output, up to the rounding of matrix products.
+
+    Args:
+        model: a `MultimodalLM`, or another with its `head`, `hidden`, `dtype` and `config`. Merge its adapter first
+            (`MultimodalLM.merged`), or every step pays for it.
+        prompts: int ids [P_i] each, up to and including the start token.
+        grammars: one per prompt.
+        temperature: a number, or one per prompt; 0: greedy.
+        top_k, top_p: a number, or one per prompt; 0 and 1.0 keep all.
+        seeds: one per prompt; None: 0 for all.
+        guidance: g, for logits empty + g * (prompt - empty). Other than 1 it needs `empty_prompts` and doubles the
+            batch.
+        batch_size: largest number of outputs that are decoded at the same time.
+        measure_mass: measure `Generated.legal_mass`.
+
+    Raises:
+        ValueError: lists of different lengths, an empty prompt, or NaN logits; on CUDA these are raised with the
+            finished output.
     """
     items = _items(model, prompts, grammars, guidance, empty_prompts, measure_mass, temperature, top_k, top_p, seeds)
     if not items:
@@ -119,7 +129,7 @@ def _items(
     top_p: float | Sequence[float] = 1.0,
     seeds: Sequence[int] | None = None,
 ) -> list[Item]:
-    """The arguments of `generate`, checked, one item a prompt."""
+    """The checked arguments of `generate`, one item per prompt."""
     n, guided = len(prompts), guidance != 1.0
     columns: dict[str, Sequence[Any]] = {
         "prompts": prompts,

@@ -1,4 +1,4 @@
-"""The two operations of this project: masked cross-entropy and range-constrained sampling, compiled or plain."""
+"""The operations of this project, compiled or as reference: masked cross-entropy and range-constrained sampling."""
 
 from mmpt.ops.backend import active, adopt, linear_cross_entropy, sample_logits, sample_range, screen, use
 from mmpt.ops.modules import LinearCrossEntropy

@@ -1,7 +1,7 @@
-"""Which implementation the operations run on: the compiled one, or the plain reference where that was asked for.
+"""Chooses the implementation of the operations: the compiled one, or on request the reference implementation.
 
-The compiled one is the default; nothing falls back. A stage of the build adopts what stage `extension` published, so
-that every stage runs the very binary that gate K1 was measured on.
+The compiled one is the default, and there is no fallback. A stage of the build adopts what stage `extension` published,
+so that every stage runs the binary that gate K1 measured.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ _chosen: str = COMPILED
 
 
 def use(name: str, module: Path | None = None) -> None:
-    """Choose the implementation of this process: "compiled" or "reference".
+    """Choose the implementation of this process.
 
-    module: a built module to load for "compiled"; default: the one that fits csrc and this machine, built if need be.
-    Raises UserError where no compiler is or the module does not load.
+    Args:
+        name: "compiled" or "reference".
+        module: a built module for "compiled"; None: the one of csrc and this machine, which is built if it is missing.
+
+    Raises:
+        UserError: there is no compiler, or the module does not load.
     """
     global _chosen
     if name not in (COMPILED, REFERENCE):
@@ -42,9 +46,10 @@ def use(name: str, module: Path | None = None) -> None:
 
 
 def adopt(folder: Path) -> str:
-    """Use what stage `extension` published in `folder`, and return its name.
+    """Use the implementation that stage `extension` published in `folder`; returns its name.
 
-    Raises UserError where the module is not the one that extension.json names.
+    Raises:
+        UserError: the module is not the one that extension.json names.
     """
     about = read_json(folder / ABOUT)
     if about["backend"] == REFERENCE:
@@ -91,8 +96,10 @@ def sample_logits(*args: Any, **options: Any) -> Any:
 
 
 def screen(weight_base: Tensor, weight_new: Tensor | None) -> Screen | None:
-    """What `sample_range` takes as `screen`, or None where that would gain nothing: on the reference, on CUDA, and on a
-    processor without fast products of bytes. See `mmpt.ops.native.screen`.
+    """The argument `screen` of `sample_range` for a head (`mmpt.ops.native.screen`).
+
+    None where a screen gains nothing: with the reference implementation, on CUDA, and on a processor without fast
+    products of bytes.
     """
     native = implementation()[1]
     if _chosen == REFERENCE or weight_base.device.type != "cpu" or not native.kernels.screens_fast():
@@ -101,5 +108,5 @@ def screen(weight_base: Tensor, weight_new: Tensor | None) -> Screen | None:
 
 
 def machine() -> dict[str, str]:
-    """What the compiled operations found on this processor, for a receipt's run part; {} for the reference."""
+    """The instruction set of the compiled operations, for the receipt's run part; {}: the reference implementation."""
     return {} if _chosen == REFERENCE else {"instruction_set": extension.load().instruction_set()}

@@ -45,12 +45,14 @@ def linear_cross_entropy(
     max_valid: int | None = None,
     return_stats: bool = False,
 ) -> Tensor | LossResult:
-    """mmpt.ops.reference_loss.linear_cross_entropy, compiled; arguments and results are described there.
+    """The compiled `mmpt.ops.reference_loss.linear_cross_entropy`; arguments and results are described there.
 
-    Any of float32, bfloat16, float16 and float64 for hidden and, independently, for each weight; sums are fp32, fp64
-    for fp64 hidden. Two calls with equal arguments give equal bits. On CUDA max_valid bounds the scratch, and with it
-    nothing waits for the device; without it the supervised rows are counted there, which waits. More of them than
-    max_valid, or a label, range or group out of bounds, give a NaN loss and NaN gradients there.
+    hidden and each weight may be float32, bfloat16, float16 or float64, independently. Sums are fp32, and fp64 for fp64
+    hidden. Two calls with equal arguments give equal bits.
+
+    On CUDA max_valid sizes the scratch memory. Without it the supervised rows are counted, which waits for the device.
+    More supervised rows than max_valid, or a label, range or group out of bounds, give a NaN loss and NaN gradients
+    instead of an error.
     """
     grad = torch.is_grad_enabled()
     lo, row_lo = _split(0 if column_range is None else column_range[0])
@@ -101,14 +103,15 @@ def sample_range(
     screen: Screen | None = None,
     tensor_cores: bool | None = None,
 ) -> Tensor:
-    """mmpt.ops.reference_sampling.sample_range, compiled; arguments and results are described there.
+    """The compiled `mmpt.ops.reference_sampling.sample_range`; arguments and results are described there.
 
-    tensor_cores: on CUDA, of 16-bit tensors, whether they compute the logits; None: as TENSOR_CORES says. They round
-        otherwise; a row still draws the same alone as in a batch.
+    On CUDA nothing waits for the device. A row with a NaN logit or without an allowed id gives -1 instead of an error.
+    A captured graph reads parameters that are tensors at each replay, so advance `offset` inside the graph.
 
-    max_range: the widest hi - lo of any row; it sizes scratch on CUDA, where lo and hi are not read on the host.
-    On CUDA nothing waits for the device: a row with a NaN logit or nothing allowed gives -1 instead of an error, and
-    parameters that are tensors are read at each replay of a captured graph, so advance `offset` in the graph.
+    Args:
+        max_range: widest hi - lo of any row; sizes scratch memory on CUDA, where the host does not read lo and hi.
+        tensor_cores: on CUDA with 16-bit tensors, whether tensor cores compute the logits; None: as TENSOR_CORES says.
+            They round differently; a row still draws the same alone as in a batch.
     """
     parameters = _parameters(lo, hi, extra_id, temperature, top_k, top_p, seed, offset, max_range)
     if screen is not None and not softcap:
@@ -120,9 +123,10 @@ def sample_range(
 
 
 def screen(weight_base: Tensor, weight_new: Tensor | None) -> Screen:
-    """The screen of a head as it is now, for draws on the CPU: after any change of a weight, make another.
+    """The screen of a head, for draws on the CPU. It is of the present weights: make another after a change.
 
-    Raises ValueError where the head has over 65,536 dimensions.
+    Raises:
+        ValueError: H is above 65,536.
     """
     return Screen(*torch.ops.mmpt.screen(weight_base, weight_new))
 

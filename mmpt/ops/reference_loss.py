@@ -1,4 +1,4 @@
-"""Masked cross-entropy of a segmented vocabulary's head: hidden rows in, loss and gradients out.
+"""Reference implementation of the masked cross-entropy of a head: hidden states in, loss and gradients out.
 
 The head is two matrices, the base's rows (usually frozen) and the new rows. Only supervised rows are
 multiplied, in chunks of rows, so the full [N, V] logits never exist. For "mean" and "sum" the gradients are
@@ -23,10 +23,15 @@ UPCAST_COLUMNS = 8192
 
 @dataclass(frozen=True)
 class LossResult:
-    """Loss and what the same pass knows about each token; only `loss` carries a gradient.
+    """The loss, and statistics of the same pass; only `loss` carries a gradient.
 
-    loss: scalar, or [N] for reduction "none". nll, lse: [N], 0 where ignored. correct: bool [N].
-    group_loss: fp64 [G], sums of nll; group_count: int64 [G].
+    Args:
+        loss: scalar, or [N] for reduction "none".
+        nll: [N], negative log-likelihood of each label, nats; 0 where ignored.
+        lse: [N], log-sum-exp of each row's logits; 0 where ignored.
+        correct: bool [N], whether the label has the largest logit (of equal ones the lowest id); False where ignored.
+        group_loss: fp64 [G], sum of nll per group.
+        group_count: int64 [G], supervised rows per group.
     """
 
     loss: Tensor
@@ -63,21 +68,30 @@ def linear_cross_entropy(
     max_valid: int | None = None,
     return_stats: bool = False,
 ) -> Tensor | LossResult:
-    """Cross-entropy of softmax(hidden @ [weight_base; weight_new].T) against labels.
+    """Cross-entropy of softmax(hidden @ [weight_base; weight_new].T) and labels, in nats.
 
-    hidden [N, H]; labels int [N], aligned with hidden (the caller shifts), ignore_index where not supervised.
-    weight_base [V0, H], weight_new [T, H]: id v is row v of their concatenation. Gradients go to those of
-    hidden, weight_base and weight_new that ask for them.
-    column_range: (lo, hi), numbers or int tensors [N]: the softmax runs over ids in [lo, hi) only.
-    group int [N] in [0, num_groups): sums of nll and counts a group, in LossResult.
-    token_weight [N]: factor of a token's loss. "mean" divides by num_items, else by the sum of the weights
-    (the number of supervised rows without weights).
-    z_loss adds z_loss * lse**2; label_smoothing spreads that share of the target over the allowed ids;
-    softcap c replaces a logit z by c * tanh(z / c).
-    max_valid: the most supervised rows the caller promises.
+    Gradients go to those of hidden, weight_base and weight_new that require them. Without a supervised row the loss
+    is 0 and so are the gradients.
 
-    Nothing supervised gives a loss of 0 with a gradient of 0. Raises ValueError with the offending value:
-    shapes, a label outside its range, more rows than max_valid.
+    Args:
+        hidden: [N, H].
+        labels: int [N], aligned with hidden (the caller shifts them).
+        weight_base: [V0, H], head rows of ids 0..V0 - 1.
+        weight_new: [T, H], head rows of ids V0..V0 + T - 1; None: there are none.
+        ignore_index: label of rows that are not supervised.
+        column_range: (lo, hi), each a number or int [N]: the softmax runs over ids in [lo, hi) only.
+        group: int [N] in [0, num_groups), for the sums per group in `LossResult`.
+        token_weight: [N], factor of each token's loss.
+        softcap: c replaces each logit z by c * tanh(z / c).
+        z_loss: adds z_loss * lse**2 to each token's loss.
+        label_smoothing: share of the target that is spread evenly over the allowed ids.
+        reduction: "mean", "sum" or "none". "mean" divides by num_items, else by the sum of the weights, which is the
+            number of supervised rows without token_weight.
+        max_valid: largest number of supervised rows that the caller promises.
+        return_stats: return a `LossResult` instead of the loss.
+
+    Raises:
+        ValueError: wrong shapes, a label outside its range, more supervised rows than max_valid; names the value.
     """
     labels = labels.long()
     _check_shapes(hidden, labels, weight_base, weight_new)

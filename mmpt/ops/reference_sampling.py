@@ -1,8 +1,7 @@
-"""Draws of one id per row from an allowed range of the vocabulary; ids outside the range cannot come out.
+"""Reference implementation of sampling: one id per row from an allowed range; ids outside it cannot come out.
 
-Only the rows of the head inside the range are multiplied. Sampling is Gumbel-max with counter-based noise, so
-a row's draw depends on its own logits, seed and offset, not on its batch. Order of filters: temperature,
-top-k, top-p.
+Only the head rows inside the range are multiplied. Sampling is Gumbel-max with counter-based noise, so the draw of a
+row depends on its own logits, seed and offset, and not on its batch. Order of filters: temperature, top-k, top-p.
 """
 
 from __future__ import annotations
@@ -36,14 +35,24 @@ def sample_range(
     max_range: int | None = None,
     screen: Screen | None = None,
 ) -> Tensor:
-    """One id a row, int64 [B], from ids in [lo, hi) and, where it is not -1, extra_id.
+    """One id per row, int64 [B], from the ids in [lo, hi) and extra_id.
 
-    hidden [B, H]; weight_base [V0, H], weight_new [T, H] as in linear_cross_entropy; others: a number or [B].
-    temperature 0: the id of the largest logit, the lowest id on a tie. top_k 0 and top_p 1 keep everything;
-    top-k keeps the k first by (logit, lower id first), top-p the shortest such prefix whose probability
-    reaches p, at least one. softcap as in linear_cross_entropy. max_range: the widest hi - lo that the caller promises.
-    screen: of this very head (`mmpt.ops.screen`); it changes no id, and here, where all is multiplied, nothing else.
-    Raises ValueError on an empty or too wide range, an id outside the vocabulary, a NaN logit.
+    Args:
+        hidden: [B, H].
+        weight_base, weight_new: [V0, H] and [T, H], as in `linear_cross_entropy`.
+        lo, hi: a number or int [B]; the allowed ids are lo..hi - 1.
+        extra_id: a number or int [B]; one more allowed id; -1 or None: none.
+        temperature: a number or [B]; 0: the id of the largest logit, the lowest id on a tie.
+        top_k: a number or int [B]; keeps the k largest logits, of equal ones the lower ids; 0: all.
+        top_p: a number or [B]; keeps the shortest prefix in that order whose probability reaches p, at least one id;
+            1: all.
+        seed, offset: a number or int [B]; the noise of a row is a function of both and of the id.
+        softcap: as in `linear_cross_entropy`.
+        max_range: widest hi - lo that the caller promises.
+        screen: of this head (`mmpt.ops.screen`). It changes no id; the reference implementation does not use it.
+
+    Raises:
+        ValueError: an empty or too wide range, an id outside the vocabulary, a NaN logit.
     """
 
     def rows_of(start: int, stop: int) -> Tensor:
@@ -87,7 +96,7 @@ def sample_logits(
     offset: int | Tensor = 0,
     max_range: int | None = None,
 ) -> Tensor:
-    """sample_range on given logits [B, V], all ids: the same arguments, the same draws."""
+    """`sample_range` of given logits [B, V] of all ids: the other arguments and the draws are the same."""
     rows = _Rows(
         logits.shape[0],
         logits.device,

@@ -1,7 +1,7 @@
-"""Packing: which sequences share a row. Best fit, longest first, so that little of a row is padding.
+"""Packing: which sequences share a row. Best fit, longest first, so that rows have little padding.
 
-Packed sequences stay separate: positions restart at 0 in each, and no label reaches over a border, because
-the first token of a sequence is never a target.
+Packed sequences stay separate: positions restart at 0 in each, and the first token of a sequence is never a target, so
+no label depends on the sequence before.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ def pack(lengths: Sequence[int], row_len: int) -> list[list[int]]:
     """Assign sequences to rows of ``row_len`` tokens: best fit, by falling length, ties by index.
 
     Args:
-        lengths: tokens of each sequence.
+        lengths: number of tokens of each sequence.
 
     Returns:
-        One list of indices into ``lengths`` a row, in the order in which they lie in it. Every index occurs
-        once and no row is over-full. Best fit decreasing needs at most 11/9 of the optimal number of rows,
-        plus one.
+        For each row the indices into ``lengths`` of its sequences, in their order in the row. Every index occurs once,
+        and no row has more than ``row_len`` tokens. Best fit decreasing needs at most 11/9 of the optimal number of
+        rows, plus one.
 
     Raises:
         UserError: a sequence is longer than a row.
@@ -45,12 +45,14 @@ def pack(lengths: Sequence[int], row_len: int) -> list[list[int]]:
 
 
 def stream_order(position_ids: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Packed rows [B, L] as one stream without padding, the longest sequence first, equals in their order.
+    """Packed rows [B, L] as one stream without padding: longest sequence first, equal lengths in their order.
 
-    position_ids: 0 where a sequence begins. real: which tokens are not padding.
+    Args:
+        position_ids: int [B, L], 0 where a sequence begins.
+        real: bool [B, L], False at padding.
 
     Returns:
-        (int64 [N], for each token of the stream its place in the flattened rows; the sequences' lengths)
+        (int64 [N], the place in the flattened rows of each token of the stream; the lengths of the sequences)
     """
     places = np.flatnonzero(real)
     starts = np.append(np.flatnonzero(position_ids.ravel()[places] == 0), len(places))
@@ -61,10 +63,10 @@ def stream_order(position_ids: np.ndarray, real: np.ndarray) -> tuple[np.ndarray
 
 
 def require_fit(longest: int, row_len: int) -> None:
-    """Refuse a row that the longest sequence does not fit into.
+    """Check that the longest sequence fits into a row.
 
     Raises:
-        UserError: with the smallest row length that works.
+        UserError: it does not; names the smallest row length that works.
     """
     if longest > row_len:
         raise UserError(

@@ -1,7 +1,7 @@
 """The shards stage: encode every record of the split, shard by shard, and continue at the missing shards.
 
-work/audio-train-00003.safetensors, .jsonl, .done.json     a shard is finished when .done.json is there,
-                                                           whichever process wrote it: this one, or a worker
+work/audio-train-00003.safetensors, .jsonl, .done.json     a shard is complete when .done.json is there,
+                                                           whether this process or a worker wrote it
 out/  = work/ without the .done.json, plus errors.jsonl and stats.json
 """
 
@@ -66,12 +66,13 @@ def plan(
 ) -> list[Shard]:
     """Deal the records into shards in manifest order; a record that the split leaves out is in none.
 
-    No record is held: of each stay its place in the manifest, a key of its id and two bytes.
+    No record is held in memory: only its place in the manifest, a key of its id and two bytes.
 
     Args:
         records: the manifest.
         sides: rows of the split.
-        modalities: the others are left out.
+        per_shard: largest number of records of a shard.
+        modalities: records of other modalities are left out.
     """
     ids, dealt, kinds = Keys(), bytearray(), bytearray()
     for row in sides:
@@ -99,7 +100,12 @@ def tokenise(
     batch: int,
     earlier: Mapping[str, Earlier],
 ) -> None:
-    """Write those of ``shards`` that ``ctx.work`` does not hold yet; what ``earlier`` shards hold is not encoded."""
+    """Write those of ``shards`` that ``ctx.work`` lacks. Records that ``earlier`` shards hold are not encoded again.
+
+    Args:
+        encoders, earlier: by modality.
+        batch: number of media that are encoded at once.
+    """
     total, before = sum(len(shard.records) for shard in shards), 0
     for shard in shards:
         if not done(ctx.work, shard):
@@ -118,7 +124,7 @@ def tokenise(
 
 
 def done(folder: Path, shard: Shard) -> bool:
-    """Whether a work folder holds a shard, whole."""
+    """Whether a work folder holds the complete shard."""
     return _done(folder, shard).is_file()
 
 
@@ -168,7 +174,7 @@ def save_shard(
     Args:
         ids: int32 [n] of each record.
         rows: the sidecar's lines (schema shard_record), in the same order.
-        stamp: for the header: digests of token_space and codec; of shards that may be taken over, cut and starts.
+        stamp: for the header: digests of token space and codec, and what a later run needs to take records over.
     """
     flat = np.concatenate([np.zeros(0, np.int32), *ids])
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
@@ -197,9 +203,12 @@ def _done(folder: Path, shard: Shard) -> Path:
 
 
 def gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> None:
-    """All finished shards to ``ctx.out``, with errors.jsonl and stats.json.
+    """Copy all shards to ``ctx.out`` and write errors.jsonl and stats.json.
 
-    Copies, not links: an edit of a published shard must not reach the copy that a rebuild resumes from.
+    Shards are copied, not linked: an edit of a published shard must not reach the copy that a rebuild resumes from.
+
+    Raises:
+        UserError: no record of a modality could be encoded.
     """
     errors: list[dict[str, Any]] = []
     lost: Counter[tuple[str, str]] = Counter()
@@ -227,7 +236,7 @@ def gather(ctx: StageContext, shards: Sequence[Shard], space: TokenSpace) -> Non
 
 
 def _refuse_nothing(ctx: StageContext, shards: Sequence[Shard], lost: Mapping[tuple[str, str], int]) -> None:
-    """When every record of a modality fails, the codec or the media folder is at fault, not a file."""
+    """Raise UserError if every record of a modality failed: then the codec or the media folder is at fault."""
     for modality in MODALITIES:
         concerned = [shard for shard in shards if shard.modality == modality]
         planned = sum(len(shard.records) for shard in concerned)
@@ -242,7 +251,12 @@ def _refuse_nothing(ctx: StageContext, shards: Sequence[Shard], lost: Mapping[tu
 
 
 def statistics(folder: Path, lost: Mapping[tuple[str, str], int], space: TokenSpace) -> dict[str, Any]:
-    """Counts, lengths and codebook use by modality and split (schema shard_stats); ``lost``: not encoded."""
+    """Counts, lengths and codebook use by modality and split (schema shard_stats).
+
+    Args:
+        folder: of the shards.
+        lost: (modality, split) -> records that could not be encoded.
+    """
     return {
         modality: {
             split: _part(ShardSet.open(folder, modality, split, space), lost.get((modality, split), 0), space)

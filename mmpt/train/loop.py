@@ -1,18 +1,18 @@
 """The training loop: batches in, checkpoints and metrics.jsonl out; it resumes from the newest checkpoint.
 
     folder/steps/step_<k>/    checkpoints; the newest holds the trainer state, older ones only their adapter
-    folder/metrics.jsonl      one row a log interval, never past the newest checkpoint when a run goes on
+    folder/metrics.jsonl      one row per log interval; a resumed run removes rows after its checkpoint
 
 Everything that a step depends on is either a function of the step (batch, learning rate) or in the checkpoint
-(weights, moments, random state, the open log interval, what was drawn), so a run that was killed and went on writes the
+(weights, moments, random state, the open log interval, the draws), so a run that was killed and resumed writes the
 same bytes as one that was not. The loop knows nothing about tasks, codecs or profiles.
 
-No step waits for the device. What a step measured stays there until a log interval, a save or a measurement
-is due; then the host looks at the steps one after the other. A step that must not change the weights is
-skipped on the device (`DivergenceGuard`), with all after it, and the host stops the run at exactly that step.
+No step waits for the device. The numbers of a step stay there until a log interval, a save or a measurement is due;
+then the host reads the steps one after the other. A step that must not change the weights is skipped on the device
+(`DivergenceGuard`) with all steps after it, and the host stops the run at exactly that step.
 
-Several ranks share a step's micro-batches and add up gradients and tallies, so that all of them hold the same
-numbers and decide alike; rank 0 alone writes. A checkpoint says nothing of how many there were.
+Several ranks share a step's micro-batches and add up gradients and tallies, so all of them hold the same numbers and
+decide alike; rank 0 alone writes. The number of ranks is not in a checkpoint.
 """
 
 from __future__ import annotations
@@ -62,11 +62,16 @@ METRICS = "metrics.jsonl"
 
 @dataclass
 class Outcome:
-    """Where a run ended.
+    """The end of a run.
 
-    step: optimizer steps done. stopped: why a monitor ended it early, or None.
-    saved: steps with a checkpoint. measured: step -> what `Hooks.measure` returned.
-    monitors: with their worst values. rows: of metrics.jsonl. draws: of all steps done.
+    Args:
+        step: optimizer steps done.
+        stopped: why a monitor ended the run early; None: it did not.
+        saved: steps with a checkpoint.
+        measured: step -> result of `Hooks.measure`.
+        monitors: with their worst values.
+        rows: of metrics.jsonl.
+        draws: of all steps done.
     """
 
     step: int
@@ -80,15 +85,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls.
+    """Functions that the loop calls. None may change the model; after those at a save the random state is restored.
 
-    on_log(row): after each row of metrics.jsonl. on_save(step, folder): after each checkpoint. on_resume(step): before
-    the first step of a run that goes on from a checkpoint. on_batch(step, batch): before each step.
-    on_pace(step, pace): how fast it went, before on_log. asked_to_end(): asked after each step, by a run of one rank.
-    measure(step): JSON to keep in the checkpoint, called at the steps in `measure_at`, at each save and at
-        the end, before the save. None of them may change the model; the random state is put back after each that
-        comes with a save.
-    Of several ranks, rank 0 alone is called, but for `measure`, which must give the same on each.
+    Of several ranks only rank 0 calls them, except for `measure`, which must return the same on each.
+
+    Args:
+        on_log: called with each row of metrics.jsonl, after it is written.
+        on_save: called with (step, folder) after each checkpoint.
+        on_resume: called with the step before the first step of a run that resumes from a checkpoint.
+        measure: called with the step, at the steps in `measure_at`, at each save and at the end, before the save;
+            returns JSON that the checkpoint keeps. None: nothing is measured.
+        on_batch: called with (step, batch) before each step.
+        on_pace: called with (step, speed of the interval) before on_log.
+        asked_to_end: called after each step of a run of one rank; True: save a checkpoint and raise `Interrupted`.
     """
 
     on_log: Callable[[dict[str, Any]], None] = lambda row: None
@@ -102,13 +111,18 @@ class Hooks:
 
 
 class Interrupted(Exception):
-    """The run was asked to end, and has: it goes on from a checkpoint of its last step."""
+    """The run was asked to end, and has: a checkpoint of its last step is there to resume from."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A step that the host has not looked at. numbers: fp64 on the device: its tally's values, the gradient
-    norm before clipping, and whether the watch had stopped the run. tokens: without padding. draws: as in its batch.
+    """A step that the host has not read.
+
+    Args:
+        numbers: fp64, on the device: the values of its tally, the gradient norm before clipping, and whether the
+            divergence guard had stopped the run.
+        tokens: without padding.
+        draws: as in its batch.
     """
 
     step: int
@@ -156,14 +170,18 @@ def train(
     until: int | None = None,
     ranks: Ranks = Ranks.alone(),
 ) -> Outcome:
-    """Train up to `settings.steps` steps, or `until`, going on from the newest checkpoint in `folder` if
-    there is one. All `ranks` call it alike and get the same outcome.
+    """Train to step `settings.steps`, from the newest checkpoint in `folder` if there is one.
+
+    Every rank calls this with equal arguments and gets an equal outcome.
+
+    Args:
+        until: end at this step, before the last one of the schedule.
 
     Raises:
-        UserError: that checkpoint belongs to another token space, LoRA, row shape, data, mixture or schedule;
-            or the ranks were given different models, data or settings.
-        Interrupted: `hooks.asked_to_end`; there is a checkpoint, which no outcome lists.
-        RanksDiffer: the ranks' weights are no longer the same.
+        UserError: the checkpoint belongs to another token space, LoRA, row shape, data, mixture or schedule; or the
+            ranks were given different models, data or settings.
+        Interrupted: `hooks.asked_to_end` returned True; there is a checkpoint, and no outcome.
+        RanksDiffer: the ranks' weights are no longer equal.
     """
     end = settings.steps if until is None else min(until, settings.steps)
     if ranks.world > 1:

@@ -29,10 +29,13 @@ from mmpt.train.sharding import sharded
 
 @dataclass(frozen=True)
 class Targets:
-    """The supervised tokens of packed rows [B, L], S of them.
+    """The S supervised tokens of packed rows [B, L].
 
-    at: int64 [S], index into the B*L hidden states of the token *before* each label. labels int64 [S].
-    task: int64 [S] into KINDS. slot: int64 [S] into SLOTS(space).
+    Args:
+        at: int64 [S], index into the B * L hidden states of the token *before* each label.
+        labels: int64 [S].
+        task: int64 [S], index into KINDS.
+        slot: int64 [S], index into SLOTS(space).
     """
 
     at: Tensor
@@ -41,14 +44,19 @@ class Targets:
     slot: Tensor
 
     def to(self, device: torch.device) -> Targets:
-        """There; from pinned memory without waiting."""
+        """The same on `device`; a copy from pinned memory does not wait."""
         parts = (self.at, self.labels, self.task, self.slot)
         return Targets(*(part.to(device, non_blocking=True) for part in parts))
 
 
 @dataclass(frozen=True)
 class Sums:
-    """nll: float64 [kinds, slots], summed over the supervised tokens; count: int64 [kinds, slots]."""
+    """Sums over supervised tokens.
+
+    Args:
+        nll: float64 [kinds, slots], nats.
+        count: int64 [kinds, slots].
+    """
 
     nll: np.ndarray
     count: np.ndarray
@@ -65,9 +73,10 @@ class Sums:
 
 @dataclass(frozen=True)
 class Tally:
-    """The objective and the sums of some rows, where they were computed, until somebody reads them.
+    """The objective and the sums of some rows, on the device that computed them. Tallies of parts add up.
 
-    values: fp64 [1 + 2 * kinds * slots]: objective, nll, count; a count is exact. Tallies of parts add up.
+    Args:
+        values: fp64 [1 + 2 * kinds * slots]: objective, nll, count. Counts are exact.
     """
 
     values: Tensor
@@ -81,7 +90,7 @@ class Tally:
         return Tally(self.values + other.values)
 
     def read(self, space: TokenSpace) -> tuple[float, Sums]:
-        """On the host; waits for the device."""
+        """(objective, sums) on the host; waits for the device."""
         return read_tally(self.values.cpu().numpy(), space)
 
     @staticmethod
@@ -98,9 +107,14 @@ def read_tally(values: np.ndarray, space: TokenSpace) -> tuple[float, Sums]:
 
 
 def targets_of(labels: np.ndarray, task: np.ndarray, slot: np.ndarray, device: torch.device) -> Targets:
-    """Shift labels [B, L] (aligned with the inputs) onto the hidden states that predict them.
+    """Shift labels onto the hidden states that predict them.
 
-    Raises ValueError where a row's first token is a target: nothing stands before it.
+    Args:
+        labels: int [B, L], aligned with the inputs, IGNORE where not supervised.
+        task, slot: int [B, L], as in `Targets`.
+
+    Raises:
+        ValueError: the first token of a row is a target, which no hidden state predicts.
     """
     row, column = np.nonzero(labels != IGNORE)
     if (column == 0).any():
@@ -115,10 +129,12 @@ def targets_of(labels: np.ndarray, task: np.ndarray, slot: np.ndarray, device: t
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that go through the model at once, on the host, as in `Batch`: input_ids, position_ids, labels
-    int64 [R, L]; task, slot int8 [R, L].
+    """Rows that go through the model at once, on the host; R rows of L tokens.
 
-    lengths: None, or R is 1 and these sequences fill it: the rows' tokens as a stream without padding.
+    Args:
+        input_ids, position_ids, labels: int64 [R, L].
+        task, slot: int8 [R, L].
+        lengths: of the sequences of a stream without padding, where R is 1; None: packed rows.
     """
 
     input_ids: np.ndarray
@@ -130,7 +146,7 @@ class MicroBatch:
 
     @property
     def tokens(self) -> int:
-        """Without padding."""
+        """Number of tokens without padding."""
         return int((self.task >= 0).sum())
 
     def stream(self) -> MicroBatch:
@@ -156,36 +172,39 @@ def micro_batches(batch: Batch, rows: int) -> list[MicroBatch]:
     ]
 
 
-OPEN_PIECES = 8  # at most, of a step whose cut the settings leave open, where noise depends on the cut
+OPEN_PIECES = 8  # micro-batches of a step at most, if the settings leave it open and dropout depends on the cut
 
 
 def rows_at_once(rows: int, micro_rows: int, noise: bool, world: int) -> int:
-    """How many of a step's rows are a micro-batch.
+    """Rows per micro-batch of a step with `rows` rows.
 
-    Where the settings leave it open (0), a model without noise has a piece for each rank: the cut changes no more than
-    the order of additions. Dropout's noise belongs to the micro-batch, so there the cut must not know of the ranks.
+    Args:
+        micro_rows: the setting; 0: open. A model without noise then has one micro-batch per rank, since the cut changes
+            only the order of additions. Dropout's noise belongs to the micro-batch, so with noise the cut must not
+            depend on the number of ranks.
+        noise: `draws_noise` of the model.
+        world: number of ranks.
     """
     return max(1, micro_rows or -(-rows // (OPEN_PIECES if noise else world)))
 
 
 def draws_noise(model: MultimodalLM) -> bool:
-    """Whether the model's forward in training draws random numbers: dropout, of LoRA or of the base's own."""
+    """Whether the model's forward in training draws random numbers, for dropout of LoRA or of the base."""
     own = any(one.p > 0 for one in model.modules() if isinstance(one, nn.Dropout))
     return own or (getattr(model.config, "attention_dropout", None) or 0.0) > 0
 
 
 def token_weights(n_supervised: Mapping[str, int], task_weights: Mapping[str, float], device: torch.device) -> Tensor:
-    """fp32 [kinds]: w_task / (that task's supervised tokens in the global batch), 0 where it has none."""
+    """fp32 [kinds]: w_task / (supervised tokens of that task in the global batch); 0 for a task without tokens."""
     weights = [task_weights[kind] / n_supervised[kind] if n_supervised.get(kind) else 0.0 for kind in KINDS]
     return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
 def decode_ranges(space: TokenSpace, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """(lo, hi) int64 [slots]: the ids among which decoding chooses where a label of that slot stands.
+    """(lo, hi), int64 [slots] each: decoding chooses a token of a slot among the ids lo..hi - 1.
 
-    Payload slots: their segment. Text also competes with its end token, which lies in SPECIAL right behind
-    TEXT, so its range runs to the end of SPECIAL. Image and audio ends are placed by the grammar: their range
-    is everything.
+    A payload slot has its segment. Text also competes with its end token, which is in SPECIAL, right after TEXT: its
+    range ends with SPECIAL. The grammar places the ends of images and sounds: their range is the whole vocabulary.
     """
     lo, hi = [], []
     everything = (0, space.vocab_size_total)
@@ -210,10 +229,12 @@ def loss_of(
     settings: TrainSettings,
     ranges: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tally]:
-    """The objective's share of some rows, and their tally.
+    """(the objective's share of some rows, their tally).
 
-    hidden [B, L, H]; weights [kinds] from `token_weights`; ranges from `decode_ranges`, or None for the full
-    softmax.
+    Args:
+        hidden: [B, L, H].
+        weights: fp32 [kinds] of `token_weights`.
+        ranges: of `decode_ranges`; None: the softmax runs over the whole vocabulary.
     """
     slots = len(SLOTS(model.space))
     base, new = model.head()
@@ -229,7 +250,7 @@ def loss_of(
         z_loss=settings.z_loss,
         label_smoothing=settings.label_smoothing,
         reduction="sum",
-        max_valid=targets.labels.numel(),  # without it CUDA counts the labels that are supervised, and waits for that
+        max_valid=targets.labels.numel(),  # without it CUDA counts the supervised labels and waits for the count
         return_stats=True,
     )
     parts = (result.loss.detach()[None], result.group_loss, result.group_count)
@@ -238,10 +259,12 @@ def loss_of(
 
 @dataclass(frozen=True)
 class PreparedStep:
-    """A step on the host, as far as one rank has to do with it, ready to be copied to the device.
+    """One rank's part of a step, on the host, ready to be copied to the device.
 
-    weights: fp32 [kinds] of `token_weights`. pieces: this rank's micro-batches by their numbers; total: how many
-    the step has.
+    Args:
+        weights: fp32 [kinds] of `token_weights`.
+        pieces: this rank's micro-batches.
+        total: number of micro-batches of the step, over all ranks.
     """
 
     batch: Batch
@@ -252,7 +275,13 @@ class PreparedStep:
 
 @dataclass(frozen=True)
 class PreparedMicroBatch:
-    """A micro-batch: input_ids, position_ids int64 [R, L]; lengths as in MicroBatch."""
+    """A `MicroBatch` as tensors, with its targets.
+
+    Args:
+        index: its number in the step.
+        input_ids, position_ids: int64 [R, L].
+        lengths: as of `MicroBatch`.
+    """
 
     index: int
     input_ids: Tensor
@@ -266,8 +295,10 @@ def lay(
 ) -> PreparedStep:
     """Cut a batch into its micro-batches and find their targets. Needs no device and no model.
 
-    packs: as streams without padding. noise: `draws_noise` of the model. pin: into memory from which a copy to CUDA
-    does not wait.
+    Args:
+        packs: make streams without padding.
+        noise: `draws_noise` of the model.
+        pin: use pinned memory, from which a copy to CUDA does not wait.
     """
 
     def put(values: np.ndarray) -> Tensor:
@@ -294,11 +325,14 @@ def backward(
     step: int = 0,
     ranks: Ranks = Ranks.alone(),
 ) -> Tally:
-    """This rank's share of the gradients of one global batch, micro-batch by micro-batch; nothing waits for
-    the device.
+    """Add this rank's share of the gradients of one global batch; returns its tally. Nothing waits for the device.
 
-    batch: laid out here, unless it was before. step: with the settings' seed and the micro-batch it decides the
-    dropout. Gradients and tallies of the ranks add up to those of the batch.
+    Gradients and tallies of the ranks add up to those of the batch.
+
+    Args:
+        batch: prepared by `lay` here, unless it was before.
+        ranges: as of `loss_of`.
+        step: decides the dropout, with the settings' seed and the micro-batch.
     """
     device = model.device
     laid = (
@@ -327,7 +361,7 @@ def backward(
 
 
 def _empty_turn(model: MultimodalLM) -> None:
-    """Forward and backward that add nothing: the other ranks need this one's part of every layer."""
+    """A forward and backward that add nothing: the other ranks wait for this one's part of every layer."""
     token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
     lengths = (1,) if model.packs else None
     (model.hidden(token, token, packed=False, lengths=lengths).sum() * 0).backward()
