@@ -7,21 +7,29 @@ import configparser
 import io
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mmpt.build.commandline import user_path
+from mmpt.corpus.source_tables import TABLES
 from mmpt.store.atomic import atomic_write
 from mmpt.store.errors import EXIT_GO, UserError
 from mmpt.store.resources import shared
 
-SUFFIXES = {
-    "audio": {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif"},
-    "image": {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"},
-}
+LISTED = {".csv": "table", ".jsonl": "table", ".parquet": "parquet", ".arrow": "parquet", ".tar": "webdataset"}
+"""Suffix of a file that --from names -> the reader of it."""
+READERS = ("captions", "table", "parquet", "webdataset")
+"""Readers whose files are looked for in a folder, in this order."""
+ELSEWHERE = ("parquet", "webdataset")
+"""Readers whose media are no files of their own."""
+WORDS = {"audio": "sounds", "image": "pictures"}
+COUNTED = 20_000
+"""Records that are read at most."""
 LOOKED_AT = 200
 """Sounds whose length is read, spread over the folder: enough for a quantile, quick on a network disk."""
 
@@ -34,12 +42,12 @@ def init(words: Sequence[str], settings: Mapping[str, Mapping[str, str]]) -> int
         settings: doit's configuration, for doit.cfg.
 
     Raises:
-        UserError: the folder is a project already, or the data folder holds no captions.
+        UserError: the folder is a project already, or there are no captions.
     """
     parser = argparse.ArgumentParser(prog="mmpt init", description="start a project: gates/, dodo.py and a profile")
     created = "created if it is not there; default: this one"
     parser.add_argument("folder", nargs="?", default=".", type=user_path, help=created)
-    captioned = "a folder with captions.jsonl or captions.csv and its media"
+    captioned = "a folder of captioned media (captions.jsonl, metadata.csv, parquet, arrow, tars), or one such file"
     parser.add_argument("--from", dest="data", type=user_path, help=captioned)
     options = parser.parse_args(list(words))
     folder = Path(options.folder).resolve()
@@ -74,51 +82,84 @@ def _config(settings: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def starter(data: Path, folder: Path) -> tuple[str, list[str]]:
-    """A profile for the records of a captioned folder, and what it assumes, one line each.
+    """A profile for a captioned data set, and what it assumes, one line each.
 
     Args:
-        data: the folder with captions.jsonl or captions.csv.
+        data: a folder that reader captions, table, parquet or webdataset reads, or one such file.
         folder: where the profile will lie; its path to the data is relative to it.
 
     Raises:
-        UserError: no captions file, or none of its records names a medium.
+        UserError: nothing that a reader reads, or no usable record.
     """
-    names = ("captions.jsonl", "captions.csv")
-    if not any((data / name).is_file() for name in names):
-        raise UserError("no captions file", where=data, expected=" or ".join(names), fix="see mmpt/corpus/README.md")
-    media = {
-        kind: sorted(path for path in data.rglob("*") if path.suffix.lower() in suffixes)
-        for kind, suffixes in SUFFIXES.items()
-    }
-    if not any(media.values()):
-        raise UserError("no pictures and no sounds", where=data, expected="files such as .png, .jpg, .wav, .flac")
-    codecs: dict[str, Any] = {kind: None for kind, files in media.items() if not files}
-    assumed = [f"{len(files)} {'sounds' if kind == 'audio' else 'pictures'}" for kind, files in media.items()]
-    assumed = [f"found {' and '.join(assumed)} below {data}"]
-    if media["audio"]:
-        seconds, codecs["audio"] = _clip(media["audio"])
+    root, source = _source(data)
+    counts, sounds, bad = _look(root, source)
+    codecs: dict[str, Any] = {kind: None for kind in WORDS if not counts[kind]}
+    n = sum(counts.values())
+    found = " and ".join(f"{counts[kind]} {WORDS[kind]}" for kind in WORDS)
+    assumed = [f"found {found} in {data}" + (", and stopped to count there" if n + len(bad) >= COUNTED else "")]
+    assumed += [f"corpus.sources: reader {source['reader']}"]
+    if bad:
+        assumed.append(f"{len(bad)} bad records: a run stops at them; corpus.on_bad_record: skip leaves them out")
+        assumed.append(f"    the first: {bad[0]}")
+    if sounds:
+        seconds, codecs["audio"] = _clip(sounds)
         clip = codecs["audio"]["clip_seconds"]
         assumed.append(f"codecs.audio.clip_seconds {clip}: nine in ten sounds are at most {seconds:.1f} s long")
-    assumed += [
-        f"no {'sounds' if kind == 'audio' else 'pictures'}: codecs.{kind} is null"
-        for kind, files in media.items()
-        if not files
-    ]
+    elif counts["audio"]:
+        assumed.append("codecs.audio.clip_seconds is that of profile captions: the sounds' lengths were not read")
+    assumed += [f"no {WORDS[kind]}: codecs.{kind} is null" for kind in WORDS if not counts[kind]]
     profile: dict[str, Any] = {
         "extends": "captions",
-        "name": "".join(c if c.isalnum() or c in "._-" else "-" for c in data.name.lower()).strip("-._") or "run",
-        "corpus": {"sources": [{"name": "data", "reader": "captions", "path": os.path.relpath(data, folder)}]},
+        "name": "".join(c if c.isalnum() or c in "._-" else "-" for c in data.stem.lower()).strip("-._") or "run",
+        "corpus": {"sources": [{**source, "path": os.path.relpath(root, folder)}]},
         **({"codecs": codecs} if codecs else {}),
     }
-    for kind, files in media.items():
-        n = len(files)
-        if 0 < n < 1500:
-            assumed.append(
-                f"{n} {'sounds' if kind == 'audio' else 'pictures'}: gates that judge 256 test items need about 1,500 "
-                "(split.test 0.18); with fewer, expect CANNOT_DECIDE"
-            )
+    assumed += [
+        f"{counts[kind]} {WORDS[kind]}: gates that judge 256 test items need about 1,500 (split.test 0.18); "
+        "with fewer, expect CANNOT_DECIDE"
+        for kind in WORDS
+        if 0 < counts[kind] < 1500
+    ]
     head = "# Written by `mmpt init`. `doit help profile KEY` explains a key, `doit profile` shows all values.\n"
     return head + yaml.safe_dump(profile, sort_keys=False), assumed
+
+
+def _source(data: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a data set, and its source section without the path."""
+    if data.is_file():
+        if data.suffix not in LISTED:
+            raise UserError("no reader reads this file", where=data, expected=" or ".join(LISTED))
+        if data.name not in TABLES["captions"]:
+            return data.parent, {"name": "data", "reader": LISTED[data.suffix], "file": data.name}
+        data = data.parent
+    for reader in READERS:
+        if any(next(data.glob(f"{'' if reader == 'captions' else '**/'}{name}"), None) for name in TABLES[reader]):
+            return data, {"name": "data", "reader": reader}
+    raise UserError(
+        "no captions",
+        where=data,
+        expected=", ".join(name for reader in READERS for name in TABLES[reader]),
+        fix="name a table of your own by its file: --from FOLDER/FILE.csv; see mmpt/corpus/README.md",
+    )
+
+
+def _look(root: Path, source: Mapping[str, Any]) -> tuple[Counter[str], list[Path], list[str]]:
+    """Records by modality, the sounds that are files, and the bad records; of the first COUNTED ones."""
+    from mmpt.corpus.problems import Problem
+    from mmpt.corpus.readers import read_source
+
+    counts: Counter[str] = Counter()
+    sounds, bad = [], []
+    for _, one in islice(read_source(source, root, root, 0, (0.0, 0.0)), COUNTED):
+        if isinstance(one, Problem):
+            bad.append(str(one))
+            continue
+        counts[one["modality"]] += 1
+        if one["modality"] == "audio" and source["reader"] not in ELSEWHERE:
+            sounds.append(root / one["media"]["path"])
+    if not counts:
+        raise UserError("no usable record", where=root, found=bad[0] if bad else "nothing")
+    return counts, sounds, bad
 
 
 def _clip(sounds: Sequence[Path]) -> tuple[float, dict[str, Any]]:

@@ -211,7 +211,7 @@ def _malformed(fields: Mapping[str, Any]) -> tuple[str, str, str, str, str] | No
             f"missing {', '.join(absent)}",
             short(", ".join(fields)) or "nothing",
             "id, caption, and image or audio",
-            "add it",
+            "add it, or let reader `table` read the file, which takes names of its own",
         )
     if not fields["id"].strip():
         return ("bad_line", "empty id", "''", "an id of its own", "give the record an id")

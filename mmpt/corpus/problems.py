@@ -55,15 +55,21 @@ def refuse(
 ) -> None:
     """Raises one UserError that lists the first 20 problems and counts the rest; does nothing without any.
 
+    What is wrong with many records in the same way is one line.
+
     counted: who counts them where they are left out instead. total: how many there are, where `problems` are only
     the first of them.
     """
     if not problems:
         return
     total = len(problems) if total is None else total
-    lines = [str(problem) for problem in problems[:SHOWN]]
-    if total > SHOWN:
-        lines.append(f"and {total - SHOWN} more")
+    alike: dict[tuple[str, ...], list[Problem]] = {}
+    for one in problems:
+        alike.setdefault((one.source, one.what, one.found, one.expected), []).append(one)
+    shown = list(alike.values())[:SHOWN]
+    lines = [f"{many[0]}" + (f" (and {len(many) - 1} alike)" if len(many) > 1 else "") for many in shown]
+    if (rest := total - sum(map(len, shown))) > 0:
+        lines.append(f"and {rest} more")
     noun = "bad record" if total == 1 else "bad records"
     raise UserError(
         f"{total} {noun} in {within}:\n  " + "\n  ".join(lines) + "\n",

@@ -13,9 +13,10 @@ from mmpt.profile.rules import check_numbers, check_rules
 from mmpt.profile.yaml_file import read_yaml
 from mmpt.store.canonical import digest_json
 from mmpt.store.errors import UserError
-from mmpt.store.schema import nearest, validate
+from mmpt.store.schema import SchemaError, nearest, validate
 
 PACKAGED = Path(__file__).resolve().parent / "packaged"
+MANY = 5  # sections that a profile lacks where `extends` was forgotten rather than one of them
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,18 @@ def load_profile(name_or_path: str) -> Profile:
     path = _locate(name_or_path)
     data = _without_nothing(long_form(_inherit(path, ())))
     check_numbers(data, path)
-    validate(data, "profile", where=path)
+    try:
+        validate(data, "profile", where=path)
+    except SchemaError as error:
+        lacking = next((line for line in error.lines if line.startswith("top level: missing ")), "")
+        if "extends" in _read(path) or lacking.count(",") < MANY:
+            raise
+        raise UserError(
+            "the profile has no `extends`, and so would have to state every key",
+            where=path,
+            found=lacking.removeprefix("top level: "),
+            fix="begin it with `extends: smoke`, captions, trial or a profile of your own",
+        ) from None
     data = _for_tasks(data)
     check_rules(data, path)
     check_launcher(data, path)

@@ -85,9 +85,9 @@ def validate(value: Any, name: str, *, where: object) -> None:
 
 
 def violations(value: Any, name: str, prefix: str = "") -> Iterator[str]:
-    """One line per violation: path, found, expected, nearest key."""
-    for error in sorted(validator(name).iter_errors(value), key=lambda one: [str(part) for part in one.absolute_path]):
-        yield from _lines(error, prefix)
+    """One line per violation: path, found, expected, nearest key. No line twice: missing keys are named together."""
+    errors = sorted(validator(name).iter_errors(value), key=lambda one: [str(part) for part in one.absolute_path])
+    yield from dict.fromkeys(line for error in errors for line in _lines(error, prefix))
 
 
 def validate_file(path: Path, name: str) -> None:
@@ -124,7 +124,9 @@ def _lines(error: ValidationError, prefix: str) -> Iterable[str]:
         yield f"{place}: missing {', '.join(map(repr, missing))}"
     elif error.validator == "type":
         kinds = expected if isinstance(expected, str) else " or ".join(expected)
-        yield f"{place}: found {_short(error.instance)}; expected {kinds}"
+        inside = ", ".join(schema.get("properties", ()))
+        form = f"{kinds} with {inside}" if kinds == "object" and inside else kinds
+        yield f"{place}: found {_short(error.instance)}; expected {form}"
     elif error.validator == "enum":
         known = [str(one) for one in expected]
         close = difflib.get_close_matches(error.instance, known, n=1) if isinstance(error.instance, str) else []

@@ -1,5 +1,6 @@
 """The `mmpt` command: the same commands as doit, from any folder of a project; `mmpt init`; the wheel."""
 
+import io
 import json
 import os
 import subprocess
@@ -70,7 +71,7 @@ def test_init_writes_a_project_whose_profile_fits_the_data(captioned, tmp_path, 
     monkeypatch.chdir(tmp_path)
     assert main(["init", "mine", "--from", str(captioned)]) == 0
     assert (
-        "found 2 sounds and 1 pictures" in (said := capsys.readouterr().out)
+        "found 1 sounds and 1 pictures" in (said := capsys.readouterr().out)
         and "cd mine && mmpt profile=run.yaml" in said
     )
     profile = load_profile("mine/run.yaml")
@@ -87,10 +88,40 @@ def test_init_takes_out_a_modality_that_is_not_there(captioned, tmp_path, monkey
     assert "image" not in load_profile("mine/run.yaml").data["codecs"]
 
 
+@pytest.mark.parametrize(
+    ("named", "reader"), [("My data", "table"), ("My data/metadata.csv", "table"), ("My data/own.csv", "table")]
+)
+def test_init_reads_a_table_with_other_names(captioned, tmp_path, monkeypatch, capsys, named, reader):
+    """An imagefolder, its table by name, and a table with a name of its own and one bad line."""
+    monkeypatch.chdir(tmp_path)
+    (captioned / "captions.jsonl").unlink()
+    (captioned / "metadata.csv").write_text("file_name,text\na.png,a red square\nb.wav,silence\n")
+    (captioned / "own.csv").write_text("file_name,text\na.png,a red square\nz.png,\nb.wav,silence\n")
+    assert main(["init", "mine", "--from", named]) == 0
+    said = capsys.readouterr().out
+    assert "found 1 sounds and 1 pictures" in said and ("1 bad record" in said) == named.endswith("own.csv")
+    (source,) = load_profile("mine/run.yaml").data["corpus"]["sources"]
+    assert (source["reader"], source.get("file")) == (reader, Path(named).name if named.endswith(".csv") else None)
+
+
+def test_init_reads_parquet(tmp_path, monkeypatch, capsys):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(stream, "png")
+    rows = [{"image": {"bytes": stream.getvalue(), "path": "a.png"}, "text": f"a red square {n}"} for n in range(3)]
+    (tmp_path / "set").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "set" / "train.parquet")
+    assert main(["init", "mine", "--from", "set/train.parquet"]) == 0
+    assert "found 0 sounds and 3 pictures" in capsys.readouterr().out
+    (source,) = load_profile("mine/run.yaml").data["corpus"]["sources"]
+    assert (source["reader"], source["file"]) == ("parquet", "train.parquet")
+
+
 def test_init_from_a_folder_without_captions_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert main(["init", "mine", "--from", "empty"]) == 2 and "no captions file" in capsys.readouterr().err
+    assert main(["init", "mine", "--from", "empty"]) == 2 and "no captions" in capsys.readouterr().err
     assert not (tmp_path / "mine").exists()
 
 

@@ -297,8 +297,17 @@ def test_skip_leaves_them_out_and_counts_each_kind(tmp_path, folder):
     assert [metrics[kind, ""] for kind in kinds] == [1] * 7
 
 
+def test_what_is_wrong_in_the_same_way_is_one_line(tmp_path, folder):
+    """A table of other names: twenty lines told the same twenty times."""
+    write(folder, [{"file_name": "p1.png", "text": "a"} for _ in range(30)])
+    with pytest.raises(UserError) as error:
+        run(tmp_path, folder)
+    assert str(error.value).count("missing id, caption, image or audio") == 1 and "(and 29 alike)" in str(error.value)
+    assert "let reader `table` read the file" in str(error.value) and "more" not in str(error.value)
+
+
 def test_after_twenty_the_rest_is_a_number(tmp_path, folder):
-    write(folder, [{"id": f"x{i}", "image": "p9.png", "caption": "gone"} for i in range(23)])
+    write(folder, [{"id": f"x{i}", "image": f"gone{i}.png", "caption": "gone"} for i in range(23)])
     with pytest.raises(UserError) as error:
         run(tmp_path, folder)
     assert str(error.value).count("does not exist") == 20 and "and 3 more" in str(error.value)

@@ -148,3 +148,17 @@ def test_a_codec_set_to_nothing_takes_its_modality_out(tmp_path):
 @pytest.mark.parametrize("name", ["smoke", "captions"])
 def test_profiles_on_the_tiny_base_soften_no_gate(name):
     assert not load_profile(name).data.get("gates")
+
+
+def test_a_profile_that_forgot_to_extend_one_is_told_so(tmp_path):
+    with pytest.raises(UserError) as caught:
+        load_profile(write(tmp_path, "name: mine\ntrain: {steps: 5}\n"))
+    text = str(caught.value)
+    assert "has no `extends`" in text and "begin it with `extends: smoke`" in text and text.count("'seed'") == 1
+    assert "\n" not in text
+
+
+def test_a_value_in_the_place_of_a_section_names_its_keys(tmp_path):
+    said = "train.lr: found 0.001; expected object with lora, embed, head, layer_norm"
+    with pytest.raises(UserError, match=said):
+        load_profile(write(tmp_path, "extends: smoke\nname: mine\ntrain: {lr: 0.001}\n"))
