@@ -4,6 +4,27 @@ What it finds: attributes read back from the decoded files are not those of the 
 captions state are not those of their media.
 """
 
+CAPTIONED = [
+    "i2t.shape",
+    "i2t.colour",
+    "i2t.size",
+    "i2t.place",
+    "i2t.background",
+    "a2t.kind",
+    "a2t.pitch",
+    "a2t.contour",
+    "a2t.count",
+    "a2t.loudness",
+]
+READ_THEM = (
+    "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
+    "train.loss.task_weights"
+)
+LOOK_AT_THEM = (
+    "look at prompts beside outputs in {run}/report/index.html; raise train.steps, or t2a and "
+    "t2i in train.loss.task_weights"
+)
+
 GATE = {
     "id": "Q1",
     "title": "Decoded files and captions show what was asked for",
@@ -32,10 +53,7 @@ GATE = {
             "rule": "min",
             "compared_with": "chance",
             "message": "an attribute is not shown as prompted",
-            "remedy": (
-                "look at prompts beside outputs in {run}/report/index.html; raise train.steps, or t2a and "
-                "t2i in train.loss.task_weights"
-            ),
+            "remedy": LOOK_AT_THEM,
         },
         # mean over the attributes of a modality
         {
@@ -44,10 +62,7 @@ GATE = {
             "slices": ["audio", "image"],
             "rule": "min",
             "message": "prompted attributes are not shown often enough",
-            "remedy": (
-                "look at prompts beside outputs in {run}/report/index.html; raise train.steps, or t2a and "
-                "t2i in train.loss.task_weights"
-            ),
+            "remedy": LOOK_AT_THEM,
         },
         # the oracle on test media after encode and decode: can it be trusted on decoded files at all
         {
@@ -70,26 +85,12 @@ GATE = {
         {
             "id": "captions",
             "metric": "caption_accuracy",
-            "slices": [
-                "i2t.shape",
-                "i2t.colour",
-                "i2t.size",
-                "i2t.place",
-                "i2t.background",
-                "a2t.kind",
-                "a2t.pitch",
-                "a2t.contour",
-                "a2t.count",
-                "a2t.loudness",
-            ],
+            "slices": CAPTIONED,
             "each": True,
             "rule": "min",
             "compared_with": "caption_chance",
             "message": "captions state an attribute wrongly too often",
-            "remedy": (
-                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
-                "train.loss.task_weights"
-            ),
+            "remedy": READ_THEM,
         },
         {
             "id": "captions_mean",
@@ -97,58 +98,27 @@ GATE = {
             "slices": ["a2t", "i2t"],
             "rule": "min",
             "message": "captions state attributes wrongly too often",
-            "remedy": (
-                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
-                "train.loss.task_weights"
-            ),
+            "remedy": READ_THEM,
         },
         {
             "id": "stated",
             "metric": "caption_stated",
-            "slices": [
-                "i2t.shape",
-                "i2t.colour",
-                "i2t.size",
-                "i2t.place",
-                "i2t.background",
-                "a2t.kind",
-                "a2t.pitch",
-                "a2t.contour",
-                "a2t.count",
-                "a2t.loudness",
-            ],
+            "slices": CAPTIONED,
             "each": True,
             "rule": "min",
             "message": "captions leave an attribute out",
-            "remedy": (
-                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
-                "train.loss.task_weights"
-            ),
+            "remedy": READ_THEM,
         },
         # the same at temperature 1
         {
             "id": "sampled_captions",
             "metric": "sampled_caption_accuracy",
-            "slices": [
-                "i2t.shape",
-                "i2t.colour",
-                "i2t.size",
-                "i2t.place",
-                "i2t.background",
-                "a2t.kind",
-                "a2t.pitch",
-                "a2t.contour",
-                "a2t.count",
-                "a2t.loudness",
-            ],
+            "slices": CAPTIONED,
             "each": True,
             "rule": "min",
             "compared_with": "sampled_caption_chance",
             "message": "captions at temperature 1 state an attribute wrongly too often",
-            "remedy": (
-                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
-                "train.loss.task_weights"
-            ),
+            "remedy": READ_THEM,
         },
         {
             "id": "sampled_captions_mean",
@@ -156,33 +126,16 @@ GATE = {
             "slices": ["a2t", "i2t"],
             "rule": "min",
             "message": "captions at temperature 1 state attributes wrongly too often",
-            "remedy": (
-                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
-                "train.loss.task_weights"
-            ),
+            "remedy": READ_THEM,
         },
         {
             "id": "sampled_stated",
             "metric": "sampled_caption_stated",
-            "slices": [
-                "i2t.shape",
-                "i2t.colour",
-                "i2t.size",
-                "i2t.place",
-                "i2t.background",
-                "a2t.kind",
-                "a2t.pitch",
-                "a2t.contour",
-                "a2t.count",
-                "a2t.loudness",
-            ],
+            "slices": CAPTIONED,
             "each": True,
             "rule": "min",
             "message": "captions at temperature 1 leave an attribute out",
-            "remedy": (
-                "read them in {run}/report/index.html; raise train.steps, or a2t and i2t in mixture.weights or "
-                "train.loss.task_weights"
-            ),
+            "remedy": READ_THEM,
         },
     ],
 }

@@ -3,6 +3,17 @@
 What it finds: duplicates, loops, codebook usage, legal mass, unconstrained validity, end tokens.
 """
 
+ALL = [
+    "a2t.greedy",
+    "a2t.sampled",
+    "i2t.greedy",
+    "i2t.sampled",
+    "t2a.greedy",
+    "t2a.sampled",
+    "t2i.greedy",
+    "t2i.sampled",
+]
+
 GATE = {
     "id": "Q2",
     "title": "Free-running quality",
@@ -42,16 +53,7 @@ GATE = {
         {
             "id": "legal_mass",
             "metric": "legal_mass",
-            "slices": [
-                "a2t.greedy",
-                "a2t.sampled",
-                "i2t.greedy",
-                "i2t.sampled",
-                "t2a.greedy",
-                "t2a.sampled",
-                "t2i.greedy",
-                "t2i.sampled",
-            ],
+            "slices": ALL,
             "each": True,
             "rule": "min",
             "message": "without the grammar the model would leave its range",
@@ -61,16 +63,7 @@ GATE = {
         {
             "id": "unconstrained",
             "metric": "unconstrained_validity_rate",
-            "slices": [
-                "a2t.greedy",
-                "a2t.sampled",
-                "i2t.greedy",
-                "i2t.sampled",
-                "t2a.greedy",
-                "t2a.sampled",
-                "t2i.greedy",
-                "t2i.sampled",
-            ],
+            "slices": ALL,
             "each": True,
             "rule": "min",
             "message": "most outputs are valid only because of the grammar",
@@ -80,16 +73,7 @@ GATE = {
         {
             "id": "ends",
             "metric": "end_token_rate",
-            "slices": [
-                "a2t.greedy",
-                "a2t.sampled",
-                "i2t.greedy",
-                "i2t.sampled",
-                "t2a.greedy",
-                "t2a.sampled",
-                "t2i.greedy",
-                "t2i.sampled",
-            ],
+            "slices": ALL,
             "each": True,
             "rule": "min",
             "message": "few outputs end by themselves",

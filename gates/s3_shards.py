@@ -3,6 +3,11 @@
 What it finds: shards that do not hold what the codecs say, that do not re-encode alike, or that decode badly.
 """
 
+CODEC_CHANGED = (
+    "`doit why codecs` says what changed in the codec: take it back, or take the new level as "
+    "the baseline with `doit accept`"
+)
+
 GATE = {
     "id": "S3",
     "title": "Shards hold what the codecs say, and decode",
@@ -229,10 +234,7 @@ GATE = {
             "compared_with": "baseline",
             "requires": "raw_media",
             "message": "SI-SDR fell against the accepted baseline",
-            "remedy": (
-                "`doit why codecs` says what changed in the codec: take it back, or take the new level as "
-                "the baseline with `doit accept`"
-            ),
+            "remedy": CODEC_CHANGED,
         },
         {
             "id": "log_mel_baseline",
@@ -242,10 +244,7 @@ GATE = {
             "compared_with": "baseline",
             "requires": "raw_media",
             "message": "log-mel L1 rose against the accepted baseline",
-            "remedy": (
-                "`doit why codecs` says what changed in the codec: take it back, or take the new level as "
-                "the baseline with `doit accept`"
-            ),
+            "remedy": CODEC_CHANGED,
         },
         {
             "id": "psnr_baseline",
@@ -255,10 +254,7 @@ GATE = {
             "compared_with": "baseline",
             "requires": "raw_media",
             "message": "PSNR fell against the accepted baseline",
-            "remedy": (
-                "`doit why codecs` says what changed in the codec: take it back, or take the new level as "
-                "the baseline with `doit accept`"
-            ),
+            "remedy": CODEC_CHANGED,
         },
         {
             "id": "ssim_baseline",
@@ -268,10 +264,7 @@ GATE = {
             "compared_with": "baseline",
             "requires": "raw_media",
             "message": "SSIM fell against the accepted baseline",
-            "remedy": (
-                "`doit why codecs` says what changed in the codec: take it back, or take the new level as "
-                "the baseline with `doit accept`"
-            ),
+            "remedy": CODEC_CHANGED,
         },
         # "codecs and base text see train only" (S2's rule, measured here because both are made after the
         # split); n: items the codec was fitted on (0 for a pretrained one); sentences of text_train (0 for a
