@@ -37,6 +37,7 @@ from mmpt.build.staleness import plan
 from mmpt.build.tasks import RUN, Reporter
 from mmpt.build.verification import verify
 from mmpt.gating import decide
+from mmpt.profile.keys import left_behind
 from mmpt.profile.missing import missing, require_present, way_out
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import EXIT_BROKE, EXIT_CANNOT_DECIDE, EXIT_GO, EXIT_NO_GO, UserError
@@ -94,11 +95,20 @@ class StageCommand(OurCommand):
             head, below = (f": {why[0]}", why[1:]) if why[:1] == ["never built"] else ("", why)
             takes = f"; {times[one.stage.name]}" if one.stage.name in times else ""
             self.say(f"{one.stage.name:<{NAME_WIDTH}} {one.state}{head}{takes}", *(f"    {line}" for line in below))
-        self.say(*(f"{'softened':<{NAME_WIDTH}} {one}" for one in softenings))
+        self.say(*(f"{'softened':<{NAME_WIDTH}} {one}" for one in softenings), *_not_inherited(project.profile.path))
         self.say(*(f"{'time':<{NAME_WIDTH}} {line}" for line in time_lines(times)))
         self.say(*(f"{'needs':<{NAME_WIDTH}} {one}" for one in needed if not one.lacking))
         project.save_caches()
         return EXIT_GO
+
+
+def _not_inherited(path: Path) -> Iterator[str]:
+    """What a reader of `extends:` may believe to hold."""
+    for file, checks in left_behind(path).items():
+        yield (
+            f"{'gates':<{NAME_WIDTH}} of {file} are not inherited: {', '.join(checks)}; state them in {path.name}, "
+            "with the reason, where they should hold"
+        )
 
 
 def _external(project: Project, names: Sequence[str], single: bool) -> set[str]:

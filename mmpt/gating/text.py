@@ -51,6 +51,12 @@ def interval_text(check: Mapping[str, Any]) -> str:
     return f"{number(check['ci_low'])} .. {number(check['ci_high'])}"
 
 
+def value_text(check: Mapping[str, Any], value: float | None) -> str:
+    """The number of a check; of one that counts faults, of which none may be, with a word that says so: "0 wrong"."""
+    faults = check["rule"] == "max" and check["bound"] == 0 and check["severity"] != "info"
+    return f"{number(value)} wrong" if faults and value is not None and float(value).is_integer() else number(value)
+
+
 def check_name(check: Mapping[str, Any]) -> str:
     """ "win_swapped [t2a]"."""
     return f"{check['id']} [{check['slice']}]" if check["slice"] else check["id"]
@@ -97,7 +103,7 @@ def gate_line(verdict: Mapping[str, Any]) -> str:
     shown = verdict["reason"]
     if told is not None and told["value"] is not None and told["status"] != "not_applicable":
         what = compared(told) if compared(told) is not None else told["value"]
-        shown = f"{check_name(told)} {number(what)}, bound {bound_text(told)}, n {told['n']}"
+        shown = f"{check_name(told)} {value_text(told, what)}, bound {bound_text(told)}, n {told['n']}"
         shown += f"; {told['note']}" if told["note"] else ""
     return f"{verdict['gate']}  {shown_verdict(verdict):14} {verdict['title']}: {shown}".rstrip(": ")
 
@@ -136,7 +142,7 @@ def _row(verdict: Mapping[str, Any], most: int) -> list[str]:
         return [*head, verdict["reason"]]
     what = compared(told) if compared(told) is not None else told["value"]
     bound = bound_text(told).replace("lower end", "low").replace("upper end", "high")
-    return [*head, elided(check_name(told), most), number(what), bound, "n", str(told["n"])]
+    return [*head, elided(check_name(told), most), value_text(told, what), bound, "n", str(told["n"])]
 
 
 def _problem(verdict: Mapping[str, Any], width: int) -> list[str]:

@@ -154,6 +154,22 @@ def origins(path: Path, data: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def left_behind(path: Path) -> dict[str, list[str]]:
+    """File that a profile extends -> "GATE.check" of its `gates:`, which no profile inherits and no nearer file states."""
+    (_, own), *others = _chain(path)
+    seen = {_addressed(one) for one in own.get("gates") or ()}
+    found: dict[str, list[str]] = {}
+    for file, data in others:
+        new = [one for one in map(_addressed, data.get("gates") or ()) if one not in seen]
+        seen.update(new)
+        found |= {file.name: new} if new else {}
+    return found
+
+
+def _addressed(entry: Mapping[str, Any]) -> str:
+    return f"{entry['gate']}.{entry['check']}"
+
+
 def _chain(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """The file and what it extends, nearest first; the profile was loaded before, so all of them can be read."""
     while True:

@@ -50,3 +50,10 @@ def test_the_row_shows_the_largest_relative_miss():
 def test_commands_in_messages_are_for_this_profile_and_program(text, command, said):
     assert typed(text, command) == said
     assert typed(said, command) == said, "once more changes nothing"
+
+
+def test_a_count_of_faults_says_so():
+    (row, *_) = gate_table([gate("A2", rows_not_in_optimizer=3.0)])
+    assert row.split()[:6] == ["A2", "NO_GO", "rows_in_optimizer", "3", "wrong", "<="]
+    (row, *_) = gate_table([gate("S3")])
+    assert "wrong" not in row, "its nearest bound is no count"

@@ -6,7 +6,7 @@ from mmpt.build.help_pages import gate_lines, key_lines, profile_lines
 from mmpt.build.stage_table import STAGES
 from mmpt.gating.policy import load_policy
 from mmpt.profile import load_profile
-from mmpt.profile.keys import PAGE, find, keys, origins, page, schema_keys
+from mmpt.profile.keys import PAGE, find, keys, left_behind, origins, page, schema_keys
 from mmpt.store.errors import UserError
 
 
@@ -65,6 +65,19 @@ def test_help_explains_every_gate_with_its_bounds():
     for gate_id, gate in policy.gates.items():
         text = "\n".join(gate_lines(policy, gate_id))
         assert gate.title in text and all(f"  {check.id} (" in text for check in gate.checks) and "{run}" not in text
+
+
+def test_gates_that_are_not_inherited_are_named(tmp_path):
+    """A profile that extends one with `gates:` is judged by the defaults, and stopped at W1 without a word on why."""
+    entries = (
+        "gates: [{gate: W1, check: gap, severity: warn, reason: a short run}, {gate: B1, check: falls, reason: x}]"
+    )
+    (tmp_path / "parent.yaml").write_text(f"extends: smoke\nname: parent\n{entries}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "extends: parent.yaml\nname: mine\ngates: [{gate: B1, check: falls, reason: y}]\n"
+    )
+    assert left_behind(tmp_path / "mine.yaml") == {"parent.yaml": ["W1.gap"]}
+    assert left_behind(tmp_path / "parent.yaml") == {}
 
 
 def test_each_value_names_the_file_that_states_it(tmp_path):
