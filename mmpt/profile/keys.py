@@ -155,7 +155,7 @@ def origins(path: Path, data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def left_behind(path: Path) -> dict[str, list[str]]:
-    """File that a profile extends -> "GATE.check" of its `gates:`, which no profile inherits and no nearer file states."""
+    """File that a profile extends -> "GATE.check" of its `gates:`, not inherited and stated by no nearer file."""
     (_, own), *others = _chain(path)
     seen = {_addressed(one) for one in own.get("gates") or ()}
     found: dict[str, list[str]] = {}
