@@ -28,6 +28,7 @@ COMMANDS = {
         for name in ("run", "list", "plan", "why", "verify", "report", "sample", "evaluate")
     },
     **{name: f"{BUILD}.commands_out:{name.capitalize()}" for name in ("export", "fit")},
+    "push": f"{BUILD}.commands_push:Push",
     "records": f"{BUILD}.commands_records:Records",
     "track": f"{BUILD}.commands_track:Track",
     "profile": f"{BUILD}.commands_profile:ShowProfile",
