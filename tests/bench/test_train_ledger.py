@@ -25,6 +25,7 @@ def ledgers(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow  # 15 seconds of tracing, for an estimate that nobody decides by
 def test_each_way_has_the_products_that_training_needs_and_ours_have_none_in_fp32(ledgers):
     flops = Flops.of(meta_model(SHAPE, torch.bfloat16), "full")
     for (ours, _), (lines, needed, tokens) in ledgers.items():
@@ -34,6 +35,7 @@ def test_each_way_has_the_products_that_training_needs_and_ours_have_none_in_fp3
         assert needed > flops.token * tokens
 
 
+@pytest.mark.slow
 def test_ours_move_less_than_pefts_and_compiled_less_again(ledgers):
     moved = [sum(line.bytes for line in lines if line.kind != "optimizer") for lines, *_ in ledgers.values()]
     assert moved[0] > 1.5 * moved[1] > 1.5 * 1.2 * moved[2]

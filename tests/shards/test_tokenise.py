@@ -1,11 +1,8 @@
 """The shards stage: killed and resumed it writes the same bytes, and a bad file costs one record."""
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -22,37 +19,30 @@ from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.tokens.space import TokenSpace
-from tests.shards.world import World
+from tests.shards.world import BODIES, World
 
-ROOT = Path(__file__).resolve().parents[2]
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-from tests.shards.world import World, BODIES
-root, profile, out, work, at = sys.argv[1:]
-world = World(Path(root), json.loads(profile), {})
-context = world.context("shards", Path(out), Path(work))
-def die(done, total, text):
-    if done >= int(at):
-        os.kill(os.getpid(), signal.SIGKILL)
-context.on_progress = die
-BODIES["shards"](context)
-"""
+
+def killed_at(world, folder, at: int) -> None:
+    """Run the stage in a child that kills itself after `at` records."""
+
+    def die(done, total, text):
+        if done >= at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            context = world.context("shards", folder / "lost", folder / "work")
+            context.on_progress = die
+            BODIES["shards"](context)
+        finally:
+            os._exit(0)  # reached only if the kill did not come
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
 @pytest.mark.parametrize("at", [8, 40, 100, 150])
 def test_killed_anywhere_and_resumed_gives_the_same_bytes(world, folder, at):
-    arguments = [
-        str(world.root),
-        json.dumps(world.profile),
-        str(folder / "lost"),
-        str(folder / "work"),
-        str(at),
-    ]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert killed.returncode == -signal.SIGKILL
+    killed_at(world, folder, at)
     finished = {path.name.split(".")[0]: path.stat().st_mtime_ns for path in (folder / "work").glob("*.done.json")}
     assert at < 40 or finished
     out = world.run("shards", folder / "out", folder / "work")

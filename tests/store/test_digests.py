@@ -11,10 +11,9 @@ from mmpt.store.digests import Difference, Manifest, sha256_bytes, sha256_file
 from mmpt.store.errors import UserError
 from mmpt.store.stat_cache import StatCache
 
-names = st.from_regex(r"[a-zA-Z0-9_. -]{1,20}(/[a-zA-Z0-9_ -]{1,8})?", fullmatch=True).filter(
-    lambda name: ".." not in name.split("/") and not name.startswith("/")
-)
-entries = st.dictionaries(names, st.from_regex(r"[0-9a-f]{64}", fullmatch=True), max_size=8)
+parts = st.text("abzAZ019_. -", min_size=1, max_size=20).filter(lambda name: name != "..")
+names = st.lists(parts, min_size=1, max_size=2).map("/".join)
+entries = st.dictionaries(names, st.binary(min_size=32, max_size=32).map(bytes.hex), max_size=8)
 
 
 @given(entries)
