@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from mmpt.codecs import registry
 from mmpt.codecs.protocol import encode_rate, row_codebooks
+from mmpt.shards.source_lengths import SourceRecords, look
 from mmpt.store.canonical import read_json
 from mmpt.store.errors import UserError
 from mmpt.store.jsonl import iter_jsonl
@@ -89,14 +90,22 @@ class Corpus:
         return out
 
 
-def read_corpus(root: Path, clip: float | None, encode: Callable[[list[str]], list[int]] | None) -> Corpus:
-    """The training records of a run's manifest and split; assumed ones where there is none.
+def read_corpus(
+    root: Path,
+    clip: float | None,
+    encode: Callable[[list[str]], list[int]] | None,
+    sources: Sequence[Mapping[str, Any]] = (),
+) -> Corpus:
+    """The training records of a run's manifest and split; without them those of the sources, else assumed ones.
 
     Args:
         root: artifacts/<profile>. clip: codecs.audio.clip_seconds, None without an audio codec.
         encode: captions -> their lengths in tokens; None: the tokenizer is not there yet.
+        sources: of the profile.
     """
     manifest, split = root / "manifest" / "data" / "manifest.jsonl", root / "split" / "data" / "split.jsonl"
+    if not manifest.is_file() and (there := look(sources)) is not None:
+        return _of_sources(there, clip, encode)
     if not manifest.is_file():
         texts = {"image": _assumed_captions()} | ({"audio": _assumed_captions()} if clip else {})
         basis = (
@@ -126,6 +135,24 @@ def read_corpus(root: Path, clip: float | None, encode: Callable[[list[str]], li
         "captions: counted" if encode else "captions: assumed, the base's tokenizer is not there",
     )
     return Corpus(texts, np.array(seconds, np.float64), basis)
+
+
+def _of_sources(found: SourceRecords, clip: float | None, encode: Callable[[list[str]], list[int]] | None) -> Corpus:
+    """A corpus of what the sources hold, before bad records and the parts for val and test are taken out."""
+    kinds = [kind for kind, part in found.captions.items() if part and (clip or kind != "audio")]
+    texts = {
+        kind: np.array(encode(part), np.int64) if encode else _assumed_captions(len(part))
+        for kind, part in found.captions.items()
+        if kind in kinds
+    }
+    counts = ", ".join(f"{len(texts[kind])} {kind}" for kind in kinds)
+    opened = f"sounds: the durations of {len(found.seconds)} files" if found.seconds else "sounds: assumed, as the clip"
+    basis = (
+        f"records: {counts}, read from the sources{', which have more' * found.cut}; no split yet",
+        opened if "audio" in kinds else "sounds: none",
+        "captions: counted" if encode else "captions: assumed, the base's tokenizer is not there",
+    )
+    return Corpus(texts, found.durations(clip or 0.0) if "audio" in kinds else np.zeros(0), basis)
 
 
 def _assumed_captions(n: int = ASSUMED_RECORDS) -> np.ndarray:

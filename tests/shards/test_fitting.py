@@ -3,6 +3,8 @@ least."""
 
 import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 from mmpt.shards.fitting import KEEP, Choice, keeps, longest_row, mean_step, propose
 from mmpt.shards.lengths import Corpus, ImageShape, audio_shape, encodec_shape, image_shape, read_corpus
@@ -111,6 +113,28 @@ def test_without_a_manifest_lengths_are_assumed_and_said_to_be(tmp_path):
     texts = np.sort(found.texts["audio"])
     assert texts[len(texts) // 2] == 13 and texts[len(texts) * 9 // 10] == 20 and set(found.seconds) == {10.0}
     assert sum("assumed" in line for line in found.basis) == 3
+
+
+def test_before_the_first_build_the_sources_are_read(tmp_path):
+    rows = [{"id": f"s{n}", "audio": f"{n}.wav", "caption": "rain on a roof"} for n in (1, 2, 3)]
+    for n in (1, 2, 3):
+        soundfile.write(tmp_path / f"{n}.wav", np.zeros(n * 8000), 8000)
+    soundfile.write(tmp_path / "p.wav", np.zeros(8), 8000)
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.png")
+    write_jsonl(tmp_path / "captions.jsonl", [*rows, {"id": "p", "image": "p.png", "caption": "red"}, {"id": "bad"}])
+    source = {"name": "mine", "reader": "captions", "path": str(tmp_path)}
+    found = read_corpus(tmp_path, 10.0, lambda texts: [len(text.split()) for text in texts], [source])
+    assert found.seconds.tolist() == [1.0, 2.0, 3.0] and found.texts["audio"].tolist() == [4, 4, 4]
+    assert found.texts["image"].tolist() == [1]
+    assert found.basis == (
+        "records: 3 audio, 1 image, read from the sources; no split yet",
+        "sounds: the durations of 3 files",
+        "captions: counted",
+    )
+    pictures = read_corpus(tmp_path, None, None, [source])
+    assert set(pictures.texts) == {"image"} and "captions: assumed" in pictures.basis[2]
+    gone = read_corpus(tmp_path, 10.0, None, [source, {"name": "g", "reader": "generated", "pictures": 1, "sounds": 1}])
+    assert sum("assumed" in line for line in gone.basis) == 3, "not all of it can be read"
 
 
 def test_a_manifest_is_read_and_only_its_training_side(tmp_path):
