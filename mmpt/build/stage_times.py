@@ -4,12 +4,15 @@ A receipt has the seconds of its stage. The run's own come first, then those of 
 folder with the same base model and codecs, then those that were recorded of a packaged profile. A stage whose work is
 counted in the profile (steps, records, golden items) takes as much more time as it has more of them. A run with other
 codecs still tells of the stages that use none; of the others the plan says what differs.
+
+`python -m mmpt.build.stage_times artifacts/smoke` records the times of a run, for machines that have built nothing yet.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,11 +24,13 @@ from mmpt.build.fingerprint import portable
 from mmpt.build.project import Project
 from mmpt.build.receipts import RECEIPT
 from mmpt.build.run_plan import StagePlan
-from mmpt.store.canonical import read_json
+from mmpt.store.atomic import atomic_write
+from mmpt.store.canonical import pretty_json, read_json
 from mmpt.store.errors import UserError
 from mmpt.store.tasks import MODALITIES
 
 RECORDED = Path(__file__).parent / "recorded_times.json"
+KEPT = ("base", "codecs", "evaluate", "golden", "runtime", "train", "warmup")  # sections that times depend on
 FITTED = 2000  # media that a codec is fitted on at most
 
 
@@ -206,3 +211,22 @@ def spoken(seconds: float) -> str:
     if seconds < 99.5:
         return f"{max(1.0, seconds):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+
+
+def record(root: Path, path: Path = RECORDED) -> None:
+    """Put the times of a finished run below ``root`` into ``path``, in the place of an older run of its profile.
+
+    Raises:
+        UserError: no receipts there.
+    """
+    run = past_run(root)
+    if not run.seconds:
+        raise UserError("no receipts", where=root, expected="artifacts/NAME of a finished run")
+    kept = {key: run.data[key] for key in KEPT if key in run.data}
+    others = [one for one in read_json(path) if one["name"] != run.name]
+    entry = {"name": run.name, "data": kept, "seconds": dict(run.seconds), "records": run.records}
+    atomic_write(path, pretty_json([*others, entry]))
+
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]))

@@ -1,6 +1,7 @@
 """The times of `doit plan`: the run's own receipts, another run's scaled by counts, a recorded one, or not known."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from mmpt.build.run_plan import StagePlan
 from mmpt.build.stage_table import STAGES, by_name
 from mmpt.build.stage_times import PastRun, StageTime, _differs, spoken, time_lines
 from mmpt.profile import load_profile
+from mmpt.store.errors import UserError
 
 SLICES = {
     "corpus": {"corpus": {"sources": [{"reader": "generated", "pictures": 100, "sounds": 50}]}},
@@ -86,6 +88,20 @@ def test_a_recorded_run_stands_in_and_says_so(project, tmp_path):
     recorded = {"name": "smoke", "data": dict(project.profile.data), "seconds": {"train": 60.0}, "records": 5400}
     (tmp_path / ".recorded").write_text(json.dumps([recorded]))
     assert str(times(project, "train")["train"]) == "about 60 s (smoke as recorded elsewhere)"
+
+
+def test_a_run_is_recorded_for_machines_that_have_built_nothing(project, tmp_path):
+    built(project, "smoke")
+    for _ in range(2):
+        stage_times.record(project.root, tmp_path / ".recorded")
+    assert [one["name"] for one in json.loads((tmp_path / ".recorded").read_text())] == ["smoke"]
+    shutil.rmtree(project.root)
+    project.root.mkdir()
+    found = times(project, "train", "codecs", "base")
+    assert str(found["train"]) == "about 2 min (smoke as recorded elsewhere, 3 times its counts)"
+    assert found["codecs"].seconds and found["base"].seconds == 30.0
+    with pytest.raises(UserError, match="no receipts"):
+        stage_times.record(tmp_path / "nothing")
 
 
 def test_a_damaged_receipt_is_passed_over(project):
