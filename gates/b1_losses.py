@@ -19,6 +19,7 @@ GATE = {
             "rule": "ci_high_below",
             "message": "the model does not beat the unigram of its codebooks on test",
             "remedy": (
+                "where the test loss rose while the training loss fell, the run overfits: see `doit advise`. Otherwise "
                 "raise train.steps; if the loss curve in {run}/report/index.html is flat, raise "
                 "train.lr.lora and train.lr.embed, or make the codes easier (smaller "
                 "codecs.audio.codebook_size or codecs.image.codebook_size)"
@@ -30,8 +31,11 @@ GATE = {
             "metric": "loss_drop_share",
             "slices": ["t2a", "t2i"],
             "rule": "min",
-            "message": "the loss hardly fell since the ramp's end",
-            "remedy": "raise train.steps or train.lr.lora; the loss curves are in {run}/report/index.html",
+            "message": "the test loss fell too little since the ramp's end (below 0: it rose)",
+            "remedy": (
+                "where it rose while the training loss fell, the run overfits: see `doit advise`, and do not train "
+                "longer. Otherwise raise train.steps or train.lr.lora; the loss curves are in {run}/report/index.html"
+            ),
         },
         # final test loss / test loss at the ramp's end - 1
         {

@@ -51,6 +51,8 @@ class DecisionSummary:
     def lines(self) -> list[str]:
         """The gates, what is stale, where the report is; the decision is the last line."""
         told = [] if self.report is None else [f"report: {self.report}"]
+        if self.word == "NO-GO":
+            told.append("one diagnosis over all gates, and a profile to run next: `doit advise`")
         return [
             *gate_table([_hinted(one) for one in self.verdicts], width()),
             *self.stale_lines(),

@@ -29,7 +29,7 @@ class StagePlan:
     """One stage in the next run.
 
     Args:
-        state: "fresh"; "runs"; "may run" if an input that runs comes out different; "blocked" if a gate or
+        state: "fresh"; "runs"; "may run" if the output of an input that runs changes; "blocked" if a gate or
             another stage would hold it back.
         reasons: why it is stale itself.
         waits_for: inputs that are not fresh.
@@ -57,7 +57,7 @@ class StagePlan:
         """Why, one line a cause."""
         lines = [str(reason) for reason in self.reasons] + ["asked for (-a)"] * self.asked
         if self.state == "may run":
-            lines.append(f"if {' or '.join(self.waits_for)} comes out different")
+            lines.append(f"only if the output of {' or '.join(self.waits_for)} changes")
         lines += [*self.remains(), *self.holds()]
         return [*lines, *(f"waits for {name}, which is blocked" for name in self.behind)]
 

@@ -199,7 +199,7 @@ class Planned:
     """What the next run would do with a stage.
 
     Args:
-        state: "fresh"; "runs"; "may run" if an input that runs comes out different.
+        state: "fresh"; "runs"; "may run" if the output of an input that runs changes.
         reasons: its own, for "runs"; inputs that run, for both.
     """
 

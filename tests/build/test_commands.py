@@ -310,7 +310,7 @@ def test_gates_are_aligned_within_80_columns_and_say_what_to_do(built):
     assert len(table) == len(GATES) and all(len(line) <= 80 for line in lines)
     assert len({line.index(" n ") for line in table}) == 1, "one column"
     assert "    total 12 (n 4), bound >= 99: too little" in lines and "    do: count further" in lines
-    assert lines[-1] == "NO-GO"
+    assert lines[-2:] == ["one diagnosis over all gates, and a profile to run next: `doit advise`", "NO-GO"]
     wide = run(built, "gates", COLUMNS="200").stdout.splitlines()
     assert any(line.endswith("The model still knows text") for line in wide)
 
