@@ -9,7 +9,8 @@
     gates/history.jsonl        by a chain of digests, one per line
     INDEX.sha256               by its last line; it names all of them, so that one that is gone is missed
 
-Not published: .state, .staging, logs, and evaluate, where `doit evaluate` writes for a person to look at.
+Not published: .state, .staging, logs, release.sig, which `doit verify --signature` checks, and evaluate, where
+`doit evaluate` writes for a person to look at.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mmpt.store.stat_cache import StatCache
 REPORT, DRAWN, RUNS, GATES, HISTORY = "report", "drawn.json", "runs.jsonl", "gates", "history.jsonl"
 DECISION, OWNER = "decision.json", "profile.json"
 VERDICT = "verdict.json"
-NOT_PUBLISHED = (".state", ".staging", "logs", "evaluate")
+NOT_PUBLISHED = (".state", ".staging", "logs", "evaluate", "release.sig")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as atomic_write names them
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import shutil
 import sys
 import time
@@ -32,6 +33,7 @@ from mmpt.build.receipts import RECEIPT, sweep
 from mmpt.build.report_writer import write_report
 from mmpt.build.run_plan import StagePlan, run_plan, what_is_left
 from mmpt.build.runner import GRACE, forward_signals, give_up_importing
+from mmpt.build.signature import wrong as signature_faults
 from mmpt.build.stage_times import seconds_json, stage_times, time_lines
 from mmpt.build.staleness import plan
 from mmpt.build.tasks import RUN, Reporter
@@ -365,6 +367,9 @@ class Verify(OurCommand):
         parser.add_argument(
             "--deep", action="store_true", help="also schemas, fingerprints, and verdicts decided again"
         )
+        parser.add_argument(
+            "--signature", type=user_path, metavar="PEM", help="also release.sig, by the signer's public key"
+        )
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
@@ -376,7 +381,9 @@ class Verify(OurCommand):
                 fix="run `doit verify` when it has ended",
             )
         checked = []
-        for name, found in verify(project, deep=options.deep):
+        keys = [Path(options.signature)] if options.signature else []
+        signed = (("signature", signature_faults(project.root, key)) for key in keys)
+        for name, found in itertools.chain(verify(project, deep=options.deep), signed):
             checked.append({"name": name, "wrong": found})
             # Hashing takes its time: a line as soon as it is known, on stderr with --json.
             print(f"{name:<{NAME_WIDTH}} {'' if found else 'ok'}".rstrip(), *found, sep="\n    ", flush=True)

@@ -29,6 +29,7 @@ COMMANDS = {
     },
     **{name: f"{BUILD}.commands_out:{name.capitalize()}" for name in ("export", "fit")},
     "push": f"{BUILD}.commands_push:Push",
+    "sign": f"{BUILD}.commands_sign:Sign",
     "records": f"{BUILD}.commands_records:Records",
     "track": f"{BUILD}.commands_track:Track",
     "profile": f"{BUILD}.commands_profile:ShowProfile",
@@ -55,7 +56,7 @@ SETTINGS = {
     "COMMAND": COMMANDS,
 }
 """doit's configuration: what pyproject.toml says in the clone, and doit.cfg in a project that `mmpt init` started."""
-PATHS = ("--out", "--to", "--audio", "--image", "--write", "--peers")
+PATHS = ("--out", "--to", "--audio", "--image", "--write", "--peers", "--key", "--signature")
 """Options that take a path of the present folder."""
 
 
