@@ -1,8 +1,6 @@
 """The READMEs name only what exists: links, files, commands, tables with whole rows, examples that run."""
 
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -99,6 +97,5 @@ def test_the_readme_names_every_gate():
 def test_the_library_example_of_the_readme_runs():
     text = (TOP / "README.md").read_text()
     code = re.search(r"## As a library\n\n(?:\S.*\n)+\n((?: {4}.*\n|\n)+)", text)[1]
-    program = "import torch\n" + re.sub(r"^ {4}", "", code, flags=re.M) + "\nassert new.grad.shape == new.shape\n"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=TOP, check=False)
-    assert done.returncode == 0, done.stderr
+    exec("import torch\n" + re.sub(r"^ {4}", "", code, flags=re.M), known := {})
+    assert known["new"].grad.shape == known["new"].shape
