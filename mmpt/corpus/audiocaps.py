@@ -57,8 +57,7 @@ def _entries(folder: Path, split: str, table: Path, files: ClipFiles, source: Ma
 
 def _entry(line: Line, where: str, folder: Path, split: str, files: ClipFiles, source: Mapping[str, Any]) -> Entry:
     if line.fields is None:
-        what, found, expected = line.problem or ("", "", "")
-        return Entry(where, split, fault=("bad_line", what, found, expected, "correct the line"))
+        return Entry(where, split, fault=line.fault)
     number, video, start = (line.fields[column].strip() for column in COLUMNS[:3])
     if not number.isdecimal() or not video or not start.replace(".", "", 1).isdecimal():
         shown = f"audiocap_id {number!r}, youtube_id {video!r}, start_time {start!r}"

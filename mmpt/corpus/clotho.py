@@ -70,8 +70,7 @@ def _entries(
     for line in csv_lines(table, file, keep=("file_name", *CAPTIONS)):
         where = f"{file}:{line.number}"
         if line.fields is None:
-            what, found, expected = line.problem or ("", "", "")
-            yield Entry(where, part, fault=("bad_line", what, found, expected, "correct the line"))
+            yield Entry(where, part, fault=line.fault)
             continue
         sound = plain(line.fields["file_name"])
         about = sounds.get(sound, {})

@@ -45,8 +45,7 @@ def read(folder: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict | 
 def _entry(line: Line, where: str, folder: Path, files: ClipFiles, source: Mapping[str, Any]) -> Entry:
     part, name = "table", source["name"]
     if line.fields is None:
-        what, found, expected = line.problem or ("", "", "")
-        return Entry(where, part, fault=("bad_line", what, found, expected, "correct the line"))
+        return Entry(where, part, fault=line.fault)
     video, start, end = (line.fields[column].strip() for column in COLUMNS[:3])
     if not video or not _is_time(start) or not _is_time(end) or float(end) <= float(start):
         shown = f"ytid {video!r}, start_s {start!r}, end_s {end!r}"

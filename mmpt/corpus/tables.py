@@ -24,11 +24,23 @@ SEPARATORS = ";\t|"
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a file: its fields, or what is wrong with it. number: of the line on which it begins."""
+    """One row of a file.
+
+    Args:
+        number: of the line on which it begins.
+        fields: None: something is wrong with the row.
+        problem: (what is wrong, found, expected).
+    """
 
     number: int
     fields: Mapping[str, Any] | None
-    problem: tuple[str, str, str] | None = None  # what, found, expected
+    problem: tuple[str, str, str] | None = None
+
+    @property
+    def fault(self) -> tuple[str, str, str, str, str]:
+        """(kind, what, found, expected, fix) of a row without fields."""
+        what, found, expected = self.problem or ("", "", "")
+        return "bad_line", what, found, expected, "correct the line"
 
 
 def csv_header(file: Path, where: str, encoding: str = "utf-8-sig") -> list[str]:
