@@ -12,7 +12,7 @@ from mmpt.train import loop
 from mmpt.train.distributed import Ranks
 from mmpt.train.divergence_guard import DivergenceGuard
 from mmpt.train.loop import METRICS, train
-from mmpt.train.monitors import WINDOW, Monitors
+from mmpt.train.monitors import ENOUGH, WINDOW, Monitors
 from tests.train.small_run import fresh, small_loader, small_settings
 
 
@@ -24,9 +24,9 @@ def test_a_step_runs_on_a_device_that_nobody_can_read(tmp_path, monkeypatch):
     settings = small_settings(40, micro_rows=2)
     loader, alone = small_loader(model.space, 40), Ranks.alone()
     run = loop._before(model, loader, settings, tmp_path / "run", loop.Hooks(), alone)
-    for step in range(20):
+    for step in range(ENOUGH + 1):
         loop._one_step(run, loop._lay(run, step), None)
-    assert len(run.unseen) == run.step == 20 and run.watch.seen == 20  # the median was asked for, too
+    assert len(run.unseen) == run.step == run.watch.seen == ENOUGH + 1  # the median was asked for, too
     with pytest.raises(NotImplementedError, match="meta"):
         loop._look(run)
 
