@@ -158,6 +158,12 @@ def test_the_exit_code_is_the_decision(built):
     assert built.doit("gates").code == 20, "stale is no GO"
 
 
+def test_named_stages_exit_by_the_gates_that_they_need_or_measure(built):
+    """`doit split && ..` goes on where split is built, whatever the decision."""
+    built.ask_for(99)
+    assert [built.doit(stage).code for stage in ("count", "side", "double", "slow")] == [0, 0, 10, 10]
+
+
 def test_a_bug_in_a_command_exits_1_with_its_traceback(built):
     (built.folder / "dodo.py").write_text("1 / 0\n")
     outcome = run(built, "plan", "--json")
