@@ -19,6 +19,7 @@ from mmpt.store.errors import UserError
 from mmpt.store.jsonl import read_jsonl, write_jsonl
 from mmpt.store.schema import validate_file
 from mmpt.tokens.space import TokenSpace
+from tests.killed_fork import dies
 from tests.shards.world import BODIES, World
 
 
@@ -29,15 +30,9 @@ def killed_at(world, folder, at: int) -> None:
         if done >= at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
-    if child == 0:
-        try:
-            context = world.context("shards", folder / "lost", folder / "work")
-            context.on_progress = die
-            BODIES["shards"](context)
-        finally:
-            os._exit(0)  # reached only if the kill did not come
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    context = world.context("shards", folder / "lost", folder / "work")
+    context.on_progress = die
+    assert dies(lambda: BODIES["shards"](context))
 
 
 @pytest.mark.parametrize("at", [8, 40, 100, 150])

@@ -15,6 +15,7 @@ from mmpt.train import loop
 from mmpt.train.interruption import Interruption
 from mmpt.train.loop import METRICS, Hooks, Interrupted, train
 from mmpt.train.schedule import rate
+from tests.killed_fork import dies
 from tests.train.small_run import fresh, small_loader, small_settings
 
 STEPS = 9
@@ -56,14 +57,7 @@ def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path, one_thread):
             os.kill(os.getpid(), signal.SIGKILL)
 
     run(tmp_path, "whole")
-    child = os.fork()
-    if child == 0:
-        try:
-            run(tmp_path, "killed", hooks=Hooks(on_log=die))
-        finally:
-            os._exit(0)  # reached only if the kill did not come
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert dies(lambda: run(tmp_path, "killed", hooks=Hooks(on_log=die)))
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / METRICS).read_text().splitlines()]
     assert steps == [3, 6]  # the row of step 6 was written, the newest checkpoint is of step 4
     assert checkpoints.latest(tmp_path / "killed" / "steps").name == "step_4"

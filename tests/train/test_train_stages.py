@@ -20,6 +20,7 @@ from mmpt.store.stage import SliceView, StageContext
 from mmpt.store.tensors import load_tensors, read_meta
 from mmpt.train import preparation
 from tests.gating.gate_evidence import failing, judged
+from tests.killed_fork import dies
 from tests.model.tiny_model import small_model
 from tests.shards.world import PROFILE, build_world
 
@@ -228,13 +229,7 @@ def test_a_stage_killed_in_the_middle_publishes_the_same_bytes(pipeline):
         if line.startswith("step 12/"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
-    if child == 0:
-        try:
-            pipeline.run("train", "again", on_log=die)
-        finally:
-            os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert dies(lambda: pipeline.run("train", "again", on_log=die))
     lines = []
     assert tree(pipeline.run("train", "again", on_log=lines.append)) == tree(pipeline.root / "train")
     assert lines[0].startswith("trains 1,536 parameters: 256 lora")
