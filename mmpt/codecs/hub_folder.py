@@ -93,6 +93,25 @@ def model_type(folder: Path) -> str:
     return str(read_json(folder / CONFIG).get("model_type", ""))
 
 
+def named_class(name: str, folder: Path) -> Any:
+    """The class of transformers that has this name.
+
+    Raises:
+        UserError: the installed version has none.
+    """
+    import transformers
+
+    if not hasattr(transformers, name):
+        raise UserError(
+            "the installed transformers does not have this model",
+            where=str(folder / CONFIG),
+            found=f"transformers {transformers.__version__}",
+            expected=name,
+            fix="pip install -U transformers",
+        )
+    return getattr(transformers, name)
+
+
 def open_strictly(model_class: Any, folder: Path, **how: Any) -> Any:
     """The model of a folder, in evaluation mode.
 

@@ -26,6 +26,7 @@ from mmpt.codecs.hub_folder import (
     FILES,
     located,
     model_type,
+    named_class,
     open_strictly,
     published_digest,
     save_published,
@@ -68,10 +69,9 @@ class TransformersAudio(NetworkAudio):
     def network(self) -> Any:
         """The model, loaded strictly, in float32."""
         import torch
-        import transformers
 
         _require_package(self.kind, self.name)
-        return open_strictly(getattr(transformers, self.kind.model), self.folder, dtype=torch.float32)
+        return open_strictly(named_class(self.kind.model, self.folder), self.folder, dtype=torch.float32)
 
     @property
     def sample_rate(self) -> int:

@@ -23,6 +23,7 @@ from mmpt.codecs.hub_folder import (
     FILES,
     located,
     model_type,
+    named_class,
     open_strictly,
     published_digest,
     save_published,
@@ -69,9 +70,8 @@ class TransformersImage:
     def network(self) -> Any:
         """The model, loaded strictly, in float32."""
         import torch
-        import transformers
 
-        return open_strictly(getattr(transformers, MODELS[self.name]), self.folder, dtype=torch.float32)
+        return open_strictly(named_class(MODELS[self.name], self.folder), self.folder, dtype=torch.float32)
 
     @property
     def tokens_per_image(self) -> int:

@@ -100,7 +100,9 @@ def test_flops_of_a_step_are_those_that_torch_counts(folder, monkeypatch):
     with FlopCounterMode(display=False) as counter:
         hidden = model.hidden(ids, torch.arange(ids.shape[1])[None])[0][: sum(batch.n_supervised.values())]
         sum((hidden @ rows.T).sum() for rows in model.head()).backward()
-    counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
+    left_out = ("attention", "bmm")  # bmm: older transformers multiply positions by rotary frequencies with it
+    counts = counter.get_flop_counts()["Global"].items()
+    counted = sum(n for op, n in counts if not any(name in str(op) for name in left_out))
     pairs = int((batch.position_ids + 1)[batch.task >= 0].sum())
     assert counted == step_flops(SHAPE).of_batch(batch) - 12 * 2 * 8 * pairs * 2  # 2 heads of 8, 2 layers
 

@@ -37,7 +37,9 @@ def all_gone(tiny, processes: list[int]) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_what_a_body_started_ends_with_doit(tiny, signum):
-    process, others = start_waiting(tiny)
+    # Under nohup this process ignores SIGHUP, and so would doit.
+    heard = (lambda: signal.signal(signum, signal.SIG_DFL)) if signum == signal.SIGHUP else None
+    process, others = start_waiting(tiny, preexec_fn=heard)
     process.send_signal(signum)
     text, _ = process.communicate(timeout=60)
     all_gone(tiny, others)

@@ -34,7 +34,7 @@ def test_the_repository_becomes_the_folder(folder, monkeypatch):
 def test_a_hub_that_refuses_is_one_clear_line(folder, monkeypatch):
     with hub(refuses=True) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
-        with pytest.raises(UserError, match="me/model: the model cannot be pushed; found 403") as refused:
+        with pytest.raises(UserError, match="me/model: the model cannot be pushed; found ") as refused:
             upload(folder, "me/model", private=False, message="GO")
     assert "HF_TOKEN" in str(refused.value) and "\n" not in str(refused.value)
 

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from mmpt.codecs import registry, transformers_audio
 from mmpt.codecs.check import check
@@ -33,6 +35,8 @@ def folders(tmp_path_factory):
                 __import__(KINDS[name].package)
             except (ImportError, OSError):
                 pytest.skip(f"{KINDS[name].package} cannot be imported beside this torch")
+        if not hasattr(transformers, KINDS[name].model):
+            pytest.skip(f"transformers {transformers.__version__} has no {KINDS[name].model}")
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
             write_transformers(name, made[name])
@@ -198,3 +202,11 @@ def test_a_weight_file_without_a_tensor_is_refused(folders, tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="incomplete.*1 tensors missing.*quantizers.1.codebook"):
         _ = transformers_audio.create({"path": str(tmp_path)}).network
+
+
+def test_a_model_that_the_installed_library_does_not_have_is_refused_in_a_line(folders, monkeypatch):
+    folder = folders("dac")
+    monkeypatch.setitem(KINDS, "dac", replace(KINDS["dac"], model="DacOfTomorrow"))
+    codec = registry.create_audio({"name": "transformers", "path": str(folder)})
+    with pytest.raises(UserError, match="does not have this model; found transformers .*; expected DacOfTomorrow; pip"):
+        _ = codec.network

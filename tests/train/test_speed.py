@@ -40,7 +40,8 @@ def test_a_tokens_operations_are_those_that_torch_counts(tmp_path, rows_only):
         backward(model, batch, small_settings(4), None)
     counted = counter.get_flop_counts()["Global"]
     aten = torch.ops.aten
-    products = sum(counted.get(op, 0) for op in (aten.mm, aten.bmm, aten.addmm, inplace))
+    # Not bmm: older transformers multiply positions by rotary frequencies with it.
+    products = sum(counted.get(op, 0) for op in (aten.mm, aten.addmm, inplace))
     assert products == Flops.of(model, "full").token * batch.n_tokens
 
 
