@@ -25,9 +25,43 @@ from mmpt.store.errors import EXIT_GO, UserError
 from mmpt.store.new_folder import new_folder, staging_folder
 
 
-class Export(OurCommand):
+class ReleaseCommand(OurCommand):
+    """A command that gives the release away: only on GO, with the decision as its exit code."""
+
+    done = ""
+    """What happens on GO, as in "nothing exported"."""
+
+    def parser(self) -> Parser:
+        parser = super().parser()
+        parser.add_argument("--strict", action="store_true", help="ignore waivers and refuse softenings")
+        return parser
+
+    def on_go(self, project: Project, found: DecisionSummary, options: argparse.Namespace, words: list[str]) -> None:
+        """Do it; the decision is GO, and the lock is held."""
+        raise NotImplementedError
+
+    def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
+        with held(project):
+            found = look(project, strict=options.strict)
+            self.result = found.to_json()
+            if found.exit_code == EXIT_GO:
+                self.on_go(project, found, options, words)
+            else:
+                self.say(*found.lines()[:-1], f"{found.lines()[-1]}: nothing {self.done}")
+            project.save_caches()
+        return found.exit_code
+
+
+def require_release(project: Project) -> None:
+    """Refuse where the release is not built, or not from what is there now."""
+    if why := [one for stage in project.granted for one in reasons(project, stage)]:
+        raise UserError("the release is not built", where=project.root.name, found=told(why), fix="run doit first")
+
+
+class Export(ReleaseCommand):
     name = "export"
     doc_purpose = "the released model as a folder for transformers, PEFT and vLLM; only on GO"
+    done = "exported"
 
     def parser(self) -> Parser:
         parser = super().parser()
@@ -35,24 +69,17 @@ class Export(OurCommand):
         parser.add_argument(
             "--dtype", choices=("float32", "bfloat16"), help="of the merged weights: the one that gate X1 judged"
         )
-        parser.add_argument("--strict", action="store_true", help="ignore waivers")
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        target = new_folder(options.to, "--to", project.root)
-        with held(project):
-            found = look(project, strict=options.strict)
-            self.result = found.to_json()
-            if found.exit_code == EXIT_GO:
-                self._write(project, found, target, options.dtype)
-            else:
-                self.say(*found.lines()[:-1], f"{found.lines()[-1]}: nothing exported")
-            project.save_caches()
-        return found.exit_code
+        new_folder(options.to, "--to", project.root)  # before anything else
+        return super().main(project, options, words)
+
+    def on_go(self, project: Project, found: DecisionSummary, options: argparse.Namespace, words: list[str]) -> None:
+        self._write(project, found, new_folder(options.to, "--to", project.root), options.dtype)
 
     def _write(self, project: Project, found: DecisionSummary, target: Path, dtype: str | None) -> None:
-        if why := [one for stage in project.granted for one in reasons(project, stage)]:
-            raise UserError("the release is not built", where=project.root.name, found=told(why), fix="run doit first")
+        require_release(project)
         parity = write_export(project, found.verdicts, target, dtype)
         self.result |= {"to": str(target), "parity": parity}
         self.say(

@@ -9,26 +9,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mmpt.build.commandline import OurCommand, Parser, held
-from mmpt.build.commands_out import write_export
-from mmpt.build.decision_summary import DecisionSummary, look
+from mmpt.build.commandline import Parser
+from mmpt.build.commands_out import ReleaseCommand, require_release, write_export
+from mmpt.build.decision_summary import DecisionSummary
 from mmpt.build.project import Project
-from mmpt.build.staleness import reasons, told
-from mmpt.store.errors import EXIT_GO, UserError
+from mmpt.store.errors import UserError
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-class Push(OurCommand):
+class Push(ReleaseCommand):
     name = "push"
     doc_purpose = "the released model with its card to a repository on the hub of Hugging Face; only on GO"
+    done = "pushed"
     takes = (1, 1)
     words_doc = "OWNER/NAME"
 
     def parser(self) -> Parser:
         parser = super().parser()
         parser.add_argument("--private", action="store_true", help="a repository that is made now is private")
-        parser.add_argument("--strict", action="store_true", help="ignore waivers and refuse softenings")
         parser.add_argument("-n", "--dry-run", action="store_true", help="say what would be sent, and send nothing")
         return parser
 
@@ -36,19 +35,11 @@ class Push(OurCommand):
         (repo,) = words
         if not REPO.fullmatch(repo):
             raise UserError("no name of a repository", where="doit push", found=repo, expected="OWNER/NAME")
-        with held(project):
-            found = look(project, strict=options.strict)
-            self.result = found.to_json()
-            if found.exit_code == EXIT_GO:
-                self._push(project, found, repo, options)
-            else:
-                self.say(*found.lines()[:-1], f"{found.lines()[-1]}: nothing pushed")
-            project.save_caches()
-        return found.exit_code
+        return super().main(project, options, words)
 
-    def _push(self, project: Project, found: DecisionSummary, repo: str, options: argparse.Namespace) -> None:
-        if why := [one for stage in project.granted for one in reasons(project, stage)]:
-            raise UserError("the release is not built", where=project.root.name, found=told(why), fix="run doit first")
+    def on_go(self, project: Project, found: DecisionSummary, options: argparse.Namespace, words: list[str]) -> None:
+        (repo,) = words
+        require_release(project)
         folder = project.staging / "push"
         shutil.rmtree(folder, ignore_errors=True)  # of a push that was killed
         try:

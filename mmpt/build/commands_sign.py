@@ -7,18 +7,18 @@ import os
 from pathlib import Path
 
 from mmpt.build import signature
-from mmpt.build.commandline import OurCommand, Parser, held, user_path
-from mmpt.build.decision_summary import look
+from mmpt.build.commandline import Parser, user_path
+from mmpt.build.commands_out import ReleaseCommand, require_release
+from mmpt.build.decision_summary import DecisionSummary
 from mmpt.build.project import Project
-from mmpt.build.staleness import reasons, told
-from mmpt.store.errors import EXIT_GO, UserError
 
 PASSWORD = "MMPT_KEY_PASSWORD"
 
 
-class Sign(OurCommand):
+class Sign(ReleaseCommand):
     name = "sign"
     doc_purpose = "sign the release with its evidence and verdicts; only on GO; `doit verify --signature` checks it"
+    done = "signed"
 
     def parser(self) -> Parser:
         parser = super().parser()
@@ -29,21 +29,15 @@ class Sign(OurCommand):
             metavar="PEM",
             help=f"elliptic private key; its password, if it has one, in {PASSWORD}",
         )
-        parser.add_argument("--strict", action="store_true", help="ignore waivers and refuse softenings")
         return parser
 
     def main(self, project: Project, options: argparse.Namespace, words: list[str]) -> int:
-        with held(project):
-            found = look(project, strict=options.strict)
-            self.result = found.to_json() | {"signed": 0}
-            if found.exit_code != EXIT_GO:
-                self.say(*found.lines()[:-1], f"{found.lines()[-1]}: nothing signed")
-                return found.exit_code
-            if why := [one for stage in project.granted for one in reasons(project, stage)]:
-                raise UserError(
-                    "the release is not built", where=project.root.name, found=told(why), fix="run doit first"
-                )
-            count = signature.sign(project.root, Path(options.key), os.environ.get(PASSWORD))
-            self.result["signed"] = count
-            self.say(f"{count} files signed: {(project.root / signature.FILE).relative_to(project.repo)}")
-        return EXIT_GO
+        code = super().main(project, options, words)
+        self.result.setdefault("signed", 0)
+        return code
+
+    def on_go(self, project: Project, found: DecisionSummary, options: argparse.Namespace, words: list[str]) -> None:
+        require_release(project)
+        count = signature.sign(project.root, Path(options.key), os.environ.get(PASSWORD))
+        self.result["signed"] = count
+        self.say(f"{count} files signed: {(project.root / signature.FILE).relative_to(project.repo)}")

@@ -20,21 +20,22 @@ SHOWN = ("original", "final", "sampled")  # of a golden item
 
 def training(root: Path) -> str:
     """Beginning of the fingerprint of the training that is published or under way; empty where there is none."""
-    works = sorted((root / ".staging").glob("work-train-*/run/metrics.jsonl"), key=lambda one: one.stat().st_mtime)
-    if works:
-        return works[-1].parts[-3].removeprefix("work-train-")
+    if path := _under_way(root, "train"):
+        return path.parts[-3].removeprefix("work-train-")
     receipt = root / "train" / "receipt.json"
     return read_json(receipt)["predicate"]["fingerprint"][:IDENTITY] if receipt.is_file() else ""
 
 
 def rows(root: Path, stage: str, after: int) -> list[Row]:
     """(step, numbers) of a stage's logged steps behind `after`."""
-    works = sorted(
-        (root / ".staging").glob(f"work-{stage}-*/run/metrics.jsonl"), key=lambda one: one.stat().st_mtime, reverse=True
-    )
-    files = [*works[:1], root / stage / "data" / "metrics.jsonl"]
-    path = next((one for one in files if one.is_file()), None)
-    return [] if path is None else list(_numbers(path, after))
+    path = _under_way(root, stage) or root / stage / "data" / "metrics.jsonl"
+    return list(_numbers(path, after)) if path.is_file() else []
+
+
+def _under_way(root: Path, stage: str) -> Path | None:
+    """metrics.jsonl of the newest unpublished attempt at a stage."""
+    found = (root / ".staging").glob(f"work-{stage}-*/run/metrics.jsonl")
+    return max(found, key=lambda one: one.stat().st_mtime, default=None)
 
 
 def _numbers(path: Path, after: int) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from mmpt.track.run_facts import STAGES
 from mmpt.track.tracker import Medium, Row, TrackedRun, Tracker
 
 
@@ -25,7 +26,7 @@ class WandbTracker(Tracker):
             settings=wandb.Settings(console="off", x_disable_stats=True),
         )
         self.seen = self.run.url or f"wandb sync {run.folder}/wandb/offline-run-*"
-        for stage in ("warmup", "train"):  # each stage counts its own steps
+        for stage in STAGES:  # each stage counts its own steps
             self.run.define_metric(f"{stage}/step")
             self.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 
