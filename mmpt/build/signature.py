@@ -18,6 +18,7 @@ from mmpt.gating.decision import decision_path
 from mmpt.store.errors import UserError
 
 FILE = "release.sig"
+STAGING = ".staging"  # what a killed command leaves there is no stray file of the run
 COVERED = ("release/**/*", "gates/*/verdict.json", "*/data/evidence/*.json")
 INSTALL = 'pip install "mmpt[sign]"'
 
@@ -38,7 +39,7 @@ def sign(root: Path, private_key: Path, password: str | None) -> int:
         UserError: no key, a wrong password, or the package is not installed.
     """
     signing = _library("signing")
-    with _gathered(root) as (folder, count), tempfile.TemporaryDirectory(dir=root) as beside:
+    with _gathered(root) as (folder, count), tempfile.TemporaryDirectory(dir=root / STAGING) as beside:
         written = Path(beside) / FILE
         try:
             given = None if password is None else password.encode()  # as cryptography takes it, whatever the hint says
@@ -85,7 +86,8 @@ def _gathered(root: Path) -> Iterator[tuple[Path, int]]:
 
     Copies: a link would be refused, and these files are small but for the adapter.
     """
-    with tempfile.TemporaryDirectory(dir=root) as made:
+    (root / STAGING).mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root / STAGING) as made:
         folder, files = Path(made) / root.name, covered(root)
         for path in files:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
